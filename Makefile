@@ -1,0 +1,101 @@
+# ropescope. No autodetection beyond the processor family: the program picks its kernels at run
+# time. Objects of each configuration live in a folder of their own under build/.
+#
+#   make            the program                make test   build and pass the tests
+#   make demo       run it on the small model  make bench  measure speed on the small model
+#   make debug      with ASan and UBSan        make fuzz   libFuzzer targets (needs clang)
+#   make install PREFIX=/usr/local             make clean
+#
+# OMP=0 builds without OpenMP; CC=clang, CFLAGS=... as usual.
+
+CC      = cc
+CFLAGS  = -O3
+OMP     = 1
+PREFIX  = /usr/local
+PYTHON  = python3
+OS     := $(shell uname -s)
+ARCH   := $(shell uname -m)
+
+STD     = -std=gnu11 -ffp-contract=off -fno-math-errno
+WARN    = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wdouble-promotion \
+          -Wvla -Wno-psabi -Wno-unknown-pragmas
+LIBS    = -lm
+CONFIG  = $(notdir $(firstword $(CC)))-omp$(OMP)$(if $(NAME),-$(NAME))
+BUILD   = build/$(CONFIG)
+
+ifeq ($(OMP),1)
+ifeq ($(OS),Darwin)
+OMPFLAGS = -Xpreprocessor -fopenmp
+LIBS    += -lomp
+else
+OMPFLAGS = -fopenmp
+endif
+endif
+
+SOURCES = run.c tokenizer.c analysis.c $(wildcard rope/*.c)
+ifneq ($(filter x86_64 amd64,$(ARCH)),)
+SOURCES += kernels/avx2.c kernels/avx512.c
+DEFS     = -DKERNELS_X86
+endif
+OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
+$(BUILD)/kernels/avx2.o:   ISA = -mavx2 -mfma -mf16c
+$(BUILD)/kernels/avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
+
+COMPILE = $(CC) $(STD) $(CFLAGS) $(OMPFLAGS) $(WARN) $(DEFS) $(ISA) -MMD -MP -c
+
+all: ropescope
+
+# The program of the last configuration built, where people look for it.
+ropescope: $(BUILD)/ropescope
+	@cp -p $< $@.tmp && mv $@.tmp $@
+
+$(BUILD)/ropescope: $(OBJECTS)
+	$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $(OBJECTS) $(LDFLAGS) $(LIBS)
+
+$(BUILD)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(COMPILE) -o $@ $<
+
+$(BUILD)/analysis.o: report.html
+
+# Tests: each tests/test_*.c is a program, linked with everything but main.
+LIBRARY = $(OBJECTS:$(BUILD)/run.o=$(BUILD)/run_lib.o) $(BUILD)/tests/ref.o
+TESTS   = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+
+$(BUILD)/run_lib.o: run.c Makefile
+	@mkdir -p $(@D)
+	$(COMPILE) -DRUN_NO_MAIN -o $@ $<
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(LIBRARY)
+	$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
+test: ropescope $(TESTS)
+	@sh tests/all.sh $(BUILD)/ropescope $(TESTS)
+
+debug:
+	$(MAKE) NAME=debug CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
+	  -fno-sanitize-recover=undefined" all
+
+bench: ropescope
+	./ropescope bench demo/model.gguf
+
+demo: ropescope
+	@sh demo/demo.sh ./ropescope
+
+FUZZ = $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
+fuzz: $(FUZZ)
+build/fuzz/%: tests/%.c $(SOURCES) model.h report.html
+	@mkdir -p $(@D)
+	clang $(STD) -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	  -Wno-unknown-pragmas -DRUN_NO_MAIN -o $@ $< $(filter-out kernels/%,$(SOURCES)) -lm
+
+install: ropescope
+	mkdir -p $(DESTDIR)$(PREFIX)/bin
+	cp ropescope $(DESTDIR)$(PREFIX)/bin/ropescope
+
+clean:
+	rm -rf build ropescope
+
+.PHONY: all test debug bench demo fuzz install clean ropescope
+.SECONDARY:
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

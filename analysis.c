@@ -1,0 +1,1492 @@
+/* analysis.c: everything observed. What the probe sees becomes sums, the sums become a reading
+ * (per layer, head and rotary pair), and the reading becomes a table, JSON or a page.
+ *
+ * The convention of signs. Pair j of a head, as a complex number before rotation: z = a + ib.
+ * Position pos turns it to z e^(i pos theta_j). A query at m and a key at n, delta = m - n, with
+ * phi = arg z_q - arg z_k, add to the attention logit (before the scale 1 / sqrt D)
+ *
+ *     f(delta) = r_q r_k cos(phi + theta_j delta)
+ *
+ * so over the trained context P the arc [phi, phi + x] is swept, x = theta_j P.
+ *
+ * Sources: A. Jonasson, arXiv:2503.01832 (what rotary offset features are); Gu et al.,
+ * arXiv:2410.10781 (alpha and Sink). The bounds are derived here; see BOUND_NOTE. */
+#include "model.h"
+
+#include <locale.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __APPLE__
+#include <xlocale.h>
+#endif
+
+#define PI      3.14159265358979323846
+#define NONE    ((double)NAN)
+#define ENDLESS ((double)INFINITY)
+#define LINE    64 /* bytes between the states of two heads: threads never share a cache line */
+
+static const char BOUND_NOTE[] = "The bounds are derived here from first principles in the spirit "
+                                 "of arXiv:2503.01832; they are not the paper's own theorem "
+                                 "statements.";
+
+/* ---------------------------------------------------------------- types */
+
+/* Sums of one pair of one head over tokens. Raw sums, so that readings can be merged. */
+typedef struct {
+    double r, r2;            /* radius before rotation, and its square */
+    double a, b, aa, bb, ab; /* both members, their squares and product, before rotation */
+    double r_after;          /* radius after rotation: r times the amplitude, a self-check */
+    double r_skip;           /* radius of the first tokens, which are left out above */
+    double max_r;            /* over all tokens, the first ones included */
+    uint64_t max_window;
+    int max_pos;
+} PairSum;
+
+typedef struct {
+    uint64_t n, n_after, n_skip; /* tokens in the sums, in r_after, in r_skip */
+    PairSum pair[];              /* [P] */
+} HeadSums;
+
+/* alpha_1 of windows over their first t queries; t is the largest seen, at most sink_t. */
+typedef struct {
+    int t;
+    uint64_t n, n_sink; /* windows that long; those with alpha_1 > sink_eps */
+    double alpha;       /* sum over them */
+} SinkSamples;
+
+/* Attention of one head to the first key. */
+typedef struct {
+    int n;                 /* queries in the open window */
+    double open, open_t;   /* their weight on key 0: all of them, and the first sink_t */
+    double open_uniform;   /* what equal weights would give */
+    uint64_t n_windows;    /* closed windows */
+    double alpha, uniform; /* sums over closed windows of the mean over queries */
+    SinkSamples at_t;
+} Sink;
+
+/* The rotary axis of a Rope: pair j and where its members lie in a head. */
+typedef struct {
+    int n, n_rotated; /* pairs; those with theta > 0 */
+    double n_ctx;     /* P */
+    int *a, *b;
+    double *theta, *x; /* radians per position, and over P */
+} Axis;
+
+struct Analysis {
+    const Model *m;
+    AnalysisOptions o;
+    Probe probe;
+    Axis *axis;              /* [n_ropes] */
+    int *first_q, *first_k;  /* [L + 1] where a layer's heads begin in the arrays below */
+    HeadSums **q, **k;       /* [all query heads], [all kv heads] */
+    Sink **sink;             /* [all query heads] */
+    uint64_t window, n_seen; /* number of the open window; tokens before it */
+};
+
+/* What a pair of one head turned out to be. */
+typedef struct {
+    double r_q, r_k;       /* mean radius */
+    double R_q, R_k;       /* concentration |sum z| / sum |z| */
+    double dir_q, dir_k;   /* direction of the mean vector */
+    double phi;            /* dir_q - dir_k in [0, 2 pi) */
+    double rms_q, rms_k;   /* sqrt of mean r^2 */
+    double max_q, max_k;   /* largest radius */
+    double skip_q, skip_k; /* mean radius of the first tokens */
+    double strength;       /* r_q r_k */
+    double ratio;          /* strength over the median pair of the head */
+    double gain;           /* mean over delta of cos(phi + theta delta) */
+    double t3_slack;       /* room of phi inside T3's interval; negative: outside */
+    int strong, candidate;
+} Pair;
+
+typedef struct {
+    int l, h, kh, top; /* top: pair with the largest strength, -1 if there is none */
+    int n_strong, n_candidates;
+    const Axis *axis;
+    const HeadSums *q, *k;
+    Pair *pair; /* [P] */
+    Sink sink;  /* every window closed */
+} Head;
+
+enum { BOUND_F1, BOUND_F2, BOUND_T3, BOUND_B1, BOUND_B2, BOUND_B3, BOUND_B4, N_BOUNDS };
+
+typedef struct {
+    int hits, of;
+} Rate;
+
+/* Everything a report says, computed once. */
+typedef struct {
+    const Analysis *a;
+    const Provenance *p;
+    int n_heads, n_top, n_strong, n_candidates, n_candidate_heads;
+    int best;              /* head whose top pair stands highest over its median; -1: none */
+    int sinkiest;          /* head with the largest alpha_1; -1: none */
+    int n_bad;             /* pairs whose statistics are not finite */
+    int common, n_common;  /* pair that is most often the top, and in how many heads */
+    double chance;         /* share of rotated pairs with x <= 2 pi, over the heads */
+    double alpha, uniform; /* alpha_1 over whole windows, mean over heads */
+    double alpha_t, sink;  /* alpha_1 at t, and Sink_1 in [0, 1] */
+    int t;                 /* queries behind these */
+    uint64_t n_samples;
+    double check;  /* largest |radius after / (amplitude * before) - 1| */
+    double k0;     /* median over heads of |k_0| / mean |k| in the top pair */
+    double centre; /* median over heads of phi + x/2 - pi, top pairs with x <= 2 pi */
+    Rate top_rate[N_BOUNDS], strong_rate[N_BOUNDS];
+    Head *head;
+} Reading;
+
+AnalysisOptions analysis_defaults(void)
+{
+    return (AnalysisOptions){
+        .n_skip = 1, .strong_ratio = 20, .strong_r = 0.95, .sink_eps = 0.3, .sink_t = 64};
+}
+
+/* ---------------------------------------------------------------- the probe */
+
+/* One token into the sums of one pair, z = a + ib before rotation. */
+static void add_pair(PairSum *s, double a, double b, int skip, uint64_t window, int pos)
+{
+    double r = sqrt(a * a + b * b);
+    if (r > s->max_r) s->max_r = r, s->max_window = window, s->max_pos = pos;
+    if (skip) {
+        s->r_skip += r;
+        return;
+    }
+    s->r += r, s->r2 += r * r;
+    s->a += a, s->b += b;
+    s->aa += a * a, s->bb += b * b, s->ab += a * b;
+}
+
+/* n tokens of one head. Token by token, so that batches of any size give the same sums. */
+static void add_tokens(const Analysis *an, HeadSums *s, const Axis *ax, int stage, int pos, int n,
+                       const float *x, size_t stride)
+{
+    for (int i = 0; i < n; i++, x += stride) {
+        int skip = pos + i < an->o.n_skip;
+        if (stage == BEFORE_ROPE) {
+            for (int j = 0; j < ax->n; j++)
+                add_pair(&s->pair[j], (double)x[ax->a[j]], (double)x[ax->b[j]], skip, an->window,
+                         pos + i);
+            *(skip ? &s->n_skip : &s->n) += 1;
+        } else if (!skip) {
+            for (int j = 0; j < ax->n; j++) {
+                double a = (double)x[ax->a[j]], b = (double)x[ax->b[j]];
+                s->pair[j].r_after += sqrt(a * a + b * b);
+            }
+            s->n_after++;
+        }
+    }
+}
+
+static void on_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride)
+{
+    const Analysis *a = ctx;
+    add_tokens(a, a->q[a->first_q[l] + h], &a->axis[a->m->layer[l].rope], stage, pos, n, q, stride);
+}
+
+static void on_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t stride)
+{
+    const Analysis *a = ctx;
+    add_tokens(a, a->k[a->first_k[l] + kh], &a->axis[a->m->layer[l].rope], stage, pos, n, k,
+               stride);
+}
+
+/* The weight of the first key; 0 where a sliding window no longer shows it. */
+static void on_attn(void *ctx, int l, int h, int pos, int t0, const float *scores,
+                    const float *weights, const float *out)
+{
+    const Analysis *a = ctx;
+    Sink *s = a->sink[a->first_q[l] + h];
+    (void)scores, (void)out;
+    double w = t0 == 0 ? (double)weights[0] : 0;
+    s->open += w;
+    if (s->n < a->o.sink_t) s->open_t += w;
+    if (t0 == 0) s->open_uniform += 1.0 / (pos + 1);
+    s->n++;
+}
+
+/* The open window becomes a sample: alpha_1 = (1/T) sum over its T queries of the weight on the
+ * first key (Gu et al., arXiv:2410.10781, k = 1). Windows shorter than the longest kept one are
+ * no samples: until one reaches sink_t, only the longest count. */
+static Sink sink_closed(const Sink *open, const AnalysisOptions *o)
+{
+    Sink s = *open;
+    int t = s.n < o->sink_t ? s.n : o->sink_t;
+    if (t == 0) return s;
+    s.n_windows++;
+    s.alpha += s.open / s.n;
+    s.uniform += s.open_uniform / s.n;
+    if (t > s.at_t.t) s.at_t = (SinkSamples){.t = t};
+    if (t == s.at_t.t) {
+        double alpha = s.open_t / t;
+        s.at_t.n++;
+        s.at_t.n_sink += alpha > o->sink_eps;
+        s.at_t.alpha += alpha;
+    }
+    s.n = 0;
+    s.open = s.open_t = s.open_uniform = 0;
+    return s;
+}
+
+void analysis_window(Analysis *a)
+{
+    int n_heads = a->first_q[a->m->n_layers];
+    uint64_t n = n_heads ? a->q[0]->n + a->q[0]->n_skip : 0;
+    for (int i = 0; i < n_heads; i++) *a->sink[i] = sink_closed(a->sink[i], &a->o);
+    if (n > a->n_seen) a->window++; /* was there a window before this one? */
+    a->n_seen = n;
+}
+
+const Probe *analysis_probe(const Analysis *a)
+{
+    return &a->probe;
+}
+
+/* P: what the caller says, or the original context of the encoding, or the trained context. */
+static void axis_init(Axis *ax, const Rope *r, const Model *m, double n_ctx)
+{
+    size_t n = (size_t)r->n_pairs;
+    *ax = (Axis){.n = r->n_pairs, .n_ctx = n_ctx};
+    if (!(ax->n_ctx > 0)) ax->n_ctx = r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
+    if (!(ax->n_ctx > 0)) ax->n_ctx = NONE; /* unknown: no pair can be placed */
+    ax->a = xcalloc(n + 1, sizeof *ax->a);
+    ax->b = xcalloc(n + 1, sizeof *ax->b);
+    ax->theta = xcalloc(n + 1, sizeof *ax->theta);
+    ax->x = xcalloc(n + 1, sizeof *ax->x);
+    for (int j = 0; j < ax->n; j++) {
+        rope_pair(r, j, &ax->a[j], &ax->b[j]);
+        ax->theta[j] = r->inv_freq[j];
+        ax->x[j] = r->inv_freq[j] * ax->n_ctx;
+        ax->n_rotated += ax->theta[j] > 0;
+    }
+}
+
+static HeadSums *sums_new(const Axis *ax)
+{
+    return xcalloc(1, sizeof(HeadSums) + (size_t)ax->n * sizeof(PairSum) + LINE);
+}
+
+Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
+{
+    Analysis *a = xcalloc(1, sizeof *a);
+    size_t n_layers = (size_t)m->n_layers;
+    a->m = m;
+    a->o = *o;
+    a->probe =
+        (Probe){.want = PROBE_QK | PROBE_ATTN, .ctx = a, .q = on_q, .k = on_k, .attn = on_attn};
+    a->axis = xcalloc((size_t)m->n_ropes + 1, sizeof *a->axis);
+    for (int i = 0; i < m->n_ropes; i++) axis_init(&a->axis[i], &m->rope[i], m, o->n_ctx);
+    a->first_q = xcalloc(n_layers + 1, sizeof *a->first_q);
+    a->first_k = xcalloc(n_layers + 1, sizeof *a->first_k);
+    for (size_t l = 0; l < n_layers; l++) {
+        a->first_q[l + 1] = a->first_q[l] + m->layer[l].n_heads;
+        a->first_k[l + 1] = a->first_k[l] + m->layer[l].n_kv_heads;
+    }
+    a->q = xcalloc((size_t)a->first_q[n_layers] + 1, sizeof *a->q);
+    a->k = xcalloc((size_t)a->first_k[n_layers] + 1, sizeof *a->k);
+    a->sink = xcalloc((size_t)a->first_q[n_layers] + 1, sizeof *a->sink);
+    for (size_t l = 0; l < n_layers; l++) {
+        const Axis *ax = &a->axis[m->layer[l].rope];
+        for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++) {
+            a->q[i] = sums_new(ax);
+            a->sink[i] = xcalloc(1, sizeof(Sink) + LINE);
+        }
+        for (int i = a->first_k[l]; i < a->first_k[l + 1]; i++) a->k[i] = sums_new(ax);
+    }
+    return a;
+}
+
+void analysis_free(Analysis *a)
+{
+    if (!a) return;
+    for (int i = 0; i < a->first_q[a->m->n_layers]; i++) free(a->q[i]), free(a->sink[i]);
+    for (int i = 0; i < a->first_k[a->m->n_layers]; i++) free(a->k[i]);
+    for (int i = 0; i < a->m->n_ropes; i++) {
+        Axis *ax = &a->axis[i];
+        free(ax->a), free(ax->b), free(ax->theta), free(ax->x);
+    }
+    free(a->axis), free(a->first_q), free(a->first_k);
+    free(a->q), free(a->k), free(a->sink);
+    free(a);
+}
+
+/* ---------------------------------------------------------------- from sums to a reading */
+
+/* Hits of one bound: x <= x_most and lo + lo_x x <= phi <= hi + hi_x x, asked of the pairs with
+ * x <= scope. Written so that a NaN misses. */
+typedef struct {
+    const char *id, *formula, *meaning;
+    double scope, x_most, lo, lo_x, hi, hi_x;
+} Bound;
+
+static const Bound bounds[N_BOUNDS] = {
+    [BOUND_F1] = {"F1", "x <= 2 pi", "the pair completes no full turn over P", ENDLESS, 2 * PI, 0,
+                  0, 2 * PI, 0},
+    [BOUND_F2] = {"F2", "x <= pi", "the pair can keep one sign at every distance", ENDLESS, PI, 0,
+                  0, 2 * PI, 0},
+    [BOUND_T3] = {"T3", "pi/2 <= phi <= 3 pi/2 - x", "never positive, at any distance", PI, PI,
+                  PI / 2, 0, 3 * PI / 2, -1},
+    [BOUND_B1] = {"B1", "phi >= pi/2", "lower end of T3", PI, PI, PI / 2, 0, 2 * PI, 0},
+    [BOUND_B2] = {"B2", "phi >= pi - x/2", "far is not penalised more than near; the best angle",
+                  2 * PI, 2 * PI, PI, -0.5, 2 * PI, 0},
+    [BOUND_B3] = {"B3", "phi >= (pi - x)/2", "needed for a negative mean", 2 * PI, 2 * PI, PI / 2,
+                  -0.5, 2 * PI, 0},
+    [BOUND_B4] = {"B4", "phi >= pi - x", "the arc reaches pi", 2 * PI, 2 * PI, PI, -1, 2 * PI, 0},
+};
+
+/* "x <= pi", or "all" */
+static const char *bound_scope(const Bound *b)
+{
+    return !isfinite(b->scope) ? "all" : b->scope > PI ? "x <= 2 pi" : "x <= pi";
+}
+
+static int bound_asks(const Bound *b, double x)
+{
+    return x > 0 && x <= b->scope;
+}
+
+static int bound_holds(const Bound *b, double x, double phi)
+{
+    return x <= b->x_most && phi >= b->lo + b->lo_x * x && phi <= b->hi + b->hi_x * x;
+}
+
+static double wrap_2pi(double angle) /* into [0, 2 pi) */
+{
+    double w = fmod(angle, 2 * PI);
+    if (w < 0) w += 2 * PI;
+    return w >= 2 * PI ? 0 : w;
+}
+
+static double sinc(double y)
+{
+    return y == 0 ? 1 : sin(y) / y;
+}
+
+static int by_value(const void *a, const void *b) /* NaN last */
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    if (isnan(x) || isnan(y)) return isnan(x) - isnan(y);
+    return (x > y) - (x < y);
+}
+
+/* Sorts v. NaN of nothing; of an even number the mean of the two in the middle. */
+static double median(double *v, int n)
+{
+    if (n == 0) return NONE;
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+/* Statistics of one pair from the sums of its query and key head:
+ *   R = |sum z| / sum |z|,  phi = arg sum z_q - arg sum z_k mod 2 pi,
+ *   mean over uniform delta in [0, P] of cos(phi + theta delta) = sinc(x/2) cos(phi + x/2)  (T2),
+ *   T3 room = min(phi - pi/2, 3 pi/2 - x - phi). */
+static Pair read_pair(const HeadSums *hq, const HeadSums *hk, int j, double x)
+{
+    const PairSum *q = &hq->pair[j], *k = &hk->pair[j];
+    double nq = (double)hq->n, nk = (double)hk->n;
+    Pair p = {.r_q = q->r / nq, .r_k = k->r / nk, .max_q = q->max_r, .max_k = k->max_r};
+    p.R_q = sqrt(q->a * q->a + q->b * q->b) / q->r;
+    p.R_k = sqrt(k->a * k->a + k->b * k->b) / k->r;
+    p.dir_q = atan2(q->b, q->a);
+    p.dir_k = atan2(k->b, k->a);
+    p.phi = wrap_2pi(p.dir_q - p.dir_k);
+    p.rms_q = sqrt(q->r2 / nq);
+    p.rms_k = sqrt(k->r2 / nk);
+    p.skip_q = q->r_skip / (double)hq->n_skip;
+    p.skip_k = k->r_skip / (double)hk->n_skip;
+    p.strength = p.r_q * p.r_k;
+    p.gain = sinc(x / 2) * cos(p.phi + x / 2);
+    p.t3_slack = fmin(p.phi - PI / 2, 3 * PI / 2 - x - p.phi);
+    return p;
+}
+
+/* The strongest pair, the median, and which pairs stand out. Pairs that do not turn (theta = 0)
+ * are no rotary pairs: they are never the top, never strong, and not in the median. */
+static void rank_pairs(Head *h, const AnalysisOptions *o, double *tmp)
+{
+    const Axis *ax = h->axis;
+    int n = 0;
+    h->top = -1;
+    for (int j = 0; j < ax->n; j++) {
+        double s = h->pair[j].strength;
+        if (!(ax->theta[j] > 0)) continue;
+        tmp[n++] = s;
+        if (s > (h->top < 0 ? 0 : h->pair[h->top].strength)) h->top = j;
+    }
+    double mid = median(tmp, n);
+    for (int j = 0; j < ax->n; j++) {
+        Pair *p = &h->pair[j];
+        double x = ax->x[j];
+        p->ratio = p->strength / mid;
+        p->strong = x > 0 && p->strength > 0 && p->strength >= o->strong_ratio * mid &&
+                    p->R_q >= o->strong_r && p->R_k >= o->strong_r;
+        p->candidate = p->strong && x < 2 * PI && cos(p->phi + x / 2) < 0;
+        h->n_strong += p->strong;
+        h->n_candidates += p->candidate;
+    }
+}
+
+static void read_head(Head *hd, const Analysis *a, int l, int h)
+{
+    const Layer *y = &a->m->layer[l];
+    int kh = h / (y->n_heads / y->n_kv_heads), i = a->first_q[l] + h;
+    *hd = (Head){.l = l,
+                 .h = h,
+                 .kh = kh,
+                 .axis = &a->axis[y->rope],
+                 .q = a->q[i],
+                 .k = a->k[a->first_k[l] + kh],
+                 .sink = sink_closed(a->sink[i], &a->o)};
+    size_t n = (size_t)hd->axis->n + 1;
+    double *tmp = xcalloc(n, sizeof *tmp);
+    hd->pair = xcalloc(n, sizeof *hd->pair);
+    for (int j = 0; j < hd->axis->n; j++) hd->pair[j] = read_pair(hd->q, hd->k, j, hd->axis->x[j]);
+    rank_pairs(hd, &a->o, tmp);
+    free(tmp);
+}
+
+static double head_alpha(const Head *h) /* over whole windows */
+{
+    return h->sink.alpha / (double)h->sink.n_windows;
+}
+
+static double top_x(const Head *h) /* NaN if there is no top pair: no bound holds then */
+{
+    return h->top < 0 ? NONE : h->axis->x[h->top];
+}
+
+static void count_bounds(Reading *r, const Head *h)
+{
+    for (int i = 0; i < N_BOUNDS; i++) {
+        const Bound *b = &bounds[i];
+        for (int j = 0; j < h->axis->n; j++) {
+            double x = h->axis->x[j];
+            int hit = bound_holds(b, x, h->pair[j].phi);
+            if (!bound_asks(b, x)) continue;
+            if (j == h->top) r->top_rate[i].of++, r->top_rate[i].hits += hit;
+            if (h->pair[j].strong) r->strong_rate[i].of++, r->strong_rate[i].hits += hit;
+        }
+    }
+}
+
+/* Radius after rotation = amplitude * radius before: the largest relative miss, of q or k. */
+static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
+{
+    double worst = 0;
+    for (int j = 0; j < n_pairs && s->n_after == s->n; j++) {
+        double want = amplitude * s->pair[j].r;
+        if (want > 0) worst = fmax(worst, fabs(s->pair[j].r_after / want - 1));
+    }
+    return worst;
+}
+
+static void read_totals(Reading *r, const Head *h, int i)
+{
+    const Axis *ax = h->axis;
+    for (int j = 0; j < ax->n; j++) r->n_bad += h->q->n && !isfinite(h->pair[j].strength);
+    double amp = r->a->m->rope[r->a->m->layer[h->l].rope].amplitude;
+    r->check = fmax(r->check, radius_miss(h->q, ax->n, amp));
+    r->check = fmax(r->check, radius_miss(h->k, ax->n, amp));
+    r->n_strong += h->n_strong;
+    r->n_candidates += h->n_candidates;
+    r->n_candidate_heads += h->n_candidates > 0;
+    if (h->top >= 0) {
+        int n = 0;
+        for (int j = 0; j < ax->n; j++) n += ax->theta[j] > 0 && ax->x[j] <= 2 * PI;
+        r->chance += (double)n / ax->n_rotated;
+        r->n_top++;
+        if (r->best < 0 ||
+            h->pair[h->top].ratio > r->head[r->best].pair[r->head[r->best].top].ratio)
+            r->best = i;
+    }
+    if (r->sinkiest < 0 || head_alpha(h) > head_alpha(&r->head[r->sinkiest])) r->sinkiest = i;
+    if (h->sink.at_t.t > r->t) r->t = h->sink.at_t.t;
+}
+
+/* Sums over heads to means; samples shorter than the longest are left out, as within a head. */
+static void read_sinks(Reading *r)
+{
+    uint64_t n_sink = 0;
+    for (int i = 0; i < r->n_heads; i++) {
+        const Sink *s = &r->head[i].sink;
+        r->alpha += s->alpha / (double)s->n_windows / r->n_heads;
+        r->uniform += s->uniform / (double)s->n_windows / r->n_heads;
+        if (s->at_t.t != r->t) continue;
+        r->n_samples += s->at_t.n;
+        r->alpha_t += s->at_t.alpha;
+        n_sink += s->at_t.n_sink;
+    }
+    r->alpha_t /= (double)r->n_samples;
+    r->sink = (double)n_sink / (double)r->n_samples;
+}
+
+static void read_medians(Reading *r)
+{
+    double *k0 = xcalloc((size_t)r->n_heads + 1, sizeof *k0);
+    double *centre = xcalloc((size_t)r->n_heads + 1, sizeof *centre);
+    int n_k0 = 0, n_centre = 0;
+    for (int i = 0; i < r->n_heads; i++) {
+        const Head *h = &r->head[i];
+        if (h->top < 0) continue;
+        const Pair *p = &h->pair[h->top];
+        if (h->k->n_skip) k0[n_k0++] = p->skip_k / p->r_k;
+        if (top_x(h) <= 2 * PI) centre[n_centre++] = wrap_2pi(p->phi + top_x(h) / 2) - PI;
+    }
+    r->k0 = median(k0, n_k0);
+    r->centre = median(centre, n_centre);
+    free(k0), free(centre);
+}
+
+static void count_common(Reading *r)
+{
+    for (int i = 0; i < r->n_heads; i++) {
+        int n = 0;
+        for (int k = 0; k < r->n_heads; k++) n += r->head[k].top == r->head[i].top;
+        if (r->head[i].top >= 0 && n > r->n_common) r->n_common = n, r->common = r->head[i].top;
+    }
+}
+
+static Reading reading_new(const Analysis *a, const Provenance *p)
+{
+    Reading r = {.a = a, .p = p, .best = -1, .sinkiest = -1};
+    r.n_heads = a->first_q[a->m->n_layers];
+    r.head = xcalloc((size_t)r.n_heads + 1, sizeof *r.head);
+    for (int l = 0; l < a->m->n_layers; l++) {
+        for (int h = 0; h < a->m->layer[l].n_heads; h++) {
+            int i = a->first_q[l] + h;
+            read_head(&r.head[i], a, l, h);
+            read_totals(&r, &r.head[i], i);
+            count_bounds(&r, &r.head[i]);
+        }
+    }
+    r.chance /= r.n_top;
+    count_common(&r);
+    read_sinks(&r);
+    read_medians(&r);
+    return r;
+}
+
+static void reading_free(Reading *r)
+{
+    for (int i = 0; i < r->n_heads; i++) free(r->head[i].pair);
+    free(r->head);
+}
+
+/* The next strong pair at or after (*i, *j) that bound b asks and misses; 0: no more. */
+static int next_exception(const Reading *r, const Bound *b, int *i, int *j)
+{
+    for (; *i < r->n_heads; ++*i, *j = 0) {
+        const Head *h = &r->head[*i];
+        for (; *j < h->axis->n; ++*j) {
+            double x = h->axis->x[*j];
+            if (h->pair[*j].strong && bound_asks(b, x) && !bound_holds(b, x, h->pair[*j].phi))
+                return 1;
+        }
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------- findings in words */
+
+/* Appends one sentence, terminated by a zero byte. */
+static void say(Bytes *out, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void say(Bytes *out, const char *fmt, ...)
+{
+    char s[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(s, sizeof s, fmt, ap);
+    va_end(ap);
+    bytes_add(out, s, strlen(s) + 1);
+}
+
+static const char *plural(uint64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
+static double percent(Rate r)
+{
+    return 100.0 * r.hits / r.of;
+}
+
+static void say_frequencies(const Reading *r, Bytes *out)
+{
+    const Analysis *a = r->a;
+    Rate f1 = r->top_rate[BOUND_F1], f2 = r->top_rate[BOUND_F2];
+    const Head *b = &r->head[r->best];
+    double n_ctx = b->axis->n_ctx;
+    if (!(n_ctx > 0)) {
+        say(out, "The trained context is unknown, so no pair can be placed by its cycles.");
+        return;
+    }
+    say(out,
+        "In %d of %d heads (%.1f%%) the strongest pair completes no full turn over the context of "
+        "%.0f tokens (x <= 2 pi), and in %d (%.1f%%) not even half a turn; if every pair were "
+        "equally likely to be the strongest, the first would be %.0f%%.",
+        f1.hits, f1.of, percent(f1), n_ctx, f2.hits, percent(f2), 100 * r->chance);
+    if (r->a->m->n_ropes == 1)
+        say(out, "The strongest pair is most often pair %d: in %d of %d heads.", r->common,
+            r->n_common, r->n_top);
+    say(out,
+        "The pair that stands out most is pair %d of layer %d, head %d: its r_q r_k is %.1f times "
+        "that of the median pair of its head, and it makes %.3g turns over the context.",
+        b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / (2 * PI));
+    if (r->n_candidates)
+        say(out,
+            "%d offset feature candidate%s in %d of %d heads: x < 2 pi, R_q and R_k >= %g, "
+            "r_q r_k >= %g times the median pair of the head, negative mean over the distances.",
+            r->n_candidates, plural((uint64_t)r->n_candidates), r->n_candidate_heads, r->n_heads,
+            a->o.strong_r, a->o.strong_ratio);
+    else
+        say(out,
+            "No pair is an offset feature candidate: none has x < 2 pi, R_q and R_k >= %g, r_q r_k "
+            ">= %g times the median pair of its head, and a negative mean over the distances.",
+            a->o.strong_r, a->o.strong_ratio);
+}
+
+enum { NAMED = 5 }; /* exceptions named in a sentence */
+
+static void say_exceptions(const Reading *r, const Bound *b, int n, char *s, size_t size)
+{
+    size_t at = 0;
+    s[0] = 0;
+    for (int i = 0, j = 0, k = 0; k < NAMED && next_exception(r, b, &i, &j); j++, k++)
+        at += (size_t)snprintf(s + at, size - at, "%s L%d.H%d pair %d",
+                               k ? "," : "; exceptions:", r->head[i].l, r->head[i].h, j);
+    if (n > NAMED) snprintf(s + at, size - at, " and %d more", n - NAMED);
+}
+
+static void say_bounds(const Reading *r, Bytes *out)
+{
+    static const int told[] = {BOUND_F1, BOUND_B1, BOUND_B3, BOUND_B4};
+    if (!r->n_strong) return;
+    for (size_t t = 0; t < sizeof told / sizeof *told; t++) {
+        const Bound *b = &bounds[told[t]];
+        Rate s = r->strong_rate[told[t]];
+        char except[256];
+        if (!s.of) continue;
+        say_exceptions(r, b, s.of - s.hits, except, sizeof except);
+        say(out, "%s (%s: %s) holds for %d of %d strong pairs%s%s (%.1f%%)%s.", b->id, b->formula,
+            b->meaning, s.hits, s.of, isfinite(b->scope) ? " with " : "",
+            isfinite(b->scope) ? bound_scope(b) : "", percent(s), except);
+    }
+}
+
+static void say_angles(const Reading *r, Bytes *out)
+{
+    if (isfinite(r->centre))
+        say(out,
+            "The arc of the strongest partial-cycle pairs has its middle at phi + x/2 = %.2f pi "
+            "(median over heads); T4 puts the best angle at 1 pi.",
+            1 + r->centre / PI);
+    if (isfinite(r->k0))
+        say(out,
+            "In the strongest pair the key of the first token is %.2f times as long as the mean "
+            "key (median over heads).",
+            r->k0);
+}
+
+static void say_sinks(const Reading *r, Bytes *out)
+{
+    const AnalysisOptions *o = &r->a->o;
+    if (!r->n_samples) return;
+    const Head *h = &r->head[r->sinkiest];
+    say(out,
+        "The first token takes %.2f of the attention on average over heads and windows (equal "
+        "weights would give it %.3f); most in layer %d, head %d: %.2f.",
+        r->alpha, r->uniform, h->l, h->h, head_alpha(h));
+    say(out,
+        "Sink_1^%g = %.1f%%: the share of %llu (window, layer, head) samples in which the first "
+        "token takes more than %g of the attention of the first %d queries.%s",
+        o->sink_eps, 100 * r->sink, (unsigned long long)r->n_samples, o->sink_eps, r->t,
+        r->t < o->sink_t ? " (No window is longer; alpha_1 is then not the published one.)" : "");
+}
+
+static int any_rotated(const Analysis *a)
+{
+    for (int i = 0; i < a->m->n_ropes; i++)
+        if (a->axis[i].n_rotated) return 1;
+    return 0;
+}
+
+/* What was found: true sentences made of the numbers, each ended by a zero byte. */
+static Bytes findings(const Reading *r)
+{
+    Bytes out = {0};
+    uint64_t n = r->n_heads ? r->head[0].q->n : 0;
+    if (!n)
+        say(&out,
+            "There is nothing to read: no token is left; the first %d of each window stay out of the "
+            "means.",
+            r->a->o.n_skip);
+    else if (!any_rotated(r->a))
+        say(&out, "No head has a rotary pair: this model does not rotate queries and keys.");
+    else if (r->n_top)
+        say_frequencies(r, &out), say_bounds(r, &out), say_angles(r, &out);
+    say_sinks(r, &out);
+    if (r->p->interrupted)
+        say(&out, "The reading was interrupted: the text was not read to its end.");
+    if (r->check > 1e-4)
+        say(&out, "Self-check failed: a radius changed under rotation by %.2g of itself.",
+            r->check);
+    if (r->n_bad)
+        say(&out,
+            "%d (head, pair) statistics are not finite numbers: the model overflowed, and "
+            "what is said above leaves them out.",
+            r->n_bad);
+    return out;
+}
+
+/* ---------------------------------------------------------------- the terminal report */
+
+/* The reports are made of C-locale numbers whatever the program around us has set. */
+static locale_t c_numbers(void)
+{
+    return uselocale(newlocale(LC_NUMERIC_MASK, "C", (locale_t)0));
+}
+
+static void restore_numbers(locale_t old)
+{
+    locale_t mine = uselocale(old);
+    if (mine != LC_GLOBAL_LOCALE) freelocale(mine);
+}
+
+typedef struct {
+    FILE *f;
+    const char *bold, *dim, *mark, *off; /* ANSI, or "" */
+} Term;
+
+static Term term(FILE *f, int color)
+{
+    if (!color) return (Term){f, "", "", "", ""};
+    return (Term){f, "\033[1m", "\033[2m", "\033[33m", "\033[0m"};
+}
+
+static const char *or_dash(const char *s)
+{
+    return s && *s ? s : "-";
+}
+
+enum { WIDTH = 96 };
+
+/* One paragraph, wrapped at spaces, hanging behind its bullet. */
+static void print_wrapped(FILE *f, const char *s)
+{
+    size_t col = 1;
+    fputc('-', f);
+    for (size_t n; *s; s += n + (s[n] == ' ')) {
+        n = strcspn(s, " ");
+        if (col + 1 + n > WIDTH) col = 1, fputs("\n ", f);
+        fprintf(f, " %.*s", (int)n, s);
+        col += n + 1;
+    }
+    fputc('\n', f);
+}
+
+/* v, right-aligned: with that many decimals, or (negative) significant digits; "-" for no number. */
+static void print_cell(FILE *f, int width, int digits, double v)
+{
+    if (!isfinite(v))
+        fprintf(f, "%*s", width, "-");
+    else if (digits < 0)
+        fprintf(f, "%*.*g", width, -digits, v);
+    else
+        fprintf(f, "%*.*f", width, digits, v);
+}
+
+static const char *turn_class(double theta, double x)
+{
+    if (!(theta > 0)) return "still";
+    if (isnan(x)) return "unknown";
+    return x <= PI ? "half" : x <= 2 * PI ? "partial" : "full";
+}
+
+/* "18 pairs from 46": those that turn by x or less over P. */
+static void print_within(FILE *f, const char *label, const Axis *ax, double x)
+{
+    int n = 0, first = 0;
+    for (int j = ax->n - 1; j >= 0; j--)
+        if (ax->theta[j] > 0 && ax->x[j] <= x) n++, first = j;
+    fprintf(f, "%s: %d pair%s", label, n, plural((uint64_t)n));
+    if (n) fprintf(f, " from %d", first);
+}
+
+static void print_axis(FILE *f, const Analysis *a, int i)
+{
+    const Axis *ax = &a->axis[i];
+    const Rope *r = &a->m->rope[i];
+    fprintf(f, "rope    %s, base %g, %d pairs; P = ", r->kind ? r->kind->name : "-", r->p.base,
+            ax->n);
+    print_cell(f, 0, 0, ax->n_ctx);
+    fprintf(f, " tokens (%s)\n", a->o.n_ctx > 0 ? "as asked for" : "trained context of the file");
+    print_within(f, "        x = theta P <= 2 pi", ax, 2 * PI);
+    print_within(f, "; x <= pi", ax, PI);
+    fputc('\n', f);
+}
+
+static void print_header(const Term *t, const Analysis *a, const Provenance *p)
+{
+    FILE *f = t->f;
+    const Model *m = a->m;
+    fprintf(f, "%sropescope %s%s: rotary offset features, attention sinks, bound checks\n\n",
+            t->bold, ROPESCOPE_VERSION, t->off);
+    fprintf(f, "model   %s  sha256 %.12s  %.1f M parameters\n", or_dash(p->model_path),
+            or_dash(p->model_sha256), (double)m->n_params / 1e6);
+    fprintf(f, "        %s: %d layers, %d query / %d kv heads of %d, embedding %d, vocabulary %d\n",
+            m->arch ? m->arch->name : "-", m->n_layers, m->max_heads, m->max_kv_heads, m->head_dim,
+            m->n_embd, m->n_vocab);
+    for (int i = 0; i < m->n_ropes; i++) print_axis(f, a, i);
+    fprintf(f, "text    %s  sha256 %.12s\n", or_dash(p->text_path), or_dash(p->text_sha256));
+    fprintf(f, "        %llu token%s, %llu window%s of up to %d; BOS: %s\n",
+            (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
+            plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy));
+    fprintf(f, "run     %s, %s kernels, %d thread%s\n",
+            p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
+            p->n_threads, plural((uint64_t)p->n_threads));
+    fprintf(
+        f,
+        "means   leave out the first %d token%s of each window; strong: r_q r_k >= %g x median, "
+        "R >= %g\n",
+        a->o.n_skip, plural((uint64_t)a->o.n_skip), a->o.strong_ratio, a->o.strong_r);
+}
+
+/* Mean over the heads of a layer of log r_q r_k, per pair. NaN if some head has no number. */
+static void layer_log_strength(const Reading *r, int l, double *out)
+{
+    int first = r->a->first_q[l], last = r->a->first_q[l + 1];
+    for (int j = 0; j < r->head[first].axis->n; j++) {
+        double sum = 0;
+        for (int i = first; i < last; i++) sum += log(r->head[i].pair[j].strength);
+        out[j] = sum / (last - first);
+    }
+}
+
+/* A strip of eight heights over the pairs, lowest to highest of the layer; | where x falls
+ * through 2 pi, : where it falls through pi. */
+static void print_strip(const Term *t, const Reading *r, int l)
+{
+    static const char *const height[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+    const Axis *ax = r->head[r->a->first_q[l]].axis;
+    double *v = xcalloc((size_t)ax->n + 1, sizeof *v), lo = ENDLESS, hi = -ENDLESS;
+    layer_log_strength(r, l, v);
+    for (int j = 0; j < ax->n; j++) {
+        if (!isfinite(v[j])) continue;
+        lo = fmin(lo, v[j]);
+        hi = fmax(hi, v[j]);
+    }
+    fprintf(t->f, "  pair 0 ");
+    for (int j = 0; j < ax->n; j++) {
+        int step = hi > lo && isfinite(v[j]) ? (int)(7.999 * (v[j] - lo) / (hi - lo)) : 0;
+        if (j && ax->x[j - 1] > 2 * PI && ax->x[j] <= 2 * PI) fprintf(t->f, "│");
+        if (j && ax->x[j - 1] > PI && ax->x[j] <= PI) fprintf(t->f, "┊");
+        fputs(isfinite(v[j]) ? height[step] : "·", t->f);
+    }
+    fprintf(t->f, " %d\n", ax->n - 1);
+    free(v);
+}
+
+static void print_head_row(const Term *t, const Head *h)
+{
+    int has = h->top >= 0;
+    const Pair *p = &h->pair[has ? h->top : 0];
+    double x = top_x(h), one = has ? 1 : NONE;
+    print_cell(t->f, 6, 0, h->h);
+    print_cell(t->f, 6, 0, one * h->top);
+    print_cell(t->f, 12, -4, one * p->strength);
+    print_cell(t->f, 10, 1, one * p->ratio);
+    print_cell(t->f, 10, -4, x);
+    print_cell(t->f, 9, -3, x / (2 * PI));
+    print_cell(t->f, 8, 2, one * p->phi / PI);
+    print_cell(t->f, 9, 3, head_alpha(h));
+    fprintf(t->f, "  %s", has ? turn_class(h->axis->theta[h->top], x) : "-");
+    if (has && p->candidate) fprintf(t->f, "%s candidate%s", t->mark, t->off);
+    fputc('\n', t->f);
+}
+
+/* One line that says how the heads of a layer compare. */
+static void print_layer_summary(const Term *t, const Reading *r, int l)
+{
+    int n_top = 0, n_partial = 0, n_cand = 0, n = r->a->m->layer[l].n_heads, most = -1;
+    const Head *first = &r->head[r->a->first_q[l]];
+    double alpha = 0;
+    uint64_t n_sink = 0, n_samples = 0;
+    for (const Head *h = first; h < first + n; h++) {
+        n_top += h->top >= 0;
+        n_partial += top_x(h) <= 2 * PI;
+        n_cand += h->n_candidates;
+        alpha += head_alpha(h) / n;
+        if (most < 0 || head_alpha(h) > head_alpha(&first[most])) most = h->h;
+        if (h->sink.at_t.t == r->t) n_sink += h->sink.at_t.n_sink, n_samples += h->sink.at_t.n;
+    }
+    fprintf(t->f, "\n%slayer %d%s", t->bold, l, t->off);
+    if (n_top)
+        fprintf(t->f, "  strongest pair within one turn in %d of %d heads; %d offset candidates",
+                n_partial, n_top, n_cand);
+    if (n_samples)
+        fprintf(t->f, "; alpha_1 %.3f, most %.3f (head %d); Sink_1^%g %.0f%%", alpha,
+                head_alpha(&first[most]), most, r->a->o.sink_eps,
+                100 * (double)n_sink / (double)n_samples);
+    fputc('\n', t->f);
+}
+
+static void print_layer(const Term *t, const Reading *r, int l)
+{
+    const Head *first = &r->head[r->a->first_q[l]];
+    print_layer_summary(t, r, l);
+    if (first->axis->n && first->q->n) print_strip(t, r, l);
+    fprintf(t->f,
+            "%s  head  pair     r_q r_k  x median  x=theta P   cycles  phi/pi  alpha_1  turn%s\n",
+            t->dim, t->off);
+    for (int h = 0; h < r->a->m->layer[l].n_heads; h++) print_head_row(t, &first[h]);
+}
+
+static void print_rate(FILE *f, Rate r)
+{
+    if (r.of)
+        fprintf(f, "  %5d of %5d %5.1f%%", r.hits, r.of, percent(r));
+    else
+        fprintf(f, "  %21s", "-");
+}
+
+static void print_bounds(const Term *t, const Reading *r)
+{
+    fprintf(t->f,
+            "\n%sBounds%s                          asked of       strongest pairs"
+            "            strong pairs\n",
+            t->bold, t->off);
+    for (int i = 0; i < N_BOUNDS; i++) {
+        const Bound *b = &bounds[i];
+        fprintf(t->f, "  %s  %-26s  %-9s", b->id, b->formula, bound_scope(b));
+        print_rate(t->f, r->top_rate[i]);
+        print_rate(t->f, r->strong_rate[i]);
+        fputc('\n', t->f);
+    }
+    fprintf(t->f, "%s%s%s\n", t->dim, BOUND_NOTE, t->off);
+}
+
+void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
+{
+    locale_t old = c_numbers();
+    Term t = term(f, color);
+    Reading r = reading_new(a, p);
+    print_header(&t, a, p);
+    fprintf(f, "strip   mean log r_q r_k over the heads, per pair; │ x = 2 pi, ┊ x = pi\n"
+               "turn    over P: half (x <= pi), partial (x <= 2 pi), full\n");
+    for (int l = 0; l < a->m->n_layers; l++) print_layer(&t, &r, l);
+    print_bounds(&t, &r);
+    fprintf(f, "Self-check: radius after rotation differs from before by at most %.1g.\n", r.check);
+    fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
+    Bytes said = findings(&r);
+    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(f, said.s + i);
+    free(said.s);
+    reading_free(&r);
+    restore_numbers(old);
+}
+
+/* ---------------------------------------------------------------- JSON */
+
+/* Length of the UTF-8 sequence at s, 0 if it is not one (overlong, surrogate, cut, > U+10FFFF). */
+static size_t utf8_len(const unsigned char *s, size_t n)
+{
+    static const struct {
+        unsigned char lo, hi, len, lo2, hi2;
+    } lead[] = {
+        {0x00, 0x7f, 1, 0, 0},       {0xc2, 0xdf, 2, 0x80, 0xbf}, {0xe0, 0xe0, 3, 0xa0, 0xbf},
+        {0xe1, 0xec, 3, 0x80, 0xbf}, {0xed, 0xed, 3, 0x80, 0x9f}, {0xee, 0xef, 3, 0x80, 0xbf},
+        {0xf0, 0xf0, 4, 0x90, 0xbf}, {0xf1, 0xf3, 4, 0x80, 0xbf}, {0xf4, 0xf4, 4, 0x80, 0x8f}};
+    for (size_t i = 0; i < sizeof lead / sizeof *lead; i++) {
+        if (s[0] < lead[i].lo || s[0] > lead[i].hi) continue;
+        size_t len = lead[i].len;
+        if (len > n || (len > 1 && (s[1] < lead[i].lo2 || s[1] > lead[i].hi2))) return 0;
+        for (size_t c = 2; c < len; c++)
+            if (s[c] < 0x80 || s[c] > 0xbf) return 0;
+        return len;
+    }
+    return 0;
+}
+
+void json_str(FILE *f, const char *s, size_t n)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    fputc('"', f);
+    for (size_t i = 0; i < n;) {
+        size_t len = utf8_len(u + i, n - i);
+        if (len == 0)
+            fputs("\xef\xbf\xbd", f), len = 1;
+        else if (len == 1 && (u[i] == '"' || u[i] == '\\'))
+            fprintf(f, "\\%c", u[i]);
+        else if (len == 1 && (u[i] < 0x20 || u[i] == 0x7f))
+            fprintf(f, "\\u%04x", u[i]);
+        else
+            fwrite(u + i, 1, len, f);
+        i += len;
+    }
+    fputc('"', f);
+}
+
+/* The writers below put a comma before the key: an object begins with something else. */
+static void json_text(FILE *f, const char *key, const char *s)
+{
+    fprintf(f, ",\"%s\":", key);
+    if (s && *s)
+        json_str(f, s, strlen(s));
+    else
+        fputs("null", f);
+}
+
+/* Nine digits, whole numbers in full; JSON has no NaN and no infinity. */
+static void json_num(FILE *f, double v)
+{
+    if (!isfinite(v))
+        fputs("null", f);
+    else
+        fprintf(f, v == floor(v) && fabs(v) < 0x1p53 ? "%.0f" : "%.9g", v);
+}
+
+typedef struct {
+    const char *key;
+    double v;
+} Field;
+
+static void json_fields(FILE *f, const Field *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        fprintf(f, ",\"%s\":", v[i].key);
+        json_num(f, v[i].v);
+    }
+}
+#define JSON_FIELDS(f, ...)                                                                        \
+    json_fields(f, (const Field[]){__VA_ARGS__},                                                   \
+                sizeof((const Field[]){__VA_ARGS__}) / sizeof(Field))
+
+/* "key":[...]: n numbers, `step` bytes from one to the next. */
+static void json_column(FILE *f, const char *key, const void *v, size_t step, int n)
+{
+    fprintf(f, ",\"%s\":[", key);
+    for (int j = 0; j < n; j++) {
+        if (j) fputc(',', f);
+        json_num(f, *(const double *)(const void *)((const char *)v + (size_t)j * step));
+    }
+    fputc(']', f);
+}
+
+/* How the reading was made. Neither threads nor instruction set: they do not change a byte. */
+static void json_provenance(FILE *f, const Model *m, const Provenance *p)
+{
+    fprintf(f, "\"schema\":\"ropescope.analysis/1\",\n\"provenance\":{\"version\":\"%s\"",
+            ROPESCOPE_VERSION);
+    json_text(f, "model", p->model_path);
+    json_text(f, "model_sha256", p->model_sha256);
+    json_text(f, "architecture", m->arch ? m->arch->name : NULL);
+    json_text(f, "text", p->text_path);
+    json_text(f, "text_sha256", p->text_sha256);
+    json_text(f, "bos_policy", p->bos_policy);
+    json_text(f, "activations", p->exact ? "float" : "int8");
+    JSON_FIELDS(f, {"model_bytes", (double)p->model_bytes}, {"n_params", (double)m->n_params},
+                {"n_layers", m->n_layers}, {"n_embd", m->n_embd}, {"n_heads", m->max_heads},
+                {"n_kv_heads", m->max_kv_heads}, {"head_dim", m->head_dim}, {"n_vocab", m->n_vocab},
+                {"n_ctx_train", m->n_ctx_train}, {"n_tokens", (double)p->n_tokens},
+                {"n_windows", (double)p->n_windows}, {"n_ctx", p->n_ctx}, {"bos_id", p->bos_id},
+                {"interrupted", p->interrupted});
+}
+
+static void json_options(FILE *f, const AnalysisOptions *o)
+{
+    fputs(
+        "},\n\"convention\":\"f(delta) = r_q r_k cos(phi + theta delta), delta = query position "
+        "- key position >= 0, phi = arg z_q - arg z_k before rotation in [0, 2 pi); "
+        "x = theta n_ctx; layers, heads and pairs count from 0\",\n\"options\":{\"stage\":\"before "
+        "rotation\"",
+        f);
+    JSON_FIELDS(f, {"n_skip", o->n_skip}, {"strong_ratio", o->strong_ratio},
+                {"strong_r", o->strong_r}, {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t},
+                {"n_ctx", o->n_ctx});
+}
+
+/* The theta table of one encoding. Hugging Face files hold pair j in channels j and j + P. */
+static void json_rope(FILE *f, const Rope *r, const Axis *ax)
+{
+    double *wave = xcalloc(2 * (size_t)ax->n + 1, sizeof *wave), *cycles = wave + ax->n;
+    for (int j = 0; j < ax->n; j++) {
+        wave[j] = 2 * PI / ax->theta[j];
+        cycles[j] = ax->x[j] / (2 * PI);
+    }
+    fprintf(f, "{\"layout\":\"%s\"", r->layout == ROPE_HALF ? "half" : "adjacent");
+    json_text(f, "kind", r->kind ? r->kind->name : NULL);
+    JSON_FIELDS(f, {"n_pairs", ax->n}, {"base", r->p.base}, {"amplitude", r->amplitude},
+                {"n_ctx", ax->n_ctx});
+    json_column(f, "theta", ax->theta, sizeof(double), ax->n);
+    json_column(f, "wavelength", wave, sizeof(double), ax->n);
+    json_column(f, "x", ax->x, sizeof(double), ax->n);
+    json_column(f, "cycles", cycles, sizeof(double), ax->n);
+    free(wave);
+    fputs(",\"class\":[", f);
+    for (int j = 0; j < ax->n; j++)
+        fprintf(f, "%s\"%s\"", j ? "," : "", turn_class(ax->theta[j], ax->x[j]));
+    fputs("],\"hf_channels\":[", f);
+    for (int j = 0; j < ax->n; j++) fprintf(f, "%s[%d,%d]", j ? "," : "", j, j + ax->n);
+    fputs("]}", f);
+}
+
+/* The columns of a head: one number per pair. */
+static const struct {
+    const char *name;
+    size_t at;
+} columns[] = {
+    {"r_q", offsetof(Pair, r_q)},        {"r_k", offsetof(Pair, r_k)},
+    {"R_q", offsetof(Pair, R_q)},        {"R_k", offsetof(Pair, R_k)},
+    {"dir_q", offsetof(Pair, dir_q)},    {"dir_k", offsetof(Pair, dir_k)},
+    {"phi", offsetof(Pair, phi)},        {"rms_q", offsetof(Pair, rms_q)},
+    {"rms_k", offsetof(Pair, rms_k)},    {"max_q", offsetof(Pair, max_q)},
+    {"max_k", offsetof(Pair, max_k)},    {"first_q", offsetof(Pair, skip_q)},
+    {"first_k", offsetof(Pair, skip_k)}, {"ratio", offsetof(Pair, ratio)},
+    {"gain", offsetof(Pair, gain)},      {"t3_slack", offsetof(Pair, t3_slack)},
+};
+
+static void json_max_at(FILE *f, const char *key, const HeadSums *s, int n)
+{
+    fprintf(f, ",\"%s\":[", key);
+    for (int j = 0; j < n; j++)
+        fprintf(f, "%s[%llu,%d]", j ? "," : "", (unsigned long long)s->pair[j].max_window,
+                s->pair[j].max_pos);
+    fputc(']', f);
+}
+
+static void json_pairs(FILE *f, const char *key, const Head *h, int candidates)
+{
+    fprintf(f, ",\"%s\":[", key);
+    for (int j = 0, n = 0; j < h->axis->n; j++)
+        if (candidates ? h->pair[j].candidate : h->pair[j].strong)
+            fprintf(f, "%s%d", n++ ? "," : "", j);
+    fputc(']', f);
+}
+
+static void json_head(FILE *f, const Head *h)
+{
+    const SinkSamples *s = &h->sink.at_t;
+    fprintf(f, "{\"head\":%d", h->h);
+    JSON_FIELDS(f, {"kv_head", h->kh}, {"n_q", (double)h->q->n}, {"n_k", (double)h->k->n},
+                {"top_pair", h->top < 0 ? NONE : h->top}, {"alpha_1", head_alpha(h)},
+                {"alpha_1_t", s->alpha / (double)s->n},
+                {"sink_share", (double)s->n_sink / (double)s->n});
+    json_pairs(f, "strong", h, 0);
+    json_pairs(f, "candidates", h, 1);
+    for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
+        json_column(f, columns[c].name, (const char *)h->pair + columns[c].at, sizeof(Pair),
+                    h->axis->n);
+    json_max_at(f, "max_q_at", h->q, h->axis->n);
+    json_max_at(f, "max_k_at", h->k, h->axis->n);
+    fputc('}', f);
+}
+
+static void json_layer(FILE *f, const Reading *r, int l)
+{
+    const Layer *y = &r->a->m->layer[l];
+    fprintf(f, "{\"layer\":%d,\"rope\":%d,\"window\":%d,\"heads\":[", l, y->rope, y->window);
+    for (int h = 0; h < y->n_heads; h++) {
+        if (h) fputs(",\n", f);
+        json_head(f, &r->head[r->a->first_q[l] + h]);
+    }
+    fputs("]}", f);
+}
+
+static void json_bound(FILE *f, const Reading *r, int i)
+{
+    const Bound *b = &bounds[i];
+    Rate s = r->strong_rate[i], t = r->top_rate[i];
+    fprintf(f, "{\"id\":\"%s\"", b->id);
+    json_text(f, "formula", b->formula);
+    json_text(f, "meaning", b->meaning);
+    json_text(f, "asked_of", bound_scope(b));
+    JSON_FIELDS(f, {"top_hits", t.hits}, {"top_of", t.of}, {"strong_hits", s.hits},
+                {"strong_of", s.of});
+    fputs(",\"exceptions\":[", f);
+    for (int k = 0, h = 0, j = 0; next_exception(r, b, &h, &j); j++, k++)
+        fprintf(f, "%s[%d,%d,%d]", k ? "," : "", r->head[h].l, r->head[h].h, j);
+    fputs("]}", f);
+}
+
+static void json_summary(FILE *f, const Reading *r)
+{
+    fprintf(f, "},\n\"summary\":{\"n_heads\":%d", r->n_heads);
+    JSON_FIELDS(f, {"n_top", r->n_top}, {"n_strong", r->n_strong},
+                {"n_candidates", r->n_candidates}, {"n_candidate_heads", r->n_candidate_heads},
+                {"n_not_finite", r->n_bad}, {"share_of_partial_pairs", r->chance},
+                {"alpha_1", r->alpha}, {"alpha_1_uniform", r->uniform}, {"alpha_1_t", r->alpha_t},
+                {"sink_1", r->sink}, {"alpha_t", r->t}, {"n_samples", (double)r->n_samples},
+                {"top_first_k_over_mean_k", r->k0}, {"top_phi_centre", r->centre},
+                {"radius_self_check", r->check});
+    fputs(",\n\"bounds\":[", f);
+    for (int i = 0; i < N_BOUNDS; i++) {
+        if (i) fputs(",\n", f);
+        json_bound(f, r, i);
+    }
+    fputc(']', f);
+    json_text(f, "bounds_note", BOUND_NOTE);
+    fputs(",\n\"findings\":[", f);
+    Bytes said = findings(r);
+    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) {
+        if (i) fputs(",\n", f);
+        json_str(f, said.s + i, strlen(said.s + i));
+    }
+    fputs("]}", f);
+    free(said.s);
+}
+
+void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
+{
+    locale_t old = c_numbers();
+    Reading r = reading_new(a, p);
+    fputc('{', f);
+    json_provenance(f, a->m, p);
+    json_options(f, &a->o);
+    json_summary(f, &r);
+    fputs(",\n\"ropes\":[", f);
+    for (int i = 0; i < a->m->n_ropes; i++) {
+        if (i) fputs(",\n", f);
+        json_rope(f, &a->m->rope[i], &a->axis[i]);
+    }
+    fputs("],\n\"layers\":[\n", f);
+    for (int l = 0; l < a->m->n_layers; l++) {
+        if (l) fputs(",\n", f);
+        json_layer(f, &r, l);
+    }
+    fputs("]}\n", f);
+    reading_free(&r);
+    restore_numbers(old);
+}
+
+/* ---------------------------------------------------------------- the page */
+
+/* report.html becomes a zero-terminated string of the program. */
+#ifdef __APPLE__
+#define PAGE_SECTION ".const_data"
+#define PAGE_SYMBOL  "_ropescope_page"
+#define PAGE_BACK    ".text"
+#else
+#define PAGE_SECTION ".section .rodata"
+#define PAGE_SYMBOL  "ropescope_page"
+#define PAGE_BACK    ".previous"
+#endif
+__asm__(PAGE_SECTION "\n.globl " PAGE_SYMBOL "\n" PAGE_SYMBOL ":\n"
+                     ".incbin \"report.html\"\n.byte 0\n" PAGE_BACK "\n");
+extern const char ropescope_page[];
+
+/* End of the JSON string that begins at i (after it), or n. */
+static size_t json_string_end(Str j, size_t i)
+{
+    for (i++; i < j.n && j.s[i] != '"'; i++)
+        if (j.s[i] == '\\') i++;
+    return i < j.n ? i + 1 : j.n;
+}
+
+/* The value that begins at *i, which is moved past it; brackets are counted, not checked. */
+static Str json_value(Str j, size_t *i)
+{
+    size_t depth = 0, from = *i;
+    while (*i < j.n) {
+        char c = j.s[*i];
+        if (depth == 0 && *i > from && strchr(",:]} \t\r\n", c)) break;
+        if (c == '[' || c == '{') depth++;
+        if (c == ']' || c == '}') depth--;
+        *i = c == '"' ? json_string_end(j, *i) : *i + 1;
+        if (depth == 0 && strchr("\"]}", c)) break;
+    }
+    return (Str){j.s + from, *i - from};
+}
+
+/* The next value inside array or object o, starting at *i = 1; n = 0 at the end. */
+static Str json_item(Str o, size_t *i)
+{
+    while (*i < o.n && strchr(", :\t\r\n", o.s[*i])) ++*i;
+    if (*i >= o.n || o.s[*i] == ']' || o.s[*i] == '}') return (Str){NULL, 0};
+    return json_value(o, i);
+}
+
+static Str json_member(Str o, const char *key) /* n = 0 if there is none */
+{
+    size_t n = strlen(key), i = 1;
+    for (Str k = json_item(o, &i); k.n; k = json_item(o, &i)) {
+        Str v = json_item(o, &i);
+        if (k.n == n + 2 && !memcmp(k.s + 1, key, n)) return v;
+    }
+    return (Str){NULL, 0};
+}
+
+/* One character of HTML text. */
+static void html_char(FILE *f, unsigned c)
+{
+    if (c == '&' || c == '<' || c == '>' || c == '"' || c == '\'' || c == 0xfffd)
+        fprintf(f, "&#%u;", c);
+    else if (c < 0x20 && c != '\n' && c != '\t')
+        fputs("&#65533;", f);
+    else
+        fputc((int)c, f);
+}
+
+static unsigned hex4(const char *s)
+{
+    char d[5] = {s[0], s[1], s[2], s[3], 0};
+    return (unsigned)strtoul(d, NULL, 16);
+}
+
+/* A JSON value as HTML text: strings without quotes and escapes, the rest as it is written. */
+static void html_value(FILE *f, Str v)
+{
+    size_t i = v.n && v.s[0] == '"', end = v.n - (i && v.n > 1);
+    for (; i < end; i++) {
+        if (v.s[i] != '\\' || i + 1 >= end) {
+            html_char(f, (unsigned char)v.s[i]);
+            continue;
+        }
+        char c = v.s[++i];
+        if (c == 'u' && i + 4 < end) {
+            unsigned u = hex4(v.s + i + 1);
+            i += 4;
+            if (u < 0x80)
+                html_char(f, u);
+            else
+                fprintf(f, "&#%u;", u >= 0xd800 && u <= 0xdfff ? 0xfffd : u);
+        } else {
+            html_char(f, (unsigned char)(c == 'n' ? '\n' : c == 't' ? '\t' : c));
+        }
+    }
+}
+
+/* Findings and provenance as plain HTML: readable without a script. */
+static void page_summary(FILE *f, Str json)
+{
+    static const char *const shown[][2] = {{"model", "Model"},
+                                           {"model_sha256", "SHA-256 of the model"},
+                                           {"architecture", "Architecture"},
+                                           {"n_layers", "Layers"},
+                                           {"n_heads", "Query heads"},
+                                           {"n_kv_heads", "Key heads"},
+                                           {"head_dim", "Head size"},
+                                           {"n_ctx_train", "Trained context"},
+                                           {"text", "Text"},
+                                           {"text_sha256", "SHA-256 of the text"},
+                                           {"n_tokens", "Tokens"},
+                                           {"n_windows", "Windows"},
+                                           {"n_ctx", "Window length"},
+                                           {"bos_policy", "BOS"},
+                                           {"activations", "Activations"},
+                                           {"version", "ropescope"}};
+    Str made = json_member(json, "provenance"), summary = json_member(json, "summary");
+    Str said = json_member(summary, "findings");
+    fputs("<h2>What was found</h2>\n<ul class=\"found\">\n", f);
+    size_t i = 1;
+    for (Str s = json_item(said, &i); s.n; s = json_item(said, &i)) {
+        fputs("<li>", f);
+        html_value(f, s);
+        fputs("</li>\n", f);
+    }
+    fputs("</ul>\n<details open><summary>How it was made</summary>\n<dl>\n", f);
+    for (size_t k = 0; k < sizeof shown / sizeof *shown; k++) {
+        Str v = json_member(made, shown[k][0]);
+        if (!v.n || str_is(v, "null")) continue;
+        fprintf(f, "<div><dt>%s</dt><dd>", shown[k][1]);
+        html_value(f, v);
+        fputs("</dd></div>\n", f);
+    }
+    fputs("</dl></details>\n", f);
+}
+
+/* JSON inside a script element: no "<" (which could end it or open a comment), no U+2028/9. */
+static void page_data(FILE *f, Str json)
+{
+    for (size_t i = 0; i < json.n; i++) {
+        const char *s = json.s + i;
+        if (*s == '<') {
+            fputs("\\u003c", f);
+        } else if (json.n - i > 2 && !memcmp(s, "\xe2\x80", 2) && (s[2] & 0xfe) == 0xa8) {
+            fprintf(f, "\\u202%c", s[2] & 1 ? '9' : '8');
+            i += 2;
+        } else {
+            fputc(*s, f);
+        }
+    }
+}
+
+int report_html(const char *json, size_t n, FILE *f, Err *e)
+{
+    static const char at_summary[] = "<!--summary-->", at_data[] = "@data@";
+    size_t blank = strspn(json, " \t\r\n");
+    Str j = {json + blank, n - blank};
+    if (!str_is(json_member(j, "schema"), "\"ropescope.analysis/1\""))
+        return err_set(e, "report: the data is not an analysis: expected JSON with "
+                          "\"schema\":\"ropescope.analysis/1\"");
+    const char *page = ropescope_page, *a = strstr(page, at_summary), *b = strstr(page, at_data);
+    MUST(a && b && a < b);
+    fwrite(page, 1, (size_t)(a - page), f);
+    page_summary(f, j);
+    a += sizeof at_summary - 1;
+    fwrite(a, 1, (size_t)(b - a), f);
+    page_data(f, j);
+    fputs(b + sizeof at_data - 1, f);
+    return ferror(f) ? err_set(e, "report: cannot write the page") : 0;
+}
+
+/* ---------------------------------------------------------------- SHA-256 */
+
+typedef struct {
+    uint32_t h[8];
+} Sha;
+
+static uint32_t ror(uint32_t x, int n)
+{
+    return x >> n | x << (32 - n);
+}
+
+/* One block of 64 bytes (FIPS 180-4, 6.2.2). */
+static void sha_block(Sha *s, const uint8_t *p)
+{
+    static const uint32_t k[64] = {
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4,
+        0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe,
+        0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f,
+        0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7,
+        0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc,
+        0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
+        0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116,
+        0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7,
+        0xc67178f2};
+    uint32_t w[64], v[8];
+    for (int i = 0; i < 16; i++, p += 4)
+        w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+    for (int i = 16; i < 64; i++)
+        w[i] = (ror(w[i - 2], 17) ^ ror(w[i - 2], 19) ^ w[i - 2] >> 10) + w[i - 7] +
+               (ror(w[i - 15], 7) ^ ror(w[i - 15], 18) ^ w[i - 15] >> 3) + w[i - 16];
+    memcpy(v, s->h, sizeof v);
+    for (int i = 0; i < 64; i++) {
+        uint32_t e = v[4], a = v[0];
+        uint32_t t1 =
+            v[7] + (ror(e, 6) ^ ror(e, 11) ^ ror(e, 25)) + ((e & v[5]) ^ (~e & v[6])) + k[i] + w[i];
+        uint32_t t2 =
+            (ror(a, 2) ^ ror(a, 13) ^ ror(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
+        memmove(v + 1, v, 7 * sizeof *v);
+        v[4] += t1;
+        v[0] = t1 + t2;
+    }
+    for (int i = 0; i < 8; i++) s->h[i] += v[i];
+}
+
+void sha256_hex(const void *data, size_t n, char out[65])
+{
+    const uint8_t *p = data;
+    Sha s = {{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
+              0x5be0cd19}};
+    uint8_t tail[128] = {0};
+    size_t whole = n / 64 * 64, rest = n - whole, n_tail = rest < 56 ? 64 : 128;
+    for (size_t i = 0; i < whole; i += 64) sha_block(&s, p + i);
+    if (rest) memcpy(tail, p + whole, rest);
+    tail[rest] = 0x80;
+    for (int i = 0; i < 8; i++) tail[n_tail - 1 - (size_t)i] = (uint8_t)((uint64_t)n * 8 >> 8 * i);
+    for (size_t i = 0; i < n_tail; i += 64) sha_block(&s, tail + i);
+    for (size_t i = 0; i < 8; i++) snprintf(out + 8 * i, 9, "%08x", (unsigned)s.h[i]);
+}

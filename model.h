@@ -1,0 +1,454 @@
+/* ropescope: a transformer inference runtime that shows how rotary position embeddings work.
+ *
+ * The only header. Types first, then the prototypes of each file, in reading order.
+ *
+ * Data flows one way: GGUF file -> Model (read-only, mapped) -> forward over a State (one mutable
+ * timeline) -> logits -> sampler; and out of attention, through a Probe, into statistics.
+ *
+ * Shape letters used in all comments:
+ *   L layers   E n_embd   H query heads   K kv heads   D head_dim   P rotary pairs (n_rot / 2)
+ *   F n_ff     V n_vocab  T positions     N tokens of one batch
+ * Index names: l layer, h query head, kh kv head, j pair, pos a token's position, t attended to.
+ */
+#ifndef ROPESCOPE_MODEL_H
+#define ROPESCOPE_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define ROPESCOPE_VERSION "0.1.0"
+
+/* A plain `cc run.c ...` must give the same bits as the Makefile's flags: no contraction of
+ * a * b + c into a fused operation unless the code says fmaf. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#define MUST_USE __attribute__((warn_unused_result))
+#define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+
+/* ---------------------------------------------------------------- run.c: errors and memory */
+
+/* Bad input (a file, a text, an option): one sentence naming file, field, expected, found. */
+typedef struct {
+    char msg[512];
+} Err;
+
+/* Fills e and returns -1, so that callers write: return err_set(e, "...", ...). */
+int err_set(Err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Out of memory and usage errors end the program: exit 1. */
+_Noreturn void die(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+/* Our own bugs. Stays on in release builds; never used about the contents of a file. */
+#define MUST(cond) ((cond) ? (void)0 : die("bug: %s:%d: %s", __FILE__, __LINE__, #cond))
+
+void *xcalloc(size_t n, size_t size);           /* zeroed; dies when out of memory */
+void *xrealloc(void *p, size_t n, size_t size); /* n * size bytes; dies when out of memory */
+
+/* A view of bytes; not terminated, not owned. */
+typedef struct {
+    const char *s;
+    size_t n;
+} Str;
+
+int str_is(Str s, const char *word); /* 1 if s is exactly the C string */
+
+/* A growable byte string; s is terminated when n > 0. Zero-initialise; free(b.s) at the end. */
+typedef struct {
+    char *s;
+    size_t n, cap;
+} Bytes;
+
+void bytes_add(Bytes *b, const char *s, size_t n);
+/* The whole of a file ("-" is stdin), terminated, appended to b. 0 or -1. */
+int bytes_read(Bytes *b, const char *path, Err *e) MUST_USE;
+
+/* An output file that appears whole or not at all: written beside its place, then renamed. */
+typedef struct {
+    FILE *f;
+    char *path, *tmp;
+} OutFile;
+
+int out_open(OutFile *o, const char *path, Err *e) MUST_USE; /* "-" is stdout */
+int out_close(OutFile *o, Err *e) MUST_USE;                  /* flush, sync, rename */
+void out_abandon(OutFile *o);                                /* leaves nothing behind */
+
+/* ---------------------------------------------------------------- run.c: the GGUF container */
+
+enum { /* value types of GGUF metadata */
+    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STR,
+    GGUF_ARR, GGUF_U64, GGUF_I64, GGUF_F64, GGUF_N_TYPES
+};
+
+/* One metadata entry. val points into the mapping, at the value or the first array element. */
+typedef struct {
+    Str key;
+    uint32_t type; /* GGUF_... ; GGUF_ARR: elem and n say what is inside */
+    uint32_t elem;
+    uint64_t n;
+    const uint8_t *val;
+    size_t bytes; /* of val, within the file */
+} GgufKey;
+
+enum { /* tensor types, numbered as in the file */
+    T_F32 = 0, T_F16 = 1, T_Q4_0 = 2, T_Q4_1 = 3, T_Q5_0 = 6, T_Q5_1 = 7, T_Q8_0 = 8, T_Q2_K = 10,
+    T_Q3_K = 11, T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_IQ4_NL = 20, T_IQ4_XS = 23, T_BF16 = 30,
+    T_N_TYPES = 31
+};
+
+/* A matrix is ne[1] rows of ne[0] values; data points into the mapping. */
+typedef struct {
+    Str name;
+    int type; /* T_... */
+    int n_dims;
+    int64_t ne[4];    /* ne[0] is the row length; missing dimensions are 1 */
+    size_t row_bytes; /* of one row of ne[0] values */
+    size_t bytes;     /* of the whole tensor */
+    const uint8_t *data;
+} Tensor;
+
+typedef struct {
+    char *path;
+    const uint8_t *map; /* the whole file, read-only */
+    size_t size;
+    int borrowed; /* map belongs to the caller of gguf_parse */
+    uint32_t version;
+    size_t n_keys, n_tensors;
+    GgufKey *keys;   /* sorted by key */
+    Tensor *tensors; /* sorted by name */
+} Gguf;
+
+/* Maps and checks a file; on -1 g is closed and e says what is wrong. */
+int gguf_open(Gguf *g, const char *path, Err *e) MUST_USE;
+/* The same over memory owned by the caller (tests, fuzzing); path is used in messages only. */
+int gguf_parse(Gguf *g, const char *path, const uint8_t *data, size_t size, Err *e) MUST_USE;
+void gguf_close(Gguf *g);
+
+const GgufKey *gguf_find(const Gguf *g, const char *key); /* NULL if absent */
+const Tensor *gguf_tensor(const Gguf *g, const char *name);
+
+/* Typed reading of one key: 1 found, 0 absent (out is left alone), -1 of another type or out of
+ * [lo, hi]. Integers of any width are accepted; a bool is 0 or 1. */
+int gguf_int(const Gguf *g, const char *key, int64_t lo, int64_t hi, int64_t *out, Err *e) MUST_USE;
+int gguf_float(const Gguf *g, const char *key, double lo, double hi, double *out, Err *e) MUST_USE;
+int gguf_bool(const Gguf *g, const char *key, int *out, Err *e) MUST_USE;
+int gguf_str(const Gguf *g, const char *key, Str *out, Err *e) MUST_USE;
+/* Arrays: 1 found (out is allocated, the caller frees; n elements), 0 absent, -1 wrong type.
+ * gguf_ints takes any integer width and wants every value to fit an int. */
+int gguf_strs(const Gguf *g, const char *key, Str **out, size_t *n, Err *e) MUST_USE;
+int gguf_floats(const Gguf *g, const char *key, float **out, size_t *n, Err *e) MUST_USE;
+int gguf_ints(const Gguf *g, const char *key, int **out, size_t *n, Err *e) MUST_USE;
+/* General scalar-or-array reading: n ints for n layers, a scalar is repeated. */
+int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *out, int n,
+                   Err *e) MUST_USE;
+
+/* ---------------------------------------------------------------- run.c: numbers and kernels */
+
+#define QB      32  /* values in one block of quantized weights or activations */
+#define LANES   32  /* virtual lanes of the canonical sum */
+#define SUM_SEG 256 /* keys summed into one partial of the attention output */
+
+/* 32 weights of any quantized type, unpacked: value i = (d * sc[g]) * q[i] + dm * mn[g], g = i/16.
+ * The products and the sum are rounded one by one, in this order. |sc|, |mn| <= 128. */
+typedef struct {
+    int8_t q[QB];
+    int16_t sc[2], mn[2];
+    float d, dm;
+} Q32;
+
+/* 32 activations as integers: x[i] ~ d * q[i]; sum[g] = sum of q over half g. */
+typedef struct {
+    int8_t q[QB];
+    int32_t sum[2];
+    float d;
+} Q8;
+
+typedef struct {
+    const char *name;     /* "Q4_K" */
+    int block, bytes;     /* values and bytes of one block; block 0: not a type we read */
+    /* n32 groups of 32 values, from the start of a row. NULL for F32, F16, BF16. */
+    void (*unpack)(Q32 *out, const uint8_t *row, int n32);
+} TensorType;
+
+const TensorType *tensor_type(int type); /* NULL if we cannot read it */
+
+/* The arithmetic of the program, once per instruction set. Every instance gives the same bits:
+ * a float sum runs over 32 lanes (element i goes to lane i mod 32, by fused multiply-add, in
+ * ascending order), and the lanes are added as a tree: 16 + 16, 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+ * Strides (…s) count elements. No two arguments overlap unless said. */
+typedef struct {
+    const char *name;
+    int (*usable)(void); /* does this CPU, and its operating system, have it? */
+    /* y[i * ys + r] = sum_c w[r * ws + c] * x[i * xs + c], for rows r and toks i, c < n. */
+    void (*matmul)(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
+                   size_t xs, int toks, int n);
+    /* The same from integers: y = sum over blocks b, ascending, in one lane, of
+     *   fma(S_b, d_b * dx_b, y), S_b = sum_i sc * q_i * x_i exact; then, if the weights have a
+     *   minimum (dm != 0), fma(M_b, dm_b * dx_b, y), M_b = sum_g mn_g * sum_g exact.
+     * Row r is w[r * nb .. r * nb + nb - 1], token i is x[i * xs ..]. */
+    void (*qmatmul)(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, size_t xs, int toks,
+                    int nb);
+    /* nb blocks of 32 activations to integers: d = max|x| / 127, q = round-to-even(x * 127 / max);
+     * d = 0, q = 0 when max|x| < 1e-30; d = NaN, q = 0 in a block with a NaN or an infinity. */
+    void (*quantize)(Q8 *out, const float *x, int nb);
+    void (*unpack_f16)(float *out, const uint16_t *in, int n);
+    void (*unpack_bf16)(float *out, const uint16_t *in, int n);
+    void (*unpack_q32)(float *out, const Q32 *in, int nb); /* the formula of Q32 */
+    /* Faster TensorType.unpack of some types; NULL: the plain one. */
+    void (*unpack[T_N_TYPES])(Q32 *out, const uint8_t *row, int n32);
+    /* out[c] = sum_t a[t] * v[t * vs + c], c < n: fused, t ascending, in partial sums of SUM_SEG
+     * keys that are added in order. */
+    void (*weighted_sum)(float *out, const float *a, const float *v, size_t vs, int n_t, int n);
+    /* x[i] = exp(x[i] - max x) / sum, in place; the sum in canonical lanes. */
+    void (*softmax)(float *x, int n);
+    /* y[i] = g[i] / (1 + exp(-g[i])) * y[i] */
+    void (*silu_mul)(float *y, const float *g, int n);
+} Kernels;
+
+extern const Kernels kernels_base;
+/* The fastest usable instance, or the named one (NULL: ROPESCOPE_ISA, then the fastest). */
+const Kernels *kernels_pick(const char *name, Err *e) MUST_USE;
+const Kernels *kernels_at(int i); /* every instance of this binary, base first; NULL at the end */
+
+/* exp in float, our own: the same bits on every machine; < 1 ulp. */
+float exp_f32(float x);
+
+/* ---------------------------------------------------------------- run.c: RoPE */
+
+/* Everything a kind may need, from the file or the command line. */
+typedef struct {
+    int head_dim, n_rot;      /* n_rot rotated values per head, even, <= head_dim */
+    double base;              /* rope_theta */
+    double factor;            /* context scaling; 1 = none */
+    int n_ctx_orig;           /* context the model was trained for */
+    const float *divisors;    /* [n_rot / 2] frequency divisors (rope_freqs.weight) or NULL */
+} RopeParams;
+
+typedef struct Rope Rope;
+
+/* One kind of position encoding; a row of the registry. What is NULL is the default. */
+typedef struct {
+    const char *name, *formula, *source;
+    /* inv_freq[j] for n_rot / 2 pairs, and the amplitude of cos and sin. */
+    int (*freqs)(const RopeParams *p, double *inv_freq, double *amplitude, Err *e);
+} RopeKind;
+
+enum { ROPE_ADJACENT, ROPE_HALF }; /* pair j = values (2j, 2j + 1), or (j, j + n_rot / 2) */
+
+struct Rope {
+    const RopeKind *kind;
+    RopeParams p;
+    int n_pairs, layout;
+    double amplitude;
+    double *inv_freq; /* [P] angle per position, radians */
+};
+
+const RopeKind *rope_find(const char *name); /* NULL if there is no such kind */
+const RopeKind *rope_at(int i);              /* the registry; NULL at the end */
+int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, Err *e) MUST_USE;
+void rope_free(Rope *r);
+/* The two members of pair j within a head: their value numbers in this file's layout. */
+void rope_pair(const Rope *r, int j, int *a, int *b);
+
+/* run.c, then rope/: one row each. */
+extern const RopeKind rope_plain, rope_none, rope_linear;
+
+/* ---------------------------------------------------------------- run.c: model */
+
+/* One row per architecture: what the file does not say. */
+typedef struct {
+    const char *name;   /* general.architecture */
+    int layout;         /* ROPE_ADJACENT or ROPE_HALF */
+    double rope_base;   /* when the file has no rope.freq_base */
+} Arch;
+
+/* One layer: its own shape, then its tensors (NULL: absent). */
+typedef struct {
+    int n_heads, n_kv_heads, n_ff;
+    int window;            /* keys visible to a query, itself included; 0 = all */
+    int rope;              /* index into Model.rope */
+    const float *attn_norm, *ffn_norm;
+    const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
+    const float *bq, *bk, *bv, *bo;
+} Layer;
+
+typedef struct {
+    Gguf g;
+    const Arch *arch;
+    int n_layers, n_embd, n_vocab, head_dim, n_ctx_train;
+    int max_heads, max_kv_heads, max_ff; /* over the layers */
+    float norm_eps, score_scale;
+    const Tensor *tok_embd, *output; /* output == tok_embd when tied */
+    const float *output_norm;
+    Layer *layer; /* [L] */
+    Rope *rope;   /* [n_ropes] */
+    int n_ropes;
+    float **owned; /* vectors that had to be widened to float32 */
+    int n_owned;
+    uint64_t n_params;
+} Model;
+
+/* Options that override the file. Zero-initialise for none. */
+typedef struct {
+    const char *rope; /* kind, NULL = as the file says */
+} ModelOptions;
+
+int model_open(Model *m, const char *path, const ModelOptions *opt, Err *e) MUST_USE;
+/* Takes over an open g (closed with the model, and on error). */
+int model_bind(Model *m, Gguf *g, const ModelOptions *opt, Err *e) MUST_USE;
+void model_close(Model *m);
+
+/* ---------------------------------------------------------------- run.c: state and forward */
+
+enum { PROBE_QK = 1, PROBE_ATTN = 2, PROBE_RESID = 4 };
+enum { BEFORE_ROPE, AFTER_ROPE };
+
+/* An observer. q, k and attn are called once per head and batch, heads in parallel, batches in
+ * order: keep state per (l, h). What is shown must not be changed. */
+typedef struct Probe {
+    unsigned want; /* PROBE_... */
+    void *ctx;
+    /* q[i * stride + c]: query of head h at position pos + i, i < n, c < D (the file's layout). */
+    void (*q)(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride);
+    void (*k)(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t stride);
+    /* One query: scores (scaled, before softmax) and weights over keys t0 .. pos, that is
+     * pos - t0 + 1 values each; out[D] = sum of weight * v. Positions ascend for each head. */
+    void (*attn)(void *ctx, int l, int h, int pos, int t0, const float *scores,
+                 const float *weights, const float *out);
+    /* Residual stream x[i * stride + c], c < E, after layer l; called by one thread. */
+    void (*resid)(void *ctx, int l, int pos, int n, const float *x, size_t stride);
+} Probe;
+
+/* One timeline of one model: KV cache and every buffer forward needs; one allocation. */
+typedef struct {
+    const Model *m;
+    const Kernels *k;
+    const Probe *probe; /* or NULL */
+    int n_ctx, n_batch, n_threads;
+    int exact; /* 1: quantized weights times float activations; 0: int8 activations */
+    int pos;   /* tokens in the cache */
+    void *mem;
+    size_t mem_bytes;
+    float *x, *xo, *xb;                 /* [N][E] residual stream, branch output, normalised x */
+    float *q, *kx, *v, *att_out;        /* [N][H D], [N][K D], [N][K D], [N][H D] */
+    float *ff_up, *ff_gate;             /* [N][F] */
+    Q8 *xq;           /* [N][xq_stride]: the input of the next matmul in int8 */
+    size_t xq_stride; /* widest input / 32 */
+    float *cos, *sin; /* [n_ropes][N][P] of this batch's positions */
+    int max_pairs;    /* over the ropes */
+    float *k_cache, *v_cache; /* [L][K][n_ctx][D] (K of the widest layer) */
+    float *logits;            /* [N][V], the rows asked for from row 0 */
+    float *scratch;           /* per thread: scores and unpacked weight rows */
+    size_t scratch_floats;    /* per thread */
+} State;
+
+typedef struct {
+    int n_ctx, n_batch, n_threads, exact; /* 0: the default */
+    const char *isa;                      /* NULL: pick */
+} StateOptions;
+
+int state_new(State *s, const Model *m, const StateOptions *opt, Err *e) MUST_USE;
+void state_reset(State *s); /* forget all tokens */
+void state_free(State *s);
+
+/* Runs n tokens (1 <= n <= n_batch, ids < V, s->pos + n <= n_ctx) and appends them to the cache.
+ * Leaves the logits of the last n_logits of them (0 .. n) in s->logits[0 .. n_logits-1][V].
+ * The bits do not depend on n, on threads, on the instruction set, nor on a probe. */
+void forward(State *s, const int *tok, int n, int n_logits);
+
+uint64_t hash_bytes(const void *p, size_t n); /* FNV-1a, 64 bit: for logits hashes */
+
+/* ---------------------------------------------------------------- tokenizer.c */
+
+typedef struct {
+    int *id;
+    size_t n, cap;
+} Tokens; /* growable; zero-initialise; free(t.id) */
+
+void tokens_add(Tokens *t, int id);
+
+typedef struct Tokenizer Tokenizer;
+
+/* From the metadata of any GGUF, also one without tensors. pre overrides tokenizer.ggml.pre
+ * (NULL: as the file says). NULL on error. */
+Tokenizer *tok_new(const Gguf *g, const char *pre, Err *e) MUST_USE;
+void tok_free(Tokenizer *t);
+
+int tok_n_vocab(const Tokenizer *t);
+int tok_bos(const Tokenizer *t);     /* -1: none */
+int tok_eos(const Tokenizer *t);     /* -1: none */
+int tok_add_bos(const Tokenizer *t); /* does the file ask for BOS before a text? */
+int tok_add_eos(const Tokenizer *t);
+int tok_is_eog(const Tokenizer *t, int id);      /* ends generation: eos, eot, eom, … */
+int tok_is_special(const Tokenizer *t, int id);  /* control or unknown: not text */
+const char *tok_model(const Tokenizer *t);       /* "llama" or "gpt2" */
+const char *tok_pre(const Tokenizer *t);         /* pre-tokenizer in force; "" for llama */
+Str tok_text(const Tokenizer *t, int id);        /* as written in the file */
+
+/* Appends the ids of n bytes of text. special: are control tokens in the text recognised?
+ * Adds no BOS or EOS. O(n log n); any bytes are accepted. 0, or -1 if a piece has no token and
+ * the vocabulary has no way to spell it. */
+int tok_encode(const Tokenizer *t, const char *text, size_t n, int special, Tokens *out,
+               Err *e) MUST_USE;
+
+/* Ids to text, streaming. Only whole UTF-8 sequences come out: a tail is held back until it is
+ * complete, and what can never be is shown as U+FFFD. Zero-initialise, then set t. */
+typedef struct {
+    const Tokenizer *t;
+    int special;   /* show control tokens by their text? */
+    int n_seen;    /* tokens so far (the first may lose the space that encoding added) */
+    char held[4];
+    int n_held;
+} Decoder;
+
+void tok_decode(Decoder *d, int id, Bytes *out); /* appends */
+void tok_decode_end(Decoder *d, Bytes *out);     /* flushes the tail */
+/* The raw bytes of one token, appended; nothing held back. */
+void tok_bytes(const Tokenizer *t, int id, Bytes *out);
+
+/* ---------------------------------------------------------------- analysis.c */
+
+/* Thresholds, all settable, printed in every report. */
+typedef struct {
+    int n_skip;            /* leading tokens of each window left out of means (sinks): 1 */
+    double strong_ratio;   /* r_q r_k over the head's median pair: 20 */
+    double strong_r;       /* least concentration R of q and of k: 0.95 */
+    double sink_eps;       /* 0.3 */
+    int sink_t;            /* 64 */
+    double n_ctx;          /* P, the trained context of x = theta P; 0: as the file says */
+} AnalysisOptions;
+
+AnalysisOptions analysis_defaults(void);
+
+/* How a reading was made; printed with it. Strings are not owned. */
+typedef struct {
+    const char *model_path, *text_path, *bos_policy, *isa;
+    char model_sha256[65], text_sha256[65];
+    uint64_t model_bytes;
+    int n_ctx, bos_id, exact, n_threads;
+    uint64_t n_tokens, n_windows;
+    int interrupted; /* the text was not read to its end */
+} Provenance;
+
+typedef struct Analysis Analysis;
+
+Analysis *analysis_new(const Model *m, const AnalysisOptions *o); /* m must outlive it */
+void analysis_free(Analysis *a);
+const Probe *analysis_probe(const Analysis *a); /* attach to State.probe */
+void analysis_window(Analysis *a);              /* a new window (document) begins at position 0 */
+/* The reading: a table and a finding in words, or JSON with every (layer, head, pair). JSON bytes
+ * do not depend on threads, batch or instruction set. color: ANSI colours in the table. */
+void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color);
+void analysis_json(const Analysis *a, const Provenance *p, FILE *f);
+/* One self-contained page from the JSON text of analysis_json. */
+int report_html(const char *json, size_t n, FILE *f, Err *e) MUST_USE;
+
+void sha256_hex(const void *data, size_t n, char out[65]);
+/* JSON string with quotes; invalid UTF-8 becomes U+FFFD. */
+void json_str(FILE *f, const char *s, size_t n);
+
+#endif

@@ -1,0 +1,3184 @@
+/* ropescope: the forward pass, top to bottom in one file.
+ *
+ *   1 errors and memory      4 RoPE           7 model file      10 commands
+ *   2 kernels                5 attention      8 state
+ *   3 small maths            6 forward        9 sampler
+ *
+ * Read down to `forward`: everything it calls stands above it, everything below is plumbing.
+ *
+ * What holds throughout: the bits of a result depend on the model, the tokens and exact / int8,
+ * and on nothing else: not on threads, batches, the instruction set, the compiler or a probe.
+ */
+#define _GNU_SOURCE /* mmap, clock_gettime, sched_getaffinity under -std=c11 */
+#include "model.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_thread_num() 0
+#endif
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "GGUF files are little-endian and are used in place: this CPU is big-endian"
+#endif
+
+/* ------------------------------------------------------------ 1 errors and memory */
+
+int err_set(Err *e, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    va_end(ap);
+    return -1;
+}
+
+_Noreturn void die(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("ropescope: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+    exit(1);
+}
+
+void *xcalloc(size_t n, size_t size)
+{
+    void *p = calloc(n ? n : 1, size ? size : 1);
+    if (!p) die("out of memory: %zu x %zu bytes", n, size);
+    return p;
+}
+
+void *xrealloc(void *p, size_t n, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes)) die("out of memory: %zu x %zu bytes", n, size);
+    p = realloc(p, bytes ? bytes : 1);
+    if (!p) die("out of memory: %zu bytes", bytes);
+    return p;
+}
+
+int str_is(Str s, const char *word)
+{
+    return s.n == strlen(word) && memcmp(s.s, word, s.n) == 0;
+}
+
+void bytes_add(Bytes *b, const char *s, size_t n)
+{
+    if (b->n + n + 1 > b->cap) {
+        b->cap = (b->n + n + 1) * 2;
+        b->s = xrealloc(b->s, b->cap, 1);
+    }
+    memcpy(b->s + b->n, s, n);
+    b->n += n;
+    b->s[b->n] = 0;
+}
+
+int bytes_read(Bytes *b, const char *path, Err *e)
+{
+    FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
+    if (!f) return err_set(e, "%s: cannot be opened: %s", path, strerror(errno));
+    char buf[65536];
+    size_t n;
+    while ((n = fread(buf, 1, sizeof buf, f)) > 0) bytes_add(b, buf, n);
+    int bad = ferror(f) ? errno : 0;
+    if (f != stdin) fclose(f);
+    if (bad) return err_set(e, "%s: cannot be read: %s", path, strerror(bad));
+    bytes_add(b, "", 0);
+    return 0;
+}
+
+int out_open(OutFile *o, const char *path, Err *e)
+{
+    *o = (OutFile){.f = stdout};
+    if (strcmp(path, "-") == 0) return 0;
+    size_t n = strlen(path) + 32;
+    o->path = xcalloc(n, 1);
+    o->tmp = xcalloc(n, 1);
+    snprintf(o->path, n, "%s", path);
+    snprintf(o->tmp, n, "%s.tmp.%ld", path, (long)getpid());
+    o->f = fopen(o->tmp, "wb");
+    if (o->f) return 0;
+    err_set(e, "%s: cannot be written: %s", path, strerror(errno));
+    free(o->path);
+    free(o->tmp);
+    return -1;
+}
+
+void out_abandon(OutFile *o)
+{
+    if (o->path) fclose(o->f);
+    if (o->tmp) unlink(o->tmp);
+    free(o->path);
+    free(o->tmp);
+    *o = (OutFile){0};
+}
+
+int out_close(OutFile *o, Err *e)
+{
+    int bad = fflush(o->f) || ferror(o->f);
+    if (o->path) bad = bad || fsync(fileno(o->f)) || rename(o->tmp, o->path);
+    if (bad) err_set(e, "%s: writing failed: %s", o->path ? o->path : "stdout", strerror(errno));
+    if (bad) {
+        out_abandon(o);
+        return -1;
+    }
+    if (o->path) fclose(o->f);
+    free(o->path);
+    free(o->tmp);
+    return 0;
+}
+
+uint64_t hash_bytes(const void *p, size_t n)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) h = (h ^ ((const uint8_t *)p)[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* ------------------------------------------------------------ 2 kernels
+ * The scalar instance below states the arithmetic; kernels/ repeats it faster, bit for bit. */
+
+/* a * b + c, rounded once. Where the CPU has no such instruction (or the compiler may not use it)
+ * the product is exact in double, and the sum is rounded to odd there, so that the second
+ * rounding, to float, is right (Boldo and Melquiond, "Emulation of FMA", 2008). */
+static inline float fma1(float a, float b, float c)
+{
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, c);
+#else
+    double p = (double)a * (double)b, s = p + (double)c, t = s - p;
+    double err = (p - (s - t)) + ((double)c - t);
+    uint64_t u;
+    memcpy(&u, &s, sizeof u);
+    if ((err < 0 || err > 0) && !(u & 1)) u += (err > 0) == (s > 0) ? 1 : (uint64_t)-1;
+    memcpy(&s, &u, sizeof u);
+    return (float)s;
+#endif
+}
+
+static float lane_tree(float lane[LANES])
+{
+    for (int w = LANES / 2; w > 0; w /= 2)
+        for (int i = 0; i < w; i++) lane[i] += lane[i + w];
+    return lane[0];
+}
+
+static float dot_base(const float *a, const float *b, int n)
+{
+    float lane[LANES] = {0};
+    int c = 0;
+    for (; c + LANES <= n; c += LANES)
+        for (int i = 0; i < LANES; i++) lane[i] = fma1(a[c + i], b[c + i], lane[i]);
+    for (int i = 0; c + i < n; i++) lane[i] = fma1(a[c + i], b[c + i], lane[i]);
+    return lane_tree(lane);
+}
+
+static void matmul_base(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
+                        size_t xs, int toks, int n)
+{
+    for (int i = 0; i < toks; i++)
+        for (int r = 0; r < rows; r++)
+            y[(size_t)i * ys + (size_t)r] = dot_base(w + (size_t)r * ws, x + (size_t)i * xs, n);
+}
+
+static float qdot_base(const Q32 *w, const Q8 *x, int nb)
+{
+    float y = 0;
+    for (int b = 0; b < nb; b++) {
+        int32_t s[2] = {0, 0};
+        for (int i = 0; i < QB; i++) s[i / 16] += w[b].q[i] * x[b].q[i];
+        int32_t sum = w[b].sc[0] * s[0] + w[b].sc[1] * s[1];
+        y = fma1((float)sum, w[b].d * x[b].d, y);
+        if (w[b].dm == 0) continue;
+        int32_t min = w[b].mn[0] * x[b].sum[0] + w[b].mn[1] * x[b].sum[1];
+        y = fma1((float)min, w[b].dm * x[b].d, y);
+    }
+    return y;
+}
+
+static void qmatmul_base(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, size_t xs,
+                         int toks, int nb)
+{
+    for (int i = 0; i < toks; i++)
+        for (int r = 0; r < rows; r++)
+            y[(size_t)i * ys + (size_t)r] =
+                qdot_base(w + (size_t)r * (size_t)nb, x + (size_t)i * xs, nb);
+}
+
+/* Adding and subtracting 1.5 * 2^23 rounds |v| < 2^22 to the nearest integer, ties to even. */
+#define ROUND_MAGIC 12582912.0f
+
+static void quantize_base(Q8 *out, const float *x, int nb)
+{
+    for (int b = 0; b < nb; b++, x += QB) {
+        float max = 0;
+        int finite = 1;
+        for (int i = 0; i < QB; i++) {
+            float a = fabsf(x[i]);
+            finite &= a <= FLT_MAX;
+            max = a > max ? a : max;
+        }
+        /* Is 127 / max itself in range? Smaller blocks count as zero. */
+        float inv = finite && max >= 1e-30f ? 127.0f / max : 0;
+        out[b].d = !finite ? NAN : inv > 0 ? max / 127.0f : 0;
+        out[b].sum[0] = out[b].sum[1] = 0;
+        for (int i = 0; i < QB; i++) {
+            int q = finite ? (int)((x[i] * inv + ROUND_MAGIC) - ROUND_MAGIC) : 0;
+            out[b].q[i] = (int8_t)q;
+            out[b].sum[i / 16] += q;
+        }
+    }
+}
+
+static float f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exp = (h >> 10) & 31, man = h & 0x3ff, u;
+    float f;
+    if (exp == 0) { /* zero or subnormal: man * 2^-24 is exact */
+        f = (float)man * 0x1p-24f;
+        return sign ? -f : f;
+    }
+    if (exp == 31) /* infinity, or NaN made quiet, as the hardware does */
+        u = sign | 0x7f800000 | (man ? 0x400000 | man << 13 : 0);
+    else
+        u = sign | (exp + 112) << 23 | man << 13;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+static void unpack_f16_base(float *out, const uint16_t *in, int n)
+{
+    for (int i = 0; i < n; i++) out[i] = f16_to_f32(in[i]);
+}
+
+static void unpack_bf16_base(float *out, const uint16_t *in, int n)
+{
+    for (int i = 0; i < n; i++) {
+        uint32_t u = (uint32_t)in[i] << 16;
+        memcpy(&out[i], &u, sizeof u);
+    }
+}
+
+static void unpack_q32_base(float *out, const Q32 *in, int nb)
+{
+    for (int b = 0; b < nb; b++)
+        for (int i = 0; i < QB; i++) {
+            int g = i / 16;
+            float scaled = in[b].d * (float)in[b].sc[g] * (float)in[b].q[i];
+            out[b * QB + i] = scaled + in[b].dm * (float)in[b].mn[g];
+        }
+}
+
+static void weighted_sum_base(float *out, const float *a, const float *v, size_t vs, int n_t, int n)
+{
+    for (int c = 0; c < n; c++) {
+        float total = 0;
+        for (int t0 = 0; t0 < n_t; t0 += SUM_SEG) {
+            float seg = 0;
+            for (int t = t0; t < n_t && t < t0 + SUM_SEG; t++)
+                seg = fma1(a[t], v[(size_t)t * vs + (size_t)c], seg);
+            total = t0 ? total + seg : seg;
+        }
+        out[c] = total;
+    }
+}
+
+/* exp(x) = 2^k exp(r), |r| <= ln2 / 2, exp(r) by Cephes' polynomial (S. Moshier, expf), in Horner
+ * form with fused multiply-adds. 2^k in two factors: k reaches from -150 to 128. */
+float exp_f32(float x)
+{
+    x = x < -104 ? -104 : x;
+    x = x > 89 ? 89 : x;
+    float t = fma1(x, 0x1.715476p+0f, ROUND_MAGIC), kf = t - ROUND_MAGIC;
+    float r = fma1(kf, -0x1.62e430p-1f, x);
+    r = fma1(kf, 0x1.05c610p-29f, r);
+    float p = 1.9875691500e-4f;
+    p = fma1(p, r, 1.3981999507e-3f);
+    p = fma1(p, r, 8.3334519073e-3f);
+    p = fma1(p, r, 4.1665795894e-2f);
+    p = fma1(p, r, 1.6666665459e-1f);
+    p = fma1(p, r, 5.0000001201e-1f);
+    p = fma1(p, r * r, r) + 1.0f;
+    uint32_t u, magic = 0x4b400000;
+    memcpy(&u, &t, sizeof u);
+    int k = (int)(u - magic), k1 = k >> 1;
+    if (x != x) return x;
+    uint32_t u1 = (uint32_t)(k1 + 127) << 23, u2 = (uint32_t)(k - k1 + 127) << 23;
+    float f1, f2;
+    memcpy(&f1, &u1, sizeof f1);
+    memcpy(&f2, &u2, sizeof f2);
+    return p * f1 * f2;
+}
+
+static void softmax_base(float *x, int n)
+{
+    float max = x[0], lane[LANES] = {0};
+    for (int i = 1; i < n; i++) max = x[i] > max ? x[i] : max;
+    for (int i = 0; i < n; i++) {
+        x[i] = exp_f32(x[i] - max);
+        lane[i % LANES] += x[i];
+    }
+    float inv = 1.0f / lane_tree(lane);
+    for (int i = 0; i < n; i++) x[i] *= inv;
+}
+
+static void silu_mul_base(float *y, const float *g, int n)
+{
+    for (int i = 0; i < n; i++) y[i] = g[i] / (1.0f + exp_f32(-g[i])) * y[i];
+}
+
+static int usable_always(void)
+{
+    return 1;
+}
+
+const Kernels kernels_base = {.name = "base",
+                              .usable = usable_always,
+                              .matmul = matmul_base,
+                              .qmatmul = qmatmul_base,
+                              .quantize = quantize_base,
+                              .unpack_f16 = unpack_f16_base,
+                              .unpack_bf16 = unpack_bf16_base,
+                              .unpack_q32 = unpack_q32_base,
+                              .weighted_sum = weighted_sum_base,
+                              .softmax = softmax_base,
+                              .silu_mul = silu_mul_base};
+
+/* The Makefile defines KERNELS_X86 when it links kernels/avx2.c and kernels/avx512.c. */
+#ifdef KERNELS_X86
+extern const Kernels kernels_avx2, kernels_avx512;
+static const Kernels *const instances[] = {&kernels_base, &kernels_avx2, &kernels_avx512};
+#else
+static const Kernels *const instances[] = {&kernels_base};
+#endif
+#define N_INSTANCES ((int)(sizeof instances / sizeof *instances))
+
+/* Instance i, where it leaves a member NULL completed by the slower ones before it. */
+const Kernels *kernels_at(int i)
+{
+    static Kernels whole[N_INSTANCES];
+    if (i < 0 || i >= N_INSTANCES) return NULL;
+    Kernels k = *instances[i];
+    const Kernels *slower = kernels_at(i - 1);
+#define FILL(member) k.member = k.member || !slower ? k.member : slower->member
+    FILL(matmul), FILL(qmatmul), FILL(quantize), FILL(weighted_sum), FILL(softmax);
+    FILL(silu_mul), FILL(unpack_f16), FILL(unpack_bf16), FILL(unpack_q32);
+    for (int t = 0; t < T_N_TYPES; t++) FILL(unpack[t]);
+#undef FILL
+    whole[i] = k;
+    return &whole[i];
+}
+
+const Kernels *kernels_pick(const char *name, Err *e)
+{
+    if (!name) name = getenv("ROPESCOPE_ISA");
+    const Kernels *best = NULL;
+    char list[128] = "";
+    for (int i = 0; i < N_INSTANCES; i++) {
+        const Kernels *k = kernels_at(i);
+        if (!k->usable()) continue;
+        size_t n = strlen(list);
+        snprintf(list + n, sizeof list - n, " %s", k->name);
+        if (!name || strcmp(name, k->name) == 0) best = k;
+    }
+    if (!best)
+        err_set(e, "instruction set '%s': expected one that this program and CPU have (%s)", name,
+                list + 1);
+    return best;
+}
+
+/* Unpacking, one function per block type (bytes: GGUF specification, ggml-common.h). Group g of a
+ * row is the g-th run of 32 values; the K types hold 8 groups in a super-block. */
+
+static float half_at(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return f16_to_f32(h);
+}
+
+/* One scale for the whole group: x = d * q + m. */
+static void q32_set(Q32 *o, float d, float m)
+{
+    o->d = d;
+    o->dm = m;
+    o->sc[0] = o->sc[1] = o->mn[0] = o->mn[1] = 1;
+}
+
+static void nibbles(int8_t q[QB], const uint8_t *p, int offset)
+{
+    for (int i = 0; i < 16; i++) {
+        q[i] = (int8_t)((p[i] & 15) + offset);
+        q[i + 16] = (int8_t)((p[i] >> 4) + offset);
+    }
+}
+
+/* The fifth bits of 32 values: bit i of qh belongs to value i. */
+static void add_fifth_bits(int8_t q[QB], const uint8_t *p)
+{
+    uint32_t qh;
+    memcpy(&qh, p, sizeof qh);
+    for (int i = 0; i < QB; i++) q[i] = (int8_t)(q[i] + (int)((qh >> i & 1) << 4));
+}
+
+static void unpack_q4_0(Q32 *o, const uint8_t *p, int n)
+{
+    for (; n-- > 0; o++, p += 18) {
+        q32_set(o, half_at(p), 0);
+        nibbles(o->q, p + 2, -8);
+    }
+}
+
+static void unpack_q4_1(Q32 *o, const uint8_t *p, int n)
+{
+    for (; n-- > 0; o++, p += 20) {
+        q32_set(o, half_at(p), half_at(p + 2));
+        nibbles(o->q, p + 4, 0);
+    }
+}
+
+static void unpack_q5_0(Q32 *o, const uint8_t *p, int n)
+{
+    for (; n-- > 0; o++, p += 22) {
+        q32_set(o, half_at(p), 0);
+        nibbles(o->q, p + 6, -16);
+        add_fifth_bits(o->q, p + 2);
+    }
+}
+
+static void unpack_q5_1(Q32 *o, const uint8_t *p, int n)
+{
+    for (; n-- > 0; o++, p += 24) {
+        q32_set(o, half_at(p), half_at(p + 2));
+        nibbles(o->q, p + 8, 0);
+        add_fifth_bits(o->q, p + 4);
+    }
+}
+
+static void unpack_q8_0(Q32 *o, const uint8_t *p, int n)
+{
+    for (; n-- > 0; o++, p += 34) {
+        q32_set(o, half_at(p), 0);
+        memcpy(o->q, p + 2, QB);
+    }
+}
+
+/* Q2_K: 256 values, scales[16] (low nibble scale, high nibble minimum), qs[64], d, dmin. */
+static void unpack_q2_k(Q32 *o, const uint8_t *p, int n)
+{
+    for (int g = 0; g < n; g++, o++) {
+        const uint8_t *b = p + (size_t)(g / 8) * 84, *qs = b + 16 + 32 * (g % 8 / 4);
+        int shift = 2 * (g % 4);
+        o->d = half_at(b + 80);
+        o->dm = -half_at(b + 82);
+        for (int i = 0; i < QB; i++) o->q[i] = (int8_t)(qs[i] >> shift & 3);
+        for (int s = 0; s < 2; s++) {
+            o->sc[s] = b[g % 8 * 2 + s] & 15;
+            o->mn[s] = b[g % 8 * 2 + s] >> 4;
+        }
+    }
+}
+
+/* Q3_K: hmask[32], qs[64], scales[12] (16 six-bit numbers), d. */
+static void unpack_q3_k(Q32 *o, const uint8_t *p, int n)
+{
+    for (int g = 0; g < n; g++, o++) {
+        const uint8_t *b = p + (size_t)(g / 8) * 110, *qs = b + 32 + 32 * (g % 8 / 4);
+        const uint8_t *scales = b + 96;
+        q32_set(o, half_at(b + 108), 0);
+        for (int i = 0; i < QB; i++) {
+            int high = b[i] >> (g % 8) & 1;
+            o->q[i] = (int8_t)((qs[i] >> (2 * (g % 4)) & 3) - (high ? 0 : 4));
+        }
+        for (int s = 0; s < 2; s++) {
+            int k = g % 8 * 2 + s, low = scales[k % 8] >> (4 * (k / 8)) & 15;
+            o->sc[s] = (int16_t)((low | (scales[8 + k % 4] >> (2 * (k / 4)) & 3) << 4) - 32);
+        }
+    }
+}
+
+/* The six-bit scale and minimum of group g (0..7) of Q4_K and Q5_K, s = scales[12]. */
+static void k_scale_min(Q32 *o, const uint8_t *s, int g)
+{
+    int sc = g < 4 ? s[g] & 63 : (s[g + 4] & 15) | (s[g - 4] >> 6) << 4;
+    int mn = g < 4 ? s[g + 4] & 63 : s[g + 4] >> 4 | (s[g] >> 6) << 4;
+    o->sc[0] = o->sc[1] = (int16_t)sc;
+    o->mn[0] = o->mn[1] = (int16_t)mn;
+}
+
+/* Q4_K: d, dmin, scales[12], qs[128]. */
+static void unpack_q4_k(Q32 *o, const uint8_t *p, int n)
+{
+    for (int g = 0; g < n; g++, o++) {
+        const uint8_t *b = p + (size_t)(g / 8) * 144, *qs = b + 16 + 32 * (g % 8 / 2);
+        o->d = half_at(b);
+        o->dm = -half_at(b + 2);
+        k_scale_min(o, b + 4, g % 8);
+        for (int i = 0; i < QB; i++) o->q[i] = (int8_t)(qs[i] >> (4 * (g % 2)) & 15);
+    }
+}
+
+/* Q5_K: d, dmin, scales[12], qh[32], qs[128]. */
+static void unpack_q5_k(Q32 *o, const uint8_t *p, int n)
+{
+    for (int g = 0; g < n; g++, o++) {
+        const uint8_t *b = p + (size_t)(g / 8) * 176, *qs = b + 48 + 32 * (g % 8 / 2);
+        o->d = half_at(b);
+        o->dm = -half_at(b + 2);
+        k_scale_min(o, b + 4, g % 8);
+        for (int i = 0; i < QB; i++) {
+            int high = b[16 + i] >> (g % 8) & 1;
+            o->q[i] = (int8_t)((qs[i] >> (4 * (g % 2)) & 15) | high << 4);
+        }
+    }
+}
+
+/* Q6_K: ql[128], qh[64], int8 scales[16], d. */
+static void unpack_q6_k(Q32 *o, const uint8_t *p, int n)
+{
+    for (int g = 0; g < n; g++, o++) {
+        const uint8_t *b = p + (size_t)(g / 8) * 210;
+        int half = g % 8 / 4, k = g % 4;
+        const uint8_t *ql = b + 64 * half + 32 * (k % 2), *qh = b + 128 + 32 * half;
+        q32_set(o, half_at(b + 208), 0);
+        for (int i = 0; i < QB; i++) {
+            int low = ql[i] >> (4 * (k / 2)) & 15;
+            o->q[i] = (int8_t)((low | (qh[i] >> (2 * k) & 3) << 4) - 32);
+        }
+        for (int s = 0; s < 2; s++) o->sc[s] = (int8_t)b[192 + g % 8 * 2 + s];
+    }
+}
+
+static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                      1,    13,   25,  38,  53,  69,  89,  113};
+
+static void iq4_lookup(int8_t q[QB], const uint8_t *p)
+{
+    nibbles(q, p, 0);
+    for (int i = 0; i < QB; i++) q[i] = iq4_values[q[i]];
+}
+
+static void unpack_iq4_nl(Q32 *o, const uint8_t *p, int n)
+{
+    for (; n-- > 0; o++, p += 18) {
+        q32_set(o, half_at(p), 0);
+        iq4_lookup(o->q, p + 2);
+    }
+}
+
+/* IQ4_XS: d, u16 scales_h, scales_l[4], qs[128]. */
+static void unpack_iq4_xs(Q32 *o, const uint8_t *p, int n)
+{
+    for (int g = 0; g < n; g++, o++) {
+        const uint8_t *b = p + (size_t)(g / 8) * 136;
+        int k = g % 8, high = (b[2] | b[3] << 8) >> (2 * k) & 3;
+        q32_set(o, half_at(b), 0);
+        o->sc[0] = o->sc[1] = (int16_t)(((b[4 + k / 2] >> (4 * (k % 2)) & 15) | high << 4) - 32);
+        iq4_lookup(o->q, b + 8 + 16 * k);
+    }
+}
+
+static const TensorType tensor_types[T_N_TYPES] = {
+    [T_F32] = {"F32", 1, 4, NULL},
+    [T_F16] = {"F16", 1, 2, NULL},
+    [T_BF16] = {"BF16", 1, 2, NULL},
+    [T_Q4_0] = {"Q4_0", 32, 18, unpack_q4_0},
+    [T_Q4_1] = {"Q4_1", 32, 20, unpack_q4_1},
+    [T_Q5_0] = {"Q5_0", 32, 22, unpack_q5_0},
+    [T_Q5_1] = {"Q5_1", 32, 24, unpack_q5_1},
+    [T_Q8_0] = {"Q8_0", 32, 34, unpack_q8_0},
+    [T_Q2_K] = {"Q2_K", 256, 84, unpack_q2_k},
+    [T_Q3_K] = {"Q3_K", 256, 110, unpack_q3_k},
+    [T_Q4_K] = {"Q4_K", 256, 144, unpack_q4_k},
+    [T_Q5_K] = {"Q5_K", 256, 176, unpack_q5_k},
+    [T_Q6_K] = {"Q6_K", 256, 210, unpack_q6_k},
+    [T_IQ4_NL] = {"IQ4_NL", 32, 18, unpack_iq4_nl},
+    [T_IQ4_XS] = {"IQ4_XS", 256, 136, unpack_iq4_xs},
+};
+
+const TensorType *tensor_type(int type)
+{
+    return type >= 0 && type < T_N_TYPES && tensor_types[type].block ? &tensor_types[type] : NULL;
+}
+
+/* ------------------------------------------------------------ 3 small maths
+ * From here to `forward` everything runs inside one parallel region: every thread of the team
+ * executes these functions, and loops marked `omp for` are shared out among them. */
+
+/* nb groups of a quantized row. */
+static void unpack(const Kernels *k, int type, Q32 *q, const uint8_t *row, int nb)
+{
+    (k->unpack[type] ? k->unpack[type] : tensor_types[type].unpack)(q, row, nb);
+}
+
+/* Row r of w as floats: in place if it is F32, else unpacked into buf[ne[0]] by way of q. */
+static const float *row_floats(const Kernels *k, const Tensor *w, int64_t r, float *buf, Q32 *q)
+{
+    const uint8_t *row = w->data + (size_t)r * w->row_bytes;
+    int n = (int)w->ne[0];
+    if (w->type == T_F32) return (const float *)(const void *)row;
+    if (w->type == T_F16) {
+        k->unpack_f16(buf, (const uint16_t *)(const void *)row, n);
+    } else if (w->type == T_BF16) {
+        k->unpack_bf16(buf, (const uint16_t *)(const void *)row, n);
+    } else {
+        unpack(k, w->type, q, row, n / QB);
+        k->unpack_q32(buf, q, n / QB);
+    }
+    return buf;
+}
+
+#define TILE 16 /* weight rows unpacked at a time: they stay in L2 while all tokens pass */
+
+/* Rows r0 .. r1-1 (at most TILE) of y = w x. */
+static void matmul_tile(State *s, float *y, size_t ys, const Tensor *w, const float *x, size_t xs,
+                        int n, int r0, int r1)
+{
+    int cols = (int)w->ne[0], nb = cols / QB, rows = r1 - r0;
+    float *buf = s->scratch + s->scratch_floats * (size_t)omp_get_thread_num();
+    Q32 *q = (Q32 *)(void *)(buf + (size_t)TILE * (size_t)cols);
+    if (w->type == T_F32) {
+        const float *w0 = (const float *)(const void *)(w->data + (size_t)r0 * w->row_bytes);
+        s->k->matmul(y + r0, ys, w0, (size_t)cols, rows, x, xs, n, cols);
+    } else if (!s->exact && tensor_types[w->type].unpack) {
+        for (int r = 0; r < rows; r++)
+            unpack(s->k, w->type, q + (size_t)r * (size_t)nb,
+                   w->data + (size_t)(r0 + r) * w->row_bytes, nb);
+        s->k->qmatmul(y + r0, ys, q, rows, s->xq, s->xq_stride, n, nb);
+    } else {
+        for (int r = 0; r < rows; r++)
+            row_floats(s->k, w, r0 + r, buf + (size_t)r * (size_t)cols, q);
+        s->k->matmul(y + r0, ys, buf, (size_t)cols, rows, x, xs, n, cols);
+    }
+}
+
+/* y[i * ys + r] = sum_c w[r][c] x[i * xs + c] + bias[r], i < n. In int8 mode quantized weights
+ * meet s->xq, the quantized x. Does not wait for the team. */
+static void matmul(State *s, float *y, size_t ys, const Tensor *w, const float *bias,
+                   const float *x, size_t xs, int n)
+{
+    int rows = (int)w->ne[1];
+#pragma omp for schedule(static) nowait
+    for (int r0 = 0; r0 < rows; r0 += TILE) {
+        int r1 = r0 + TILE < rows ? r0 + TILE : rows;
+        matmul_tile(s, y, ys, w, x, xs, n, r0, r1);
+        for (int i = 0; bias && i < n; i++)
+            for (int r = r0; r < r1; r++) y[(size_t)i * ys + (size_t)r] += bias[r];
+    }
+}
+
+/* Called by the whole team: nobody goes on until all have arrived. */
+static void team_wait(void)
+{
+#pragma omp barrier
+}
+
+/* Blocks b0 .. b1-1 of token i's activations to int8, when there are quantized weights to meet. */
+static void quantize_blocks(State *s, const float *x, int i, int b0, int b1)
+{
+    if (!s->exact) s->k->quantize(s->xq + (size_t)i * s->xq_stride + b0, x + b0 * QB, b1 - b0);
+}
+
+/* out = x / sqrt(mean(x^2) + eps) * w, all [n]. */
+static void rmsnorm(const State *s, float *out, const float *x, const float *w, int n)
+{
+    float ss;
+    s->k->matmul(&ss, 1, x, 0, 1, x, 0, 1, n);
+    float scale = 1.0f / sqrtf(ss / (float)n + s->m->norm_eps);
+    for (int c = 0; c < n; c++) out[c] = x[c] * scale * w[c];
+}
+
+/* For each of n tokens: x += add (if any), xb = rmsnorm(x) * w, and xb in int8. All [N][E]. */
+static void add_norm(State *s, float *x, const float *add, const float *w, int n)
+{
+    int E = s->m->n_embd;
+#pragma omp for schedule(static)
+    for (int i = 0; i < n; i++) {
+        float *xi = x + (size_t)i * (size_t)E, *xb = s->xb + (size_t)i * (size_t)E;
+        for (int c = 0; add && c < E; c++) xi[c] += add[(size_t)i * (size_t)E + (size_t)c];
+        rmsnorm(s, xb, xi, w, E);
+        quantize_blocks(s, xb, i, 0, E / QB);
+    }
+}
+
+/* ------------------------------------------------------------ 4 RoPE
+ * Pair j of a head at position pos turns by pos * inv_freq[j]: (a, b) -> (a cos - b sin,
+ * a sin + b cos), "RoFormer", arXiv:2104.09864, eq. 15. A kind supplies the frequencies. */
+
+/* inv_freq[j] = base^(-2j / n_rot), divided by the file's divisors if it has any (Llama 3.1+). */
+static int plain_freqs(const RopeParams *p, double *inv_freq, double *amplitude, Err *e)
+{
+    (void)e;
+    for (int j = 0; j < p->n_rot / 2; j++) {
+        inv_freq[j] = pow(p->base, -2.0 * j / p->n_rot);
+        if (p->divisors) inv_freq[j] /= (double)p->divisors[j];
+    }
+    *amplitude = 1;
+    return 0;
+}
+
+const RopeKind rope_plain = {"plain", "theta_j = base^(-2j/n_rot)", "arXiv:2104.09864",
+                             plain_freqs};
+
+static const RopeKind *const rope_kinds[] = {&rope_plain, &rope_none, &rope_linear};
+#define N_ROPE_KINDS ((int)(sizeof rope_kinds / sizeof *rope_kinds))
+
+const RopeKind *rope_at(int i)
+{
+    return i >= 0 && i < N_ROPE_KINDS ? rope_kinds[i] : NULL;
+}
+
+const RopeKind *rope_find(const char *name)
+{
+    for (int i = 0; i < N_ROPE_KINDS; i++)
+        if (strcmp(rope_kinds[i]->name, name) == 0) return rope_kinds[i];
+    return NULL;
+}
+
+int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, Err *e)
+{
+    *r = (Rope){.kind = kind, .p = *p, .layout = layout, .n_pairs = p->n_rot / 2};
+    r->inv_freq = xcalloc((size_t)r->n_pairs, sizeof *r->inv_freq);
+    if (kind->freqs(&r->p, r->inv_freq, &r->amplitude, e) == 0) return 0;
+    rope_free(r);
+    return -1;
+}
+
+void rope_free(Rope *r)
+{
+    free(r->inv_freq);
+    *r = (Rope){0};
+}
+
+void rope_pair(const Rope *r, int j, int *a, int *b)
+{
+    *a = r->layout == ROPE_HALF ? j : 2 * j;
+    *b = r->layout == ROPE_HALF ? j + r->n_pairs : 2 * j + 1;
+}
+
+/* cos and sin [N][P] of positions pos .. pos+n-1. Angles in double, rounded once: in float they
+ * would be off by 5e-4 at position 8k. */
+static void rope_table(const Rope *r, float *cs, float *sn, int pos, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < r->n_pairs; j++) {
+            double angle = (double)(pos + i) * r->inv_freq[j];
+            *cs++ = (float)(cos(angle) * r->amplitude);
+            *sn++ = (float)(sin(angle) * r->amplitude);
+        }
+}
+
+/* Rotates one head x[D] in place by the angles in cs[P], sn[P]; values past n_rot stay. */
+static void rotate(const Rope *r, float *x, const float *cs, const float *sn)
+{
+    int step = r->layout == ROPE_HALF ? 1 : 2, apart = r->layout == ROPE_HALF ? r->n_pairs : 1;
+    for (int j = 0; j < r->n_pairs; j++) {
+        float a = x[j * step], b = x[j * step + apart];
+        x[j * step] = a * cs[j] - b * sn[j];
+        x[j * step + apart] = a * sn[j] + b * cs[j];
+    }
+}
+
+/* ------------------------------------------------------------ 5 attention */
+
+/* The place of kv head kh of layer l in a cache: [n_ctx][D], contiguous. */
+static float *cache_at(const State *s, float *cache, int l, int kh)
+{
+    size_t head = (size_t)l * (size_t)s->m->max_kv_heads + (size_t)kh;
+    return cache + head * (size_t)s->n_ctx * (size_t)s->m->head_dim;
+}
+
+/* Turns one head of n tokens (x[i * stride], i < n) to their positions. */
+static void rotate_head(const State *s, const Layer *ly, float *x, size_t stride, int n)
+{
+    const Rope *r = &s->m->rope[ly->rope];
+    size_t at = (size_t)ly->rope * (size_t)s->n_batch * (size_t)s->max_pairs;
+    for (int i = 0; i < n; i++) {
+        size_t row = at + (size_t)i * (size_t)r->n_pairs;
+        rotate(r, x + (size_t)i * stride, s->cos + row, s->sin + row);
+    }
+}
+
+static void query_head(const State *s, int l, int h, int n)
+{
+    const Layer *ly = &s->m->layer[l];
+    size_t D = (size_t)s->m->head_dim, stride = (size_t)ly->n_heads * D;
+    float *q = s->q + (size_t)h * D;
+    const Probe *p = s->probe && s->probe->want & PROBE_QK ? s->probe : NULL;
+    if (p) p->q(p->ctx, l, h, BEFORE_ROPE, s->pos, n, q, stride);
+    rotate_head(s, ly, q, stride, n);
+    if (p) p->q(p->ctx, l, h, AFTER_ROPE, s->pos, n, q, stride);
+}
+
+/* Rotates key head kh of the batch and stores it and its value head in the cache. */
+static void key_value_head(const State *s, int l, int kh, int n)
+{
+    const Layer *ly = &s->m->layer[l];
+    size_t D = (size_t)s->m->head_dim, stride = (size_t)ly->n_kv_heads * D;
+    float *k = s->kx + (size_t)kh * D, *v = s->v + (size_t)kh * D;
+    const Probe *p = s->probe && s->probe->want & PROBE_QK ? s->probe : NULL;
+    if (p) p->k(p->ctx, l, kh, BEFORE_ROPE, s->pos, n, k, stride);
+    rotate_head(s, ly, k, stride, n);
+    if (p) p->k(p->ctx, l, kh, AFTER_ROPE, s->pos, n, k, stride);
+    float *kc = cache_at(s, s->k_cache, l, kh) + (size_t)s->pos * D;
+    float *vc = cache_at(s, s->v_cache, l, kh) + (size_t)s->pos * D;
+    for (int i = 0; i < n; i++) {
+        memcpy(kc + (size_t)i * D, k + (size_t)i * stride, D * sizeof *k);
+        memcpy(vc + (size_t)i * D, v + (size_t)i * stride, D * sizeof *v);
+    }
+}
+
+/* Shares out the heads of the batch: queries rotated, keys rotated and cached, values cached. */
+static void rotate_and_cache(const State *s, int l, int n)
+{
+    int H = s->m->layer[l].n_heads, K = s->m->layer[l].n_kv_heads;
+#pragma omp for schedule(static)
+    for (int h = 0; h < H + K; h++) {
+        if (h < H) query_head(s, l, h, n);
+        else key_value_head(s, l, h - H, n);
+    }
+}
+
+/* First key that the query at pos can see. */
+static int first_key(const Layer *ly, int pos)
+{
+    return ly->window && pos >= ly->window ? pos - ly->window + 1 : 0;
+}
+
+/* One query of head h: row[t - t0] holds q.k_t for keys t0 ..; the scaled scores become weights,
+ * out[D] = sum_t weight_t v_t. Two passes, so that a normalised row exists for the probe. */
+static void attend_row(const State *s, int l, int h, int pos, float *row, float *shown)
+{
+    const Model *m = s->m;
+    const Layer *ly = &m->layer[l];
+    int t0 = first_key(ly, pos), n_t = pos - t0 + 1, kh = h / (ly->n_heads / ly->n_kv_heads);
+    size_t D = (size_t)m->head_dim;
+    const float *v = cache_at(s, s->v_cache, l, kh) + (size_t)t0 * D;
+    float *out = s->att_out + ((size_t)(pos - s->pos) * (size_t)ly->n_heads + (size_t)h) * D;
+    const Probe *p = s->probe && s->probe->want & PROBE_ATTN ? s->probe : NULL;
+    for (int t = 0; t < n_t; t++) row[t] *= m->score_scale;
+    if (p) memcpy(shown, row, (size_t)n_t * sizeof *row);
+    s->k->softmax(row, n_t);
+    s->k->weighted_sum(out, row, v, D, n_t, (int)D);
+    if (p) p->attn(p->ctx, l, h, pos, t0, shown, row, out);
+}
+
+#define QUERIES 16 /* query rows that share one pass over the keys */
+
+/* Tokens i0 .. i1-1 of the batch, head h: scores of all of them in one product with the keys. */
+static void attend_block(const State *s, int l, int h, int i0, int i1)
+{
+    const Layer *ly = &s->m->layer[l];
+    size_t D = (size_t)s->m->head_dim, T = (size_t)s->n_ctx, stride = (size_t)ly->n_heads * D;
+    int t0 = first_key(ly, s->pos + i0), n_t = s->pos + i1 - t0;
+    int kh = h / (ly->n_heads / ly->n_kv_heads);
+    const float *keys = cache_at(s, s->k_cache, l, kh) + (size_t)t0 * D;
+    const float *q = s->q + (size_t)i0 * stride + (size_t)h * D;
+    float *rows = s->scratch + s->scratch_floats * (size_t)omp_get_thread_num();
+    s->k->matmul(rows, T, keys, D, n_t, q, stride, i1 - i0, (int)D);
+    for (int i = i0; i < i1; i++) {
+        float *row = rows + (size_t)(i - i0) * T + (first_key(ly, s->pos + i) - t0);
+        attend_row(s, l, h, s->pos + i, row, rows + (size_t)QUERIES * T);
+    }
+}
+
+/* att_out[i][h] for the whole batch. A probe sees the positions of a head in order: then a head is
+ * one piece of work; without one, so is each block of queries. */
+static void attention(const State *s, int l, int n)
+{
+    int H = s->m->layer[l].n_heads, blocks = (n + QUERIES - 1) / QUERIES;
+    int runs = s->probe && s->probe->want & PROBE_ATTN ? 1 : blocks;
+#pragma omp for schedule(dynamic)
+    for (int task = 0; task < H * runs; task++) {
+        int h = task % H, run = task / H;
+        for (int b = runs == 1 ? 0 : run; b < (runs == 1 ? blocks : run + 1); b++) {
+            int i1 = (b + 1) * QUERIES;
+            attend_block(s, l, h, b * QUERIES, i1 < n ? i1 : n);
+        }
+    }
+}
+
+/* ------------------------------------------------------------ 6 forward */
+
+/* ff_up = silu(ff_gate) * ff_up, and in int8; shared out in pieces of FF_PIECE values. */
+static void activate(State *s, int F, int n)
+{
+    enum { FF_PIECE = 1024 };
+    int pieces = (F + FF_PIECE - 1) / FF_PIECE;
+#pragma omp for schedule(static)
+    for (int task = 0; task < n * pieces; task++) {
+        int i = task / pieces, c0 = task % pieces * FF_PIECE;
+        int c1 = c0 + FF_PIECE < F ? c0 + FF_PIECE : F;
+        float *up = s->ff_up + (size_t)i * (size_t)F;
+        s->k->silu_mul(up + c0, s->ff_gate + (size_t)i * (size_t)F + c0, c1 - c0);
+        quantize_blocks(s, up, i, c0 / QB, c1 / QB);
+    }
+}
+
+static void quantize_rows(State *s, const float *x, int cols, int n)
+{
+    if (s->exact) return;
+#pragma omp for schedule(static)
+    for (int i = 0; i < n; i++)
+        quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
+}
+
+static void embed(State *s, const int *tok, int n)
+{
+    const Tensor *w = s->m->tok_embd;
+    size_t E = (size_t)s->m->n_embd;
+#pragma omp for schedule(static)
+    for (int i = 0; i < n; i++) {
+        float *buf = s->scratch + s->scratch_floats * (size_t)omp_get_thread_num();
+        Q32 *q = (Q32 *)(void *)(buf + E);
+        memcpy(s->x + (size_t)i * E, row_floats(s->k, w, tok[i], buf, q), E * sizeof(float));
+    }
+}
+
+/* One transformer layer over n tokens. On entry x + add is the residual stream (add: the last
+ * branch's output, not yet added); on return the stream is x + xo. */
+static void layer_forward(State *s, int l, const float *add, int n)
+{
+    const Layer *ly = &s->m->layer[l];
+    size_t E = (size_t)s->m->n_embd, D = (size_t)s->m->head_dim;
+    size_t Q = (size_t)ly->n_heads * D, KV = (size_t)ly->n_kv_heads * D, F = (size_t)ly->n_ff;
+
+    add_norm(s, s->x, add, ly->attn_norm, n);
+    matmul(s, s->q, Q, ly->wq, ly->bq, s->xb, E, n);
+    matmul(s, s->kx, KV, ly->wk, ly->bk, s->xb, E, n);
+    matmul(s, s->v, KV, ly->wv, ly->bv, s->xb, E, n);
+    team_wait();
+    rotate_and_cache(s, l, n);
+    attention(s, l, n);
+    quantize_rows(s, s->att_out, (int)Q, n);
+    matmul(s, s->xo, E, ly->wo, ly->bo, s->att_out, Q, n);
+    team_wait();
+
+    add_norm(s, s->x, s->xo, ly->ffn_norm, n);
+    matmul(s, s->ff_up, F, ly->w_up, NULL, s->xb, E, n);
+    matmul(s, s->ff_gate, F, ly->w_gate, NULL, s->xb, E, n);
+    team_wait();
+    activate(s, (int)F, n);
+    matmul(s, s->xo, E, ly->w_down, NULL, s->ff_up, F, n);
+    team_wait();
+}
+
+/* Shows the residual stream after layer l: x + xo, put together in xb, which is free now. */
+static void show_residual(State *s, int l, int n)
+{
+    if (!s->probe || !(s->probe->want & PROBE_RESID)) return;
+#pragma omp single
+    {
+        size_t E = (size_t)s->m->n_embd;
+        for (size_t c = 0; c < (size_t)n * E; c++) s->xb[c] = s->x[c] + s->xo[c];
+        s->probe->resid(s->probe->ctx, l, s->pos, n, s->xb, E);
+    }
+}
+
+/* Threads worth waking for n tokens: under some 10^6 multiplications each, waiting costs more. */
+static int team_size(const State *s, int n)
+{
+    double worth = (double)s->m->n_params * n / 1e6;
+    return worth >= s->n_threads ? s->n_threads : worth < 1 ? 1 : (int)worth;
+}
+
+void forward(State *s, const int *tok, int n, int n_logits)
+{
+    const Model *m = s->m;
+    size_t E = (size_t)m->n_embd, first = (size_t)(n - n_logits) * E;
+    MUST(n >= 1 && n <= s->n_batch && s->pos + n <= s->n_ctx && n_logits >= 0 && n_logits <= n);
+    for (int i = 0; i < n; i++) MUST(tok[i] >= 0 && tok[i] < m->n_vocab);
+    for (int r = 0; r < m->n_ropes; r++) {
+        size_t at = (size_t)r * (size_t)s->n_batch * (size_t)s->max_pairs;
+        rope_table(&m->rope[r], s->cos + at, s->sin + at, s->pos, n);
+    }
+#pragma omp parallel num_threads(team_size(s, n))
+    {
+        embed(s, tok, n);
+        for (int l = 0; l < m->n_layers; l++) {
+            layer_forward(s, l, l ? s->xo : NULL, n);
+            show_residual(s, l, n);
+        }
+        if (n_logits) {
+            add_norm(s, s->x + first, s->xo + first, m->output_norm, n_logits);
+            matmul(s, s->logits, (size_t)m->n_vocab, m->output, NULL, s->xb, E, n_logits);
+            team_wait();
+        }
+    }
+    s->pos += n;
+}
+
+/* ------------------------------------------------------------ 7 model file
+ * GGUF versions 2 and 3 (ggml/docs/gguf.md). The file is hostile until proven sound: every length
+ * is compared with what is left before it is used, never added to a position first. */
+
+typedef struct {
+    Gguf *g;
+    size_t at; /* offset in the file */
+    Err *e;
+} Reader;
+
+static size_t left(const Reader *r)
+{
+    return r->g->size - r->at;
+}
+
+static int take(Reader *r, void *out, size_t n, const char *field)
+{
+    if (n > left(r))
+        return err_set(r->e, "%s: %s at byte %zu: expected %zu bytes, found only %zu left",
+                       r->g->path, field, r->at, n, left(r));
+    memcpy(out, r->g->map + r->at, n);
+    r->at += n;
+    return 0;
+}
+
+static int take_str(Reader *r, Str *out, const char *field)
+{
+    uint64_t n = 0;
+    if (take(r, &n, sizeof n, field)) return -1;
+    if (n > left(r))
+        return err_set(r->e, "%s: %s at byte %zu: a text of %llu bytes, but only %zu are left",
+                       r->g->path, field, r->at, (unsigned long long)n, left(r));
+    *out = (Str){(const char *)r->g->map + r->at, (size_t)n};
+    r->at += (size_t)n;
+    return 0;
+}
+
+/* Bytes of one value; strings and arrays have no fixed size. */
+static const uint8_t gguf_size[GGUF_N_TYPES] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+
+static const char *const gguf_type_name[GGUF_N_TYPES] = {
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
+
+/* A short form of a name from the file that is safe to print: at most 80 bytes, no controls. */
+static const char *show(Str s, char buf[96])
+{
+    size_t n = s.n < 80 ? s.n : 80;
+    for (size_t i = 0; i < n; i++) buf[i] = (unsigned char)s.s[i] < 32 ? '?' : s.s[i];
+    snprintf(buf + n, 8, "%s", s.n > 80 ? "..." : "");
+    return buf;
+}
+
+/* Skips n values of a type, leaving k->val at the first. */
+static int take_values(Reader *r, GgufKey *k, uint32_t type, uint64_t n)
+{
+    char name[96];
+    k->val = r->g->map + r->at;
+    size_t start = r->at;
+    if (type == GGUF_STR) {
+        Str s;
+        for (uint64_t i = 0; i < n; i++)
+            if (take_str(r, &s, show(k->key, name))) return -1;
+    } else {
+        if (n > left(r) / gguf_size[type])
+            return err_set(r->e, "%s: key '%s': %llu values of type %s, but only %zu bytes are left",
+                           r->g->path, show(k->key, name), (unsigned long long)n,
+                           gguf_type_name[type], left(r));
+        r->at += (size_t)n * gguf_size[type];
+    }
+    k->bytes = r->at - start;
+    return 0;
+}
+
+static int take_key(Reader *r, GgufKey *k)
+{
+    char name[96];
+    if (take_str(r, &k->key, "metadata key")) return -1;
+    if (k->key.n == 0 || k->key.n > 65535)
+        return err_set(r->e, "%s: metadata key at byte %zu: expected 1 to 65535 bytes, found %zu",
+                       r->g->path, r->at, k->key.n);
+    if (take(r, &k->type, 4, show(k->key, name))) return -1;
+    k->elem = k->type;
+    k->n = 1;
+    if (k->type == GGUF_ARR &&
+        (take(r, &k->elem, 4, show(k->key, name)) || take(r, &k->n, 8, show(k->key, name))))
+        return -1;
+    if (k->elem >= GGUF_N_TYPES || k->elem == GGUF_ARR)
+        return err_set(r->e, "%s: key '%s': unknown value type %u", r->g->path,
+                       show(k->key, name), k->elem);
+    return take_values(r, k, k->elem, k->n);
+}
+
+/* Shape, type and size of one tensor; its offset is left in *offset. */
+static int take_tensor(Reader *r, Tensor *t, uint64_t *offset)
+{
+    char name[96];
+    const char *path = r->g->path;
+    uint32_t n_dims = 0, type = 0;
+    if (take_str(r, &t->name, "tensor name")) return -1;
+    show(t->name, name);
+    if (t->name.n == 0 || t->name.n > 1024)
+        return err_set(r->e, "%s: tensor '%s': expected a name of 1 to 1024 bytes, found %zu", path,
+                       name, t->name.n);
+    if (take(r, &n_dims, 4, name)) return -1;
+    if (n_dims < 1 || n_dims > 4)
+        return err_set(r->e, "%s: tensor '%s': expected 1 to 4 dimensions, found %u", path, name,
+                       n_dims);
+    t->n_dims = (int)n_dims;
+    int64_t count = 1;
+    for (int i = 0; i < 4; i++) {
+        t->ne[i] = 1;
+        if (i < t->n_dims && take(r, &t->ne[i], 8, name)) return -1;
+        if (t->ne[i] < 1 || __builtin_mul_overflow(count, t->ne[i], &count) || t->ne[i] > INT_MAX)
+            return err_set(r->e, "%s: tensor '%s': dimension %d is %lld, which is not possible",
+                           path, name, i, (long long)t->ne[i]);
+    }
+    if (take(r, &type, 4, name) || take(r, offset, 8, name)) return -1;
+    const TensorType *tt = tensor_type(type < INT_MAX ? (int)type : -1);
+    t->type = (int)type;
+    if (!tt)
+        return err_set(r->e, "%s: tensor '%s': type %u is not one of F32 F16 BF16 Q4_0 Q4_1 Q5_0 "
+                       "Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS", path, name, type);
+    if (t->ne[0] % tt->block)
+        return err_set(r->e, "%s: tensor '%s': rows of %s must be a multiple of %d long, found %lld",
+                       path, name, tt->name, tt->block, (long long)t->ne[0]);
+    t->row_bytes = (size_t)(t->ne[0] / tt->block) * (size_t)tt->bytes;
+    if (__builtin_mul_overflow(t->row_bytes, (size_t)(count / t->ne[0]), &t->bytes))
+        return err_set(r->e, "%s: tensor '%s': its size is not possible", path, name);
+    return 0;
+}
+
+static int str_cmp(Str a, Str b)
+{
+    int c = memcmp(a.s, b.s, a.n < b.n ? a.n : b.n);
+    return c ? c : (a.n > b.n) - (a.n < b.n);
+}
+
+static int key_cmp(const void *a, const void *b)
+{
+    return str_cmp(((const GgufKey *)a)->key, ((const GgufKey *)b)->key);
+}
+
+static int tensor_cmp(const void *a, const void *b)
+{
+    return str_cmp(((const Tensor *)a)->name, ((const Tensor *)b)->name);
+}
+
+/* By place in the file; longer first, so that of two at one place the second is reported. */
+static int place_cmp(const void *a, const void *b)
+{
+    const Tensor *x = a, *y = b;
+    if (x->data != y->data) return x->data < y->data ? -1 : 1;
+    return (x->bytes < y->bytes) - (x->bytes > y->bytes);
+}
+
+static int read_header(Reader *r, uint64_t *n_tensors, uint64_t *n_keys)
+{
+    Gguf *g = r->g;
+    char magic[4];
+    if (take(r, magic, 4, "magic")) return -1;
+    if (memcmp(magic, "GGUF", 4))
+        return err_set(r->e, "%s: magic: expected 'GGUF', found bytes %02x %02x %02x %02x: this is "
+                       "not a GGUF file", g->path, (unsigned char)magic[0], (unsigned char)magic[1],
+                       (unsigned char)magic[2], (unsigned char)magic[3]);
+    if (take(r, &g->version, 4, "version")) return -1;
+    if (g->version && (g->version & 0xffff) == 0)
+        return err_set(r->e, "%s: version: the file is big-endian; expected little-endian", g->path);
+    if (g->version != 2 && g->version != 3)
+        return err_set(r->e, "%s: version: expected GGUF 2 or 3, found %u", g->path, g->version);
+    if (take(r, n_tensors, 8, "tensor count") || take(r, n_keys, 8, "metadata count")) return -1;
+    /* The smallest tensor entry: name 8 + 1, n_dims 4, one dimension 8, type 4, offset 8. */
+    if (*n_tensors > left(r) / 33)
+        return err_set(r->e, "%s: tensor count: %llu tensors cannot fit in the %zu bytes left",
+                       g->path, (unsigned long long)*n_tensors, left(r));
+    /* The smallest key: name 8 + 1, type 4, value 1. */
+    if (*n_keys > left(r) / 14)
+        return err_set(r->e, "%s: metadata count: %llu keys cannot fit in the %zu bytes left",
+                       g->path, (unsigned long long)*n_keys, left(r));
+    return 0;
+}
+
+static int read_keys(Reader *r, uint64_t n)
+{
+    Gguf *g = r->g;
+    char name[96];
+    g->keys = xcalloc((size_t)n, sizeof *g->keys);
+    for (; g->n_keys < n; g->n_keys++)
+        if (take_key(r, &g->keys[g->n_keys])) return -1;
+    qsort(g->keys, g->n_keys, sizeof *g->keys, key_cmp);
+    for (size_t i = 1; i < g->n_keys; i++)
+        if (key_cmp(&g->keys[i - 1], &g->keys[i]) == 0)
+            return err_set(r->e, "%s: key '%s' occurs twice", g->path, show(g->keys[i].key, name));
+    return 0;
+}
+
+/* Places the tensors: offsets count from the data section, which is aligned. */
+static int place_tensors(Reader *r, const uint64_t *offset, size_t align)
+{
+    Gguf *g = r->g;
+    char name[96], other[96];
+    size_t pad = (align - r->at % align) % align;
+    if (g->n_tensors && pad > left(r))
+        return err_set(r->e, "%s: tensor data: the file ends before it", g->path);
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        Tensor *t = &g->tensors[i];
+        size_t room = left(r) - pad;
+        if (offset[i] % align)
+            return err_set(r->e, "%s: tensor '%s': offset %llu is not a multiple of the alignment "
+                           "%zu", g->path, show(t->name, name), (unsigned long long)offset[i], align);
+        if (offset[i] > room || t->bytes > room - (size_t)offset[i])
+            return err_set(r->e, "%s: tensor '%s': %zu bytes at offset %llu do not fit in the %zu "
+                           "bytes of tensor data: the file is cut off or damaged", g->path,
+                           show(t->name, name), t->bytes, (unsigned long long)offset[i], room);
+        t->data = g->map + r->at + pad + (size_t)offset[i];
+    }
+    qsort(g->tensors, g->n_tensors, sizeof *g->tensors, place_cmp);
+    for (size_t i = 1; i < g->n_tensors; i++)
+        if (g->tensors[i - 1].data + g->tensors[i - 1].bytes > g->tensors[i].data)
+            return err_set(r->e, "%s: tensors '%s' and '%s' overlap", g->path,
+                           show(g->tensors[i - 1].name, other), show(g->tensors[i].name, name));
+    return 0;
+}
+
+static int read_tensors(Reader *r, uint64_t n)
+{
+    Gguf *g = r->g;
+    char name[96];
+    int64_t align = 32;
+    g->tensors = xcalloc((size_t)n, sizeof *g->tensors);
+    uint64_t *offset = xcalloc((size_t)n, sizeof *offset);
+    int bad = 0;
+    for (; !bad && g->n_tensors < n; g->n_tensors += !bad)
+        bad = take_tensor(r, &g->tensors[g->n_tensors], &offset[g->n_tensors]);
+    bad = bad || gguf_int(g, "general.alignment", 8, 1 << 20, &align, r->e) < 0;
+    if (!bad && (align & (align - 1)))
+        bad = err_set(r->e, "%s: key 'general.alignment': expected a power of two, found %lld",
+                      g->path, (long long)align);
+    bad = bad || place_tensors(r, offset, (size_t)align);
+    free(offset);
+    if (bad) return -1;
+    qsort(g->tensors, g->n_tensors, sizeof *g->tensors, tensor_cmp);
+    for (size_t i = 1; i < g->n_tensors; i++)
+        if (tensor_cmp(&g->tensors[i - 1], &g->tensors[i]) == 0)
+            return err_set(r->e, "%s: tensor '%s' occurs twice", g->path,
+                           show(g->tensors[i].name, name));
+    return 0;
+}
+
+static int parse(Gguf *g, Err *e)
+{
+    Reader r = {g, 0, e};
+    uint64_t n_tensors = 0, n_keys = 0;
+    int64_t split = 1;
+    if (read_header(&r, &n_tensors, &n_keys) || read_keys(&r, n_keys)) return -1;
+    if (gguf_int(g, "split.count", 0, 65535, &split, e) < 0) return -1;
+    if (split > 1)
+        return err_set(e, "%s: key 'split.count': this is one part of a model split into %lld files; "
+                       "expected a whole model (llama-gguf-split --merge joins them)", g->path,
+                       (long long)split);
+    return read_tensors(&r, n_tensors);
+}
+
+int gguf_parse(Gguf *g, const char *path, const uint8_t *data, size_t size, Err *e)
+{
+    *g = (Gguf){.map = data, .size = size, .borrowed = 1};
+    g->path = xcalloc(strlen(path) + 1, 1);
+    memcpy(g->path, path, strlen(path));
+    if (parse(g, e) == 0) return 0;
+    gguf_close(g);
+    return -1;
+}
+
+/* Maps a whole regular file read-only. NULL on error. */
+static const uint8_t *map_file(const char *path, size_t *size, Err *e)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st)) {
+        err_set(e, "%s: cannot be opened: %s", path, strerror(errno));
+        if (fd >= 0) close(fd);
+        return NULL;
+    }
+    void *map = MAP_FAILED;
+    if (!S_ISREG(st.st_mode))
+        err_set(e, "%s: expected a file, found a %s", path,
+                S_ISDIR(st.st_mode) ? "directory" : "device or pipe");
+    else if (st.st_size == 0)
+        err_set(e, "%s: the file is empty", path);
+    else if ((map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
+        err_set(e, "%s: cannot be mapped: %s", path, strerror(errno));
+    close(fd);
+    *size = (size_t)st.st_size;
+    return map == MAP_FAILED ? NULL : map;
+}
+
+int gguf_open(Gguf *g, const char *path, Err *e)
+{
+    size_t size;
+    const uint8_t *map = map_file(path, &size, e);
+    if (!map) return -1;
+    if (gguf_parse(g, path, map, size, e)) {
+        munmap((void *)(uintptr_t)map, size);
+        return -1;
+    }
+    g->borrowed = 0;
+    return 0;
+}
+
+void gguf_close(Gguf *g)
+{
+    if (g->map && !g->borrowed) munmap((void *)(uintptr_t)g->map, g->size);
+    free(g->path);
+    free(g->keys);
+    free(g->tensors);
+    *g = (Gguf){0};
+}
+
+const GgufKey *gguf_find(const Gguf *g, const char *key)
+{
+    GgufKey want = {.key = {key, strlen(key)}};
+    return g->n_keys ? bsearch(&want, g->keys, g->n_keys, sizeof want, key_cmp) : NULL;
+}
+
+const Tensor *gguf_tensor(const Gguf *g, const char *name)
+{
+    Tensor want = {.name = {name, strlen(name)}};
+    return g->n_tensors ? bsearch(&want, g->tensors, g->n_tensors, sizeof want, tensor_cmp) : NULL;
+}
+
+static int wrong_type(const Gguf *g, const GgufKey *k, const char *expected, Err *e)
+{
+    char name[96];
+    int arr = k->type == GGUF_ARR;
+    return err_set(e, "%s: key '%s': expected %s, found %s%s", g->path, show(k->key, name), expected,
+                   arr ? "an array of " : "", gguf_type_name[k->elem]);
+}
+
+/* Value i of an integer or bool key of any width. 0, or -1 if it is neither. */
+static int int_at(const GgufKey *k, size_t i, int64_t *out)
+{
+    const uint8_t *p = k->val + i * gguf_size[k->elem];
+    uint64_t u = 0;
+    if (k->elem == GGUF_STR || k->elem == GGUF_F32 || k->elem == GGUF_F64) return -1;
+    memcpy(&u, p, gguf_size[k->elem]);
+    switch (k->elem) {
+    case GGUF_I8: *out = (int8_t)u; break;
+    case GGUF_I16: *out = (int16_t)u; break;
+    case GGUF_I32: *out = (int32_t)u; break;
+    case GGUF_U64: *out = u > INT64_MAX ? INT64_MAX : (int64_t)u; break;
+    default: *out = (int64_t)u;
+    }
+    return 0;
+}
+
+static int int_in(const Gguf *g, const GgufKey *k, size_t i, int64_t lo, int64_t hi, int64_t *out,
+                  Err *e)
+{
+    char name[96];
+    int64_t v = 0;
+    if (int_at(k, i, &v)) return wrong_type(g, k, "an integer", e);
+    if (v < lo || v > hi)
+        return err_set(e, "%s: key '%s': expected an integer from %lld to %lld, found %lld", g->path,
+                       show(k->key, name), (long long)lo, (long long)hi, (long long)v);
+    *out = v;
+    return 1;
+}
+
+int gguf_int(const Gguf *g, const char *key, int64_t lo, int64_t hi, int64_t *out, Err *e)
+{
+    const GgufKey *k = gguf_find(g, key);
+    if (!k) return 0;
+    if (k->type == GGUF_ARR) return wrong_type(g, k, "an integer", e);
+    return int_in(g, k, 0, lo, hi, out, e);
+}
+
+int gguf_float(const Gguf *g, const char *key, double lo, double hi, double *out, Err *e)
+{
+    const GgufKey *k = gguf_find(g, key);
+    float f;
+    double d;
+    if (!k) return 0;
+    if (k->type == GGUF_F32) {
+        memcpy(&f, k->val, sizeof f);
+        d = (double)f;
+    } else if (k->type == GGUF_F64) {
+        memcpy(&d, k->val, sizeof d);
+    } else {
+        return wrong_type(g, k, "a number", e);
+    }
+    if (!(d >= lo && d <= hi))
+        return err_set(e, "%s: key '%s': expected a number from %g to %g, found %g", g->path, key,
+                       lo, hi, d);
+    *out = d;
+    return 1;
+}
+
+int gguf_bool(const Gguf *g, const char *key, int *out, Err *e)
+{
+    int64_t v = 0;
+    int found = gguf_int(g, key, 0, 1, &v, e);
+    if (found == 1) *out = (int)v;
+    return found;
+}
+
+int gguf_str(const Gguf *g, const char *key, Str *out, Err *e)
+{
+    const GgufKey *k = gguf_find(g, key);
+    uint64_t n;
+    if (!k) return 0;
+    if (k->type != GGUF_STR) return wrong_type(g, k, "a text", e);
+    memcpy(&n, k->val, sizeof n);
+    *out = (Str){(const char *)k->val + 8, (size_t)n};
+    return 1;
+}
+
+int gguf_strs(const Gguf *g, const char *key, Str **out, size_t *n, Err *e)
+{
+    const GgufKey *k = gguf_find(g, key);
+    if (!k) return 0;
+    if (k->type != GGUF_ARR || k->elem != GGUF_STR) return wrong_type(g, k, "an array of texts", e);
+    *n = (size_t)k->n;
+    *out = xcalloc(*n, sizeof **out);
+    const uint8_t *p = k->val;
+    for (size_t i = 0; i < *n; i++) {
+        uint64_t len;
+        memcpy(&len, p, sizeof len);
+        (*out)[i] = (Str){(const char *)p + 8, (size_t)len};
+        p += 8 + len;
+    }
+    return 1;
+}
+
+int gguf_floats(const Gguf *g, const char *key, float **out, size_t *n, Err *e)
+{
+    const GgufKey *k = gguf_find(g, key);
+    if (!k) return 0;
+    if (k->type != GGUF_ARR || k->elem != GGUF_F32) return wrong_type(g, k, "an array of f32", e);
+    *n = (size_t)k->n;
+    *out = xcalloc(*n, sizeof **out);
+    memcpy(*out, k->val, *n * sizeof **out);
+    return 1;
+}
+
+int gguf_ints(const Gguf *g, const char *key, int **out, size_t *n, Err *e)
+{
+    const GgufKey *k = gguf_find(g, key);
+    if (!k) return 0;
+    if (k->type != GGUF_ARR) return wrong_type(g, k, "an array of integers", e);
+    *n = (size_t)k->n;
+    *out = xcalloc(*n, sizeof **out);
+    for (size_t i = 0; i < *n; i++) {
+        int64_t v = 0;
+        if (int_in(g, k, i, INT_MIN, INT_MAX, &v, e) < 0) {
+            free(*out);
+            *out = NULL;
+            return -1;
+        }
+        (*out)[i] = (int)v;
+    }
+    return 1;
+}
+
+int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *out, int n, Err *e)
+{
+    const GgufKey *k = gguf_find(g, key);
+    if (!k) return 0;
+    if (k->type == GGUF_ARR && k->n != (uint64_t)n)
+        return err_set(e, "%s: key '%s': expected one number, or %d (one per layer), found %llu",
+                       g->path, key, n, (unsigned long long)k->n);
+    for (int l = 0; l < n; l++) {
+        int64_t v = 0;
+        if (int_in(g, k, k->type == GGUF_ARR ? (size_t)l : 0, lo, hi, &v, e) < 0) return -1;
+        out[l] = (int)v;
+    }
+    return 1;
+}
+
+/* What a file does not say about its architecture (one row each; see model.h). */
+static const Arch archs[] = {
+    {"llama", ROPE_ADJACENT, 10000.0},
+};
+
+/* Binding: every tensor of an architecture by name, kind and full shape. Sizes by letter. */
+enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F, DIM_V };
+typedef struct {
+    const char *name; /* of a layer tensor: what follows "blk.N." */
+    size_t field;     /* in Layer */
+    int vector, required;
+    int row, rows; /* DIM_ of ne[0] and ne[1] */
+} Bind;
+
+static const Bind layer_binds[] = {
+    {"attn_norm.weight", offsetof(Layer, attn_norm), 1, 1, DIM_E, DIM_ONE},
+    {"attn_q.weight", offsetof(Layer, wq), 0, 1, DIM_E, DIM_Q},
+    {"attn_k.weight", offsetof(Layer, wk), 0, 1, DIM_E, DIM_KV},
+    {"attn_v.weight", offsetof(Layer, wv), 0, 1, DIM_E, DIM_KV},
+    {"attn_output.weight", offsetof(Layer, wo), 0, 1, DIM_Q, DIM_E},
+    {"attn_q.bias", offsetof(Layer, bq), 1, 0, DIM_Q, DIM_ONE},
+    {"attn_k.bias", offsetof(Layer, bk), 1, 0, DIM_KV, DIM_ONE},
+    {"attn_v.bias", offsetof(Layer, bv), 1, 0, DIM_KV, DIM_ONE},
+    {"attn_output.bias", offsetof(Layer, bo), 1, 0, DIM_E, DIM_ONE},
+    {"ffn_norm.weight", offsetof(Layer, ffn_norm), 1, 1, DIM_E, DIM_ONE},
+    {"ffn_gate.weight", offsetof(Layer, w_gate), 0, 1, DIM_E, DIM_F},
+    {"ffn_up.weight", offsetof(Layer, w_up), 0, 1, DIM_E, DIM_F},
+    {"ffn_down.weight", offsetof(Layer, w_down), 0, 1, DIM_F, DIM_E},
+};
+#define N_LAYER_BINDS (sizeof layer_binds / sizeof *layer_binds)
+
+typedef struct {
+    Model *m;
+    Err *e;
+    uint8_t *used; /* [n_tensors]: bound, or known to change nothing */
+} Binder;
+
+/* The tensor of that name, with the full shape checked. 1 found, 0 absent, -1 wrong. */
+static int bind_tensor(Binder *b, const char *name, int64_t ne0, int64_t ne1, int required,
+                       const Tensor **out)
+{
+    const Gguf *g = &b->m->g;
+    const Tensor *t = gguf_tensor(g, name);
+    if (!t && !required) return 0;
+    if (!t) return err_set(b->e, "%s: tensor '%s' is missing", g->path, name);
+    if (t->ne[0] != ne0 || t->ne[1] != ne1 || t->ne[2] != 1 || t->ne[3] != 1)
+        return err_set(b->e, "%s: tensor '%s': expected shape [%lld, %lld], found [%lld, %lld, %lld, "
+                       "%lld]", g->path, name, (long long)ne0, (long long)ne1, (long long)t->ne[0],
+                       (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3]);
+    b->used[t - g->tensors] = 1;
+    *out = t;
+    return 1;
+}
+
+/* A vector as float32: in place, or (F16, BF16, quantized) widened into memory of the model. */
+static int bind_vector(Binder *b, const char *name, int64_t n, int required, const float **out)
+{
+    const Tensor *t = NULL;
+    int found = bind_tensor(b, name, n, 1, required, &t);
+    if (found <= 0) return found;
+    if (t->type == T_F32) {
+        *out = (const float *)(const void *)t->data;
+        return 1;
+    }
+    Model *m = b->m;
+    float *copy = xcalloc((size_t)n, sizeof *copy);
+    Q32 *q = xcalloc((size_t)n / QB + 1, sizeof *q);
+    row_floats(&kernels_base, t, 0, copy, q);
+    free(q);
+    m->owned = xrealloc(m->owned, (size_t)m->n_owned + 1, sizeof *m->owned);
+    m->owned[m->n_owned++] = copy;
+    *out = copy;
+    return 1;
+}
+
+static int64_t dim_of(const Model *m, const Layer *ly, int dim)
+{
+    switch (dim) {
+    case DIM_E: return m->n_embd;
+    case DIM_Q: return (int64_t)ly->n_heads * m->head_dim;
+    case DIM_KV: return (int64_t)ly->n_kv_heads * m->head_dim;
+    case DIM_F: return ly->n_ff;
+    case DIM_V: return m->n_vocab;
+    default: return 1;
+    }
+}
+
+static int bind_layer(Binder *b, int l)
+{
+    Layer *ly = &b->m->layer[l];
+    for (size_t i = 0; i < N_LAYER_BINDS; i++) {
+        const Bind *row = &layer_binds[i];
+        char name[64];
+        void *field = (char *)ly + row->field;
+        int64_t ne0 = dim_of(b->m, ly, row->row), ne1 = dim_of(b->m, ly, row->rows);
+        snprintf(name, sizeof name, "blk.%d.%s", l, row->name);
+        int found = row->vector ? bind_vector(b, name, ne0, row->required, field)
+                                : bind_tensor(b, name, ne0, ne1, row->required, field);
+        if (found < 0) return -1;
+    }
+    return 0;
+}
+
+/* A tensor nobody bound would change the result if it were obeyed: say so instead of ignoring it.
+ * (attn_rot_embd is an old copy of the rotary frequencies.) */
+static int refuse_unknown(Binder *b)
+{
+    const Gguf *g = &b->m->g;
+    char name[96];
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        Str s = g->tensors[i].name;
+        if (b->used[i] || memmem(s.s, s.n, "rot_embd", 8)) continue;
+        return err_set(b->e, "%s: tensor '%s' is not part of architecture '%s' as this program knows "
+                       "it; ignoring it could give wrong results", g->path, show(s, name),
+                       b->m->arch->name);
+    }
+    return 0;
+}
+
+static int bind_tensors(Model *m, Err *e)
+{
+    Binder b = {m, e, xcalloc(m->g.n_tensors, 1)};
+    const Tensor *freqs = gguf_tensor(&m->g, "rope_freqs.weight");
+    if (freqs) b.used[freqs - m->g.tensors] = 1;
+    int bad = bind_tensor(&b, "token_embd.weight", m->n_embd, m->n_vocab, 1, &m->tok_embd) < 0;
+    m->output = m->tok_embd; /* tied, unless the file has a matrix of its own */
+    bad = bad || bind_tensor(&b, "output.weight", m->n_embd, m->n_vocab, 0, &m->output) < 0 ||
+          bind_vector(&b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0;
+    for (int l = 0; !bad && l < m->n_layers; l++) bad = bind_layer(&b, l);
+    bad = bad || refuse_unknown(&b);
+    free(b.used);
+    return bad ? -1 : 0;
+}
+
+static const char *arch_key(const Model *m, const char *name, char buf[128])
+{
+    snprintf(buf, 128, "%s.%s", m->arch->name, name);
+    return buf;
+}
+
+/* An integer hyper-parameter; required unless it has a default (def >= 0). */
+static int hyper_int(const Model *m, const char *name, int lo, int hi, int def, int *out, Err *e)
+{
+    char key[128];
+    int64_t v = def;
+    int found = gguf_int(&m->g, arch_key(m, name, key), lo, hi, &v, e);
+    if (found == 0 && def < 0)
+        return err_set(e, "%s: key '%s' is missing; expected an integer", m->g.path, key);
+    *out = (int)v;
+    return found < 0 ? -1 : 0;
+}
+
+static int hyper_layers(const Model *m, const char *name, int hi, const int *def, int *out, Err *e)
+{
+    char key[128];
+    int found = gguf_per_layer(&m->g, arch_key(m, name, key), 1, hi, out, m->n_layers, e);
+    if (found == 0 && !def)
+        return err_set(e, "%s: key '%s' is missing; expected an integer", m->g.path, key);
+    for (int l = 0; found == 0 && l < m->n_layers; l++) out[l] = def[l];
+    return found < 0 ? -1 : 0;
+}
+
+static int max_of(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+/* Heads and widths of every layer, from scalars or arrays. */
+static int read_layers(Model *m, Err *e)
+{
+    size_t L = (size_t)m->n_layers;
+    int *n = xcalloc(3 * L, sizeof *n), window = 0;
+    int bad = hyper_layers(m, "attention.head_count", 1 << 16, NULL, n, e) ||
+              hyper_layers(m, "attention.head_count_kv", 1 << 16, n, n + L, e) ||
+              hyper_layers(m, "feed_forward_length", 1 << 24, NULL, n + 2 * L, e) ||
+              hyper_int(m, "attention.sliding_window", 0, INT_MAX, 0, &window, e);
+    m->layer = xcalloc(L, sizeof *m->layer);
+    for (size_t l = 0; !bad && l < L; l++) {
+        m->layer[l] = (Layer){n[l], n[L + l], n[2 * L + l], .window = window};
+        if (n[l] % n[L + l])
+            bad = err_set(e, "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
+                          "heads of layer %zu, found %d", m->g.path, m->arch->name, n[l], l, n[L + l]);
+        m->max_heads = max_of(m->max_heads, n[l]);
+        m->max_kv_heads = max_of(m->max_kv_heads, n[L + l]);
+        m->max_ff = max_of(m->max_ff, n[2 * L + l]);
+    }
+    free(n);
+    return bad;
+}
+
+static int read_shape(Model *m, Err *e)
+{
+    int experts = 0, value_dim = 0;
+    const Tensor *embd = gguf_tensor(&m->g, "token_embd.weight");
+    if (hyper_int(m, "block_count", 1, 4096, -1, &m->n_layers, e) ||
+        hyper_int(m, "embedding_length", 1, 1 << 20, -1, &m->n_embd, e) ||
+        hyper_int(m, "context_length", 1, INT_MAX, -1, &m->n_ctx_train, e) ||
+        hyper_int(m, "expert_count", 0, 1 << 16, 0, &experts, e))
+        return -1;
+    if (experts)
+        return err_set(e, "%s: key '%s.expert_count': %d experts; mixtures of experts are not "
+                       "supported", m->g.path, m->arch->name, experts);
+    if (!embd) return err_set(e, "%s: tensor 'token_embd.weight' is missing", m->g.path);
+    m->n_vocab = (int)embd->ne[1];
+    if (read_layers(m, e)) return -1;
+    int split = m->n_embd / m->layer[0].n_heads;
+    if (hyper_int(m, "attention.key_length", 1, 1 << 14, split, &m->head_dim, e) ||
+        hyper_int(m, "attention.value_length", 1, 1 << 14, m->head_dim, &value_dim, e))
+        return -1;
+    if (m->head_dim < 1 || value_dim != m->head_dim)
+        return err_set(e, "%s: keys have %d values per head and values %d; expected the same, above "
+                       "0", m->g.path, m->head_dim, value_dim);
+    return 0;
+}
+
+/* Which kind of RoPE the file asks for: rope.scaling.type, or the older rope.scale_linear. */
+static int rope_kind(const Model *m, const char *wanted, double *factor, const RopeKind **kind,
+                     Err *e)
+{
+    char key[128], text[96];
+    Str type = {"none", 4};
+    *factor = 1;
+    if (gguf_float(&m->g, arch_key(m, "rope.scale_linear", key), 1e-6, 1e6, factor, e) < 0 ||
+        gguf_float(&m->g, arch_key(m, "rope.scaling.factor", key), 0, 1e6, factor, e) < 0 ||
+        gguf_str(&m->g, arch_key(m, "rope.scaling.type", key), &type, e) < 0)
+        return -1;
+    if (*factor == 0) *factor = 1; /* llama.cpp writes 0 for "not scaled" */
+    if (!str_is(type, "none") && !str_is(type, "linear"))
+        return err_set(e, "%s: key '%s': expected 'none' or 'linear', found '%s', which this program "
+                       "does not have", m->g.path, key, show(type, text));
+    *kind = *factor > 1 || *factor < 1 ? &rope_linear : &rope_plain;
+    if (wanted && !(*kind = rope_find(wanted)))
+        return err_set(e, "--rope %s: expected one of plain, none, linear", wanted);
+    return 0;
+}
+
+static int read_rope(Model *m, const char *wanted, Err *e)
+{
+    char key[128];
+    const RopeKind *kind = NULL;
+    RopeParams p = {.head_dim = m->head_dim, .base = m->arch->rope_base};
+    if (hyper_int(m, "rope.dimension_count", 2, m->head_dim, m->head_dim, &p.n_rot, e) ||
+        hyper_int(m, "rope.scaling.original_context_length", 1, INT_MAX, m->n_ctx_train,
+                  &p.n_ctx_orig, e) ||
+        gguf_float(&m->g, arch_key(m, "rope.freq_base", key), 1.0, 1e12, &p.base, e) < 0 ||
+        rope_kind(m, wanted, &p.factor, &kind, e))
+        return -1;
+    if (p.n_rot % 2)
+        return err_set(e, "%s: key '%s.rope.dimension_count': expected an even number, found %d",
+                       m->g.path, m->arch->name, p.n_rot);
+    Binder b = {m, e, xcalloc(m->g.n_tensors, 1)};
+    int bad = bind_vector(&b, "rope_freqs.weight", p.n_rot / 2, 0, &p.divisors) < 0;
+    free(b.used);
+    for (int j = 0; !bad && p.divisors && j < p.n_rot / 2; j++)
+        if (!(p.divisors[j] > 0))
+            bad = err_set(e, "%s: tensor 'rope_freqs.weight': divisor %d is %g; expected a number "
+                          "above 0", m->g.path, j, (double)p.divisors[j]);
+    if (bad) return -1;
+    m->rope = xcalloc(1, sizeof *m->rope);
+    if (rope_new(&m->rope[0], kind, &p, m->arch->layout, e)) return -1;
+    m->n_ropes = 1;
+    return 0;
+}
+
+static int read_model(Model *m, const ModelOptions *opt, Err *e)
+{
+    Str arch = {"", 0};
+    char text[96], key[128];
+    int found = gguf_str(&m->g, "general.architecture", &arch, e);
+    if (found < 0) return -1;
+    if (!found)
+        return err_set(e, "%s: key 'general.architecture' is missing; expected 'llama'", m->g.path);
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
+        if (str_is(arch, archs[i].name)) m->arch = &archs[i];
+    if (!m->arch)
+        return err_set(e, "%s: key 'general.architecture': expected 'llama', found '%s'", m->g.path,
+                       show(arch, text));
+    double eps = 1e-5;
+    if (m->g.n_tensors == 0)
+        return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
+                       m->g.path);
+    if (read_shape(m, e) || read_rope(m, opt->rope, e) ||
+        gguf_float(&m->g, arch_key(m, "attention.layer_norm_rms_epsilon", key), 0, 1, &eps, e) < 0)
+        return -1;
+    m->norm_eps = (float)eps;
+    m->score_scale = (float)(1.0 / sqrt((double)m->head_dim));
+    for (size_t i = 0; i < m->g.n_tensors; i++) {
+        const Tensor *t = &m->g.tensors[i];
+        m->n_params += (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
+    }
+    return bind_tensors(m, e);
+}
+
+int model_bind(Model *m, Gguf *g, const ModelOptions *opt, Err *e)
+{
+    static const ModelOptions none = {0};
+    *m = (Model){.g = *g};
+    *g = (Gguf){0};
+    if (read_model(m, opt ? opt : &none, e) == 0) return 0;
+    model_close(m);
+    return -1;
+}
+
+int model_open(Model *m, const char *path, const ModelOptions *opt, Err *e)
+{
+    Gguf g;
+    *m = (Model){0};
+    return gguf_open(&g, path, e) ? -1 : model_bind(m, &g, opt, e);
+}
+
+void model_close(Model *m)
+{
+    for (int i = 0; i < m->n_ropes; i++) rope_free(&m->rope[i]);
+    for (int i = 0; i < m->n_owned; i++) free(m->owned[i]);
+    free(m->owned);
+    free(m->rope);
+    free(m->layer);
+    gguf_close(&m->g);
+    *m = (Model){0};
+}
+
+/* ------------------------------------------------------------ 8 state */
+
+/* Processors this process may run on: its affinity, then what the batch system or the user says. */
+static int default_threads(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
+#endif
+    const char *vars[] = {"SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"};
+    for (int i = 0; i < 2; i++) {
+        const char *v = getenv(vars[i]);
+        if (v && atoi(v) > 0) n = atoi(v);
+    }
+    return n < 1 ? 1 : n > 1024 ? 1024 : (int)n;
+}
+
+static int state_sizes(State *s, const StateOptions *opt, Err *e)
+{
+    const Model *m = s->m;
+    s->n_ctx = opt->n_ctx ? opt->n_ctx : m->n_ctx_train < 4096 ? m->n_ctx_train : 4096;
+    s->n_batch = opt->n_batch ? opt->n_batch : 512;
+    if (s->n_batch > s->n_ctx) s->n_batch = s->n_ctx;
+    s->n_threads = opt->n_threads ? opt->n_threads : default_threads();
+#ifndef _OPENMP
+    s->n_threads = 1;
+#endif
+    s->exact = opt->exact;
+    s->k = kernels_pick(opt->isa, e);
+    for (int r = 0; r < m->n_ropes; r++) s->max_pairs = max_of(s->max_pairs, m->rope[r].n_pairs);
+    return s->k ? 0 : -1;
+}
+
+int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
+{
+    static const StateOptions defaults = {0};
+    *s = (State){.m = m};
+    if (state_sizes(s, opt ? opt : &defaults, e)) return -1;
+    size_t N = (size_t)s->n_batch, E = (size_t)m->n_embd, F = (size_t)m->max_ff;
+    size_t Q = (size_t)m->max_heads * (size_t)m->head_dim;
+    size_t KV = (size_t)m->max_kv_heads * (size_t)m->head_dim;
+    size_t angles = (size_t)m->n_ropes * N * (size_t)s->max_pairs;
+    size_t cache = (size_t)m->n_layers * KV * (size_t)s->n_ctx;
+    size_t widest = F > E ? F : E;
+    if (Q > widest) widest = Q;
+    s->xq_stride = widest / QB;
+    size_t unpacked = TILE * (widest + (widest / QB + 1) * sizeof(Q32) / sizeof(float));
+    size_t scores = (QUERIES + 1) * (size_t)s->n_ctx;
+    s->scratch_floats = ((unpacked > scores ? unpacked : scores) + 63) / 64 * 64;
+
+    struct {
+        void *field;
+        size_t n, size;
+    } table[] = {
+        {&s->x, N * E, 4},
+        {&s->xo, N * E, 4},
+        {&s->xb, N * E, 4},
+        {&s->q, N * Q, 4},
+        {&s->att_out, N * Q, 4},
+        {&s->kx, N * KV, 4},
+        {&s->v, N * KV, 4},
+        {&s->ff_up, N * F, 4},
+        {&s->ff_gate, N * F, 4},
+        {&s->xq, N * s->xq_stride, sizeof(Q8)},
+        {&s->cos, angles, 4},
+        {&s->sin, angles, 4},
+        {&s->k_cache, cache, 4},
+        {&s->v_cache, cache, 4},
+        {&s->logits, N * (size_t)m->n_vocab, 4},
+        {&s->scratch, s->scratch_floats * (size_t)s->n_threads, 4},
+    };
+    enum { N_BUFFERS = sizeof table / sizeof *table };
+    size_t at[N_BUFFERS], total = 0;
+    for (int i = 0; i < N_BUFFERS; i++) {
+        at[i] = total;
+        total += (table[i].n * table[i].size + 63) / 64 * 64;
+    }
+    s->mem = xcalloc(total + 64, 1); /* untouched pages of the caches cost nothing */
+    s->mem_bytes = total;
+    uintptr_t base = ((uintptr_t)s->mem + 63) / 64 * 64;
+    for (int i = 0; i < N_BUFFERS; i++) {
+        void *p = (void *)(base + at[i]);
+        memcpy(table[i].field, &p, sizeof p);
+    }
+    return 0;
+}
+
+void state_reset(State *s)
+{
+    s->pos = 0;
+}
+
+void state_free(State *s)
+{
+    free(s->mem);
+    *s = (State){0};
+}
+
+#ifndef RUN_NO_MAIN
+/* ------------------------------------------------------------ 9 sampler
+ * Order as in llama.cpp: repeat penalty, top-k, top-p, min-p, temperature, draw. */
+
+typedef struct {
+    double temp, top_p, min_p, repeat_penalty;
+    int top_k, repeat_last_n;
+    uint64_t rng; /* state of SplitMix64 */
+} Sampler;
+
+typedef struct {
+    float logit;
+    int id;
+} Candidate;
+
+/* SplitMix64 (Steele, Lea, Flood, 2014): the state advances by a constant and is then mixed. */
+static uint64_t rng_next(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* Uniform in [0, 1): the upper 53 bits. */
+static double rng_unit(uint64_t *state)
+{
+    return (double)(rng_next(state) >> 11) * 0x1p-53;
+}
+
+static int best_token(const float *logits, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
+/* Divides positive logits of recent tokens by the penalty and multiplies negative ones. */
+static void penalize(const Sampler *sp, float *logits, const Tokens *past)
+{
+    size_t from = past->n > (size_t)sp->repeat_last_n ? past->n - (size_t)sp->repeat_last_n : 0;
+    if (sp->repeat_penalty == 1.0) return;
+    for (size_t i = from; i < past->n; i++) {
+        int seen = 0;
+        for (size_t k = from; k < i && !seen; k++) seen = past->id[k] == past->id[i];
+        float *x = &logits[past->id[i]];
+        if (!seen) *x = *x > 0 ? *x / (float)sp->repeat_penalty : *x * (float)sp->repeat_penalty;
+    }
+}
+
+/* Highest logit first; equal ones by id, so that the order is one. */
+static int candidate_cmp(const void *a, const void *b)
+{
+    const Candidate *x = a, *y = b;
+    if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* How many of the sorted candidates top-p and min-p leave; at least one. */
+static int keep_candidates(const Sampler *sp, const Candidate *c, int n)
+{
+    double sum = 0, mass = 0;
+    int kept = 0;
+    for (int i = 0; i < n; i++) sum += (double)exp_f32(c[i].logit - c[0].logit);
+    while (kept < n && (kept == 0 || mass < sp->top_p * sum)) {
+        double p = (double)exp_f32(c[kept].logit - c[0].logit);
+        if (kept && p < sp->min_p) break;
+        mass += p;
+        kept++;
+    }
+    return kept;
+}
+
+/* The next token; logits[V] may be changed. past: the tokens so far. */
+static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
+{
+    penalize(sp, logits, past);
+    if (sp->temp <= 0) return best_token(logits, V);
+    Candidate *c = xcalloc((size_t)V, sizeof *c);
+    for (int i = 0; i < V; i++) c[i] = (Candidate){logits[i], i};
+    qsort(c, (size_t)V, sizeof *c, candidate_cmp);
+    int n = sp->top_k > 0 && sp->top_k < V ? sp->top_k : V;
+    n = keep_candidates(sp, c, n);
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += (double)exp_f32((float)((double)(c[i].logit - c[0].logit) / sp->temp));
+    double u = rng_unit(&sp->rng) * sum;
+    int pick = 0;
+    for (; pick < n - 1; pick++) {
+        u -= (double)exp_f32((float)((double)(c[pick].logit - c[0].logit) / sp->temp));
+        if (u < 0) break;
+    }
+    int id = c[pick].id;
+    free(c);
+    return id;
+}
+
+/* ------------------------------------------------------------ 10 commands */
+
+typedef struct {
+    const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe;
+    int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt;
+    int json, exact, int8, special, ids, tensors;
+    double temp, top_p, min_p, repeat_penalty;
+    int top_k, repeat_last_n;
+    double seed;
+} Options;
+
+typedef struct {
+    const char *name;
+    char letter;
+    enum { O_FLAG, O_INT, O_NUM, O_STR } type;
+    size_t field;
+    double lo, hi;
+    const char *commands; /* initials of the commands it belongs to */
+    const char *arg, *help;
+} Option;
+
+#define F(member) offsetof(Options, member)
+static const Option option_table[] = {
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpba", "FILE", "the GGUF file (or the first argument)"},
+    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpa", "TEXT", "the text itself"},
+    {"file", 'f', O_STR, F(file), 0, 0, "tgcpa", "FILE", "read the text from a file; - is stdin"},
+    {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gcba", "N",
+     "tokens to generate (-1: until the end), or of the text to analyze"},
+    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpba", "N", "context: tokens of one window"},
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpba", "N", "threads (default: all CPUs)"},
+    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpba", "N", "tokens of one batch (512)"},
+    {"seed", 's', O_NUM, F(seed), -1, 9007199254740992.0, "gcb", "N", "random seed (-1: the clock)"},
+    {"temp", 0, O_NUM, F(temp), 0, 100, "gc", "X", "temperature; 0 is greedy (generate 0, chat 0.8)"},
+    {"top-k", 0, O_INT, F(top_k), 0, 1e9, "gc", "N", "keep the N best tokens; 0 keeps all (40)"},
+    {"top-p", 0, O_NUM, F(top_p), 0, 1, "gc", "X", "keep the best tokens of total probability X (0.95)"},
+    {"min-p", 0, O_NUM, F(min_p), 0, 1, "gc", "X", "drop tokens below X times the best (0.05)"},
+    {"repeat-penalty", 0, O_NUM, F(repeat_penalty), 0.01, 100, "gc", "X", "1 is off (1)"},
+    {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gc", "N", "tokens it looks back on (64)"},
+    {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
+    {"bos", 0, O_STR, F(bos), 0, 0, "tgpa", "auto|on|off|ID", "first token of a text (auto: as the file says)"},
+    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpa", "NAME", "pre-tokenizer, instead of the file's"},
+    {"special", 0, O_FLAG, F(special), 0, 0, "tg", "", "control tokens: recognise them in the text, show them"},
+    {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpba", "", "float activations for quantized weights (analyze: always on by default)"},
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpba", "", "int8 activations for quantized weights (the default elsewhere)"},
+    {"rope", 0, O_STR, F(rope), 0, 0, "igcpba", "KIND", "plain, none or linear, instead of the file's"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME", "instruction set: base, avx2, avx512 (default: the fastest)"},
+    {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME", "llama.cpp (second half of each window) or full (all of it)"},
+    {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
+    {"n-prompt", 0, O_INT, F(n_prompt), 1, 1e6, "b", "N", "prompt tokens (512)"},
+    {"repeat", 'r', O_INT, F(repeat), 1, 1000, "b", "N", "runs; the median is shown (3)"},
+    {"probe", 0, O_STR, F(probe), 0, 0, "b", "off|on", "measure with the observing probe attached"},
+    {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
+    {"output", 'o', O_STR, F(out), 0, 0, "itpbar", "FILE", "write there instead of to stdout"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpba", "", "data as JSON"},
+};
+#undef F
+#define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
+
+typedef struct Command {
+    const char *name, *args, *what;
+    int (*run)(Options *o, Err *e);
+} Command;
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    if (interrupted) _exit(130); /* the second Ctrl-C does not wait */
+    interrupted = 1;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* "done / total  rate  ETA" on one line of a terminal, at most ten times a second. */
+static void progress(const char *what, double done, double total, double started)
+{
+    static double last;
+    double t = now();
+    if (!isatty(2) || (t - last < 0.1 && done < total)) return;
+    last = t;
+    double rate = done / (t - started + 1e-9), eta = (total - done) / (rate + 1e-9);
+    fprintf(stderr, "\r%s %.0f / %.0f tokens  %.0f/s  %dm%02ds left \033[K", what, done, total, rate,
+            (int)eta / 60, (int)eta % 60);
+    if (done >= total) fputs("\r\033[K", stderr);
+}
+
+static void note(const char *fmt, ...) PRINTF_LIKE(1, 2);
+static void note(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+}
+
+/* A model ready to run: what most commands begin with. */
+typedef struct {
+    Model m;
+    State s;
+    Tokenizer *tok;
+    int bos;         /* id put before a text, or -1 */
+    char policy[64]; /* how that was decided */
+    double load_seconds;
+} Session;
+
+static int bos_policy(const Tokenizer *t, const char *want, int *bos, char policy[64], Err *e)
+{
+    char *end;
+    if (!want || strcmp(want, "auto") == 0) {
+        *bos = tok_add_bos(t) ? tok_bos(t) : -1;
+        snprintf(policy, 64, "auto: %s", *bos >= 0 ? "added, as the file asks" : "none, as the file asks");
+    } else if (strcmp(want, "off") == 0) {
+        *bos = -1;
+        snprintf(policy, 64, "off");
+    } else if (strcmp(want, "on") == 0) {
+        *bos = tok_bos(t);
+        snprintf(policy, 64, "on");
+        if (*bos < 0) return err_set(e, "--bos on: the vocabulary names no BOS token; give its id");
+    } else {
+        long id = strtol(want, &end, 10);
+        if (*end || end == want || id < 0 || id >= tok_n_vocab(t))
+            return err_set(e, "--bos %s: expected auto, on, off or an id below %d", want, tok_n_vocab(t));
+        *bos = (int)id;
+        snprintf(policy, 64, "id %ld", id);
+    }
+    return 0;
+}
+
+static void warn_pre(const Tokenizer *t)
+{
+    if (strcmp(tok_pre(t), "default") == 0)
+        note("warning: the file names no pre-tokenizer; 'default' is a guess, and text may be split "
+             "differently from how the model learned it (--pre NAME)");
+}
+
+static int session_open(Session *ss, const Options *o, int exact, Err *e)
+{
+    double t0 = now();
+    ModelOptions mo = {.rope = o->rope};
+    StateOptions so = {o->n_ctx, o->n_batch, o->n_threads, exact, o->isa};
+    *ss = (Session){.bos = -1};
+    if (!o->model) return err_set(e, "which model? Give a GGUF file: ropescope COMMAND MODEL.gguf");
+    if (model_open(&ss->m, o->model, &mo, e)) return -1;
+    ss->tok = tok_new(&ss->m.g, o->pre, e);
+    if (!ss->tok || bos_policy(ss->tok, o->bos, &ss->bos, ss->policy, e) ||
+        state_new(&ss->s, &ss->m, &so, e))
+        return -1;
+    if (tok_n_vocab(ss->tok) > ss->m.n_vocab)
+        return err_set(e, "%s: the tokenizer has %d tokens, the embedding only %d rows", o->model,
+                       tok_n_vocab(ss->tok), ss->m.n_vocab);
+    warn_pre(ss->tok);
+    if (ss->s.n_ctx > ss->m.n_ctx_train)
+        note("warning: context %d is beyond the %d tokens the file says the model was trained for",
+             ss->s.n_ctx, ss->m.n_ctx_train);
+    ss->load_seconds = now() - t0;
+    return 0;
+}
+
+static void session_close(Session *ss)
+{
+    if (ss->tok) tok_free(ss->tok);
+    state_free(&ss->s);
+    model_close(&ss->m);
+}
+
+/* The text of -p or -f (one of them), or def when neither is given. 0 or -1. */
+static int read_text(const Options *o, const char *def, Bytes *text, Err *e)
+{
+    if (o->prompt && o->file) return err_set(e, "give the text with -p or with -f, not both");
+    if (o->file) return bytes_read(text, o->file, e);
+    if (!o->prompt && !def) return err_set(e, "no text: give it with -p TEXT or -f FILE (- is stdin)");
+    const char *s = o->prompt ? o->prompt : def;
+    bytes_add(text, s, strlen(s));
+    return 0;
+}
+
+/* Text to ids, with BOS in front if the policy says so. */
+static int encode(const Session *ss, const Bytes *text, int special, Tokens *ids, Err *e)
+{
+    if (ss->bos >= 0) tokens_add(ids, ss->bos);
+    if (tok_encode(ss->tok, text->s, text->n, special, ids, e)) return -1;
+    if (ids->n > 1 && ss->bos >= 0 && ids->id[1] == ss->bos)
+        note("warning: the text itself begins with BOS; now there are two (--bos off)");
+    return 0;
+}
+
+/* Runs ids[0..n) in batches; the logits of the last token are ready. 0, or -1 if interrupted. */
+static int prefill(State *s, const int *ids, int n)
+{
+    for (int i = 0; i < n; i += s->n_batch) {
+        int k = n - i < s->n_batch ? n - i : s->n_batch;
+        if (interrupted) return -1;
+        forward(s, ids + i, k, i + k == n);
+    }
+    return 0;
+}
+
+static Sampler make_sampler(const Options *o, double temp)
+{
+    uint64_t seed = o->seed < 0 ? (uint64_t)time(NULL) ^ (uint64_t)getpid() << 12 : (uint64_t)o->seed;
+    return (Sampler){.temp = o->temp >= 0 ? o->temp : temp, .top_p = o->top_p, .min_p = o->min_p,
+                     .repeat_penalty = o->repeat_penalty, .top_k = o->top_k,
+                     .repeat_last_n = o->repeat_last_n, .rng = seed};
+}
+
+static void put_bytes(Bytes *b)
+{
+    fwrite(b->s, 1, b->n, stdout);
+    fflush(stdout);
+    b->n = 0;
+}
+
+/* Samples and prints up to limit tokens (-1: no limit) after the ids already run. Ends at an end
+ * token, at the end of the context, or when interrupted. Returns the number of tokens. */
+static int generate_text(Session *ss, Sampler *sp, Tokens *ids, int limit, int special)
+{
+    Decoder d = {.t = ss->tok, .special = special, .n_seen = ids->n > (size_t)(ss->bos >= 0)};
+    Bytes out = {0};
+    int n = 0;
+    while (!interrupted && (limit < 0 || n < limit)) {
+        int id = sample(sp, ss->s.logits, ss->m.n_vocab, ids);
+        n++;
+        tokens_add(ids, id);
+        if (tok_is_eog(ss->tok, id)) break;
+        tok_decode(&d, id, &out);
+        put_bytes(&out);
+        if (n == limit) break;
+        if (ss->s.pos == ss->s.n_ctx) {
+            note("\n[the context of %d tokens is full; -c sets a larger one]", ss->s.n_ctx);
+            break;
+        }
+        forward(&ss->s, &id, 1, 1);
+    }
+    tok_decode_end(&d, &out);
+    put_bytes(&out);
+    free(out.s);
+    return n;
+}
+
+static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
+{
+    note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
+         ss->s.exact ? "exact" : "int8 activations", ss->s.k->name, ss->s.n_threads,
+         ss->s.n_threads > 1 ? "s" : "");
+    if (sp->temp <= 0) note("greedy");
+    else note("seed %llu, temperature %g, top-k %d, top-p %g, min-p %g", (unsigned long long)seed,
+              sp->temp, sp->top_k, sp->top_p, sp->min_p);
+}
+
+static int run_generate(Options *o, Err *e)
+{
+    Session ss;
+    Bytes text = {0};
+    Tokens ids = {0};
+    int rc = -1;
+    if (session_open(&ss, o, o->exact, e) || read_text(o, "", &text, e) ||
+        encode(&ss, &text, o->special, &ids, e)) {
+    } else if (ids.n == 0) {
+        err_set(e, "the prompt is empty and there is no BOS token to begin with: give -p TEXT");
+    } else if (ids.n > (size_t)ss.s.n_ctx) {
+        err_set(e, "the prompt has %zu tokens, the context %d: -c sets a larger one", ids.n, ss.s.n_ctx);
+    } else {
+        Sampler sp = make_sampler(o, 0);
+        size_t n_prompt = ids.n;
+        if (isatty(2)) describe_run(&ss, &sp, sp.rng);
+        if (o->prompt || o->file) fwrite(text.s, 1, text.n, stdout);
+        double t0 = now();
+        rc = prefill(&ss.s, ids.id, (int)ids.n);
+        double t1 = now();
+        int n = rc ? 0 : generate_text(&ss, &sp, &ids, o->n_predict, o->special);
+        putchar('\n');
+        note("prompt %zu tokens %.1f tok/s, generated %d tokens %.1f tok/s, logits %016llx", n_prompt,
+             (double)n_prompt / (t1 - t0), n, n / (now() - t1 + 1e-9),
+             (unsigned long long)hash_bytes(ss.s.logits, (size_t)ss.m.n_vocab * sizeof(float)));
+        rc = 0;
+    }
+    free(text.s);
+    free(ids.id);
+    session_close(&ss);
+    return rc;
+}
+
+/* Chat templates, recognised by what stands in the file's template, as llama.cpp does. A turn is
+ * the three texts around system, user and assistant messages. */
+typedef struct {
+    const char *name, *mark, *mark2; /* both must occur (mark2 may be NULL) */
+    const char *system[2], *user[2], *assistant[2];
+    int system_in_user; /* the system message is put at the head of the first user message */
+} ChatTemplate;
+
+static const ChatTemplate chat_templates[] = {
+    {"phi-4", "<|im_start|>", "<|im_sep|>", {"<|im_start|>system<|im_sep|>", "<|im_end|>"},
+     {"<|im_start|>user<|im_sep|>", "<|im_end|>"}, {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"}, 0},
+    {"chatml", "<|im_start|>", NULL, {"<|im_start|>system\n", "<|im_end|>\n"},
+     {"<|im_start|>user\n", "<|im_end|>\n"}, {"<|im_start|>assistant\n", "<|im_end|>\n"}, 0},
+    {"llama-3", "<|start_header_id|>", "<|end_header_id|>",
+     {"<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
+     {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
+     {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"}, 0},
+    {"llama-2", "[INST]", "<<SYS>>", {"<<SYS>>\n", "\n<</SYS>>\n\n"}, {"[INST] ", " [/INST]"},
+     {" ", " </s><s>"}, 1},
+    {"mistral", "[INST]", NULL, {"", "\n\n"}, {"[INST] ", " [/INST]"}, {" ", "</s>"}, 1},
+    {"gemma", "<start_of_turn>", NULL, {"", "\n\n"}, {"<start_of_turn>user\n", "<end_of_turn>\n"},
+     {"<start_of_turn>model\n", "<end_of_turn>\n"}, 1},
+    {"phi-3", "<|assistant|>", "<|end|>", {"<|system|>\n", "<|end|>\n"}, {"<|user|>\n", "<|end|>\n"},
+     {"<|assistant|>\n", "<|end|>\n"}, 0},
+    {"zephyr", "<|user|>", "<|endoftext|>", {"<|system|>\n", "<|endoftext|>\n"},
+     {"<|user|>\n", "<|endoftext|>\n"}, {"<|assistant|>\n", "<|endoftext|>\n"}, 0},
+    {"tinyllama", "<|user|>", "eos_token", {"<|system|>\n", "</s>\n"}, {"<|user|>\n", "</s>\n"},
+     {"<|assistant|>\n", "</s>\n"}, 0},
+    {"granite", "<|start_of_role|>", NULL,
+     {"<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n"},
+     {"<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n"},
+     {"<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>\n"}, 0},
+    {"deepseek-3", "<｜Assistant｜>", "<｜User｜>", {"", "\n\n"}, {"<｜User｜>", ""},
+     {"<｜Assistant｜>", "<｜end▁of▁sentence｜>"}, 0},
+};
+#define N_CHAT_TEMPLATES ((int)(sizeof chat_templates / sizeof *chat_templates))
+
+static int contains(Str s, const char *word)
+{
+    return memmem(s.s, s.n, word, strlen(word)) != NULL;
+}
+
+/* 1 and *out if the file's template is one of ours, 0 if the file has none, -1 if unknown. */
+static int chat_template(const Gguf *g, const ChatTemplate **out, Err *e)
+{
+    Str t = {"", 0};
+    int found = gguf_str(g, "tokenizer.chat_template", &t, e);
+    if (found <= 0) return found;
+    for (int i = 0; i < N_CHAT_TEMPLATES; i++) {
+        *out = &chat_templates[i];
+        if (contains(t, (*out)->mark) && (!(*out)->mark2 || contains(t, (*out)->mark2))) return 1;
+    }
+    char list[256] = "";
+    for (int i = 0; i < N_CHAT_TEMPLATES; i++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), " %s", chat_templates[i].name);
+    return err_set(e, "%s: key 'tokenizer.chat_template': not one of the templates known here (%s); "
+                   "`generate` runs raw text", g->path, list + 1);
+}
+
+static void add_text(Bytes *b, const char *s)
+{
+    bytes_add(b, s, strlen(s));
+}
+
+/* The text of one user turn, up to where the assistant is to speak. */
+static void chat_turn(const ChatTemplate *t, const char *system, const char *user, Bytes *out)
+{
+    if (system && !t->system_in_user) {
+        add_text(out, t->system[0]);
+        add_text(out, system);
+        add_text(out, t->system[1]);
+    }
+    add_text(out, t->user[0]);
+    if (system && t->system_in_user) {
+        add_text(out, t->system[0]);
+        add_text(out, system);
+        add_text(out, t->system[1]);
+    }
+    add_text(out, user);
+    add_text(out, t->user[1]);
+    add_text(out, t->assistant[0]);
+}
+
+/* What the template puts after an answer, less the end token if the model gave it itself. */
+static void end_answer(const Tokenizer *tok, const ChatTemplate *t, int last, Bytes *out)
+{
+    const char *end = t->assistant[1];
+    Str eog = tok_text(tok, last);
+    if (tok_is_eog(tok, last) && strncmp(end, eog.s, eog.n) == 0) end += eog.n;
+    add_text(out, end);
+}
+
+/* One line of the conversation from stdin, without its newline. 0 at the end. */
+static int read_turn(Bytes *line)
+{
+    int c;
+    line->n = 0;
+    if (isatty(0) && isatty(2)) fputs("> ", stderr);
+    while ((c = getchar()) != EOF && c != '\n') bytes_add(line, &(char){(char)c}, 1);
+    bytes_add(line, "", 0);
+    return c != EOF || line->n > 0;
+}
+
+/* One exchange: the turn is appended to the context, the answer printed and kept. */
+static int chat_exchange(Session *ss, Sampler *sp, const ChatTemplate *t, const Options *o, int first,
+                         const char *user, Tokens *ids, Err *e)
+{
+    Bytes text = {0};
+    size_t from = (size_t)ss->s.pos; /* the last token of an answer has not been run yet */
+    if (!first) end_answer(ss->tok, t, ids->id[ids->n - 1], &text);
+    chat_turn(t, first ? o->system : NULL, user, &text);
+    if (first && ss->bos >= 0) tokens_add(ids, ss->bos);
+    int rc = tok_encode(ss->tok, text.s, text.n, 1, ids, e);
+    free(text.s);
+    if (rc) return -1;
+    if (ids->n > (size_t)ss->s.n_ctx)
+        return err_set(e, "the conversation has %zu tokens, the context %d: -c sets a larger one",
+                       ids->n, ss->s.n_ctx);
+    if (prefill(&ss->s, ids->id + from, (int)(ids->n - from)) == 0)
+        generate_text(ss, sp, ids, o->n_predict, 0);
+    putchar('\n');
+    fflush(stdout);
+    return 0;
+}
+
+static int run_chat(Options *o, Err *e)
+{
+    Session ss;
+    const ChatTemplate *t = NULL;
+    Bytes line = {0};
+    Tokens ids = {0};
+    int rc = session_open(&ss, o, o->exact, e), first = 1;
+    if (!rc) {
+        rc = chat_template(&ss.m.g, &t, e);
+        if (rc == 0) err_set(e, "%s: the file has no chat template; `generate` runs raw text", o->model);
+        rc = rc == 1 ? 0 : -1;
+    }
+    if (!rc && (o->prompt || o->file)) rc = read_text(o, NULL, &line, e);
+    Sampler sp = make_sampler(o, 0.8);
+    if (!rc) {
+        describe_run(&ss, &sp, sp.rng);
+        note("template %s", t->name);
+    }
+    int once = line.n > 0;
+    while (!rc && !interrupted && (once ? first : read_turn(&line))) {
+        rc = chat_exchange(&ss, &sp, t, o, first, line.s, &ids, e);
+        first = 0;
+    }
+    free(line.s);
+    free(ids.id);
+    session_close(&ss);
+    return rc;
+}
+
+/* ---- perplexity */
+
+typedef struct {
+    double nll, nll2; /* sums of -log p and of its square */
+    long n;
+} Score;
+
+/* -log softmax(logits)[id], in double. */
+static double token_nll(const float *logits, int V, int id)
+{
+    double max = (double)logits[best_token(logits, V)], sum = 0;
+    for (int i = 0; i < V; i++) sum += exp((double)logits[i] - max);
+    return max + log(sum) - (double)logits[id];
+}
+
+/* Adds the tokens first + 1 .. n - 1 of one window, each predicted from those before it. */
+static int score_window(Session *ss, const int *ids, int n, int first, Score *sc)
+{
+    int V = ss->m.n_vocab, step = ss->s.n_batch;
+    state_reset(&ss->s);
+    for (int i = 0; i < n; i += step) {
+        int k = n - i < step ? n - i : step;
+        if (interrupted) return -1;
+        forward(&ss->s, ids + i, k, i + k > first ? k : 0);
+        for (int c = 0; c < k && i + k > first; c++) {
+            if (i + c < first || i + c + 1 >= n) continue;
+            double nll = token_nll(ss->s.logits + (size_t)c * (size_t)V, V, ids[i + c + 1]);
+            sc->nll += nll;
+            sc->nll2 += nll * nll;
+            sc->n++;
+        }
+    }
+    return 0;
+}
+
+static double perplexity_error(const Score *sc)
+{
+    double mean = sc->nll / (double)sc->n, var = sc->nll2 / (double)sc->n - mean * mean;
+    return sc->n > 1 && var > 0 ? exp(mean) * sqrt(var / (double)(sc->n - 1)) : 0;
+}
+
+static void perplexity_json(FILE *f, const Session *ss, const Options *o, const Score *sc, int windows,
+                            int first)
+{
+    fprintf(f, "{\"schema\":\"ropescope.perplexity/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
+    json_str(f, o->model, strlen(o->model));
+    fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"bos\":",
+            o->protocol, ss->s.n_ctx, first + 1, windows);
+    json_str(f, ss->policy, strlen(ss->policy));
+    fprintf(f, ",\"exact\":%s,\"tokens_scored\":%ld,\"perplexity\":%.9g,\"error\":%.9g}\n",
+            ss->s.exact ? "true" : "false", sc->n, exp(sc->nll / (double)sc->n), perplexity_error(sc));
+}
+
+static int perplexity_windows(Session *ss, const Options *o, Tokens *ids, Err *e)
+{
+    int T = ss->s.n_ctx, full = strcmp(o->protocol, "full") == 0, first = full ? 0 : T / 2;
+    int windows = (int)(ids->n / (size_t)T);
+    if (!full && ids->n < 2 * (size_t)T)
+        return err_set(e, "the text has %zu tokens; protocol llama.cpp needs two windows of %d: use a "
+                       "smaller -c", ids->n, T);
+    if (full && windows == 0) windows = 1;
+    if (o->chunks && o->chunks < windows) windows = o->chunks;
+    note("protocol %s: %d windows of %d tokens, positions %d.. scored, BOS %s, %s", o->protocol, windows,
+         T, first + 1, ss->policy, ss->s.exact ? "exact" : "int8 activations");
+    Score sc = {0};
+    double t0 = now();
+    int w = 0;
+    for (; w < windows; w++) {
+        int *window = ids->id + (size_t)w * (size_t)T;
+        int n = ids->n - (size_t)w * (size_t)T < (size_t)T ? (int)ids->n : T;
+        if (ss->bos >= 0) window[0] = ss->bos; /* it is not scored; llama.cpp does the same */
+        if (score_window(ss, window, n, first, &sc)) break;
+        if (!o->json) printf("[%d]%.4f,", w + 1, exp(sc.nll / (double)sc.n));
+        if (!o->json) fflush(stdout);
+        progress("perplexity", (w + 1.0) * T, (double)windows * T, t0);
+    }
+    if (sc.n == 0) return interrupted ? 0 : err_set(e, "the text is too short: nothing could be scored");
+    OutFile out;
+    if (!o->json) {
+        printf("\nFinal estimate: PPL = %.4f +/- %.5f over %ld tokens, %d windows%s\n",
+               exp(sc.nll / (double)sc.n), perplexity_error(&sc), sc.n, w,
+               interrupted ? " (interrupted)" : "");
+        return 0;
+    }
+    if (out_open(&out, o->out ? o->out : "-", e)) return -1;
+    perplexity_json(out.f, ss, o, &sc, w, first);
+    return out_close(&out, e);
+}
+
+static int run_perplexity(Options *o, Err *e)
+{
+    Session ss;
+    Bytes text = {0};
+    Tokens ids = {0};
+    if (!o->n_ctx) o->n_ctx = 512;
+    if (!o->protocol) o->protocol = "llama.cpp";
+    int known = strcmp(o->protocol, "llama.cpp") == 0 || strcmp(o->protocol, "full") == 0;
+    int rc = known ? session_open(&ss, o, o->exact, e)
+                   : err_set(e, "--protocol %s: expected llama.cpp or full", o->protocol);
+    if (!known) return rc;
+    rc = rc || read_text(o, NULL, &text, e) || encode(&ss, &text, 0, &ids, e) ||
+         perplexity_windows(&ss, o, &ids, e);
+    free(text.s);
+    free(ids.id);
+    session_close(&ss);
+    return rc ? -1 : 0;
+}
+
+/* ---- bench */
+
+static int double_cmp(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, double_cmp);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+/* Bytes of weights one decoded token reads: every matrix; of an untied embedding only a row. */
+static double bytes_per_token(const Model *m)
+{
+    double sum = 0;
+    for (size_t i = 0; i < m->g.n_tensors; i++) {
+        const Tensor *t = &m->g.tensors[i];
+        sum += t == m->tok_embd && m->output != m->tok_embd ? (double)t->row_bytes : (double)t->bytes;
+    }
+    return sum;
+}
+
+/* Bytes per second at which n_threads read 1 GB that is in no cache: the best of 3 passes. */
+static double read_bandwidth(int n_threads)
+{
+    size_t words = (size_t)1 << 27;
+    uint64_t *buf = xcalloc(words, sizeof *buf), total = 0;
+    double best = 0;
+    for (size_t i = 0; i < words; i += 512) buf[i] = i; /* give every page memory of its own */
+    for (int pass = 0; pass < 3; pass++) {
+        double t0 = now();
+#pragma omp parallel for num_threads(n_threads) schedule(static)
+        for (size_t b = 0; b < words; b += 8192) {
+            uint64_t sum = 0;
+            for (size_t i = 0; i < 8192; i++) sum += buf[b + i];
+#pragma omp atomic
+            total += sum;
+        }
+        double rate = (double)(words * sizeof *buf) / (now() - t0);
+        best = rate > best ? rate : best;
+    }
+    if (total == 1) note("(sum of the bandwidth test)"); /* keeps the reads */
+    free(buf);
+    return best;
+}
+
+static double peak_memory(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+#ifdef __APPLE__
+    return (double)u.ru_maxrss;
+#else
+    return (double)u.ru_maxrss * 1024;
+#endif
+}
+
+typedef struct {
+    double load, first, prompt, decode, bandwidth, bytes, peak;
+    int n_prompt, n_decode, repeat;
+    uint64_t hash;
+} Bench;
+
+static int bench_runs(Session *ss, const Options *o, Bench *b, Err *e)
+{
+    uint64_t rng = o->seed < 0 ? 1 : (uint64_t)o->seed;
+    int V = ss->m.n_vocab, n = b->n_prompt + b->n_decode;
+    int *ids = xcalloc((size_t)n, sizeof *ids);
+    double *pp = xcalloc((size_t)b->repeat, sizeof *pp), *tg = xcalloc((size_t)b->repeat, sizeof *tg);
+    for (int i = 0; i < n; i++) ids[i] = (int)(rng_next(&rng) % (uint64_t)V);
+    double t0 = now();
+    forward(&ss->s, ids, 1, 1);
+    b->first = now() - t0;
+    int done = 0;
+    for (int r = 0; r < b->repeat && !interrupted; r++, done++) {
+        state_reset(&ss->s);
+        t0 = now();
+        prefill(&ss->s, ids, b->n_prompt);
+        double t1 = now();
+        for (int i = 0; i < b->n_decode && !interrupted; i++) forward(&ss->s, ids + b->n_prompt + i, 1, 1);
+        pp[r] = b->n_prompt / (t1 - t0);
+        tg[r] = b->n_decode / (now() - t1);
+    }
+    b->hash = hash_bytes(ss->s.logits, (size_t)V * sizeof(float));
+    if (done == b->repeat) {
+        b->prompt = median(pp, b->repeat);
+        b->decode = median(tg, b->repeat);
+    }
+    free(ids);
+    free(pp);
+    free(tg);
+    return interrupted ? err_set(e, "interrupted before %d runs were done", b->repeat) : 0;
+}
+
+static void bench_json(FILE *f, const Session *ss, const Bench *b, int probe)
+{
+    fprintf(f, "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
+    json_str(f, ss->m.g.path, strlen(ss->m.g.path));
+    fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"probe\":%s,\"repeat\":%d,", ss->s.k->name,
+            ss->s.n_threads, ss->s.exact ? "true" : "false", probe ? "true" : "false", b->repeat);
+    fprintf(f, "\"n_prompt\":%d,\"n_decode\":%d,\"load_seconds\":%.6g,\"first_token_seconds\":%.6g,",
+            b->n_prompt, b->n_decode, b->load, b->first);
+    fprintf(f, "\"prompt_tokens_per_second\":%.6g,\"decode_tokens_per_second\":%.6g,", b->prompt,
+            b->decode);
+    fprintf(f, "\"bytes_per_token\":%.17g,\"decode_bytes_per_second\":%.6g,\"read_bandwidth\":%.6g,",
+            b->bytes, b->bytes * b->decode, b->bandwidth);
+    fprintf(f, "\"share_of_bandwidth\":%.4g,\"peak_memory_bytes\":%.17g,\"logits_hash\":\"%016llx\"}\n",
+            b->bytes * b->decode / b->bandwidth, b->peak, (unsigned long long)b->hash);
+}
+
+static void bench_print(FILE *f, const Session *ss, const Bench *b, int probe)
+{
+    fprintf(f, "%s: %.1fM parameters, %.1f MB read per token\n", ss->m.g.path,
+            (double)ss->m.n_params / 1e6, b->bytes / 1e6);
+    fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", ss->s.k->name, ss->s.n_threads,
+            ss->s.n_threads > 1 ? "s" : "", ss->s.exact ? "exact" : "int8 activations",
+            probe ? "on" : "off", b->repeat);
+    fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3, b->first * 1e3);
+    fprintf(f, "  prompt %6d   %10.1f tok/s\n", b->n_prompt, b->prompt);
+    fprintf(f, "  decode %6d   %10.1f tok/s  %.2f GB/s, %.0f %% of the %.1f GB/s measured here\n",
+            b->n_decode, b->decode, b->bytes * b->decode / 1e9,
+            100 * b->bytes * b->decode / b->bandwidth, b->bandwidth / 1e9);
+    fprintf(f, "  peak memory     %10.1f MB\n", b->peak / 1e6);
+    fprintf(f, "  logits hash     %016llx\n", (unsigned long long)b->hash);
+}
+
+static int run_bench(Options *o, Err *e)
+{
+    Session ss;
+    OutFile out;
+    int probe = o->probe && strcmp(o->probe, "on") == 0;
+    if (o->probe && !probe && strcmp(o->probe, "off"))
+        return err_set(e, "--probe %s: expected off or on", o->probe);
+    int rc = session_open(&ss, o, o->exact, e);
+    Bench b = {.repeat = o->repeat};
+    if (!rc) {
+        AnalysisOptions ao = analysis_defaults();
+        Analysis *a = probe ? analysis_new(&ss.m, &ao) : NULL;
+        int room = ss.s.n_ctx;
+        b.n_prompt = o->n_prompt < room ? o->n_prompt : room / 2 > 0 ? room / 2 : 1;
+        b.n_decode = o->n_predict >= 0 ? o->n_predict : 128;
+        if (b.n_decode > room - b.n_prompt) b.n_decode = room - b.n_prompt;
+        b.load = ss.load_seconds;
+        b.bytes = bytes_per_token(&ss.m);
+        if (a) ss.s.probe = analysis_probe(a);
+        rc = bench_runs(&ss, o, &b, e);
+        b.peak = peak_memory();
+        if (!rc) b.bandwidth = read_bandwidth(ss.s.n_threads);
+        if (a) analysis_free(a);
+    }
+    if (!rc) rc = out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        (o->json ? bench_json : bench_print)(out.f, &ss, &b, probe);
+        rc = out_close(&out, e);
+    }
+    session_close(&ss);
+    return rc;
+}
+
+/* ---- analyze and report */
+
+/* Streams ids through the model in windows of n_ctx tokens, each with BOS in front if the policy
+ * says so: a window is a document of its own. Memory does not grow with the text. */
+static void analyze_windows(Session *ss, Analysis *a, const Tokens *ids, Provenance *p)
+{
+    size_t lead = ss->bos >= 0, room = (size_t)ss->s.n_ctx - lead;
+    int *window = xcalloc((size_t)ss->s.n_ctx, sizeof *window);
+    double t0 = now();
+    window[0] = ss->bos;
+    for (size_t at = 0; at < ids->n && !interrupted; at += room) {
+        size_t n = ids->n - at < room ? ids->n - at : room;
+        memcpy(window + lead, ids->id + at, n * sizeof *window);
+        state_reset(&ss->s);
+        analysis_window(a);
+        for (size_t i = 0; i < n + lead && !interrupted; i += (size_t)ss->s.n_batch) {
+            size_t left_over = n + lead - i, step = (size_t)ss->s.n_batch;
+            size_t k = left_over < step ? left_over : step;
+            forward(&ss->s, window + i, (int)k, 0);
+            p->n_tokens += k;
+            progress("analyze", (double)(at + i + k), (double)ids->n, t0);
+        }
+        p->n_windows++;
+    }
+    free(window);
+}
+
+static int analyze_output(const Options *o, const Analysis *a, const Provenance *p, Err *e)
+{
+    OutFile out;
+    if (out_open(&out, o->out ? o->out : "-", e)) return -1;
+    const char *no_color = getenv("NO_COLOR");
+    int color = !o->out && isatty(1) && !(no_color && *no_color);
+    if (o->json) analysis_json(a, p, out.f);
+    else analysis_print(a, p, out.f, color);
+    return out_close(&out, e);
+}
+
+static int analyze_session(Session *ss, const Options *o, Err *e)
+{
+    Bytes text = {0};
+    Tokens ids = {0};
+    if (read_text(o, NULL, &text, e) || tok_encode(ss->tok, text.s, text.n, 0, &ids, e)) {
+        free(text.s);
+        return -1;
+    }
+    if (o->n_predict > 0 && ids.n > (size_t)o->n_predict) ids.n = (size_t)o->n_predict;
+    int rc = ids.n ? 0 : err_set(e, "the text has no tokens");
+    if (!rc && ss->s.n_ctx < 2) rc = err_set(e, "-c %d: a window needs at least 2 tokens", ss->s.n_ctx);
+    if (!rc) {
+        AnalysisOptions ao = analysis_defaults();
+        Analysis *a = analysis_new(&ss->m, &ao);
+        Provenance p = {.model_path = o->model, .text_path = o->file ? o->file : "-p",
+                        .bos_policy = ss->policy, .isa = ss->s.k->name, .n_ctx = ss->s.n_ctx,
+                        .bos_id = ss->bos, .exact = ss->s.exact, .n_threads = ss->s.n_threads,
+                        .model_bytes = ss->m.g.size, .interrupted = 0};
+        sha256_hex(ss->m.g.map, ss->m.g.size, p.model_sha256);
+        sha256_hex(text.s, text.n, p.text_sha256);
+        ss->s.probe = analysis_probe(a);
+        analyze_windows(ss, a, &ids, &p);
+        p.interrupted = interrupted;
+        rc = analyze_output(o, a, &p, e);
+        analysis_free(a);
+    }
+    free(text.s);
+    free(ids.id);
+    return rc;
+}
+
+static int run_analyze(Options *o, Err *e)
+{
+    Session ss;
+    if (!o->n_ctx) o->n_ctx = 512;
+    int rc = session_open(&ss, o, !o->int8, e);
+    if (!rc) rc = analyze_session(&ss, o, e);
+    session_close(&ss);
+    return rc;
+}
+
+static int run_report(Options *o, Err *e)
+{
+    Bytes json = {0};
+    OutFile out;
+    if (!o->model) return err_set(e, "which reading? ropescope report READING.json -o report.html");
+    int rc = bytes_read(&json, o->model, e) || out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        rc = report_html(json.s, json.n, out.f, e);
+        if (rc) {
+            out_abandon(&out);
+        } else {
+            rc = out_close(&out, e);
+        }
+    }
+    free(json.s);
+    return rc ? -1 : 0;
+}
+
+/* ---- info and tokenize */
+
+static void info_tensors(const Gguf *g, FILE *f)
+{
+    char name[96];
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        const Tensor *t = &g->tensors[i];
+        fprintf(f, "  %-32s %-7s [", show(t->name, name), tensor_types[t->type].name);
+        for (int d = 0; d < t->n_dims; d++) fprintf(f, "%s%lld", d ? ", " : "", (long long)t->ne[d]);
+        fprintf(f, "]  %.1f KB\n", (double)t->bytes / 1e3);
+    }
+}
+
+/* "Q4_1 210, F32 61": how many tensors of each type. */
+static void type_counts(const Gguf *g, char *buf, size_t size)
+{
+    int count[T_N_TYPES] = {0};
+    buf[0] = 0;
+    for (size_t i = 0; i < g->n_tensors; i++) count[g->tensors[i].type]++;
+    for (int t = 0; t < T_N_TYPES; t++) {
+        size_t n = strlen(buf);
+        if (count[t])
+            snprintf(buf + n, size - n, "%s%s %d", n ? ", " : "", tensor_types[t].name, count[t]);
+    }
+}
+
+/* First pair that makes less than `turn` radians over the context; P if there is none. */
+static int first_slow_pair(const Rope *r, double turn)
+{
+    int j = 0;
+    while (j < r->n_pairs && r->inv_freq[j] * r->p.n_ctx_orig > turn) j++;
+    return j;
+}
+
+static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
+{
+    const Layer *l0 = &m->layer[0];
+    const Rope *r = &m->rope[0];
+    char types[256];
+    type_counts(&m->g, types, sizeof types);
+    fprintf(f, "%s: GGUF %u, %.1f MB\n", m->g.path, m->g.version, (double)m->g.size / 1e6);
+    fprintf(f, "  architecture  %s, %.1fM parameters, %s output matrix\n", m->arch->name,
+            (double)m->n_params / 1e6, m->output == m->tok_embd ? "tied" : "untied");
+    fprintf(f, "  shape         %d layers, embedding %d, %d heads (%d kv) of %d, feed-forward %d\n",
+            m->n_layers, m->n_embd, l0->n_heads, l0->n_kv_heads, m->head_dim, l0->n_ff);
+    fprintf(f, "  vocabulary    %d tokens, %s%s%s, BOS %d%s, EOS %d\n", m->n_vocab, tok_model(t),
+            *tok_pre(t) ? " / " : "", tok_pre(t), tok_bos(t), tok_add_bos(t) ? " (added)" : "",
+            tok_eos(t));
+    fprintf(f, "  context       %d tokens (trained for %d)\n", m->n_ctx_train, r->p.n_ctx_orig);
+    fprintf(f, "  rope          %s: %s, base %g%s, %d of %d values rotated, %s pairs\n", r->kind->name,
+            r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "", 2 * r->n_pairs,
+            m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
+    fprintf(f, "  partial cycle pairs %d .. %d turn less than once over the context, from %d on less "
+            "than half\n", first_slow_pair(r, 2 * M_PI), r->n_pairs - 1, first_slow_pair(r, M_PI));
+    fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
+    fprintf(f, "  chat template %s\n", chat);
+}
+
+static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
+{
+    const Rope *r = &m->rope[0];
+    char types[256];
+    type_counts(&m->g, types, sizeof types);
+    fputs("{\"schema\":\"ropescope.info/1\",\"model\":", f);
+    json_str(f, m->g.path, strlen(m->g.path));
+    fprintf(f, ",\"gguf\":%u,\"bytes\":%zu,\"architecture\":\"%s\",\"parameters\":%llu,\"tied\":%s",
+            m->g.version, m->g.size, m->arch->name, (unsigned long long)m->n_params,
+            m->output == m->tok_embd ? "true" : "false");
+    fprintf(f, ",\"layers\":%d,\"n_embd\":%d,\"head_dim\":%d,\"n_vocab\":%d,\"n_ctx\":%d", m->n_layers,
+            m->n_embd, m->head_dim, m->n_vocab, m->n_ctx_train);
+    for (int k = 0; k < 3; k++) {
+        fprintf(f, ",\"%s\":[", (const char *[]){"heads", "kv_heads", "n_ff"}[k]);
+        for (int l = 0; l < m->n_layers; l++) {
+            const Layer *ly = &m->layer[l];
+            fprintf(f, "%s%d", l ? "," : "", (int[]){ly->n_heads, ly->n_kv_heads, ly->n_ff}[k]);
+        }
+        fputc(']', f);
+    }
+    fprintf(f, ",\"rope\":{\"kind\":\"%s\",\"base\":%.17g,\"factor\":%.17g,\"n_rot\":%d,\"n_ctx_orig\":%d,"
+            "\"layout\":\"%s\",\"inv_freq\":[", r->kind->name, r->p.base, r->p.factor, 2 * r->n_pairs,
+            r->p.n_ctx_orig, r->layout == ROPE_HALF ? "half" : "adjacent");
+    for (int j = 0; j < r->n_pairs; j++) fprintf(f, "%s%.17g", j ? "," : "", r->inv_freq[j]);
+    fprintf(f, "]},\"tokenizer\":{\"model\":\"%s\",\"pre\":", tok_model(t));
+    json_str(f, tok_pre(t), strlen(tok_pre(t)));
+    fprintf(f, ",\"bos\":%d,\"eos\":%d,\"add_bos\":%s},\"tensor_types\":\"%s\",\"chat_template\":", tok_bos(t),
+            tok_eos(t), tok_add_bos(t) ? "true" : "false", types);
+    json_str(f, chat, strlen(chat));
+    fputs("}\n", f);
+}
+
+static int run_info(Options *o, Err *e)
+{
+    Model m = {0};
+    ModelOptions mo = {.rope = o->rope};
+    OutFile out;
+    Tokenizer *t = NULL;
+    if (!o->model) return err_set(e, "which model? ropescope info MODEL.gguf");
+    int rc = model_open(&m, o->model, &mo, e) || !(t = tok_new(&m.g, o->pre, e)) ||
+             out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        const ChatTemplate *ct = NULL;
+        Err ignored;
+        int found = chat_template(&m.g, &ct, &ignored);
+        const char *chat = found == 1 ? ct->name : found ? "not one known here" : "none";
+        (o->json ? info_json : info_print)(out.f, &m, t, chat);
+        if (o->tensors && !o->json) info_tensors(&m.g, out.f);
+        rc = out_close(&out, e);
+    }
+    if (t) tok_free(t);
+    model_close(&m);
+    return rc ? -1 : 0;
+}
+
+static void print_tokens(FILE *f, const Tokenizer *t, const Tokens *ids, const Options *o)
+{
+    Bytes b = {0};
+    if (o->json) fputs("{\"schema\":\"ropescope.tokens/1\",\"ids\":[", f);
+    for (size_t i = 0; i < ids->n && (o->json || o->ids); i++)
+        fprintf(f, "%s%d", i ? o->json ? "," : " " : "", ids->id[i]);
+    if (o->json) fputs("],\"texts\":[", f);
+    for (size_t i = 0; i < ids->n && !o->ids; i++) {
+        b.n = 0;
+        tok_bytes(t, ids->id[i], &b);
+        if (o->json) fputs(i ? "," : "", f);
+        else fprintf(f, "%8d  ", ids->id[i]);
+        json_str(f, b.s ? b.s : "", b.n);
+        if (!o->json) fputc('\n', f);
+    }
+    fputs(o->json ? "]}\n" : o->ids ? "\n" : "", f);
+    free(b.s);
+}
+
+static int run_tokenize(Options *o, Err *e)
+{
+    Gguf g;
+    Bytes text = {0};
+    Tokens ids = {0};
+    OutFile out;
+    char policy[64];
+    int bos = -1;
+    if (!o->model) return err_set(e, "which vocabulary? ropescope tokenize MODEL.gguf -p TEXT");
+    if (gguf_open(&g, o->model, e)) return -1;
+    Tokenizer *t = tok_new(&g, o->pre, e);
+    int rc = !t || bos_policy(t, o->bos, &bos, policy, e) || read_text(o, NULL, &text, e);
+    if (!rc && bos >= 0) tokens_add(&ids, bos);
+    if (!rc) warn_pre(t);
+    rc = rc || tok_encode(t, text.s, text.n, o->special, &ids, e) ||
+         out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        print_tokens(out.f, t, &ids, o);
+        rc = out_close(&out, e);
+    }
+    if (t) tok_free(t);
+    free(text.s);
+    free(ids.id);
+    gguf_close(&g);
+    return rc ? -1 : 0;
+}
+
+/* ---- command line */
+
+static const Command commands[] = {
+    {"info", "MODEL", "what is in a model file", run_info},
+    {"tokenize", "MODEL -p TEXT", "text to tokens", run_tokenize},
+    {"generate", "MODEL -p TEXT", "continue a text", run_generate},
+    {"chat", "MODEL", "talk with an instruction-tuned model", run_chat},
+    {"perplexity", "MODEL -f TEXT", "how well the model predicts a text", run_perplexity},
+    {"bench", "MODEL", "speed, memory and a hash of the logits", run_bench},
+    {"analyze", "MODEL -f TEXT", "rotary offset features and attention sinks of every head", run_analyze},
+    {"report", "READING.json -o PAGE.html", "one self-contained page from analyze --json", run_report},
+};
+#define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
+
+static void help(FILE *f)
+{
+    fputs("Examples:\n"
+          "  ropescope analyze model.gguf -f text.txt          what the rotary pairs of each head do\n"
+          "  ropescope analyze model.gguf -f text.txt --json -o reading.json\n"
+          "  ropescope report reading.json -o report.html      the same as a page\n"
+          "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
+          "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
+          "  ropescope perplexity model.gguf -f text.txt -c 512\n"
+          "  echo 'Hello world' | ropescope tokenize model.gguf -f -\n\n"
+          "ropescope " ROPESCOPE_VERSION ": transformer inference that shows rotary position "
+          "embeddings at work\n\nCommands:\n", f);
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(f, "  %-10s %-26s %s\n", commands[i].name, commands[i].args, commands[i].what);
+    fputs("\n`ropescope COMMAND --help` lists the options of a command. The model is the first argument\n"
+          "or -m FILE. Flags are those of llama.cpp where it has them: -t is threads, -p is the prompt.\n"
+          "ROPESCOPE_ISA=base|avx2|avx512 chooses the instruction set; the results are the same.\n", f);
+}
+
+static void command_help(FILE *f, const Command *c)
+{
+    fprintf(f, "Example:\n  ropescope %s %s\n\n%s: %s\n\nOptions:\n", c->name, c->args, c->name, c->what);
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &option_table[i];
+        char left_side[64], letter[8] = "    ";
+        if (!strchr(o->commands, c->name[0])) continue;
+        if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
+        snprintf(left_side, sizeof left_side, "%s--%s %s", letter, o->name, o->arg);
+        fprintf(f, "  %-34s %s\n", left_side, o->help);
+    }
+}
+
+/* Edits (insert, delete, replace) from a to b, both short. */
+static int edit_distance(const char *a, const char *b)
+{
+    int n = (int)strlen(b), row[64];
+    if (n > 63 || strlen(a) > 63) return 99;
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= n; j++) {
+            int change = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            int step = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            row[j] = change < step ? change : step;
+        }
+    }
+    return row[n];
+}
+
+/* Usage errors: exit 2. */
+static _Noreturn void usage(const char *fmt, ...) PRINTF_LIKE(1, 2);
+static _Noreturn void usage(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("ropescope: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputs(" (ropescope --help)\n", stderr);
+    va_end(ap);
+    exit(2);
+}
+
+static _Noreturn void unknown_option(const Command *c, const char *arg)
+{
+    const Option *best = NULL;
+    int least = 4;
+    for (int i = 0; i < N_OPTIONS; i++) {
+        int d = edit_distance(arg, option_table[i].name);
+        if (d < least) {
+            least = d;
+            best = &option_table[i];
+        }
+    }
+    if (best) usage("%s has no option --%s; did you mean --%s?", c->name, arg, best->name);
+    usage("%s has no option --%s", c->name, arg);
+}
+
+static const Option *find_option(const Command *c, const char *arg)
+{
+    const char *name = arg[1] == '-' ? arg + 2 : arg + 1;
+    int is_letter = arg[1] != '-' && !arg[2];
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &option_table[i];
+        int match = is_letter ? o->letter == arg[1] : strcmp(name, o->name) == 0;
+        if (match && strchr(o->commands, c->name[0])) return o;
+        if (match) usage("%s takes no option %s: it belongs to other commands", c->name, arg);
+    }
+    unknown_option(c, name);
+}
+
+static void set_option(Options *o, const Option *opt, const char *arg, const char *value)
+{
+    char *end, *field = (char *)o + opt->field;
+    if (opt->type == O_FLAG) {
+        *(int *)(void *)field = 1;
+        return;
+    }
+    if (!value) usage("%s wants a value: %s", arg, opt->arg);
+    if (opt->type == O_STR) {
+        *(const char **)(void *)field = value;
+        return;
+    }
+    double v = strtod(value, &end);
+    int whole = opt->type == O_NUM && opt->lo >= 0 ? 1 : v == floor(v);
+    if (end == value || *end || !(v >= opt->lo && v <= opt->hi) || !whole)
+        usage("%s %s: expected %s from %g to %g", arg, value,
+              opt->type == O_INT ? "a whole number" : "a number", opt->lo, opt->hi);
+    if (opt->type == O_INT) *(int *)(void *)field = (int)v;
+    else *(double *)(void *)field = v;
+}
+
+static void parse_options(const Command *c, Options *o, int argc, char **argv)
+{
+    int positional_only = 0;
+    for (int i = 0; i < argc; i++) {
+        char *arg = argv[i];
+        if (positional_only || arg[0] != '-' || !arg[1]) {
+            if (o->model) usage("%s: one model is enough: '%s' and '%s'", c->name, o->model, arg);
+            o->model = arg;
+        } else if (strcmp(arg, "--") == 0) {
+            positional_only = 1;
+        } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
+            command_help(stdout, c);
+            exit(0);
+        } else {
+            const Option *opt = find_option(c, arg);
+            int has_value = opt->type != O_FLAG;
+            set_option(o, opt, arg, has_value && i + 1 < argc ? argv[i + 1] : NULL);
+            i += has_value;
+        }
+    }
+    if (o->exact && o->int8) usage("--exact and --int8 exclude each other");
+}
+
+static const Command *find_command(const char *name)
+{
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(name, commands[i].name) == 0) return &commands[i];
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (edit_distance(name, commands[i].name) <= 2)
+            usage("there is no command '%s'; did you mean %s?", name, commands[i].name);
+    usage("there is no command '%s'", name);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        help(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        help(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        puts("ropescope " ROPESCOPE_VERSION);
+        return 0;
+    }
+    Options o = {.n_predict = -2, .repeat = 3, .n_prompt = 512, .temp = -1, .top_k = 40, .top_p = 0.95,
+                 .min_p = 0.05, .repeat_penalty = 1, .repeat_last_n = 64, .seed = -1};
+    const Command *c = find_command(argv[1]);
+    parse_options(c, &o, argc - 2, argv + 2);
+    if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
+    signal(SIGINT, on_interrupt);
+    signal(SIGTERM, on_interrupt);
+    signal(SIGPIPE, SIG_DFL);
+    Err e = {""};
+    int rc = c->run(&o, &e);
+    if (rc && !interrupted) fprintf(stderr, "ropescope: %s\n", e.msg);
+    return interrupted ? 130 : rc ? 1 : 0;
+}
+#endif

@@ -1,0 +1,725 @@
+/* The probe and the reading: synthetic heads of known radius and angle, the sign convention by
+ * brute force, attention sinks of known size, the same bytes for any batch, odd inputs, and the
+ * figures of a real layer. Results are read back from the JSON, as a user would. */
+#include "../model.h"
+#include "check.h"
+
+#include <string.h>
+
+#define PI 3.14159265358979323846
+
+/* ---- a walker over our own JSON: get(json, "layers.0.heads.1.r_q.3") ---- */
+
+static const char *skip_value(const char *s)
+{
+    int depth = 0;
+    do {
+        if (*s == '"')
+            for (s++; *s != '"'; s++) s += *s == '\\';
+        depth += (*s == '[' || *s == '{') - (*s == ']' || *s == '}');
+        s++;
+    } while (depth > 0 || !strchr(",]}", *s));
+    return s;
+}
+
+/* The start of the value at a path of keys and indices; NULL if there is none. */
+static const char *find(const char *s, const char *path)
+{
+    while (*path) {
+        size_t n = strcspn(path, ".");
+        int array = *s++ == '[', at = atoi(path);
+        for (;; s++) {
+            while (*s == '\n' || *s == ' ') s++;
+            if (*s == ']' || *s == '}') return NULL;
+            if (array ? at-- == 0 : !strncmp(s + 1, path, n) && s[n + 1] == '"') break;
+            s = skip_value(s);
+            if (*s != ',') return NULL;
+        }
+        if (!array) s += n + 3;
+        path += n + (path[n] == '.');
+    }
+    return s;
+}
+
+static double get(const char *json, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static double get(const char *json, const char *fmt, ...)
+{
+    char path[128];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(path, sizeof path, fmt, ap);
+    va_end(ap);
+    const char *s = find(json, path);
+    if (!CHECK_MSG(s != NULL, "no %s", path)) return 0;
+    return strncmp(s, "null", 4) ? strtod(s, NULL) : (double)NAN;
+}
+
+static int length(const char *json, const char *path)
+{
+    const char *s = find(json, path);
+    int n = 0;
+    if (!s || s[1] == ']') return 0;
+    for (s++, n = 1; *(s = skip_value(s)) == ','; s++) n++;
+    return n;
+}
+
+static int near(double a, double b, double tol) /* absolute and relative; NaN is near nothing */
+{
+    return fabs(a - b) <= tol * (1 + fabs(b));
+}
+
+#define NEAR(a, b, tol) check_near(__LINE__, #a, a, b, tol)
+static void check_near(int line, const char *what, double a, double b, double tol)
+{
+    check_msg(near(a, b, tol), __FILE__, line, what, "%.9g, expected %.9g", a, b);
+}
+
+/* ---- a model that is only a shape ---- */
+
+typedef struct {
+    Model m;
+    Layer layer[4];
+    Rope rope;
+} Shape;
+
+static void shape_new(Shape *s, int n_layers, int n_heads, int n_kv, int n_rot, int layout,
+                      const char *kind, int n_ctx)
+{
+    Err e;
+    RopeParams p = {
+        .head_dim = n_rot + 4, .n_rot = n_rot, .base = 10000, .factor = 1, .n_ctx_orig = n_ctx};
+    *s = (Shape){0};
+    CHECK(rope_new(&s->rope, rope_find(kind), &p, layout, &e) == 0);
+    s->m = (Model){.n_layers = n_layers,
+                   .head_dim = n_rot + 4,
+                   .n_ctx_train = n_ctx,
+                   .max_heads = n_heads,
+                   .max_kv_heads = n_kv,
+                   .layer = s->layer,
+                   .rope = &s->rope,
+                   .n_ropes = 1};
+    for (int l = 0; l < n_layers; l++)
+        s->layer[l] = (Layer){.n_heads = n_heads, .n_kv_heads = n_kv};
+}
+
+static Provenance made(void)
+{
+    return (Provenance){.model_path = "a</script>\"\\\xff.gguf",
+                        .text_path = "text & more",
+                        .bos_policy = "each window",
+                        .isa = "base",
+                        .model_sha256 = "00ff",
+                        .n_ctx = 128,
+                        .exact = 1,
+                        .n_threads = 3,
+                        .n_tokens = 1,
+                        .n_windows = 1};
+}
+
+/* What a report function writes, as a string to free. */
+static char *captured(const Analysis *a, const Provenance *p, int json)
+{
+    char *s = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&s, &n);
+    if (json)
+        analysis_json(a, p, f);
+    else
+        analysis_print(a, p, f, 0);
+    fclose(f);
+    return s;
+}
+
+static char *json_of(const Analysis *a)
+{
+    Provenance p = made();
+    char *s = captured(a, &p, 1);
+    int in_string = 0, n_bad = 0; /* outside strings: no letter of nan, inf, NaN but null's */
+    for (const char *c = s; *c; c++) {
+        if (*c == '"') in_string = !in_string;
+        if (*c == '\\') c++;
+        if (!in_string && strchr("aifNI", *c)) n_bad++;
+    }
+    CHECK(n_bad == 0 && !in_string);
+    return s;
+}
+
+static Analysis *start(const Shape *s)
+{
+    AnalysisOptions o = analysis_defaults();
+    return analysis_new(&s->m, &o);
+}
+
+/* Head vectors x[n][D], rotated to positions pos .. */
+static void turn(const Shape *s, float *x, int pos, int n)
+{
+    for (int i = 0; i < n; i++, x += s->m.head_dim)
+        for (int j = 0; j < s->rope.n_pairs; j++) {
+            int ia, ib;
+            rope_pair(&s->rope, j, &ia, &ib);
+            double c = cos((pos + i) * s->rope.inv_freq[j]);
+            double d = sin((pos + i) * s->rope.inv_freq[j]);
+            double a = (double)x[ia], b = (double)x[ib];
+            x[ia] = (float)(a * c - b * d);
+            x[ib] = (float)(a * d + b * c);
+        }
+}
+
+static void put(const Shape *s, float *x, int j, double r, double angle)
+{
+    int a, b;
+    rope_pair(&s->rope, j, &a, &b);
+    x[a] = (float)(r * cos(angle));
+    x[b] = (float)(r * sin(angle));
+}
+
+/* Shows n vectors of one query or key head, before and after rotation. */
+static void show(const Analysis *a, const Shape *s, int is_q, int l, int h, int pos, int n,
+                 const float *x)
+{
+    const Probe *p = analysis_probe(a);
+    size_t D = (size_t)s->m.head_dim;
+    float *y = xcalloc((size_t)n * D, sizeof *y);
+    memcpy(y, x, (size_t)n * D * sizeof *y);
+    turn(s, y, pos, n);
+    (is_q ? p->q : p->k)(p->ctx, l, h, BEFORE_ROPE, pos, n, x, D);
+    (is_q ? p->q : p->k)(p->ctx, l, h, AFTER_ROPE, pos, n, y, D);
+    free(y);
+}
+
+/* ---- radius, concentration, angle, candidates ---- */
+
+enum { N_TOK = 41, PAIRS = 8, STRONG = 5 };
+static const double q_dir = 2.1, k_dir = -0.4, spread = 0.2;
+
+/* Token 0 short; then pair j has radius 1 (the strong one 9), directions q_dir +- spread. */
+static void known_tokens(const Shape *s, float *x, double dir, double scale)
+{
+    for (int i = 0; i < N_TOK; i++)
+        for (int j = 0; j < PAIRS; j++) {
+            double r = (j == STRONG ? 9 : 1 + 0.1 * j) * scale;
+            put(s, x + i * s->m.head_dim, j, i ? r : 0.25 * r, dir + (i % 2 ? spread : -spread));
+        }
+}
+
+static void check_known_pair(const Shape *s, const char *json, int h, int j)
+{
+    double r = j == STRONG ? 9 : 1 + 0.1 * j, x = s->rope.inv_freq[j] * 1024;
+    double phi = q_dir - k_dir, mean = 0, worst = -1;
+    NEAR(get(json, "layers.1.heads.%d.r_q.%d", h, j), r, 1e-6);
+    NEAR(get(json, "layers.1.heads.%d.r_k.%d", h, j), 2 * r, 1e-6);
+    NEAR(get(json, "layers.1.heads.%d.R_q.%d", h, j), cos(spread), 1e-6);
+    NEAR(get(json, "layers.1.heads.%d.dir_k.%d", h, j), k_dir, 1e-6);
+    NEAR(get(json, "layers.1.heads.%d.phi.%d", h, j), phi, 1e-6);
+    NEAR(get(json, "layers.1.heads.%d.rms_k.%d", h, j), 2 * r, 1e-6);
+    NEAR(get(json, "layers.1.heads.%d.max_q.%d", h, j), r, 1e-6);
+    NEAR(get(json, "layers.1.heads.%d.first_k.%d", h, j), 0.5 * r, 1e-6);
+    NEAR(get(json, "layers.1.heads.%d.max_k_at.%d.0", h, j), 0, 0);
+    NEAR(get(json, "ropes.0.x.%d", j), x, 1e-6);
+    for (int i = 0; i < 20000; i++) {
+        double c = cos(phi + x * (i + 0.5) / 20000);
+        mean += c / 20000;
+        worst = fmax(worst, c);
+    }
+    NEAR(get(json, "layers.1.heads.%d.gain.%d", h, j), mean, 1e-4);
+    CHECK((get(json, "layers.1.heads.%d.t3_slack.%d", h, j) >= 0) == (worst <= 0) || x > 2 * PI);
+}
+
+static void test_known_head(int layout)
+{
+    Shape s;
+    shape_new(&s, 2, 4, 2, 2 * PAIRS, layout, "plain", 1024);
+    Analysis *a = start(&s);
+    float *q = xcalloc((size_t)(N_TOK * s.m.head_dim), sizeof *q), *k;
+    k = xcalloc((size_t)(N_TOK * s.m.head_dim), sizeof *k);
+    known_tokens(&s, q, q_dir, 1);
+    known_tokens(&s, k, k_dir, 2);
+    for (int l = 0; l < 2; l++) {
+        for (int h = 0; h < 4; h++) show(a, &s, 1, l, h, 0, N_TOK, q);
+        for (int h = 0; h < 2; h++) show(a, &s, 0, l, h, 0, N_TOK, k);
+    }
+    char *json = json_of(a);
+    for (int j = 0; j < PAIRS; j++) check_known_pair(&s, json, 3, j);
+    NEAR(get(json, "layers.0.heads.2.kv_head"), 1, 0);
+    NEAR(get(json, "layers.0.heads.2.n_q"), N_TOK - 1, 0);
+    NEAR(get(json, "layers.0.heads.2.top_pair"), STRONG, 0);
+    NEAR(get(json, "layers.0.heads.2.candidates.0"), STRONG, 0);
+    CHECK(length(json, "layers.0.heads.2.strong") == 1);
+    NEAR(get(json, "ropes.0.hf_channels.3.1"), 3 + PAIRS, 0);
+    NEAR(get(json, "summary.n_candidates"), 8, 0);
+    NEAR(get(json, "summary.top_first_k_over_mean_k"), 0.25, 1e-6);
+    CHECK(get(json, "summary.radius_self_check") < 1e-6);
+    free(json), free(q), free(k);
+    analysis_free(a);
+    rope_free(&s.rope);
+}
+
+/* q at m and k at n, both rotated: their product is r_q r_k cos(phi + theta (m - n)), with the
+ * phi that the report gives. Seen to fail with phi = arg k - arg q and with n - m. */
+static void test_sign(int layout)
+{
+    Shape s;
+    shape_new(&s, 1, 1, 1, 2, layout, "plain", 2048);
+    s.rope.inv_freq[0] = 0.37;
+    for (int t = 0; t < 20; t++) {
+        Analysis *a = start(&s);
+        float q[2 * 6] = {0}, k[2 * 6] = {0};
+        double rq = 1 + 0.1 * t, rk = 3 - 0.1 * t;
+        put(&s, q + 6, 0, rq, 0.7 * t);
+        put(&s, k + 6, 0, rk, 1.9 * t + 0.3);
+        show(a, &s, 1, 0, 0, 0, 2, q);
+        show(a, &s, 0, 0, 0, 0, 2, k);
+        char *json = json_of(a);
+        double phi = get(json, "layers.0.heads.0.phi.0");
+        CHECK(phi >= 0 && phi < 2 * PI);
+        for (int m = 0; m < 12; m++)
+            for (int n = 0; n <= m; n++) {
+                float u[6], v[6];
+                memcpy(u, q + 6, sizeof u), memcpy(v, k + 6, sizeof v);
+                turn(&s, u, m, 1), turn(&s, v, n, 1);
+                double dot = 0;
+                for (int c = 0; c < 6; c++) dot += (double)u[c] * (double)v[c];
+                NEAR(dot, rq * rk * cos(phi + 0.37 * (m - n)), 1e-5);
+            }
+        free(json);
+        analysis_free(a);
+    }
+    rope_free(&s.rope);
+}
+
+/* ---- the same bytes however the tokens come ---- */
+
+static void random_heads(Rng *rng, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) x[i] = rng_float(rng);
+}
+
+enum { CH_TOK = 23, CH_D = 16 + 4 };
+
+/* Two windows of the same tokens, in batches of any size, heads in either order. */
+static char *chunked(const Shape *s, const float *x, int batch, int reverse)
+{
+    Analysis *a = start(s);
+    const Probe *p = analysis_probe(a);
+    for (int w = 0; w < 2; w++) {
+        analysis_window(a);
+        for (int pos = 0; pos < CH_TOK; pos += batch)
+            for (int i = 0; i < 4; i++) {
+                int h = reverse ? 3 - i : i, n = pos + batch > CH_TOK ? CH_TOK - pos : batch;
+                const float *y = x + ((2 * h + w) * CH_TOK + pos) * CH_D;
+                show(a, s, 1, 0, h, pos, n, y);
+                if (h < 2) show(a, s, 0, 0, h, pos, n, y);
+                for (int t = 0; t < n; t++)
+                    p->attn(p->ctx, 0, h, pos + t, 0, y, y + t * CH_D, NULL);
+            }
+    }
+    char *json = json_of(a);
+    analysis_free(a);
+    return json;
+}
+
+static void test_chunks(void)
+{
+    static float x[4 * 2 * CH_TOK * CH_D];
+    Shape s;
+    Rng rng = rng_new(7);
+    shape_new(&s, 1, 4, 2, 16, ROPE_HALF, "plain", 512);
+    random_heads(&rng, x, sizeof x / sizeof *x);
+    char *all = chunked(&s, x, CH_TOK, 0);
+    const int batch[] = {1, 3, 7};
+    for (int i = 0; i < 3; i++) {
+        char *part = chunked(&s, x, batch[i], i % 2 == 0);
+        CHECK_MSG(!strcmp(all, part), "batch %d", batch[i]);
+        free(part);
+    }
+    NEAR(get(all, "layers.0.heads.0.n_q"), 2 * (CH_TOK - 1), 0);
+    free(all);
+    rope_free(&s.rope);
+}
+
+/* ---- attention to the first token ---- */
+
+static void show_window(Analysis *a, int h, int n, float w, int t_visible)
+{
+    const Probe *p = analysis_probe(a);
+    for (int pos = 0; pos < n; pos++) {
+        int t0 = t_visible && pos >= t_visible ? pos - t_visible + 1 : 0;
+        float row[2] = {pos ? w : 1, 0};
+        p->attn(p->ctx, 0, h, pos, t0, row, row, NULL);
+    }
+}
+
+static void test_sinks(void)
+{
+    Shape s;
+    shape_new(&s, 1, 2, 1, 4, ROPE_ADJACENT, "plain", 512);
+    Analysis *a = start(&s);
+    analysis_window(a);
+    show_window(a, 0, 10, 0.5f, 0), show_window(a, 1, 10, 0.1f, 0);
+    char *json = json_of(a); /* only a short window yet: it counts with its own length */
+    NEAR(get(json, "summary.alpha_t"), 10, 0);
+    NEAR(get(json, "layers.0.heads.0.alpha_1_t"), (1 + 9 * 0.5) / 10, 1e-6);
+    NEAR(get(json, "summary.sink_1"), 0.5, 1e-9);
+    free(json);
+    analysis_window(a);
+    show_window(a, 0, 100, 0.4f, 0), show_window(a, 1, 100, 0.4f, 20);
+    analysis_window(a);
+    show_window(a, 0, 100, 0.2f, 0), show_window(a, 1, 100, 0.2f, 20);
+    json = json_of(a);
+    double whole = (5.5 / 10 + (1 + 99 * 0.4) / 100 + (1 + 99 * 0.2) / 100) / 3;
+    NEAR(get(json, "summary.alpha_t"), 64, 0);
+    NEAR(get(json, "summary.n_samples"), 4, 0);
+    NEAR(get(json, "layers.0.heads.0.alpha_1"), whole, 1e-6);
+    NEAR(get(json, "layers.0.heads.0.alpha_1_t"), (2 + 63 * 0.6) / 64 / 2, 1e-6);
+    NEAR(get(json, "layers.0.heads.1.alpha_1_t"), (2 + 19 * 0.6) / 64 / 2, 1e-6);
+    NEAR(get(json, "layers.0.heads.0.sink_share"), 0.5, 1e-9);
+    NEAR(get(json, "summary.sink_1"), 0.25, 1e-9);
+    free(json);
+    analysis_free(a);
+    rope_free(&s.rope);
+}
+
+/* ---- odd inputs ---- */
+
+static void check_both(const Analysis *a, const char *sentence)
+{
+    Provenance p = made();
+    char *text = captured(a, &p, 0), *json = json_of(a);
+    CHECK_MSG(strstr(json, sentence) != NULL, "'%s' is not in the JSON", sentence);
+    CHECK(strstr(text, "What was found") != NULL);
+    if (getenv("TEST_VERBOSE")) puts(text);
+    CHECK(!strstr(text, " nan") && !strstr(text, "-nan") && !strstr(text, " inf"));
+    free(text), free(json);
+}
+
+static void test_odd(void)
+{
+    Shape s;
+    float x[3 * 12];
+    for (int i = 0; i < 36; i++) x[i] = (float)(i + 1);
+    shape_new(&s, 1, 1, 1, 8, ROPE_HALF, "plain", 512);
+    Analysis *a = start(&s);
+    check_both(a, "nothing to read");
+    show(a, &s, 1, 0, 0, 0, 1, x), show(a, &s, 0, 0, 0, 0, 1, x); /* only the token left out */
+    check_both(a, "nothing to read");
+    x[14] = NAN;
+    show(a, &s, 1, 0, 0, 1, 2, x + 12), show(a, &s, 0, 0, 0, 1, 2, x + 12);
+    check_both(a, "not finite");
+    analysis_free(a);
+    rope_free(&s.rope);
+
+    shape_new(&s, 1, 1, 1, 8, ROPE_HALF, "none", 512);
+    a = start(&s);
+    x[14] = 1;
+    show(a, &s, 1, 0, 0, 0, 3, x), show(a, &s, 0, 0, 0, 0, 3, x);
+    check_both(a, "does not rotate");
+    analysis_free(a);
+    rope_free(&s.rope);
+
+    shape_new(&s, 1, 1, 1, 8, ROPE_HALF, "plain", 0);
+    a = start(&s);
+    show(a, &s, 1, 0, 0, 0, 3, x), show(a, &s, 0, 0, 0, 0, 3, x);
+    check_both(a, "trained context is unknown");
+    analysis_free(a);
+    rope_free(&s.rope);
+}
+
+/* ---- SHA-256, JSON strings, the page ---- */
+
+static void check_sha(const char *s, size_t n, const char *want)
+{
+    char got[65];
+    sha256_hex(s, n, got);
+    CHECK_MSG(!strcmp(got, want), "%s", got);
+}
+
+static void test_sha(void)
+{
+    check_sha("", 0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    check_sha("abc", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    check_sha("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56,
+              "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+    char *a = xcalloc(1000000, 1);
+    memset(a, 'a', 1000000);
+    check_sha(a, 1000000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    free(a);
+}
+
+static void check_str(const char *s, size_t n, const char *want)
+{
+    char *got = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&got, &size);
+    json_str(f, s, n);
+    fclose(f);
+    CHECK_MSG(!strcmp(got, want), "%s, expected %s", got, want);
+    free(got);
+}
+
+static void test_json_str(void)
+{
+    check_str("a\"b\\c\n\x7f", 7, "\"a\\\"b\\\\c\\u000a\\u007f\"");
+    check_str("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 9,
+              "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"");
+    check_str("\xc0\x80", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");                 /* overlong */
+    check_str("\xed\xa0\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* surrogate */
+    check_str("x\xe2\x82", 3, "\"x\xef\xbf\xbd\xef\xbf\xbd\"");               /* cut */
+    check_str("\0z", 2, "\"\\u0000z\"");
+}
+
+static char *page_of(const char *json, size_t n, int *status)
+{
+    Err e;
+    char *got = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&got, &size);
+    *status = report_html(json, n, f, &e);
+    fclose(f);
+    return got;
+}
+
+static void test_page(void)
+{
+    Shape s;
+    int status;
+    shape_new(&s, 1, 1, 1, 8, ROPE_HALF, "plain", 512);
+    Analysis *a = start(&s);
+    char *json = json_of(a), *page = page_of(json, strlen(json), &status);
+    CHECK(status == 0);
+    CHECK(!find(json, "provenance.threads") && !find(json, "provenance.isa"));
+    const char *data = strstr(page, "\"schema\":\"ropescope.analysis/1\"");
+    const char *end = data ? strstr(data, "</script>") : NULL;
+    CHECK(data && end && strchr(data, '<') == end);
+    CHECK(strstr(page, "a&#60;/script&#62;&#34;\\") != NULL);
+    CHECK(strstr(page, "default-src 'none'") != NULL);
+    CHECK(!strstr(page, "http:") && !strstr(page, "https:"));
+    free(page);
+    page = page_of("{\"schema\":\"other\"}", 18, &status);
+    CHECK(status == -1);
+    free(page);
+    for (size_t n = 0; n < strlen(json); n += 1 + n / 50) { /* cut anywhere: no crash */
+        char *cut = xcalloc(n + 1, 1);
+        memcpy(cut, json, n);
+        free(page_of(cut, n, &status));
+        free(cut);
+    }
+    free(json);
+    analysis_free(a);
+    rope_free(&s.rope);
+}
+
+/* ---- a real layer: Llama-2-7B-chat, 66 tokens, 32 heads of 128 ---- */
+
+enum { RT = 66, RH = 32, RD = 128 };
+
+static float half(const uint8_t *p)
+{
+    int bits = p[0] | p[1] << 8, e = bits >> 10 & 31, m = bits & 1023;
+    double v = e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
+    return (float)(bits & 0x8000 ? -v : v);
+}
+
+/* float16 [66, 32, 128] of a version 1 .npy file; NULL if it is not there. */
+static float *load(const char *name)
+{
+    char path[1024], head[256] = "";
+    const char *dir = getenv("ROPESCOPE_SHARED");
+    snprintf(path, sizeof path, "%s/data/llama2-7b-layer10/%s", dir ? dir : "../shared", name);
+    FILE *f = fopen(path, "rb");
+    if (!f) return NULL;
+    uint8_t pre[10], v[2];
+    float *x = xcalloc((size_t)RT * RH * RD, sizeof *x);
+    CHECK(fread(pre, 1, 10, f) == 10 && !memcmp(pre, "\x93NUMPY\1", 7));
+    size_t n = (size_t)(pre[8] | pre[9] << 8);
+    CHECK(n < sizeof head && fread(head, 1, n < 256 ? n : 255, f) == n);
+    CHECK(strstr(head, "'<f2'") && strstr(head, "(66, 32, 128)") && strstr(head, "False"));
+    for (size_t i = 0; i < (size_t)RT * RH * RD && fread(v, 1, 2, f) == 2; i++) x[i] = half(v);
+    fclose(f);
+    return x;
+}
+
+/* q.k over the pairs that count: all (0), those with x > 2 pi (1), those with x <= 2 pi (2). */
+static double product(const Shape *s, const float *q, const float *k, int which)
+{
+    double sum = 0;
+    for (int j = 0; j < RD / 2; j++) {
+        int partial = s->rope.inv_freq[j] * 4096 <= 2 * PI;
+        if (which && partial != (which == 2)) continue;
+        sum += (double)q[j] * (double)k[j] + (double)q[j + RD / 2] * (double)k[j + RD / 2];
+    }
+    return sum;
+}
+
+static void show_attention(const Shape *s, const Analysis *a, const float *q, const float *k, int h,
+                           int which)
+{
+    const Probe *p = analysis_probe(a);
+    for (int i = 0; i < RT; i++) {
+        float row[RT];
+        double w[RT], max = -1e30, sum = 0;
+        for (int t = 0; t <= i; t++) {
+            w[t] = product(s, q + (i * RH + h) * RD, k + (t * RH + h) * RD, which) / sqrt(RD);
+            max = fmax(max, w[t]);
+        }
+        for (int t = 0; t <= i; t++) sum += w[t] = exp(w[t] - max);
+        for (int t = 0; t <= i; t++) row[t] = (float)(w[t] / sum);
+        p->attn(p->ctx, 0, h, i, 0, row, row, NULL);
+    }
+}
+
+/* The tokens as they were before rotation: turned back to position 0. */
+static float *unrotated(const Shape *s, const float *x)
+{
+    float *y = xcalloc((size_t)RT * RH * RD, sizeof *y);
+    for (int i = 0; i < RT * RH; i++)
+        for (int j = 0; j < RD / 2; j++) {
+            double a = (double)x[i * RD + j], b = (double)x[i * RD + j + RD / 2];
+            double t = -(i / RH) * s->rope.inv_freq[j];
+            y[i * RD + j] = (float)(a * cos(t) - b * sin(t));
+            y[i * RD + j + RD / 2] = (float)(a * sin(t) + b * cos(t));
+        }
+    return y;
+}
+
+static char *read_layer(const Shape *s, const float *q, const float *k, int which)
+{
+    Analysis *a = start(s);
+    const Probe *p = analysis_probe(a);
+    float *uq = unrotated(s, q), *uk = unrotated(s, k);
+    for (int h = 0; h < RH; h++) {
+        p->q(p->ctx, 0, h, BEFORE_ROPE, 0, RT, uq + h * RD, RH * RD);
+        p->q(p->ctx, 0, h, AFTER_ROPE, 0, RT, q + h * RD, RH * RD);
+        p->k(p->ctx, 0, h, BEFORE_ROPE, 0, RT, uk + h * RD, RH * RD);
+        p->k(p->ctx, 0, h, AFTER_ROPE, 0, RT, k + h * RD, RH * RD);
+        show_attention(s, a, q, k, h, which);
+    }
+    free(uq), free(uk);
+    char *json = json_of(a);
+    if (getenv("TEST_VERBOSE") && !which) {
+        Provenance pr = made();
+        analysis_print(a, &pr, stdout, 0);
+    }
+    analysis_free(a);
+    return json;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void check_rate(const char *json, int b, const char *who, int hits, int of)
+{
+    int h = (int)get(json, "summary.bounds.%d.%s_hits", b, who);
+    int n = (int)get(json, "summary.bounds.%d.%s_of", b, who);
+    CHECK_MSG(h == hits && n == of, "bound %d, %s: %d of %d, expected %d of %d", b, who, h, n, hits,
+              of);
+}
+
+/* How many strong pairs with lo < x <= hi keep B2, phi >= pi - x/2. */
+static void check_b2(const char *json, double lo, double hi, double percent)
+{
+    int of = 0, hits = 0;
+    for (int h = 0; h < RH; h++) {
+        char path[64];
+        snprintf(path, sizeof path, "layers.0.heads.%d.strong", h);
+        for (int i = length(json, path) - 1; i >= 0; i--) {
+            int j = (int)get(json, "layers.0.heads.%d.strong.%d", h, i);
+            double x = get(json, "ropes.0.x.%d", j);
+            if (!(x > lo && x <= hi)) continue;
+            of++;
+            hits += get(json, "layers.0.heads.%d.phi.%d", h, j) >= PI - x / 2;
+        }
+    }
+    CHECK_MSG(fabs(100.0 * hits / of - percent) <= 0.5, "B2: %d of %d", hits, of);
+}
+
+/* The figures of the strongest pairs: which, and how far above the median. */
+static void check_tops(const char *json)
+{
+    double ratio[RH];
+    int times[64] = {0}, mode = 0;
+    for (int h = 0; h < RH; h++) {
+        int j = (int)get(json, "layers.0.heads.%d.top_pair", h);
+        CHECK_MSG((j >= 49 && j <= 53) || j == 55 || (j >= 57 && j <= 60), "pair %d", j);
+        if (++times[j] > times[mode]) mode = j;
+        ratio[h] = get(json, "layers.0.heads.%d.ratio.%d", h, j);
+    }
+    qsort(ratio, RH, sizeof *ratio, by_size);
+    NEAR(mode, 51, 0);
+    NEAR(round(ratio[0]), 20, 0);
+    NEAR(round((ratio[15] + ratio[16]) / 2), 60, 0);
+    NEAR(round(ratio[31]), 108, 0);
+}
+
+static double partial_share(const char *json)
+{
+    double part = 0, all = 0;
+    for (int h = 0; h < RH; h++)
+        for (int j = 0; j < RD / 2; j++) {
+            double s = get(json, "layers.0.heads.%d.r_q.%d", h, j) *
+                       get(json, "layers.0.heads.%d.r_k.%d", h, j);
+            all += s;
+            if (get(json, "ropes.0.x.%d", j) <= 2 * PI) part += s;
+        }
+    return part / all;
+}
+
+static void test_real_layer(void)
+{
+    float *q = load("q.npy"), *k = load("k.npy");
+    if (!q || !k) {
+        check_skip("the figures of a real layer: no data/llama2-7b-layer10 (ROPESCOPE_SHARED)");
+        free(q), free(k);
+        return;
+    }
+    Shape s;
+    shape_new(&s, 1, RH, RH, RD, ROPE_HALF, "plain", 4096);
+    s.m.head_dim = RD;
+    char *json = read_layer(&s, q, k, 0);
+    check_rate(json, 0, "top", 32, 32); /* F1 */
+    check_rate(json, 1, "top", 31, 32); /* F2 */
+    check_tops(json);
+    NEAR(partial_share(json), 0.66, 0.005);
+    NEAR(get(json, "summary.share_of_partial_pairs"), 0.28, 0.005);
+    check_rate(json, 0, "strong", 48, 50);
+    check_rate(json, 1, "strong", 45, 50);
+    check_rate(json, 2, "strong", 40, 45); /* T3: 89 % */
+    check_rate(json, 3, "strong", 44, 45); /* B1: 98 % */
+    check_rate(json, 5, "strong", 48, 48); /* B3: 100 % */
+    check_rate(json, 6, "strong", 45, 48); /* B4: 94 % */
+    check_b2(json, PI / 2, PI, 50);
+    check_b2(json, 0, PI / 2, 13);
+    NEAR(get(json, "summary.top_phi_centre"), -0.01, 0.006);
+    NEAR(get(json, "summary.top_first_k_over_mean_k"), 0.25, 0.005);
+    NEAR(get(json, "summary.alpha_1"), 0.46, 0.005);
+    NEAR(get(json, "summary.alpha_1_uniform"), 0.072, 0.0005);
+    NEAR(get(json, "summary.sink_1"), 1, 0);
+    free(json);
+    json = read_layer(&s, q, k, 1);
+    NEAR(get(json, "summary.alpha_1"), 0.049, 0.0005);
+    NEAR(get(json, "summary.sink_1"), 0, 0);
+    free(json);
+    json = read_layer(&s, q, k, 2);
+    NEAR(get(json, "summary.alpha_1"), 0.54, 0.005);
+    NEAR(get(json, "summary.sink_1"), 1, 0);
+    free(json), free(q), free(k);
+    rope_free(&s.rope);
+}
+
+int main(void)
+{
+    test_sha();
+    test_json_str();
+    for (int layout = ROPE_ADJACENT; layout <= ROPE_HALF; layout++) {
+        test_known_head(layout);
+        test_sign(layout);
+    }
+    test_chunks();
+    test_sinks();
+    test_odd();
+    test_page();
+    test_real_layer();
+    return check_done();
+}

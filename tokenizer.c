@@ -1,0 +1,1281 @@
+/* ropescope: text to tokens and back.
+ *
+ * Two models, both as the GGUF file describes them:
+ *   "llama"  SentencePiece BPE: characters, spaces written U+2581, merged by the score of the
+ *            token that a merge makes; what has no token is spelt in bytes, <0x00> .. <0xFF>.
+ *   "gpt2"   byte-level BPE: the text is first split into words (the pre-tokenizer), each word is
+ *            bytes, merged by the rank of the pair in a list.
+ * In both, the text is first cut at special tokens, and the best merge is made first, leftmost
+ * among equals. Order of this file: classes of characters, pre-tokenizers, merging, encoding,
+ * decoding, loading, and the Unicode table.
+ *
+ * A Tokenizer points into the GGUF mapping, which has to outlive it; it is read-only after
+ * tok_new, so threads may share it.
+ */
+#include "model.h"
+
+#include <ctype.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NORMAL = 1, UNKNOWN, CONTROL, USER, UNUSED, BYTE }; /* tokenizer.ggml.token_type */
+enum { TYPE = 7, EOG = 8, RSTRIP = 16, AGAIN = 32 }; /* a token's type, and flags */
+
+/* Class of a character, one bit: general categories Lu Lt, Ll, Lm Lo, M, N, P, and White_Space;
+ * a byte that is not UTF-8 is a character of the class REST. */
+enum {
+    UPPER = 1, LOWER = 2, CASELESS = 4, MARK = 8, NUMBER = 16, PUNCT = 32, SPACE = 64, REST = 128,
+    LETTER = UPPER | LOWER | CASELESS
+};
+
+/* A text and the class of each byte: that of the character which begins there, 0 within one. */
+typedef struct {
+    const char *s;
+    const uint8_t *cls;
+} Text;
+
+/* One pass of a pre-tokenizer: the end of the piece that begins at i < end. Every pass splits the
+ * pieces of the pass before; nothing is dropped. */
+typedef struct {
+    size_t (*scan)(const Text *x, size_t i, size_t end, int arg);
+    int arg;
+} Pass;
+
+typedef struct {
+    const char *names; /* the canonical one first */
+    int flags;         /* PRE_... */
+    Pass pass[4];
+} Pre;
+
+enum { PRE_WHOLE = 1, PRE_BOS = 2, PRE_NO_BOS = 4 };
+
+typedef struct {
+    uint32_t hash;
+    int id; /* -1: free */
+} VocabSlot;
+
+typedef struct {
+    int left, right; /* left -1: free */
+    uint32_t rank;
+    int id; /* what the pair becomes */
+} PairSlot;
+
+typedef struct {
+    Str text;
+    int id;
+} Special;
+
+struct Tokenizer {
+    const char *path;
+    int spm;         /* "llama", else "gpt2" */
+    const Pre *pre;  /* gpt2 only */
+    char pre_name[32];
+    int n_vocab;
+    Str *text;       /* [V] as written in the file */
+    uint8_t *attr;   /* [V] type, EOG, RSTRIP, AGAIN */
+    uint32_t *rank;  /* [V] llama only: a higher score is a lower rank */
+    size_t max_len;  /* bytes of the longest text */
+    VocabSlot *vocab; /* open addressing, keyed by text */
+    size_t vocab_mask;
+    PairSlot *pair; /* gpt2 only: the merges */
+    size_t pair_mask;
+    int byte_id[256]; /* token that stands for one byte; -1: none */
+    int bos, eos, unk;
+    int add_bos, add_eos, space_prefix;
+    int words; /* llama only: no token has a space after anything else */
+    Special *special; /* sorted by text, then id: a trie without nodes */
+    int n_special;
+    int special_from[257]; /* first special token whose text begins with byte >= i */
+    uint8_t *cls;          /* gpt2 only: [0x110000] class of each code point */
+    uint16_t byte_code[256]; /* gpt2 only: the code point that stands for a byte in texts */
+    int16_t code_byte[324];  /* and back; -1: none */
+};
+
+/* ---------------------------------------------------------------- characters */
+
+/* Length of the UTF-8 sequence that begins at s; 0 if the n >= 1 bytes are the beginning of one;
+ * -1 if no sequence begins so (The Unicode Standard, table 3-7). */
+static int utf8_len(const char *s, size_t n)
+{
+    const uint8_t *b = (const uint8_t *)s;
+    if (b[0] < 0x80) return 1;
+    if (b[0] < 0xC2 || b[0] > 0xF4) return -1;
+    size_t len = b[0] < 0xE0 ? 2 : b[0] < 0xF0 ? 3 : 4;
+    int lo = b[0] == 0xE0 ? 0xA0 : b[0] == 0xF0 ? 0x90 : 0x80;
+    int hi = b[0] == 0xED ? 0x9F : b[0] == 0xF4 ? 0x8F : 0xBF;
+    if (n > 1 && (b[1] < lo || b[1] > hi)) return -1;
+    for (size_t i = 2; i < len && i < n; i++)
+        if ((b[i] & 0xC0) != 0x80) return -1;
+    return n < len ? 0 : (int)len;
+}
+
+/* Code point of a whole sequence. */
+static uint32_t utf8_code(const char *s, int len)
+{
+    const uint8_t *b = (const uint8_t *)s;
+    uint32_t c = len == 1 ? b[0] : b[0] & (0x7Fu >> len);
+    for (int i = 1; i < len; i++) c = c << 6 | (b[i] & 0x3F);
+    return c;
+}
+
+/* Bytes of the character at s, a bad byte being one. */
+static size_t char_len(const char *s, size_t n)
+{
+    int len = utf8_len(s, n);
+    return len > 0 ? (size_t)len : 1;
+}
+
+static void classify(const Tokenizer *t, const char *s, size_t n, uint8_t *cls)
+{
+    for (size_t i = 0; i < n;) {
+        int len = utf8_len(s + i, n - i);
+        cls[i] = len > 0 ? t->cls[utf8_code(s + i, len)] : REST;
+        for (i++; len > 1; len--) cls[i++] = 0;
+    }
+}
+
+/* ---------------------------------------------------------------- pre-tokenizers */
+
+/* End of the run of characters of the classes in mask; i itself if there is none. Begins at a
+ * character, so the zeros it passes belong to characters of the run. */
+static size_t run(const Text *x, size_t i, size_t end, int mask)
+{
+    while (i < end && (!x->cls[i] || (x->cls[i] & mask))) i++;
+    return i;
+}
+
+static size_t step(const Text *x, size_t i, size_t end) /* one character */
+{
+    do i++;
+    while (i < end && !x->cls[i]);
+    return i;
+}
+
+static int is_newline(char c)
+{
+    return c == '\r' || c == '\n';
+}
+
+/* 's 't 're 've 'm 'll 'd; fold = 0x20: in any case (of ASCII: no long s). i if there is none. */
+static size_t contraction(const Text *x, size_t i, size_t end, int fold)
+{
+    if (end - i < 2 || x->s[i] != '\'') return i;
+    int a = x->s[i + 1] | fold, b = end - i > 2 ? x->s[i + 2] | fold : 0;
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return i + 2;
+    int two = (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l');
+    return two ? i + 3 : i;
+}
+
+/* Whitespace S*: with newlines, S*[\r\n]+ first; then S+(?!\S)|S+: a run before a word leaves its
+ * last character to the word. */
+static size_t whitespace(const Text *x, size_t i, size_t end, int newlines)
+{
+    size_t e = run(x, i, end, SPACE);
+    for (size_t k = e; newlines && k > i; k--)
+        if (is_newline(x->s[k - 1])) return k;
+    if (e == end || step(x, i, end) == e) return e;
+    do e--;
+    while (!x->cls[e]);
+    return e;
+}
+
+/* N{1,max}, or what lies before the next number. */
+static size_t scan_number(const Text *x, size_t i, size_t end, int max)
+{
+    int number = x->cls[i] & NUMBER;
+    for (int n = 0; i < end && (x->cls[i] & NUMBER) == number && (!number || n < max); n++)
+        i = step(x, i, end);
+    return i;
+}
+
+static int is_digits3(const Text *x, size_t i, size_t end)
+{
+    return end - i >= 3 && isdigit((uint8_t)x->s[i]) && isdigit((uint8_t)x->s[i + 1]) &&
+           isdigit((uint8_t)x->s[i + 2]);
+}
+
+/* [0-9]{3}, or what lies before it. */
+static size_t scan_digits3(const Text *x, size_t i, size_t end, int arg)
+{
+    (void)arg;
+    if (is_digits3(x, i, end)) return i + 3;
+    do i = step(x, i, end);
+    while (i < end && !is_digits3(x, i, end));
+    return i;
+}
+
+static int is_sign(const Text *x, size_t i, int backtick)
+{
+    char c = x->s[i];
+    return (x->cls[i] & PUNCT) || (c && strchr("$+<=>^~|", c)) || (backtick && c == '`');
+}
+
+/* [P$+<=>^~|]+, with backtick also `; or what lies before it. */
+static size_t scan_punct(const Text *x, size_t i, size_t end, int backtick)
+{
+    int sign = is_sign(x, i, backtick);
+    do i = step(x, i, end);
+    while (i < end && is_sign(x, i, backtick) == sign);
+    return i;
+}
+
+/* contraction | ?L+ | ?N+ | ?[^S L N]+ | S+(?!\S) | S+, where ? is an optional space. */
+static size_t scan_gpt2(const Text *x, size_t i, size_t end, int arg)
+{
+    (void)arg;
+    size_t e = contraction(x, i, end, 0);
+    if (e > i) return e;
+    size_t k = i + (x->s[i] == ' ' && end - i > 1);
+    int c = x->cls[k];
+    if (c & SPACE) return whitespace(x, i, end, 0);
+    return run(x, k, end, c & LETTER ? LETTER : c & NUMBER ? NUMBER : ~(SPACE | LETTER | NUMBER));
+}
+
+/* Arguments of scan_words: longest number, plus what is different from qwen2. */
+enum { DIGITS = 3, CONTRACT = 4, CONTRACT_AFTER = 8, CASED = 16, SLASH = 32, MARKS = 64 };
+
+/* [^\r\n L N]?W+, W = L or, with MARKS, L and M. i if there is none. */
+static size_t word(const Text *x, size_t i, size_t end, int mask)
+{
+    size_t k = (x->cls[i] & (LETTER | NUMBER)) || is_newline(x->s[i]) ? i : step(x, i, end);
+    if (k < end && (x->cls[k] & mask)) return run(x, k, end, mask);
+    return run(x, i, end, mask);
+}
+
+/* U*W+ (need_lower) or U+W*, with U = Lu Lt Lm Lo M and W = Ll Lm Lo M, as a backtracking matcher
+ * finds it: when nothing but W can end the word, U* gives back the last character that is in W
+ * too. i if there is none. */
+static size_t cased_letters(const Text *x, size_t i, size_t end, int need_lower)
+{
+    const int both = CASELESS | MARK;
+    size_t u = run(x, i, end, UPPER | both), e = run(x, u, end, LOWER | both);
+    if (!need_lower) return u > i ? e : i;
+    if (e > u) return e;
+    for (size_t k = u; k > i; k--)
+        if (x->cls[k - 1] & both) return step(x, k - 1, end);
+    return i;
+}
+
+/* [^\r\n L N]?U*W+ | [^\r\n L N]?U+W*: words split where the case falls and rises. */
+static size_t cased_word(const Text *x, size_t i, size_t end)
+{
+    size_t k = (x->cls[i] & (LETTER | NUMBER)) || is_newline(x->s[i]) ? i : step(x, i, end);
+    for (int need_lower = 1; need_lower >= 0; need_lower--) {
+        size_t e = k < end ? cased_letters(x, k, end, need_lower) : k;
+        if (e > k) return e;
+        e = cased_letters(x, i, end, need_lower);
+        if (e > i) return e;
+    }
+    return i;
+}
+
+/* contraction | word | N{1,digits} | ?[^S L N]+[\r\n]* | S*[\r\n]+ | S+(?!\S) | S+ */
+static size_t scan_words(const Text *x, size_t i, size_t end, int arg)
+{
+    int mask = arg & MARKS ? LETTER | MARK : LETTER;
+    size_t e = arg & CONTRACT ? contraction(x, i, end, 0x20) : i;
+    if (e > i) return e;
+    e = arg & CASED ? cased_word(x, i, end) : word(x, i, end, mask);
+    if (e > i) return arg & CONTRACT_AFTER ? contraction(x, e, end, 0x20) : e;
+    if (x->cls[i] & NUMBER) return scan_number(x, i, end, arg & DIGITS);
+    size_t k = i + (x->s[i] == ' ' && end - i > 1);
+    if (x->cls[k] & (SPACE | NUMBER | mask)) return whitespace(x, i, end, 1);
+    e = run(x, k, end, ~(SPACE | NUMBER | mask));
+    while (e < end && (is_newline(x->s[e]) || ((arg & SLASH) && x->s[e] == '/'))) e++;
+    return e;
+}
+
+/* Names and rules as in llama.cpp, except for tekken and gpt-4o: there llama.cpp approximates the
+ * case classes by ASCII, this is the rule of the models' own files.
+ * PRE_WHOLE: a word that is a token is not merged ("ignore_merges"). */
+static const Pre PRES[] = {
+    {"default", 0, {{scan_punct, 0}, {scan_gpt2, 0}, {scan_number, INT_MAX}, {scan_digits3, 0}}},
+    {"gpt-2 phi-2 olmo mpt jais roberta-bpe gigachat jina-es jina-de jina-v1-en jina-v2-es "
+     "jina-v2-de jina-v2-code a.x-4.0 mellum modern-bert exaone4 trillion granite-docling",
+     0, {{scan_gpt2, 0}}},
+    {"smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", 0,
+     {{scan_number, 1}, {scan_gpt2, 0}}},
+    {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+     PRE_WHOLE | PRE_BOS, {{scan_words, 3 | CONTRACT}}},
+    {"dbrx smaug-bpe", 0, {{scan_words, 3 | CONTRACT}}},
+    {"chatglm-bpe", PRE_NO_BOS, {{scan_words, 3 | CONTRACT}}},
+    {"glm4 glm5", PRE_WHOLE | PRE_NO_BOS, {{scan_words, 3 | CONTRACT}}},
+    {"qwen2 stablelm2 deepseek-r1-qwen megrez kormo f2llmv2 hunyuan solar-open grok-2", 0,
+     {{scan_words, 1 | CONTRACT}}},
+    {"qwen35", 0, {{scan_words, 1 | CONTRACT | MARKS}}},
+    {"tekken", PRE_WHOLE | PRE_BOS, {{scan_words, 1 | CASED | SLASH}}},
+    {"gpt-4o llama4 kanana2 talkie minimax-m2", 0,
+     {{scan_words, 3 | CASED | SLASH | CONTRACT_AFTER}}},
+    {"falcon", 0, {{scan_punct, 1}, {scan_gpt2, 0}, {scan_digits3, 0}}},
+};
+enum { N_PRES = sizeof PRES / sizeof *PRES };
+
+/* ---------------------------------------------------------------- vocabulary */
+
+#define FNV_SEED 0xcbf29ce484222325u
+
+/* FNV-1a, continued over the parts of a text. */
+static uint64_t fnv(uint64_t h, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) h = (h ^ (uint8_t)s[i]) * 0x100000001b3u;
+    return h;
+}
+
+static int is_joined(Str x, Str a, Str b)
+{
+    return x.n == a.n + b.n && !memcmp(x.s, a.s, a.n) && !memcmp(x.s + a.n, b.s, b.n);
+}
+
+/* The token whose text is a followed by b; -1 if there is none. Of equal texts the first. */
+static int find2(const Tokenizer *t, Str a, Str b)
+{
+    if (a.n + b.n > t->max_len) return -1;
+    uint64_t h64 = fnv(fnv(FNV_SEED, a.s, a.n), b.s, b.n);
+    uint32_t h = (uint32_t)(h64 ^ h64 >> 32);
+    for (size_t i = h & t->vocab_mask; t->vocab[i].id >= 0; i = (i + 1) & t->vocab_mask) {
+        if (t->vocab[i].hash == h && is_joined(t->text[t->vocab[i].id], a, b))
+            return t->vocab[i].id;
+    }
+    return -1;
+}
+
+static int type_of(const Tokenizer *t, int id)
+{
+    return t->attr[id] & TYPE;
+}
+
+/* Control, unknown and byte tokens are never made from text by merging. */
+static int is_piece(const Tokenizer *t, int id)
+{
+    int type = type_of(t, id);
+    return type == NORMAL || type == USER || type == UNUSED || (type == BYTE && !t->spm);
+}
+
+static int find_piece(const Tokenizer *t, const char *s, size_t n)
+{
+    int id = find2(t, (Str){s, n}, (Str){s + n, 0});
+    return id >= 0 && is_piece(t, id) ? id : -1;
+}
+
+static size_t pair_at(const Tokenizer *t, int left, int right)
+{
+    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
+    size_t i = (size_t)(h >> 32) & t->pair_mask;
+    while (t->pair[i].left >= 0 && (t->pair[i].left != left || t->pair[i].right != right))
+        i = (i + 1) & t->pair_mask;
+    return i; /* the pair, or the free slot for it */
+}
+
+/* ---------------------------------------------------------------- merging */
+
+/* Symbol at byte i of a piece: n bytes (0: swallowed), the symbol before, and its token or -1.
+ * The symbol after is at i + n. */
+typedef struct {
+    int n, prev, id;
+} Sym;
+
+/* A merge worth making: the symbol at the low half of key with the next one, n bytes together,
+ * into token id. The smallest key first: the best rank, then the leftmost. */
+typedef struct {
+    uint64_t key;
+    int n, id;
+} Cand;
+
+typedef struct {
+    const Tokenizer *t;
+    Tokens *out;
+    Err *e;
+    Bytes buf;      /* llama: the fragment with U+2581; gpt2: a word in the file's spelling */
+    Bytes cls;      /* gpt2: classes of the fragment */
+    const char *s;  /* the piece being merged, n bytes */
+    size_t n, cap;
+    Sym *sym;       /* [cap] */
+    Cand *heap;     /* [2 cap] */
+    size_t n_heap;
+} Encoder;
+
+static void heap_push(Encoder *w, Cand c)
+{
+    size_t i = w->n_heap++;
+    for (; i && w->heap[(i - 1) / 2].key > c.key; i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
+    w->heap[i] = c;
+}
+
+static Cand heap_pop(Encoder *w)
+{
+    Cand top = w->heap[0], last = w->heap[--w->n_heap];
+    size_t i = 0, k;
+    while ((k = 2 * i + 1) < w->n_heap) {
+        k += k + 1 < w->n_heap && w->heap[k + 1].key < w->heap[k].key;
+        if (w->heap[k].key >= last.key) break;
+        w->heap[i] = w->heap[k];
+        i = k;
+    }
+    w->heap[i] = last;
+    return top;
+}
+
+/* If the symbol at l and the one after it make a token, proposes it. */
+static void propose(Encoder *w, int l)
+{
+    const Tokenizer *t = w->t;
+    size_t r = (size_t)l + (size_t)w->sym[l].n;
+    if (r >= w->n) return;
+    int n = w->sym[l].n + w->sym[r].n, id;
+    uint32_t rank;
+    if (t->spm) {
+        id = find_piece(t, w->s + l, (size_t)n);
+        rank = id < 0 ? 0 : t->rank[id];
+    } else {
+        if (w->sym[l].id < 0 || w->sym[r].id < 0) return;
+        const PairSlot *p = &t->pair[pair_at(t, w->sym[l].id, w->sym[r].id)];
+        id = p->left < 0 ? -1 : p->id;
+        rank = p->rank;
+    }
+    if (id >= 0) heap_push(w, (Cand){(uint64_t)rank << 32 | (uint32_t)l, n, id});
+}
+
+/* Merges the symbols of the piece until no pair is a token: O(n log n). A candidate is out of
+ * date unless both its symbols still are what they were: the left one is alive, and it and the
+ * next have n bytes (had either grown, so would the sum). */
+static void merge(Encoder *w)
+{
+    for (size_t l = 0; l < w->n; l += (size_t)w->sym[l].n) propose(w, (int)l);
+    while (w->n_heap) {
+        Cand c = heap_pop(w);
+        int l = (int)(uint32_t)c.key;
+        Sym *a = &w->sym[l];
+        size_t r = (size_t)l + (size_t)a->n;
+        if (!a->n || r >= w->n || a->n + w->sym[r].n != c.n) continue;
+        w->sym[r].n = 0;
+        a->n = c.n;
+        a->id = c.id;
+        r = (size_t)l + (size_t)a->n;
+        if (r < w->n) w->sym[r].prev = l;
+        if (a->prev >= 0) propose(w, a->prev);
+        propose(w, l);
+    }
+}
+
+/* A symbol that is no token: its bytes, or the unknown token. */
+static int spell(Encoder *w, const char *s, size_t n)
+{
+    const Tokenizer *t = w->t;
+    size_t missing = n;
+    for (size_t i = n; i-- > 0;)
+        if (t->byte_id[(uint8_t)s[i]] < 0) missing = i;
+    for (size_t i = 0; missing == n && i < n; i++) tokens_add(w->out, t->byte_id[(uint8_t)s[i]]);
+    if (missing == n) return 0;
+    if (t->unk < 0)
+        return err_set(w->e, "%s: tokenizer: the text has the byte 0x%02X, for which the vocabulary "
+                       "has no token, and there is no unknown token", t->path, (uint8_t)s[missing]);
+    tokens_add(w->out, t->unk);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- encoding */
+
+static void reserve(Encoder *w, size_t n)
+{
+    if (n <= w->cap) return;
+    w->cap = n * 2;
+    w->sym = xrealloc(w->sym, w->cap, sizeof *w->sym);
+    w->heap = xrealloc(w->heap, w->cap, 2 * sizeof *w->heap);
+}
+
+/* One piece of text, n >= 1 bytes, in which merges are free: into tokens. */
+static int encode_piece(Encoder *w, const char *s, size_t n)
+{
+    const Tokenizer *t = w->t;
+    int prev = -1;
+    reserve(w, n);
+    w->s = s;
+    w->n = n;
+    for (size_t i = 0; i < n;) {
+        size_t len = t->spm ? char_len(s + i, n - i) : 1;
+        int id = t->spm ? find_piece(t, s + i, len) : t->byte_id[(uint8_t)s[i]];
+        w->sym[i] = (Sym){(int)len, prev, id};
+        prev = (int)i;
+        i += len;
+    }
+    merge(w);
+    for (size_t i = 0; i < n; i += (size_t)w->sym[i].n) {
+        if (w->sym[i].id >= 0)
+            tokens_add(w->out, w->sym[i].id);
+        else if (spell(w, s + i, (size_t)w->sym[i].n))
+            return -1;
+    }
+    return 0;
+}
+
+#define SPACE_MARK "\xE2\x96\x81" /* U+2581, a space in the texts of "llama" */
+
+static int is_space_mark(const char *s, size_t n)
+{
+    return n >= 3 && !memcmp(s, SPACE_MARK, 3);
+}
+
+/* Where no token spans the beginning of a word, words are merged one by one: the same tokens from
+ * a heap that stays small (1.1 MB of English: 64 ms instead of 260). */
+static int encode_spm(Encoder *w, const char *s, size_t n)
+{
+    Bytes *b = &w->buf;
+    b->n = 0;
+    if (w->t->space_prefix) bytes_add(b, SPACE_MARK, 3);
+    for (size_t i = 0, k; i < n; i = k) {
+        for (k = i; k < n && s[k] != ' ';) k++;
+        if (k > i) bytes_add(b, s + i, k - i);
+        if (k < n) bytes_add(b, SPACE_MARK, 3), k++;
+    }
+    size_t from = 0;
+    for (size_t i = 1; w->t->words && i < b->n; i++) {
+        if (!is_space_mark(b->s + i, b->n - i)) continue;
+        if (i >= 3 && is_space_mark(b->s + i - 3, 3)) continue;
+        if (encode_piece(w, b->s + from, i - from)) return -1;
+        from = i;
+    }
+    return encode_piece(w, b->s + from, b->n - from);
+}
+
+/* A byte as the texts of "gpt2" write it: as a code point of two bytes or one. */
+static void add_byte_code(const Tokenizer *t, uint8_t byte, Bytes *b)
+{
+    uint16_t c = t->byte_code[byte];
+    char two[2] = {(char)(0xC0 | c >> 6), (char)(0x80 | (c & 0x3F))}, one = (char)c;
+    if (c < 0x80)
+        bytes_add(b, &one, 1);
+    else
+        bytes_add(b, two, 2);
+}
+
+static int encode_word(Encoder *w, const char *s, size_t n)
+{
+    if ((w->t->pre->flags & PRE_WHOLE) && n <= w->t->max_len) {
+        w->buf.n = 0;
+        for (size_t i = 0; i < n; i++) add_byte_code(w->t, (uint8_t)s[i], &w->buf);
+        int id = find_piece(w->t, w->buf.s, w->buf.n);
+        if (id >= 0) {
+            tokens_add(w->out, id);
+            return 0;
+        }
+    }
+    return encode_piece(w, s, n);
+}
+
+/* Splits [i, end) by pass number p and those after it, and encodes the words. */
+static int split(Encoder *w, const Text *x, int p, size_t i, size_t end)
+{
+    const Pass *pass = &w->t->pre->pass[p];
+    while (i < end) {
+        size_t e = pass->scan(x, i, end, pass->arg);
+        MUST(e > i && e <= end);
+        int more = p < 3 && pass[1].scan;
+        if (more ? split(w, x, p + 1, i, e) : encode_word(w, x->s + i, e - i)) return -1;
+        i = e;
+    }
+    return 0;
+}
+
+/* Text between two special tokens. */
+static int encode_fragment(Encoder *w, const char *s, size_t n)
+{
+    if (!n) return 0;
+    if (w->t->spm) return encode_spm(w, s, n);
+    if (w->cls.cap < n) {
+        w->cls.cap = n;
+        w->cls.s = xrealloc(w->cls.s, n, 1);
+    }
+    classify(w->t, s, n, (uint8_t *)w->cls.s);
+    Text x = {s, (uint8_t *)w->cls.s};
+    return split(w, &x, 0, 0, n);
+}
+
+/* First special token from lo to hi whose byte d is >= c. */
+static int special_bound(const Tokenizer *t, int lo, int hi, size_t d, int c)
+{
+    while (lo < hi) {
+        int mid = lo + (hi - lo) / 2;
+        if ((uint8_t)t->special[mid].text.s[d] < c)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* The longest special token that the n >= 1 bytes at s begin with, and its length; -1 if none.
+ * Special tokens [lo, hi) share their first d bytes with s. */
+static int special_at(const Tokenizer *t, const char *s, size_t n, int control, size_t *len)
+{
+    int lo = t->special_from[(uint8_t)s[0]], hi = t->special_from[(uint8_t)s[0] + 1], best = -1;
+    for (size_t d = 1; lo < hi; d++) {
+        for (; lo < hi && t->special[lo].text.n == d; lo++) {
+            int id = t->special[lo].id;
+            if (best >= 0 && *len == d) continue; /* the same text again: the first wins */
+            if (type_of(t, id) != USER && !control) continue;
+            best = id;
+            *len = d;
+        }
+        if (d == n) break;
+        lo = special_bound(t, lo, hi, d, (uint8_t)s[d]);
+        hi = special_bound(t, lo, hi, d, (uint8_t)s[d] + 1);
+    }
+    return best;
+}
+
+/* Cuts the text at special tokens, leftmost then longest, and encodes what lies between. */
+static int encode_text(Encoder *w, const char *s, size_t n, int control)
+{
+    size_t from = 0, len = 0;
+    for (size_t i = 0; i < n;) {
+        int id = special_at(w->t, s + i, n - i, control, &len);
+        if (id < 0) {
+            i++;
+            continue;
+        }
+        if (encode_fragment(w, s + from, i - from)) return -1;
+        tokens_add(w->out, id);
+        for (i += len; i < n && (w->t->attr[id] & RSTRIP) && isspace((uint8_t)s[i]);) i++;
+        from = i;
+    }
+    return encode_fragment(w, s + from, n - from);
+}
+
+void tokens_add(Tokens *t, int id)
+{
+    if (t->n == t->cap) {
+        t->cap = t->cap ? t->cap * 2 : 64;
+        t->id = xrealloc(t->id, t->cap, sizeof *t->id);
+    }
+    t->id[t->n++] = id;
+}
+
+int tok_encode(const Tokenizer *t, const char *text, size_t n, int special, Tokens *out, Err *e)
+{
+    if (n > INT_MAX / 8)
+        return err_set(e, "a text of %zu bytes is too long to encode at once: at most %d", n,
+                       INT_MAX / 8);
+    Encoder w = {.t = t, .out = out, .e = e};
+    size_t before = out->n;
+    int bad = encode_text(&w, text, n, special);
+    if (bad) out->n = before;
+    free(w.buf.s);
+    free(w.cls.s);
+    free(w.sym);
+    free(w.heap);
+    return bad;
+}
+
+/* ---------------------------------------------------------------- decoding */
+
+/* Value of <0xHH>; -1 if s is not written so. Pitfall: strtol would take "<0x-1>". */
+static int byte_text(Str s)
+{
+    if (s.n != 6 || memcmp(s.s, "<0x", 3) || s.s[5] != '>') return -1;
+    if (!isxdigit((uint8_t)s.s[3]) || !isxdigit((uint8_t)s.s[4])) return -1;
+    char hex[3] = {s.s[3], s.s[4], 0};
+    return (int)strtol(hex, NULL, 16);
+}
+
+/* llama: U+2581 is a space. gpt2: code points that stand for bytes; others for themselves. */
+static void add_unspelt(const Tokenizer *t, Str x, Bytes *out)
+{
+    for (size_t i = 0, len; i < x.n; i += len) {
+        const char *s = x.s + i;
+        len = char_len(s, x.n - i);
+        uint32_t c = len <= 2 && utf8_len(s, x.n - i) > 0 ? utf8_code(s, (int)len) : UINT32_MAX;
+        char byte = ' ';
+        int one = t->spm ? is_space_mark(s, len) : c < 324 && t->code_byte[c] >= 0;
+        if (one && !t->spm) byte = (char)t->code_byte[c];
+        bytes_add(out, one ? &byte : s, one ? 1 : len);
+    }
+}
+
+void tok_bytes(const Tokenizer *t, int id, Bytes *out)
+{
+    MUST(id >= 0 && id < t->n_vocab);
+    Str x = t->text[id];
+    int type = type_of(t, id);
+    char byte;
+    if (type == UNKNOWN || type == CONTROL || type == USER) {
+        bytes_add(out, x.s, x.n);
+    } else if (type == BYTE && t->spm) {
+        byte = (char)byte_text(x);
+        bytes_add(out, &byte, 1);
+    } else {
+        add_unspelt(t, x, out);
+    }
+}
+
+/* Replaces n bytes of out at i by U+FFFD. */
+static void replace_bad(Bytes *out, size_t i, size_t n)
+{
+    bytes_add(out, "\0\0", 2); /* room, for n may be 1 */
+    memmove(out->s + i + 3, out->s + i + n, out->n - 2 - i - n);
+    memcpy(out->s + i, "\xEF\xBF\xBD", 3);
+    out->n += 1 - n;
+    out->s[out->n] = 0;
+}
+
+/* Makes valid UTF-8 of the bytes of out from i on; an unfinished sequence goes to d->held. What
+ * can never be valid is replaced by maximal parts, as the Unicode Standard recommends (3.9). */
+static void settle(Decoder *d, Bytes *out, size_t i)
+{
+    while (i < out->n) {
+        int len = utf8_len(out->s + i, out->n - i);
+        size_t bad = 1;
+        if (len == 0) {
+            d->n_held = (int)(out->n - i);
+            memcpy(d->held, out->s + i, out->n - i);
+            out->n = i;
+            out->s[i] = 0;
+        } else if (len < 0) {
+            while (utf8_len(out->s + i, bad + 1) == 0) bad++;
+            replace_bad(out, i, bad);
+            i += 3;
+        } else {
+            i += (size_t)len;
+        }
+    }
+}
+
+void tok_decode(Decoder *d, int id, Bytes *out)
+{
+    if (tok_is_special(d->t, id) && !d->special) return;
+    size_t from = out->n, first = from + (size_t)d->n_held;
+    bytes_add(out, d->held, (size_t)d->n_held);
+    d->n_held = 0;
+    tok_bytes(d->t, id, out);
+    int text = !tok_is_special(d->t, id);
+    if (text && !d->n_seen++ && d->t->spm && d->t->space_prefix && type_of(d->t, id) == NORMAL &&
+        out->n > first && out->s[first] == ' ') {
+        memmove(out->s + first, out->s + first + 1, out->n - first);
+        out->n--;
+    }
+    settle(d, out, from);
+}
+
+void tok_decode_end(Decoder *d, Bytes *out)
+{
+    if (d->n_held) bytes_add(out, "\xEF\xBF\xBD", 3);
+    d->n_held = 0;
+}
+
+/* ---------------------------------------------------------------- questions */
+
+int tok_n_vocab(const Tokenizer *t)
+{
+    return t->n_vocab;
+}
+
+int tok_bos(const Tokenizer *t)
+{
+    return t->bos;
+}
+
+int tok_eos(const Tokenizer *t)
+{
+    return t->eos;
+}
+
+int tok_add_bos(const Tokenizer *t)
+{
+    return t->add_bos && t->bos >= 0;
+}
+
+int tok_add_eos(const Tokenizer *t)
+{
+    return t->add_eos && t->eos >= 0;
+}
+
+int tok_is_eog(const Tokenizer *t, int id)
+{
+    MUST(id >= 0 && id < t->n_vocab);
+    return (t->attr[id] & EOG) != 0;
+}
+
+int tok_is_special(const Tokenizer *t, int id)
+{
+    MUST(id >= 0 && id < t->n_vocab);
+    return type_of(t, id) == CONTROL || type_of(t, id) == UNKNOWN;
+}
+
+const char *tok_model(const Tokenizer *t)
+{
+    return t->spm ? "llama" : "gpt2";
+}
+
+const char *tok_pre(const Tokenizer *t)
+{
+    return t->pre_name;
+}
+
+Str tok_text(const Tokenizer *t, int id)
+{
+    MUST(id >= 0 && id < t->n_vocab);
+    return t->text[id];
+}
+
+/* ---------------------------------------------------------------- loading */
+
+static void fill_classes(uint8_t *cls);
+
+/* A text of the file for a message: at most 40 bytes, control characters as '?'. */
+static const char *show(Str s, char buf[44])
+{
+    size_t n = s.n < 40 ? s.n : 40;
+    for (size_t i = 0; i < n; i++) buf[i] = iscntrl((uint8_t)s.s[i]) ? '?' : s.s[i];
+    strcpy(buf + n, s.n > n ? "..." : "");
+    return buf;
+}
+
+static int has_name(const char *names, Str name)
+{
+    for (const char *p = names; *p; p += strspn(p, " ")) {
+        size_t n = strcspn(p, " ");
+        if (n == name.n && !memcmp(p, name.s, n)) return 1;
+        p += n;
+    }
+    return 0;
+}
+
+/* The pre-tokenizer: by option, else as the file says, else "default". */
+static int load_pre(Tokenizer *t, const Gguf *g, const char *option, Err *e)
+{
+    char list[256] = "", buf[44];
+    Str name = {"default", 7};
+    if (!option && gguf_str(g, "tokenizer.ggml.pre", &name, e) < 0) return -1;
+    if (option) name = (Str){option, strlen(option)};
+    for (int i = 0; i < N_PRES; i++) {
+        if (has_name(PRES[i].names, name)) {
+            t->pre = &PRES[i];
+            memcpy(t->pre_name, name.s, name.n); /* as long as a name of the table, zeroed */
+            return 0;
+        }
+        strncat(list, " ", sizeof list - strlen(list) - 1);
+        strncat(list, PRES[i].names, strcspn(PRES[i].names, " "));
+    }
+    return err_set(e, "%s: %s: no pre-tokenizer is called '%s'; there are:%s (and their aliases)%s",
+                   g->path, option ? "--pre" : "tokenizer.ggml.pre", show(name, buf), list,
+                   option ? "" : "; choose one with --pre NAME");
+}
+
+static int load_model(Tokenizer *t, const Gguf *g, const char *pre, Err *e)
+{
+    Str model;
+    char buf[44];
+    int found = gguf_str(g, "tokenizer.ggml.model", &model, e);
+    if (found < 0) return -1;
+    if (!found) return err_set(e, "%s: the file has no tokenizer (tokenizer.ggml.model)", g->path);
+    t->path = g->path;
+    t->spm = str_is(model, "llama");
+    if (!t->spm && !str_is(model, "gpt2"))
+        return err_set(e, "%s: tokenizer.ggml.model: expected llama or gpt2, found '%s'", g->path,
+                       show(model, buf));
+    if (t->spm && pre)
+        return err_set(e, "%s: --pre: a tokenizer of the model llama has no pre-tokenizer",
+                       g->path);
+    return t->spm ? 0 : load_pre(t, g, pre, e);
+}
+
+/* Every array has one value for each token. */
+static int check_length(const Gguf *g, const char *key, size_t n, size_t n_vocab, Err *e)
+{
+    if (n == n_vocab) return 0;
+    return err_set(e, "%s: %s: expected %zu values, one for each of tokenizer.ggml.tokens, found "
+                   "%zu", g->path, key, n_vocab, n);
+}
+
+static int load_tokens(Tokenizer *t, const Gguf *g, Err *e)
+{
+    size_t n = 0;
+    int found = gguf_strs(g, "tokenizer.ggml.tokens", &t->text, &n, e);
+    if (found < 0) return -1;
+    if (!found || n < 1 || n > INT_MAX / 4)
+        return err_set(e, "%s: tokenizer.ggml.tokens: expected from 1 to %d tokens, found %zu",
+                       g->path, INT_MAX / 4, n);
+    t->n_vocab = (int)n;
+    t->attr = xcalloc(n, 1);
+    size_t slots = 64;
+    while (slots * 2 < n * 3) slots *= 2;
+    t->vocab_mask = slots - 1;
+    t->vocab = xcalloc(slots, sizeof *t->vocab);
+    memset(t->vocab, 0xFF, slots * sizeof *t->vocab);
+    for (size_t k = 0; k < n; k++) {
+        Str x = t->text[k];
+        if (x.n > t->max_len) t->max_len = x.n;
+        if (!x.n || find2(t, x, (Str){x.s, 0}) >= 0) {
+            t->attr[k] = AGAIN;
+            continue;
+        }
+        uint64_t h64 = fnv(FNV_SEED, x.s, x.n);
+        uint32_t h = (uint32_t)(h64 ^ h64 >> 32);
+        size_t i = h & t->vocab_mask;
+        while (t->vocab[i].id >= 0) i = (i + 1) & t->vocab_mask;
+        t->vocab[i] = (VocabSlot){h, (int)k};
+    }
+    return 0;
+}
+
+/* Without tokenizer.ggml.token_type every token is normal, and <0xHH> a byte. */
+static int load_types(Tokenizer *t, const Gguf *g, Err *e)
+{
+    static const char *key = "tokenizer.ggml.token_type";
+    int *type = NULL, bad = 0;
+    char buf[44];
+    size_t n = 0;
+    int found = gguf_ints(g, key, &type, &n, e);
+    if (found < 0 || (found && check_length(g, key, n, (size_t)t->n_vocab, e))) {
+        free(type);
+        return -1;
+    }
+    for (int id = 0; id < t->n_vocab && !bad; id++) {
+        int byte = byte_text(t->text[id]);
+        int v = found ? type[id] : byte >= 0 ? BYTE : NORMAL;
+        t->attr[id] |= (uint8_t)(v >= NORMAL && v <= BYTE ? v : NORMAL);
+        if (t->spm && v == BYTE && byte < 0)
+            bad = err_set(e, "%s: token %d is of the type byte: expected <0xHH>, found '%s'",
+                          g->path, id, show(t->text[id], buf));
+    }
+    free(type);
+    return bad;
+}
+
+/* The order of floats as the order of integers: rank = ~bits, signs considered. Higher scores
+ * have lower ranks. */
+static uint32_t rank_of(float score)
+{
+    uint32_t u;
+    score += 0.0f; /* -0 is 0 */
+    memcpy(&u, &score, sizeof u);
+    return u & 0x80000000u ? u : ~(u | 0x80000000u);
+}
+
+static int load_scores(Tokenizer *t, const Gguf *g, Err *e)
+{
+    static const char *key = "tokenizer.ggml.scores";
+    float *score = NULL;
+    size_t n = 0;
+    int found = gguf_floats(g, key, &score, &n, e);
+    int bad = found < 0 || check_length(g, key, n, (size_t)t->n_vocab, e);
+    t->rank = xcalloc((size_t)t->n_vocab, sizeof *t->rank);
+    for (int id = 0; id < t->n_vocab && !bad; id++) {
+        t->rank[id] = rank_of(score[id]);
+        if (score[id] != score[id])
+            bad = err_set(e, "%s: %s: the score of token %d is not a number", g->path, key, id);
+    }
+    free(score);
+    return bad ? -1 : 0;
+}
+
+/* llama: tokens that spell bytes, and whether a word always begins a piece. */
+static void index_pieces(Tokenizer *t)
+{
+    t->words = 1;
+    for (int id = t->n_vocab - 1; id >= 0; id--) {
+        Str x = t->text[id];
+        if (type_of(t, id) == BYTE) t->byte_id[byte_text(x)] = id;
+        if (!is_piece(t, id)) continue;
+        if (x.n == 1 && t->byte_id[(uint8_t)x.s[0]] < 0) t->byte_id[(uint8_t)x.s[0]] = id;
+        for (size_t i = 1; i < x.n; i++)
+            if (is_space_mark(x.s + i, x.n - i) && (i < 3 || !is_space_mark(x.s + i - 3, 3)))
+                t->words = 0;
+    }
+}
+
+/* gpt2: the code points that stand for bytes: printable Latin-1 for itself, the 68 others from
+ * 256 upwards; and their tokens. */
+static void index_bytes(Tokenizer *t)
+{
+    memset(t->code_byte, 0xFF, sizeof t->code_byte);
+    for (int b = 0, next = 256; b < 256; b++) {
+        int same = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
+        t->byte_code[b] = (uint16_t)(same ? b : next++);
+        t->code_byte[t->byte_code[b]] = (int16_t)b;
+        Bytes x = {0};
+        add_byte_code(t, (uint8_t)b, &x);
+        t->byte_id[b] = find_piece(t, x.s, x.n);
+        free(x.s);
+    }
+}
+
+/* One line "left right" of the merges, split at the first space after the first byte. Merges that
+ * name no token, or make none, can never happen: left out. The first of equal pairs counts. */
+static void load_merge(Tokenizer *t, Str m, uint32_t rank, int *last)
+{
+    const char *space = m.n > 1 ? memchr(m.s + 1, ' ', m.n - 1) : NULL;
+    if (!space) return;
+    Str a = {m.s, (size_t)(space - m.s)}, b = {space + 1, m.n - a.n - 1};
+    int left = find_piece(t, a.s, a.n), right = find_piece(t, b.s, b.n);
+    int id = *last;
+    if (!is_joined(t->text[id], a, b)) id += id + 1 < t->n_vocab;
+    if (!is_joined(t->text[id], a, b) || (t->attr[id] & AGAIN)) id = find2(t, a, b);
+    if (left < 0 || right < 0 || id < 0 || !is_piece(t, id)) return;
+    *last = id;
+    PairSlot *p = &t->pair[pair_at(t, left, right)];
+    if (p->left < 0) *p = (PairSlot){left, right, rank, id};
+}
+
+static int load_merges(Tokenizer *t, const Gguf *g, Err *e)
+{
+    Str *m = NULL;
+    size_t n = 0;
+    int found = gguf_strs(g, "tokenizer.ggml.merges", &m, &n, e);
+    if (found < 0) return -1;
+    if (!found || n > INT_MAX / 4) {
+        free(m);
+        return err_set(e, "%s: tokenizer.ggml.merges: expected up to %d texts, found %s", g->path,
+                       INT_MAX / 4, found ? "more" : "none");
+    }
+    size_t slots = 64;
+    while (slots * 2 < n * 3) slots *= 2;
+    int last = 0;
+    t->pair_mask = slots - 1;
+    t->pair = xcalloc(slots, sizeof *t->pair);
+    memset(t->pair, 0xFF, slots * sizeof *t->pair);
+    for (size_t i = 0; i < n; i++) load_merge(t, m[i], (uint32_t)i, &last);
+    free(m);
+    t->cls = xcalloc(0x110000, 1);
+    fill_classes(t->cls);
+    return 0;
+}
+
+/* A token id from the file: 1 found, 0 absent, -1 not in the vocabulary; -1 written as an integer
+ * of any width means none. A default that the vocabulary is too small for is none, too. */
+static int load_id(const Tokenizer *t, const Gguf *g, const char *key, int *id, Err *e)
+{
+    int64_t v = *id;
+    int found = gguf_int(g, key, INT64_MIN, INT64_MAX, &v, e);
+    if (found < 0) return -1;
+    if (v == -1 || v == UINT32_MAX || (!found && v >= t->n_vocab)) v = -1;
+    if (v < -1 || v >= t->n_vocab)
+        return err_set(e, "%s: %s: expected a token from 0 to %d, found %lld", g->path, key,
+                       t->n_vocab - 1, (long long)v);
+    *id = (int)v;
+    return found;
+}
+
+/* A normal token that ends generation is a control token, whatever the file says. */
+static void set_eog(Tokenizer *t, int id)
+{
+    if (type_of(t, id) == NORMAL) t->attr[id] ^= NORMAL ^ CONTROL;
+    t->attr[id] |= EOG;
+}
+
+static int load_eog(Tokenizer *t, const Gguf *g, Err *e)
+{
+    static const char *const keys[] = {
+        "tokenizer.ggml.eos_token_id",     "tokenizer.ggml.eot_token_id",
+        "tokenizer.ggml.eom_token_id",     "tokenizer.ggml.fim_pad_token_id",
+        "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id"};
+    static const char *const texts[] = {
+        "<|eot_id|>",    "<|im_end|>", "<|end|>", "<end_of_turn>",
+        "<|endoftext|>", "<|eom_id|>", "<EOT>",   "<|end_of_text|>"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        int id = -1, found = load_id(t, g, keys[i], &id, e);
+        if (found < 0) return -1;
+        if (found && id >= 0) set_eog(t, id);
+    }
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        int id = find2(t, (Str){texts[i], strlen(texts[i])}, (Str){"", 0});
+        if (id >= 0) set_eog(t, id);
+    }
+    /* The default is a guess: in a vocabulary where it is a word it ends nothing. */
+    if (t->eos >= 0 && tok_is_special(t, t->eos)) set_eog(t, t->eos);
+    return 0;
+}
+
+static int load_settings(Tokenizer *t, const Gguf *g, Err *e)
+{
+    int flags = t->spm ? PRE_BOS : t->pre->flags;
+    t->bos = flags & PRE_NO_BOS ? -1 : t->spm ? 1 : 11;
+    t->eos = t->spm ? 2 : 11;
+    t->unk = t->spm ? 0 : -1;
+    t->add_bos = (flags & PRE_BOS) != 0;
+    t->space_prefix = t->spm;
+    if (load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos, e) < 0 ||
+        load_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos, e) < 0 ||
+        load_id(t, g, "tokenizer.ggml.unknown_token_id", &t->unk, e) < 0 ||
+        gguf_bool(g, "tokenizer.ggml.add_bos_token", &t->add_bos, e) < 0 ||
+        gguf_bool(g, "tokenizer.ggml.add_eos_token", &t->add_eos, e) < 0 ||
+        gguf_bool(g, "tokenizer.ggml.add_space_prefix", &t->space_prefix, e) < 0)
+        return -1;
+    return load_eog(t, g, e);
+}
+
+/* Does the model strip whitespace after special tokens? Only its name can tell. */
+static int is_phi3(const Gguf *g)
+{
+    Str name;
+    Err ignored;
+    if (gguf_str(g, "general.name", &name, &ignored) != 1) return 0;
+    for (size_t i = 0; i + 4 <= name.n; i++) {
+        const char *s = name.s + i;
+        int dash = s[3] == '-';
+        if (tolower((uint8_t)s[0]) == 'p' && tolower((uint8_t)s[1]) == 'h' &&
+            tolower((uint8_t)s[2]) == 'i' && i + 4 + (size_t)dash <= name.n && s[3 + dash] == '3')
+            return 1;
+    }
+    return 0;
+}
+
+static int special_cmp(const void *a, const void *b)
+{
+    const Special *x = a, *y = b;
+    size_t n = x->text.n < y->text.n ? x->text.n : y->text.n;
+    int c = memcmp(x->text.s, y->text.s, n);
+    if (c) return c;
+    if (x->text.n != y->text.n) return x->text.n < y->text.n ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+static void index_special(Tokenizer *t, const Gguf *g)
+{
+    int rstrip = is_phi3(g);
+    for (int pass = 0; pass < 2; pass++) { /* count, then fill */
+        int n = 0;
+        for (int id = 0; id < t->n_vocab; id++) {
+            Str x = t->text[id];
+            if (!x.n || !(tok_is_special(t, id) || type_of(t, id) == USER)) continue;
+            if (pass) t->special[n] = (Special){x, id};
+            if (rstrip && !has_name("<unk> <s> <|endoftext|>", x)) t->attr[id] |= RSTRIP;
+            n++;
+        }
+        t->n_special = n;
+        if (!pass) t->special = xcalloc((size_t)n, sizeof *t->special);
+    }
+    qsort(t->special, (size_t)t->n_special, sizeof *t->special, special_cmp);
+    for (int b = 0, i = 0; b <= 256; b++) {
+        while (i < t->n_special && (uint8_t)t->special[i].text.s[0] < b) i++;
+        t->special_from[b] = i;
+    }
+}
+
+Tokenizer *tok_new(const Gguf *g, const char *pre, Err *e)
+{
+    Tokenizer *t = xcalloc(1, sizeof *t);
+    memset(t->byte_id, 0xFF, sizeof t->byte_id);
+    int bad = load_model(t, g, pre, e) || load_tokens(t, g, e) || load_types(t, g, e) ||
+              load_settings(t, g, e) || (t->spm ? load_scores(t, g, e) : load_merges(t, g, e));
+    if (bad) {
+        tok_free(t);
+        return NULL;
+    }
+    if (t->spm)
+        index_pieces(t);
+    else
+        index_bytes(t);
+    index_special(t, g);
+    return t;
+}
+
+void tok_free(Tokenizer *t)
+{
+    if (!t) return;
+    free(t->text);
+    free(t->attr);
+    free(t->rank);
+    free(t->vocab);
+    free(t->pair);
+    free(t->special);
+    free(t->cls);
+    free(t);
+}
+
+/* ---------------------------------------------------------------- Unicode 16.0.0 */
+
+/* Classes of code points, in runs from 0 upwards: a letter and a decimal length (none: 1).
+ * u Lu Lt, l Ll, o Lm Lo, m M, n N, p P, s White_Space, . the rest, also after the last run.
+ * Made by tests/make_unicode.py. The same version as Hugging Face's tokenizers 0.23; llama.cpp
+ * has an older one: only scripts added since then differ. */
+static const char *const UNICODE_RUNS[] = {
+    ".9s5.18sp3.p6.p4n10p2.3p2u26p3.p.l26p.p.7s.26sp.5p.2op.6n2.lp2.nopn3pu23.u7l24.l8ulululululul",
+    "ulululululululululululululululululululululul2ulululululululul2ulululululululululululululululu",
+    "lulululululululu2lulul3u2lulu2lu3l2u4lu2lu3l3u2lu2lululu2lul2ulu2lu3lulu2l2oul3o4u2lu2lu2lulu",
+    "lulululululul2ululululululululul2u2lulu3lulululululululululululululululululululululululululul",
+    "ululul7u2lu2l2ulu4lulululul69ol27o18.4o12.14o5.7o.o.17m112ululo.ul.2ol3pu.6upu3.u.u2lu17.u9",
+    "l35ul2u3l3ulululululululululululul5ul.ulu2l2u51l48ululululululululululululululululul.m7ululul",
+    "ululululululululululululululululululululululululu2lulululululul2ululululululululululululululu",
+    "lululululululululululululululululululululululululululululululululul.u38.2op6l41p2.6m45pmpm2p",
+    "m2pm.8o27.4o4p2.20p2.p2.2m11p.p3o43m21n10p4o2mo99pom7.2m6o2m2.m4o2n10o3.2op14.2omo30m27.2o89",
+    "m11o.14n10o33m9o2.p3o.2m.2o22m4om9om3om5.2p15.o25m3.2p.o11.5o24.o6.8m9o42m24.m33o54m3om18om7",
+    "o10m2p2n10po16m3.o8.2o2.2o22.o7.o.3o4.2mom7.2m2.2m3o.8m.4o2.o3m2.2n10o2.2n6.2opm.2m3.o6.4o2.2",
+    "o22.o7.o2.o2.o2.2m.m5.4m2.2m3.3m.7o4.o.7n10m2o3mp.10m3.o9.o3.o22.o7.o2.o5.2mom8.m3.m3.2o.15o2",
+    "m2.2n10p.8om6.m3.o8.2o2.2o22.o7.o2.o5.2mom7.2m2.2m3.7m3.4o2.o3m2.2n10.on6.10mo.o6.3o3.o4.3o2.",
+    "o.o2.3o2.3o3.3o12.4m5.3m3.m4.2o.6m.14n13.13m5o8.o3.o23.o16.2mom7.m3.m4.7m2.o3.2o.2o2m2.2n10.7",
+    "pn7.om3po8.o3.o23.o10.o5.2mom7.m3.m4.7m2.6o2.o2m2.2n10.o2m.12m4o9.o3.o41m2om7.m3.m4o.5o3mn7o3",
+    "m2.2n19.o6.m3.o18.3o24.o9.o.2o7.3m.4m6.m.m8.6n10.2m2p.12o48mo2m7.5o7m8pn10p2.37o2.o.o5.o24.o.",
+    "o10mo2m9o.2o5.o.m7.n10.2o4.32o.3p15.p.3m2.6n20.m.m.mp4m2o8.o36.4m20pm2o5m11.m36.9m.9p5.4p2.37",
+    "o43m20on10p6o6m4o4m3om3o2m7o3m4o13m12omn10m4.2u38.u.5u.2l43pol3o329.o4.2o7.o.o4.2o41.o4.2o33.",
+    "o4.2o7.o.o4.2o15.o57.o4.2o67.2m3p9n20.3o16.16u86.2l6.2po620.po17so26p2.3o75p3n3o8.7o18m4.9o19",
+    "m3p2.9o18m2.12o13.o3.m2.12o52m32p3op3.om.2n10.6n10.6p11m3.mn10.6o89.7o5m2o34mo.5o70.10o31.m12",
+    ".4m12.8p2n10o30.2o5.11o44.4o26.6n11.37o23m5.2p2o53m10.m29.2mn10.6n10.6p7op6.2m31.49m5o47m17o8",
+    ".p2n10p7.10m9.9p3m3o30m13o2n10o44m14.8p4o36m20.3p5n10.3o3n10o36p2l9ul.5u43.2u3p8.8m3pm21o4mo6",
+    "mo2m3o.5l44o63l13ol34o37m64ululululululululululululululululululululululululululululululululul",
+    "ulululululululululululululululululululululululululululululululululululululululululul9ulululul",
+    "ululululululululululululululululululululululululululululululululululululululululululululul9u8",
+    "l6.2u6.2l8u8l8u8l6.2u6.2l8.u.u.u.ul8u8l14.2l8u8l8u8l8u8l5.l2u5.l.3l3.l2u5.3l4.2l2u4.4l8u5.5l3",
+    ".l2u5.3s11.5p24s2.5sp20.p13.p12s.16no.2n6.3p2on10.3p2.o13.51m33.17u.4u.2lu3l2u3l.u.3u5.6u.u.u",
+    ".u4.lu4lo4l.2l2u2.5ul4.4l.n51uln5.382p4.29p2.309n60.78n22.616p14n30.49p2.31p10.403p22.63p4.32",
+    "p2.514u48l48ulu3l2ulululu4lul2ul6o2u3lulululululululululululululululululululululululululululu",
+    "lululululululululululululululululululululul2.6ululm3ul.5p4np2l38.l.5l.2o56.7op.14mo23.9o7.o7.",
+    "o7.o7.o7.o7.o7.o7.m32p47op32.2p12.418sp3.o2np10.2p12.n9m6po5.2n3o2p.3o86.2m2.2o3po90po4.5o43.",
+    "o94.3n4.10o32.48o16.32n10.30n8.n15.32n10.39n15.320o6592.64o22157.67o46p2o269p3o16n10o2.20ulul",
+    "ulululululululululululululululululululululom4pm10poululululululululululululululo2m2o70n10m2p6",
+    ".31o9.2ululululululul3ulululululululululululululululululululululululululululululululol8ululu2",
+    "lululululo.2ululoulul3ululululululululululu5lu5lulululululululu4lulu2l.2ul.l.lulululu.21o3ul",
+    "o3lo7mo3mo4mo23m5.4m.3n6.10o52p4.8m2o50m18.8p2n10.6m18o6p3opo2mn10o28m8p2o23m13.11po29.3m4o47",
+    "m14p13.on10.4p2o5mo10n10o5.o41m14.9o3mo8m2.2n10.2p4o23.3om3o50mom3o2m2o5m2omo.24o3p2o11m5p2o3",
+    "m2.10o6.2o6.2o6.9o7.o7.l43.o4l9o.6l80o35m8pm2.2n10.6o11172.12o23.4o49.8452o366.2o106.38l7.12",
+    "l5.5omo10.o13.o5.o.o2.o2.o108.33o363p2.16o64.2o54.40o12.4m16p10.6m16p35.p14.p.4p.p2.4o5.o135",
+    ".4p3.p6.p4n10p2.3p2u26p3.p.l26p.p.p7o89.3o6.2o6.2o6.2o3.35o12.o26.o19.o2.o15.2o14.34o123.5p3",
+    ".4n45.12n57.17n2.113m.130o29.3o49.15mn27.4o32n4.9o20no8n.5o38m5.5o30.po36.4o8pn5.42u40l40o78",
+    ".2n10.6u36.4l36.4o40.8o52.11pu11.u15.u7.u2.l11.l15.l7.l2.3o52.12o311.9o22.10o8.24o6.o42.o9.69",
+    "o6.2o.o44.o2.3o.2o23.pn8o23.2n7o31.8n9.48o19.o2.5n5o22n6.3po26.5p.64o56.4n2o2n16.2n46om3.m2.5",
+    "m4o4.o3.o29.2m3.4mn9.7p9.7o29n2po29n3.32o8.o28m2.4n5p7.9o54.3p7o22.2n8o19.5n8o18.7p4.12n7.80",
+    "o73.55u51.13l51.7n6o36m4.8n10.6n10o6u22.3m5pol22.218n31.o42.m2p.2o2.16o3.55m4o29n10o.8o22m11",
+    "n4p5.22o18m4p4.38o21n7.20o23.9m3o53m15p7.4n30mo2m2o.9m4o45m11p2.p4m.13o25.7n10.6m3o36m14.n10",
+    "p4om2o.8o35mp2o.9m3o48m14o4p4m4pm2n10opop3.n20.11o18.o25m12p6mo2m.62o7.o.o4.o15.o10p.6o47m12",
+    ".5n10.6m4.o8.2o2.2o22.o7.o2.o5.m2om7.2m2.2m3.2o.6m.5o5m2.2m7.3m5.11o10.o.2o.o38.om9.m.2m.m4.",
+    "m5omop2.p2.8m2.29o53m18o4p5n10p2.pmo3.30o48m20o2po.8n10.166o47m7.2m9p23o4m2.34o48m17p3o.11n10",
+    ".6p13.19o43m13op.6n10.6n20.28o27.2m15.4n12p3.o7.185o44m15p.100u32l32n19.12o8.2o.2o8.o2.o24m6.",
+    "m2.2m4omom2p3.9n10.70o8.2o39m7.2m7opom.27om10o40m7om4p8m.8om11o46m16p3op5.13o73.7p10.182o33p",
+    ".14n10.6o9.o37m8.m8op5.10n29.3p2o30.2m22.m14.73o7.o2.o38m6.3m.m2.m7om.8n10.6o6.o2.o32m5.m2.m5",
+    "o.7n10.310o19m4p2.7m2omo13.o34m7.3m5p13n10m.85o.15n21.42po922.102n111.p5.11o196.2636o97p2.13",
+    "o1072.16mo6m15.10o3995.5o583.6841o30m18n10.1734o569.7o31.n10.4p2o79.n10.6o30.2m5p.10o48m7p5.4",
+    "o4p.11n10.n7.o21.5o19.432o45p3n10.198u32l32n23p4.101o75.4mom55.7m4o13.64o2pom.11m2.14o6136.8",
+    "o1238.41o10.8935o4.o7.o2.o291.15o.29o3.2o.14o4.8o396.2308o107.5o13.3o9.7o10.3m2p.4176n10.518",
+    "m46.2m23.542m5.3m6.8m8.2m7.30m4.148m3.123n20.12n20.108n25.135u26l26u26l7.l18u26l26u.u2.2u.2u2",
+    ".2u4.u8l4.l.l7.l11u26l26u2.u4.2u8.u7.l26u2.u4.u5.u.3u7.l26u26l26u26l26u26l26u26l26u26l26u26",
+    "l28.2u25.l25.l6u25.l25.l6u25.l25.l6u25.l25.l6u25.l25.l6ul.2n50.512m55.4m50.8m.14m.2p5.15m5.",
+    "m15.1104l10ol20.6l6.213m7.m17.2m7.m2.m5.5o62.33m.112o45.3m7o7.2n10.4o.321o30m.17o44m4n10.470",
+    "o28m4n10.214o30m2on10.4p.480o7.o4.o2.o15.o197.2n9m7.41u34l34m7o.4n10.4p2.785n59.n3.n4.76n45.",
+    "n15.194o4.o27.o2.o.2o.o10.o4.o.o.6o.4o.o.o.o3.o2.o.2o.o.o.o.o.o2.o.2o4.o7.o4.o4.o.o10.o17.5o3",
+    ".o5.o17.580n13.2787n10.1030o42720.32o4154.6o222.2o5762.14o7473.15o622.2466o542.1506o4939.5",
+    "o4192.712016m240",
+};
+
+/* cls[0x110000] from the runs. */
+static void fill_classes(uint8_t *cls)
+{
+    size_t cp = 0;
+    memset(cls, REST, 0x110000);
+    for (size_t i = 0; i < sizeof UNICODE_RUNS / sizeof *UNICODE_RUNS; i++) {
+        for (const char *p = UNICODE_RUNS[i]; *p;) {
+            char c = *p++;
+            uint8_t bit = c == 'u'   ? UPPER
+                          : c == 'l' ? LOWER
+                          : c == 'o' ? CASELESS
+                          : c == 'm' ? MARK
+                          : c == 'n' ? NUMBER
+                          : c == 'p' ? PUNCT
+                          : c == 's' ? SPACE
+                                     : REST;
+            size_t n = isdigit((uint8_t)*p) ? strtoul(p, (char **)&p, 10) : 1;
+            memset(cls + cp, bit, n);
+            cp += n;
+        }
+    }
+}
