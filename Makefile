@@ -34,12 +34,15 @@ endif
 
 SOURCES = run.c tokenizer.c analysis.c $(wildcard rope/*.c)
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
-SOURCES += kernels/avx2.c kernels/avx512.c
+SOURCES += kernels/avx2.c kernels/avx512.c kernels/vnni.c
 DEFS     = -DKERNELS_X86
 endif
 OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
-$(BUILD)/kernels/avx2.o:   ISA = -mavx2 -mfma -mf16c
-$(BUILD)/kernels/avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
+AVX2     = -mavx2 -mfma -mf16c
+AVX512   = $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
+$(BUILD)/kernels/avx2.o:   ISA = $(AVX2)
+$(BUILD)/kernels/avx512.o: ISA = $(AVX512)
+$(BUILD)/kernels/vnni.o:   ISA = $(AVX512) -mavx512vnni
 
 COMPILE = $(CC) $(STD) $(CFLAGS) $(OMPFLAGS) $(WARN) $(DEFS) $(ISA) -MMD -MP -c
 

@@ -23,6 +23,7 @@
 #endif
 
 #define PI      3.14159265358979323846
+#define TAU     (2 * PI)
 #define NONE    ((double)NAN)
 #define ENDLESS ((double)INFINITY)
 #define LINE    64 /* bytes between the states of two heads: threads never share a cache line */
@@ -85,19 +86,20 @@ struct Analysis {
     uint64_t window, n_seen; /* number of the open window; tokens before it */
 };
 
-/* What a pair of one head turned out to be. */
+/* What one side of a pair, queries or keys, turned out to be. */
 typedef struct {
-    double r_q, r_k;       /* mean radius */
-    double R_q, R_k;       /* concentration |sum z| / sum |z| */
-    double dir_q, dir_k;   /* direction of the mean vector */
-    double phi;            /* dir_q - dir_k in [0, 2 pi) */
-    double rms_q, rms_k;   /* sqrt of mean r^2 */
-    double max_q, max_k;   /* largest radius */
-    double skip_q, skip_k; /* mean radius of the first tokens */
-    double strength;       /* r_q r_k */
-    double ratio;          /* strength over the median pair of the head */
-    double gain;           /* mean over delta of cos(phi + theta delta) */
-    double t3_slack;       /* room of phi inside T3's interval; negative: outside */
+    double r, rms;    /* mean radius, and sqrt of mean r^2 */
+    double R, dir;    /* |sum z| / sum |z|, and the direction of the mean vector */
+    double max, skip; /* largest radius; mean radius of the first tokens */
+} Side;
+
+typedef struct {
+    Side q, k;
+    double phi;      /* q.dir - k.dir in [0, 2 pi) */
+    double strength; /* r_q r_k */
+    double ratio;    /* strength over the median pair of the head */
+    double gain;     /* mean over delta of cos(phi + theta delta) */
+    double t3_slack; /* room of phi inside T3's interval; negative: outside */
     int strong, candidate;
 } Pair;
 
@@ -322,18 +324,15 @@ typedef struct {
 } Bound;
 
 static const Bound bounds[N_BOUNDS] = {
-    [BOUND_F1] = {"F1", "x <= 2 pi", "the pair completes no full turn over P", ENDLESS, 2 * PI, 0,
-                  0, 2 * PI, 0},
-    [BOUND_F2] = {"F2", "x <= pi", "the pair can keep one sign at every distance", ENDLESS, PI, 0,
-                  0, 2 * PI, 0},
-    [BOUND_T3] = {"T3", "pi/2 <= phi <= 3 pi/2 - x", "never positive, at any distance", PI, PI,
-                  PI / 2, 0, 3 * PI / 2, -1},
-    [BOUND_B1] = {"B1", "phi >= pi/2", "lower end of T3", PI, PI, PI / 2, 0, 2 * PI, 0},
-    [BOUND_B2] = {"B2", "phi >= pi - x/2", "far is not penalised more than near; the best angle",
-                  2 * PI, 2 * PI, PI, -0.5, 2 * PI, 0},
-    [BOUND_B3] = {"B3", "phi >= (pi - x)/2", "needed for a negative mean", 2 * PI, 2 * PI, PI / 2,
-                  -0.5, 2 * PI, 0},
-    [BOUND_B4] = {"B4", "phi >= pi - x", "the arc reaches pi", 2 * PI, 2 * PI, PI, -1, 2 * PI, 0},
+    {"F1", "x <= 2 pi", "the pair completes no full turn over P", ENDLESS, TAU, 0, 0, TAU, 0},
+    {"F2", "x <= pi", "the pair can keep one sign at every distance", ENDLESS, PI, 0, 0, TAU, 0},
+    {"T3", "pi/2 <= phi <= 3 pi/2 - x", "never positive, at any distance", PI, PI, PI / 2, 0,
+     3 * PI / 2, -1},
+    {"B1", "phi >= pi/2", "lower end of T3", PI, PI, PI / 2, 0, TAU, 0},
+    {"B2", "phi >= pi - x/2", "far is not penalised more than near; the best angle", TAU, TAU, PI,
+     -0.5, TAU, 0},
+    {"B3", "phi >= (pi - x)/2", "needed for a negative mean", TAU, TAU, PI / 2, -0.5, TAU, 0},
+    {"B4", "phi >= pi - x", "the arc reaches pi", TAU, TAU, PI, -1, TAU, 0},
 };
 
 /* "x <= pi", or "all" */
@@ -354,9 +353,9 @@ static int bound_holds(const Bound *b, double x, double phi)
 
 static double wrap_2pi(double angle) /* into [0, 2 pi) */
 {
-    double w = fmod(angle, 2 * PI);
-    if (w < 0) w += 2 * PI;
-    return w >= 2 * PI ? 0 : w;
+    double w = fmod(angle, TAU);
+    if (w < 0) w += TAU;
+    return w >= TAU ? 0 : w;
 }
 
 static double sinc(double y)
@@ -379,25 +378,28 @@ static double median(double *v, int n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-/* Statistics of one pair from the sums of its query and key head:
- *   R = |sum z| / sum |z|,  phi = arg sum z_q - arg sum z_k mod 2 pi,
+/* R = |sum z| / sum |z|: 1 if all tokens point the same way. */
+static Side read_side(const HeadSums *s, int j)
+{
+    const PairSum *p = &s->pair[j];
+    double n = (double)s->n;
+    return (Side){.r = p->r / n,
+                  .rms = sqrt(p->r2 / n),
+                  .R = sqrt(p->a * p->a + p->b * p->b) / p->r,
+                  .dir = atan2(p->b, p->a),
+                  .max = p->max_r,
+                  .skip = p->r_skip / (double)s->n_skip};
+}
+
+/* Query and key of one pair:
+ *   phi = arg sum z_q - arg sum z_k mod 2 pi,
  *   mean over uniform delta in [0, P] of cos(phi + theta delta) = sinc(x/2) cos(phi + x/2)  (T2),
  *   T3 room = min(phi - pi/2, 3 pi/2 - x - phi). */
-static Pair read_pair(const HeadSums *hq, const HeadSums *hk, int j, double x)
+static Pair read_pair(const HeadSums *q, const HeadSums *k, int j, double x)
 {
-    const PairSum *q = &hq->pair[j], *k = &hk->pair[j];
-    double nq = (double)hq->n, nk = (double)hk->n;
-    Pair p = {.r_q = q->r / nq, .r_k = k->r / nk, .max_q = q->max_r, .max_k = k->max_r};
-    p.R_q = sqrt(q->a * q->a + q->b * q->b) / q->r;
-    p.R_k = sqrt(k->a * k->a + k->b * k->b) / k->r;
-    p.dir_q = atan2(q->b, q->a);
-    p.dir_k = atan2(k->b, k->a);
-    p.phi = wrap_2pi(p.dir_q - p.dir_k);
-    p.rms_q = sqrt(q->r2 / nq);
-    p.rms_k = sqrt(k->r2 / nk);
-    p.skip_q = q->r_skip / (double)hq->n_skip;
-    p.skip_k = k->r_skip / (double)hk->n_skip;
-    p.strength = p.r_q * p.r_k;
+    Pair p = {.q = read_side(q, j), .k = read_side(k, j)};
+    p.phi = wrap_2pi(p.q.dir - p.k.dir);
+    p.strength = p.q.r * p.k.r;
     p.gain = sinc(x / 2) * cos(p.phi + x / 2);
     p.t3_slack = fmin(p.phi - PI / 2, 3 * PI / 2 - x - p.phi);
     return p;
@@ -422,29 +424,26 @@ static void rank_pairs(Head *h, const AnalysisOptions *o, double *tmp)
         double x = ax->x[j];
         p->ratio = p->strength / mid;
         p->strong = x > 0 && p->strength > 0 && p->strength >= o->strong_ratio * mid &&
-                    p->R_q >= o->strong_r && p->R_k >= o->strong_r;
-        p->candidate = p->strong && x < 2 * PI && cos(p->phi + x / 2) < 0;
+                    p->q.R >= o->strong_r && p->k.R >= o->strong_r;
+        p->candidate = p->strong && x < TAU && cos(p->phi + x / 2) < 0;
         h->n_strong += p->strong;
         h->n_candidates += p->candidate;
     }
 }
 
-static void read_head(Head *hd, const Analysis *a, int l, int h)
+static void read_head(Head *out, const Analysis *a, int l, int h)
 {
     const Layer *y = &a->m->layer[l];
+    const Axis *ax = &a->axis[y->rope];
     int kh = h / (y->n_heads / y->n_kv_heads), i = a->first_q[l] + h;
-    *hd = (Head){.l = l,
-                 .h = h,
-                 .kh = kh,
-                 .axis = &a->axis[y->rope],
-                 .q = a->q[i],
-                 .k = a->k[a->first_k[l] + kh],
-                 .sink = sink_closed(a->sink[i], &a->o)};
-    size_t n = (size_t)hd->axis->n + 1;
-    double *tmp = xcalloc(n, sizeof *tmp);
-    hd->pair = xcalloc(n, sizeof *hd->pair);
-    for (int j = 0; j < hd->axis->n; j++) hd->pair[j] = read_pair(hd->q, hd->k, j, hd->axis->x[j]);
-    rank_pairs(hd, &a->o, tmp);
+    *out = (Head){.l = l, .h = h, .kh = kh, .axis = ax};
+    out->q = a->q[i];
+    out->k = a->k[a->first_k[l] + kh];
+    out->sink = sink_closed(a->sink[i], &a->o);
+    out->pair = xcalloc((size_t)ax->n + 1, sizeof *out->pair);
+    double *tmp = xcalloc((size_t)ax->n + 1, sizeof *tmp);
+    for (int j = 0; j < ax->n; j++) out->pair[j] = read_pair(out->q, out->k, j, ax->x[j]);
+    rank_pairs(out, &a->o, tmp);
     free(tmp);
 }
 
@@ -456,6 +455,11 @@ static double head_alpha(const Head *h) /* over whole windows */
 static double top_x(const Head *h) /* NaN if there is no top pair: no bound holds then */
 {
     return h->top < 0 ? NONE : h->axis->x[h->top];
+}
+
+static double top_ratio(const Head *h)
+{
+    return h->top < 0 ? NONE : h->pair[h->top].ratio;
 }
 
 static void count_bounds(Reading *r, const Head *h)
@@ -483,24 +487,25 @@ static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
     return worst;
 }
 
-static void read_totals(Reading *r, const Head *h, int i)
+static void count_head(Reading *r, int i)
 {
+    const Head *h = &r->head[i];
     const Axis *ax = h->axis;
-    for (int j = 0; j < ax->n; j++) r->n_bad += h->q->n && !isfinite(h->pair[j].strength);
-    double amp = r->a->m->rope[r->a->m->layer[h->l].rope].amplitude;
-    r->check = fmax(r->check, radius_miss(h->q, ax->n, amp));
-    r->check = fmax(r->check, radius_miss(h->k, ax->n, amp));
+    int n = 0;
+    for (int j = 0; j < ax->n; j++) {
+        r->n_bad += h->q->n && !isfinite(h->pair[j].strength);
+        n += ax->theta[j] > 0 && ax->x[j] <= TAU;
+    }
+    double amplitude = r->a->m->rope[r->a->m->layer[h->l].rope].amplitude;
+    r->check = fmax(r->check, radius_miss(h->q, ax->n, amplitude));
+    r->check = fmax(r->check, radius_miss(h->k, ax->n, amplitude));
     r->n_strong += h->n_strong;
     r->n_candidates += h->n_candidates;
     r->n_candidate_heads += h->n_candidates > 0;
     if (h->top >= 0) {
-        int n = 0;
-        for (int j = 0; j < ax->n; j++) n += ax->theta[j] > 0 && ax->x[j] <= 2 * PI;
         r->chance += (double)n / ax->n_rotated;
         r->n_top++;
-        if (r->best < 0 ||
-            h->pair[h->top].ratio > r->head[r->best].pair[r->head[r->best].top].ratio)
-            r->best = i;
+        if (r->best < 0 || top_ratio(h) > top_ratio(&r->head[r->best])) r->best = i;
     }
     if (r->sinkiest < 0 || head_alpha(h) > head_alpha(&r->head[r->sinkiest])) r->sinkiest = i;
     if (h->sink.at_t.t > r->t) r->t = h->sink.at_t.t;
@@ -532,8 +537,8 @@ static void read_medians(Reading *r)
         const Head *h = &r->head[i];
         if (h->top < 0) continue;
         const Pair *p = &h->pair[h->top];
-        if (h->k->n_skip) k0[n_k0++] = p->skip_k / p->r_k;
-        if (top_x(h) <= 2 * PI) centre[n_centre++] = wrap_2pi(p->phi + top_x(h) / 2) - PI;
+        if (h->k->n_skip) k0[n_k0++] = p->k.skip / p->k.r;
+        if (top_x(h) <= TAU) centre[n_centre++] = wrap_2pi(p->phi + top_x(h) / 2) - PI;
     }
     r->k0 = median(k0, n_k0);
     r->centre = median(centre, n_centre);
@@ -549,24 +554,40 @@ static void count_common(Reading *r)
     }
 }
 
+/* The totals over the heads that r has. */
+static void read_totals(Reading *r)
+{
+    r->best = r->sinkiest = -1;
+    for (int i = 0; i < r->n_heads; i++) {
+        count_head(r, i);
+        count_bounds(r, &r->head[i]);
+    }
+    r->chance /= r->n_top;
+    count_common(r);
+    read_sinks(r);
+    read_medians(r);
+}
+
 static Reading reading_new(const Analysis *a, const Provenance *p)
 {
-    Reading r = {.a = a, .p = p, .best = -1, .sinkiest = -1};
-    r.n_heads = a->first_q[a->m->n_layers];
+    Reading r = {.a = a, .p = p, .n_heads = a->first_q[a->m->n_layers]};
     r.head = xcalloc((size_t)r.n_heads + 1, sizeof *r.head);
-    for (int l = 0; l < a->m->n_layers; l++) {
-        for (int h = 0; h < a->m->layer[l].n_heads; h++) {
-            int i = a->first_q[l] + h;
-            read_head(&r.head[i], a, l, h);
-            read_totals(&r, &r.head[i], i);
-            count_bounds(&r, &r.head[i]);
-        }
-    }
-    r.chance /= r.n_top;
-    count_common(&r);
-    read_sinks(&r);
-    read_medians(&r);
+    for (int l = 0; l < a->m->n_layers; l++)
+        for (int h = 0; h < a->m->layer[l].n_heads; h++)
+            read_head(&r.head[a->first_q[l] + h], a, l, h);
+    read_totals(&r);
     return r;
+}
+
+/* The same over one layer; shares the heads of r. */
+static Reading reading_layer(const Reading *r, int l)
+{
+    Reading y = {.a = r->a,
+                 .p = r->p,
+                 .head = r->head + r->a->first_q[l],
+                 .n_heads = r->a->m->layer[l].n_heads};
+    read_totals(&y);
+    return y;
 }
 
 static void reading_free(Reading *r)
@@ -634,7 +655,7 @@ static void say_frequencies(const Reading *r, Bytes *out)
     say(out,
         "The pair that stands out most is pair %d of layer %d, head %d: its r_q r_k is %.1f times "
         "that of the median pair of its head, and it makes %.3g turns over the context.",
-        b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / (2 * PI));
+        b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / TAU);
     if (r->n_candidates)
         say(out,
             "%d offset feature candidate%s in %d of %d heads: x < 2 pi, R_q and R_k >= %g, "
@@ -720,8 +741,8 @@ static Bytes findings(const Reading *r)
     uint64_t n = r->n_heads ? r->head[0].q->n : 0;
     if (!n)
         say(&out,
-            "There is nothing to read: no token is left; the first %d of each window stay out of the "
-            "means.",
+            "There is nothing to read: the first %d of each window stay out of the means, and no "
+            "other token came.",
             r->a->o.n_skip);
     else if (!any_rotated(r->a))
         say(&out, "No head has a rotary pair: this model does not rotate queries and keys.");
@@ -743,16 +764,17 @@ static Bytes findings(const Reading *r)
 
 /* ---------------------------------------------------------------- the terminal report */
 
-/* The reports are made of C-locale numbers whatever the program around us has set. */
+/* Reports have decimal points, whatever the program around us has set. */
 static locale_t c_numbers(void)
 {
-    return uselocale(newlocale(LC_NUMERIC_MASK, "C", (locale_t)0));
+    locale_t c = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
+    MUST(c);
+    return uselocale(c);
 }
 
 static void restore_numbers(locale_t old)
 {
-    locale_t mine = uselocale(old);
-    if (mine != LC_GLOBAL_LOCALE) freelocale(mine);
+    freelocale(uselocale(old));
 }
 
 typedef struct {
@@ -787,7 +809,7 @@ static void print_wrapped(FILE *f, const char *s)
     fputc('\n', f);
 }
 
-/* v, right-aligned: with that many decimals, or (negative) significant digits; "-" for no number. */
+/* v, right-aligned: so many decimals, or (negative) significant digits; "-" for no number. */
 static void print_cell(FILE *f, int width, int digits, double v)
 {
     if (!isfinite(v))
@@ -802,7 +824,7 @@ static const char *turn_class(double theta, double x)
 {
     if (!(theta > 0)) return "still";
     if (isnan(x)) return "unknown";
-    return x <= PI ? "half" : x <= 2 * PI ? "partial" : "full";
+    return x <= PI ? "half" : x <= TAU ? "partial" : "full";
 }
 
 /* "18 pairs from 46": those that turn by x or less over P. */
@@ -823,7 +845,7 @@ static void print_axis(FILE *f, const Analysis *a, int i)
             ax->n);
     print_cell(f, 0, 0, ax->n_ctx);
     fprintf(f, " tokens (%s)\n", a->o.n_ctx > 0 ? "as asked for" : "trained context of the file");
-    print_within(f, "        x = theta P <= 2 pi", ax, 2 * PI);
+    print_within(f, "        x = theta P <= 2 pi", ax, TAU);
     print_within(f, "; x <= pi", ax, PI);
     fputc('\n', f);
 }
@@ -847,46 +869,42 @@ static void print_header(const Term *t, const Analysis *a, const Provenance *p)
     fprintf(f, "run     %s, %s kernels, %d thread%s\n",
             p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads));
-    fprintf(
-        f,
-        "means   leave out the first %d token%s of each window; strong: r_q r_k >= %g x median, "
-        "R >= %g\n",
-        a->o.n_skip, plural((uint64_t)a->o.n_skip), a->o.strong_ratio, a->o.strong_r);
+    fprintf(f, "means   leave out the first %d token%s of each window\n", a->o.n_skip,
+            plural((uint64_t)a->o.n_skip));
+    fprintf(f, "strong  r_q r_k >= %g x the median pair of the head, R_q and R_k >= %g\n",
+            a->o.strong_ratio, a->o.strong_r);
 }
 
-/* Mean over the heads of a layer of log r_q r_k, per pair. NaN if some head has no number. */
-static void layer_log_strength(const Reading *r, int l, double *out)
+/* Mean over the heads of log r_q r_k of pair j. Not finite if some head has no number. */
+static double log_strength(const Reading *r, int j)
 {
-    int first = r->a->first_q[l], last = r->a->first_q[l + 1];
-    for (int j = 0; j < r->head[first].axis->n; j++) {
-        double sum = 0;
-        for (int i = first; i < last; i++) sum += log(r->head[i].pair[j].strength);
-        out[j] = sum / (last - first);
-    }
+    double sum = 0;
+    for (int i = 0; i < r->n_heads; i++) sum += log(r->head[i].pair[j].strength);
+    return sum / r->n_heads;
 }
 
-/* A strip of eight heights over the pairs, lowest to highest of the layer; | where x falls
- * through 2 pi, : where it falls through pi. */
-static void print_strip(const Term *t, const Reading *r, int l)
+/* A strip of eight heights over the pairs, lowest to highest of the layer, with a mark where x
+ * falls through 2 pi and where it falls through pi. */
+static void print_strip(FILE *f, const Reading *layer)
 {
     static const char *const height[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-    const Axis *ax = r->head[r->a->first_q[l]].axis;
-    double *v = xcalloc((size_t)ax->n + 1, sizeof *v), lo = ENDLESS, hi = -ENDLESS;
-    layer_log_strength(r, l, v);
+    const Axis *ax = layer->head[0].axis;
+    double lo = ENDLESS, hi = -ENDLESS;
     for (int j = 0; j < ax->n; j++) {
-        if (!isfinite(v[j])) continue;
-        lo = fmin(lo, v[j]);
-        hi = fmax(hi, v[j]);
+        double v = log_strength(layer, j);
+        if (isfinite(v)) lo = fmin(lo, v), hi = fmax(hi, v);
     }
-    fprintf(t->f, "  pair 0 ");
+    fputs("  pair 0 ", f);
     for (int j = 0; j < ax->n; j++) {
-        int step = hi > lo && isfinite(v[j]) ? (int)(7.999 * (v[j] - lo) / (hi - lo)) : 0;
-        if (j && ax->x[j - 1] > 2 * PI && ax->x[j] <= 2 * PI) fprintf(t->f, "│");
-        if (j && ax->x[j - 1] > PI && ax->x[j] <= PI) fprintf(t->f, "┊");
-        fputs(isfinite(v[j]) ? height[step] : "·", t->f);
+        double v = log_strength(layer, j);
+        if (j && ax->x[j - 1] > TAU && ax->x[j] <= TAU) fputs("│", f);
+        if (j && ax->x[j - 1] > PI && ax->x[j] <= PI) fputs("┊", f);
+        if (!isfinite(v))
+            fputs("·", f);
+        else
+            fputs(height[hi > lo ? (int)(7.999 * (v - lo) / (hi - lo)) : 0], f);
     }
-    fprintf(t->f, " %d\n", ax->n - 1);
-    free(v);
+    fprintf(f, " %d\n", ax->n - 1);
 }
 
 static void print_head_row(const Term *t, const Head *h)
@@ -899,7 +917,7 @@ static void print_head_row(const Term *t, const Head *h)
     print_cell(t->f, 12, -4, one * p->strength);
     print_cell(t->f, 10, 1, one * p->ratio);
     print_cell(t->f, 10, -4, x);
-    print_cell(t->f, 9, -3, x / (2 * PI));
+    print_cell(t->f, 9, -3, x / TAU);
     print_cell(t->f, 8, 2, one * p->phi / PI);
     print_cell(t->f, 9, 3, head_alpha(h));
     fprintf(t->f, "  %s", has ? turn_class(h->axis->theta[h->top], x) : "-");
@@ -907,41 +925,23 @@ static void print_head_row(const Term *t, const Head *h)
     fputc('\n', t->f);
 }
 
-/* One line that says how the heads of a layer compare. */
-static void print_layer_summary(const Term *t, const Reading *r, int l)
+static void print_layer(const Term *t, const Reading *r)
 {
-    int n_top = 0, n_partial = 0, n_cand = 0, n = r->a->m->layer[l].n_heads, most = -1;
-    const Head *first = &r->head[r->a->first_q[l]];
-    double alpha = 0;
-    uint64_t n_sink = 0, n_samples = 0;
-    for (const Head *h = first; h < first + n; h++) {
-        n_top += h->top >= 0;
-        n_partial += top_x(h) <= 2 * PI;
-        n_cand += h->n_candidates;
-        alpha += head_alpha(h) / n;
-        if (most < 0 || head_alpha(h) > head_alpha(&first[most])) most = h->h;
-        if (h->sink.at_t.t == r->t) n_sink += h->sink.at_t.n_sink, n_samples += h->sink.at_t.n;
-    }
-    fprintf(t->f, "\n%slayer %d%s", t->bold, l, t->off);
-    if (n_top)
-        fprintf(t->f, "  strongest pair within one turn in %d of %d heads; %d offset candidates",
-                n_partial, n_top, n_cand);
-    if (n_samples)
-        fprintf(t->f, "; alpha_1 %.3f, most %.3f (head %d); Sink_1^%g %.0f%%", alpha,
-                head_alpha(&first[most]), most, r->a->o.sink_eps,
-                100 * (double)n_sink / (double)n_samples);
+    const Head *h = r->head;
+    fprintf(t->f, "\n%slayer %d%s", t->bold, h->l, t->off);
+    if (r->n_top)
+        fprintf(t->f, "  strongest pair within one turn in %d of %d heads; %d offset candidate%s",
+                r->top_rate[BOUND_F1].hits, r->n_top, r->n_candidates,
+                plural((uint64_t)r->n_candidates));
+    if (r->n_samples)
+        fprintf(t->f, "; alpha_1 %.3f, most %.3f (head %d); Sink_1^%g %.0f%%", r->alpha,
+                head_alpha(&h[r->sinkiest]), r->sinkiest, r->a->o.sink_eps, 100 * r->sink);
     fputc('\n', t->f);
-}
-
-static void print_layer(const Term *t, const Reading *r, int l)
-{
-    const Head *first = &r->head[r->a->first_q[l]];
-    print_layer_summary(t, r, l);
-    if (first->axis->n && first->q->n) print_strip(t, r, l);
+    if (h->axis->n && h->q->n) print_strip(t->f, r);
     fprintf(t->f,
             "%s  head  pair     r_q r_k  x median  x=theta P   cycles  phi/pi  alpha_1  turn%s\n",
             t->dim, t->off);
-    for (int h = 0; h < r->a->m->layer[l].n_heads; h++) print_head_row(t, &first[h]);
+    for (int i = 0; i < r->n_heads; i++) print_head_row(t, &h[i]);
 }
 
 static void print_rate(FILE *f, Rate r)
@@ -976,7 +976,10 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
     print_header(&t, a, p);
     fprintf(f, "strip   mean log r_q r_k over the heads, per pair; │ x = 2 pi, ┊ x = pi\n"
                "turn    over P: half (x <= pi), partial (x <= 2 pi), full\n");
-    for (int l = 0; l < a->m->n_layers; l++) print_layer(&t, &r, l);
+    for (int l = 0; l < a->m->n_layers; l++) {
+        Reading layer = reading_layer(&r, l);
+        if (layer.n_heads) print_layer(&t, &layer);
+    }
     print_bounds(&t, &r);
     fprintf(f, "Self-check: radius after rotation differs from before by at most %.1g.\n", r.check);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
@@ -1112,8 +1115,8 @@ static void json_rope(FILE *f, const Rope *r, const Axis *ax)
 {
     double *wave = xcalloc(2 * (size_t)ax->n + 1, sizeof *wave), *cycles = wave + ax->n;
     for (int j = 0; j < ax->n; j++) {
-        wave[j] = 2 * PI / ax->theta[j];
-        cycles[j] = ax->x[j] / (2 * PI);
+        wave[j] = TAU / ax->theta[j];
+        cycles[j] = ax->x[j] / TAU;
     }
     fprintf(f, "{\"layout\":\"%s\"", r->layout == ROPE_HALF ? "half" : "adjacent");
     json_text(f, "kind", r->kind ? r->kind->name : NULL);
@@ -1137,13 +1140,13 @@ static const struct {
     const char *name;
     size_t at;
 } columns[] = {
-    {"r_q", offsetof(Pair, r_q)},        {"r_k", offsetof(Pair, r_k)},
-    {"R_q", offsetof(Pair, R_q)},        {"R_k", offsetof(Pair, R_k)},
-    {"dir_q", offsetof(Pair, dir_q)},    {"dir_k", offsetof(Pair, dir_k)},
-    {"phi", offsetof(Pair, phi)},        {"rms_q", offsetof(Pair, rms_q)},
-    {"rms_k", offsetof(Pair, rms_k)},    {"max_q", offsetof(Pair, max_q)},
-    {"max_k", offsetof(Pair, max_k)},    {"first_q", offsetof(Pair, skip_q)},
-    {"first_k", offsetof(Pair, skip_k)}, {"ratio", offsetof(Pair, ratio)},
+    {"r_q", offsetof(Pair, q.r)},        {"r_k", offsetof(Pair, k.r)},
+    {"R_q", offsetof(Pair, q.R)},        {"R_k", offsetof(Pair, k.R)},
+    {"dir_q", offsetof(Pair, q.dir)},    {"dir_k", offsetof(Pair, k.dir)},
+    {"phi", offsetof(Pair, phi)},        {"rms_q", offsetof(Pair, q.rms)},
+    {"rms_k", offsetof(Pair, k.rms)},    {"max_q", offsetof(Pair, q.max)},
+    {"max_k", offsetof(Pair, k.max)},    {"first_q", offsetof(Pair, q.skip)},
+    {"first_k", offsetof(Pair, k.skip)}, {"ratio", offsetof(Pair, ratio)},
     {"gain", offsetof(Pair, gain)},      {"t3_slack", offsetof(Pair, t3_slack)},
 };
 
@@ -1183,13 +1186,16 @@ static void json_head(FILE *f, const Head *h)
     fputc('}', f);
 }
 
-static void json_layer(FILE *f, const Reading *r, int l)
+static void json_layer(FILE *f, const Reading *layer, int l)
 {
-    const Layer *y = &r->a->m->layer[l];
-    fprintf(f, "{\"layer\":%d,\"rope\":%d,\"window\":%d,\"heads\":[", l, y->rope, y->window);
-    for (int h = 0; h < y->n_heads; h++) {
+    const Layer *y = &layer->a->m->layer[l];
+    fprintf(f, "{\"layer\":%d", l);
+    JSON_FIELDS(f, {"rope", y->rope}, {"window", y->window}, {"n_candidates", layer->n_candidates},
+                {"alpha_1", layer->alpha}, {"sink_1", layer->sink});
+    fputs(",\"heads\":[", f);
+    for (int h = 0; h < layer->n_heads; h++) {
         if (h) fputs(",\n", f);
-        json_head(f, &r->head[r->a->first_q[l] + h]);
+        json_head(f, &layer->head[h]);
     }
     fputs("]}", f);
 }
@@ -1253,7 +1259,8 @@ void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
     fputs("],\n\"layers\":[\n", f);
     for (int l = 0; l < a->m->n_layers; l++) {
         if (l) fputs(",\n", f);
-        json_layer(f, &r, l);
+        Reading layer = reading_layer(&r, l);
+        json_layer(f, &layer, l);
     }
     fputs("]}\n", f);
     reading_free(&r);
@@ -1360,22 +1367,15 @@ static void html_value(FILE *f, Str v)
 /* Findings and provenance as plain HTML: readable without a script. */
 static void page_summary(FILE *f, Str json)
 {
-    static const char *const shown[][2] = {{"model", "Model"},
-                                           {"model_sha256", "SHA-256 of the model"},
-                                           {"architecture", "Architecture"},
-                                           {"n_layers", "Layers"},
-                                           {"n_heads", "Query heads"},
-                                           {"n_kv_heads", "Key heads"},
-                                           {"head_dim", "Head size"},
-                                           {"n_ctx_train", "Trained context"},
-                                           {"text", "Text"},
-                                           {"text_sha256", "SHA-256 of the text"},
-                                           {"n_tokens", "Tokens"},
-                                           {"n_windows", "Windows"},
-                                           {"n_ctx", "Window length"},
-                                           {"bos_policy", "BOS"},
-                                           {"activations", "Activations"},
-                                           {"version", "ropescope"}};
+    static const char *const shown[] = {
+        "model",        "Model",         "model_sha256", "SHA-256 of the model",
+        "architecture", "Architecture",  "n_layers",     "Layers",
+        "n_heads",      "Query heads",   "n_kv_heads",   "Key heads",
+        "head_dim",     "Head size",     "n_ctx_train",  "Trained context",
+        "text",         "Text",          "text_sha256",  "SHA-256 of the text",
+        "n_tokens",     "Tokens",        "n_windows",    "Windows",
+        "n_ctx",        "Window length", "bos_policy",   "BOS",
+        "activations",  "Activations",   "version",      "ropescope"};
     Str made = json_member(json, "provenance"), summary = json_member(json, "summary");
     Str said = json_member(summary, "findings");
     fputs("<h2>What was found</h2>\n<ul class=\"found\">\n", f);
@@ -1386,10 +1386,10 @@ static void page_summary(FILE *f, Str json)
         fputs("</li>\n", f);
     }
     fputs("</ul>\n<details open><summary>How it was made</summary>\n<dl>\n", f);
-    for (size_t k = 0; k < sizeof shown / sizeof *shown; k++) {
-        Str v = json_member(made, shown[k][0]);
+    for (size_t k = 0; k < sizeof shown / sizeof *shown; k += 2) {
+        Str v = json_member(made, shown[k]);
         if (!v.n || str_is(v, "null")) continue;
-        fprintf(f, "<div><dt>%s</dt><dd>", shown[k][1]);
+        fprintf(f, "<div><dt>%s</dt><dd>", shown[k + 1]);
         html_value(f, v);
         fputs("</dd></div>\n", f);
     }
@@ -1415,8 +1415,8 @@ static void page_data(FILE *f, Str json)
 int report_html(const char *json, size_t n, FILE *f, Err *e)
 {
     static const char at_summary[] = "<!--summary-->", at_data[] = "@data@";
-    size_t blank = strspn(json, " \t\r\n");
-    Str j = {json + blank, n - blank};
+    Str j = {json, n};
+    while (j.n && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
     if (!str_is(json_member(j, "schema"), "\"ropescope.analysis/1\""))
         return err_set(e, "report: the data is not an analysis: expected JSON with "
                           "\"schema\":\"ropescope.analysis/1\"");

@@ -214,7 +214,7 @@ extern const Kernels kernels_base;
 const Kernels *kernels_pick(const char *name, Err *e) MUST_USE;
 const Kernels *kernels_at(int i); /* every instance of this binary, base first; NULL at the end */
 
-/* exp in float, our own: the same bits on every machine; < 1 ulp. */
+/* exp in float, our own: the same bits on every machine; within 1.02 ulp. */
 float exp_f32(float x);
 
 /* ---------------------------------------------------------------- run.c: RoPE */

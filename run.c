@@ -207,7 +207,8 @@ static float qdot_base(const Q32 *w, const Q8 *x, int nb)
     float y = 0;
     for (int b = 0; b < nb; b++) {
         int32_t s[2] = {0, 0};
-        for (int i = 0; i < QB; i++) s[i / 16] += w[b].q[i] * x[b].q[i];
+        for (int i = 0; i < 16; i++) s[0] += w[b].q[i] * x[b].q[i];
+        for (int i = 16; i < QB; i++) s[1] += w[b].q[i] * x[b].q[i];
         int32_t sum = w[b].sc[0] * s[0] + w[b].sc[1] * s[1];
         y = fma1((float)sum, w[b].d * x[b].d, y);
         if (w[b].dm == 0) continue;
@@ -365,10 +366,11 @@ const Kernels kernels_base = {.name = "base",
                               .softmax = softmax_base,
                               .silu_mul = silu_mul_base};
 
-/* The Makefile defines KERNELS_X86 when it links kernels/avx2.c and kernels/avx512.c. */
+/* The Makefile defines KERNELS_X86 when it links the x86 instances of kernels/. */
 #ifdef KERNELS_X86
-extern const Kernels kernels_avx2, kernels_avx512;
-static const Kernels *const instances[] = {&kernels_base, &kernels_avx2, &kernels_avx512};
+extern const Kernels kernels_avx2, kernels_avx512, kernels_vnni;
+static const Kernels *const instances[] = {&kernels_base, &kernels_avx2, &kernels_avx512,
+                                           &kernels_vnni};
 #else
 static const Kernels *const instances[] = {&kernels_base};
 #endif
@@ -2070,7 +2072,7 @@ static const Option option_table[] = {
     {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpba", "", "float activations for quantized weights (analyze: always on by default)"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpba", "", "int8 activations for quantized weights (the default elsewhere)"},
     {"rope", 0, O_STR, F(rope), 0, 0, "igcpba", "KIND", "plain, none or linear, instead of the file's"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME", "instruction set: base, avx2, avx512 (default: the fastest)"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME", "base, avx2, avx512, vnni (default: the fastest this CPU has)"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME", "llama.cpp (second half of each window) or full (all of it)"},
     {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
     {"n-prompt", 0, O_INT, F(n_prompt), 1, 1e6, "b", "N", "prompt tokens (512)"},
@@ -3024,7 +3026,7 @@ static void help(FILE *f)
         fprintf(f, "  %-10s %-26s %s\n", commands[i].name, commands[i].args, commands[i].what);
     fputs("\n`ropescope COMMAND --help` lists the options of a command. The model is the first argument\n"
           "or -m FILE. Flags are those of llama.cpp where it has them: -t is threads, -p is the prompt.\n"
-          "ROPESCOPE_ISA=base|avx2|avx512 chooses the instruction set; the results are the same.\n", f);
+          "ROPESCOPE_ISA=base|avx2|avx512|vnni chooses the instruction set; the results are the same.\n", f);
 }
 
 static void command_help(FILE *f, const Command *c)

@@ -10,9 +10,11 @@ Text     "tiny shakespeare", 1,115,394 bytes of Shakespeare's plays (public doma
 Command  python3 demo/make_model.py --text tinyshakespeare.txt
 
 What it makes: a llama-family model of about 0.9 million parameters (numbers in CONFIG) with a
-byte-level BPE vocabulary of 768 tokens learnt from the same text. Every training window starts
-with the token <s>: the first position is therefore the same in all of them, which is what lets
-attention sinks form there.
+byte-level BPE vocabulary of 768 tokens learnt from the same text. Two choices are there for what
+the demo is to show. Every training window starts with the token <s>, so that there is one place
+where attention can rest. And half of the windows repeat one of their own passages, so that heads
+learn to look back for a copy: such a head has nothing to do most of the time, and then rests on
+<s>. Without the repeats the same model, trained as long, has no attention sinks at all.
 
 Order of this file: constants, text and vocabulary, model, training, measurement, files, CLI.
 """
@@ -56,7 +58,8 @@ CONFIG = {              # Hugging Face names, because config.json is written fro
 }
 
 BATCH, WINDOW = 4, 512          # windows per step, tokens per window (the first is <s>)
-PEAK_LR, END_LR = 3e-3, 1e-4    # linear warm-up, then cosine
+REPEAT = 64, 224                # tokens of the passage that every other window repeats
+PEAK_LR, END_LR = 4e-3, 1e-4    # linear warm-up, then cosine
 WARMUP, DECAY, CLIP = 100, 0.1, 1.0
 BETAS = (0.9, 0.95)
 
@@ -265,6 +268,19 @@ def windows(ids, starts, length):
     return torch.stack(rows)
 
 
+def repeat_passages(batch):
+    """In every other row a passage is written a second time, somewhere after itself."""
+    def below(n):
+        return torch.randint(n, (1,)).item()
+
+    for row in batch[::2]:
+        size = REPEAT[0] + below(REPEAT[1] - REPEAT[0] + 1)
+        first = 1 + below(WINDOW - 2 * size)
+        again = first + size + below(WINDOW - first - 2 * size + 1)
+        row[again:again + size] = row[first:first + size].clone()
+    return batch
+
+
 def loss_of(model, batch):
     logits = model(batch[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
@@ -298,14 +314,16 @@ def train(model, ids, held_out, steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         starts = torch.randint(len(ids) - WINDOW, (BATCH,)).tolist()
-        loss = loss_of(model, windows(ids, starts, WINDOW))
+        loss = loss_of(model, repeat_passages(windows(ids, starts, WINDOW)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         if step % 200 == 199 or step + 1 == steps:
+            sinks = [x for row in measure(model, held_out[:8 * WINDOW], WINDOW)[0] for x in row]
             print(f"step {step + 1}/{steps}  train {loss.item():.3f}  "
                   f"held-out {held_out_loss(model, held_out):.4f}  "
+                  f"heads with a sink {sum(x > 0.3 for x in sinks)} (most {max(sinks):.2f})  "
                   f"{(time.time() - began) / 60:.1f} min", flush=True)
 
 
@@ -428,7 +446,7 @@ def arguments():
     p.add_argument("--keep", type=Path, metavar="DIR",
                    help="keep the Hugging Face folder and the float32 weights here; weights that "
                         "are already there are used instead of training")
-    p.add_argument("--steps", type=int, default=2600)
+    p.add_argument("--steps", type=int, default=2400)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
     return p.parse_args()

@@ -101,61 +101,114 @@ static void matmul(float *y, size_t ys, const float *w, size_t ws, int rows, con
         columns(1, y + (size_t)i * ys, ys, w, ws, rows, x + (size_t)i * xs, xs, n);
 }
 
-/* The 8 partial sums of one block, times the scale of their half: their total is S_b. */
-static inline __m256i block_sums(const Q32 *w, __m256i x)
+/* Integer products: 8 weight rows stand side by side, one in each 32-bit lane, so no sum ever
+ * crosses lanes. One block of them: q[k] holds values 4k .. 4k+3 of each row. */
+#define ROWS  8
+#define CHUNK 32 /* blocks turned side by side at a time: 12 KB of stack */
+
+_Static_assert(offsetof(Q32, sc) == 32 && offsetof(Q32, mn) == 36 && offsetof(Q32, d) == 40 &&
+                   offsetof(Q32, dm) == 44 && sizeof(Q32) == 48,
+               "a Q32 is three columns of 16 bytes, the last one sc, mn, d, dm");
+
+typedef struct {
+    __m256i q[8], sc, mn; /* sc, mn: two 16-bit numbers per row, one for each half of the block */
+    __m256 d, dm;
+    int scaled, has_min;
+} Wide;
+
+/* The 16 bytes at offset `at` of 8 rows, transposed: out[k] holds the k-th 4 bytes of each row. */
+static inline void turn(__m256i out[4], const Q32 *const w[ROWS], size_t at)
 {
-    __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)w->q);
-    /* |w| x sign(w): maddubs wants one unsigned factor; 2 * 128 * 127 fits 16 bits */
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(x, q));
-    __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    __m256i scale = _mm256_set_m128i(_mm_set1_epi32(w->sc[1]), _mm_set1_epi32(w->sc[0]));
-    return _mm256_mullo_epi32(sums, scale);
+    __m256i a[4];
+    for (int j = 0; j < 4; j++)
+        a[j] = _mm256_set_m128i(_mm_loadu_si128((const void *)((const char *)w[j + 4] + at)),
+                                _mm_loadu_si128((const void *)((const char *)w[j] + at)));
+    __m256i lo01 = _mm256_unpacklo_epi32(a[0], a[1]), lo23 = _mm256_unpacklo_epi32(a[2], a[3]);
+    __m256i hi01 = _mm256_unpackhi_epi32(a[0], a[1]), hi23 = _mm256_unpackhi_epi32(a[2], a[3]);
+    out[0] = _mm256_unpacklo_epi64(lo01, lo23);
+    out[1] = _mm256_unpackhi_epi64(lo01, lo23);
+    out[2] = _mm256_unpacklo_epi64(hi01, hi23);
+    out[3] = _mm256_unpackhi_epi64(hi01, hi23);
 }
 
-static inline __m128i total4(__m256i a, __m256i b, __m256i c, __m256i d)
+static inline void widen(Wide *o, const Q32 *const w[ROWS])
 {
-    __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+    __m256i rest[4], ones = _mm256_set1_epi16(1);
+    turn(o->q, w, 0);
+    turn(o->q + 4, w, 16);
+    turn(rest, w, 32);
+    o->sc = rest[0];
+    o->mn = rest[1];
+    o->d = _mm256_castsi256_ps(rest[2]);
+    o->dm = _mm256_castsi256_ps(rest[3]);
+    o->scaled = _mm256_movemask_epi8(_mm256_cmpeq_epi16(o->sc, ones)) != -1;
+    o->has_min = _mm256_movemask_ps(_mm256_cmp_ps(o->dm, _mm256_setzero_ps(), _CMP_NEQ_UQ));
 }
 
-static inline int minimum(const Q32 *w, const Q8 *x)
+/* lo * a + hi * b with the two 16-bit numbers of each row. */
+static inline __m256i weigh(__m256i pair, __m256i a, __m256i b)
 {
-    return w->mn[0] * x->sum[0] + w->mn[1] * x->sum[1];
+    __m256i lo = _mm256_srai_epi32(_mm256_slli_epi32(pair, 16), 16);
+    __m256i hi = _mm256_srai_epi32(pair, 16);
+    return _mm256_add_epi32(_mm256_mullo_epi32(lo, a), _mm256_mullo_epi32(hi, b));
 }
 
-/* Four rows (w, w + nb, ...) times one token: the four sums side by side. */
-static inline __m128 qdot4(const Q32 *w, size_t nb, const Q8 *x)
+/* Four products of each row, added: maddubs wants one unsigned factor, so |w| times x with the
+ * sign of w; 2 * 128 * 127 fits 16 bits. */
+static inline __m256i four_products(__m256i w, const Q8 *x, int k)
 {
-    __m128 acc = _mm_setzero_ps();
-    for (size_t b = 0; b < nb; b++) {
-        const Q32 *w0 = w + b, *w1 = w0 + nb, *w2 = w1 + nb, *w3 = w2 + nb;
-        __m256i xq = _mm256_loadu_si256((const __m256i *)(const void *)x[b].q);
-        __m128 dx = _mm_set1_ps(x[b].d);
-        __m128i sum = total4(block_sums(w0, xq), block_sums(w1, xq), block_sums(w2, xq),
-                             block_sums(w3, xq));
-        __m128 d = _mm_mul_ps(_mm_setr_ps(w0->d, w1->d, w2->d, w3->d), dx);
-        acc = _mm_fmadd_ps(_mm_cvtepi32_ps(sum), d, acc);
-        __m128 dm = _mm_setr_ps(w0->dm, w1->dm, w2->dm, w3->dm);
-        __m128 has = _mm_cmpneq_ps(dm, _mm_setzero_ps());
-        if (!_mm_movemask_ps(has)) continue;
-        __m128i min = _mm_setr_epi32(minimum(w0, x + b), minimum(w1, x + b), minimum(w2, x + b),
-                                     minimum(w3, x + b));
-        __m128 with = _mm_fmadd_ps(_mm_cvtepi32_ps(min), _mm_mul_ps(dm, dx), acc);
-        acc = _mm_blendv_ps(acc, with, has);
+    int32_t v;
+    __builtin_memcpy(&v, x->q + 4 * k, sizeof v);
+    __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(v), w);
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), signed_x);
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+/* acc + one block of 8 rows times one token. */
+static inline __m256 qblock(__m256 acc, const Wide *w, const Q8 *x)
+{
+    __m256i half[2], sum;
+    for (int g = 0; g < 2; g++) {
+        half[g] = four_products(w->q[4 * g], x, 4 * g);
+        for (int k = 1; k < 4; k++)
+            half[g] = _mm256_add_epi32(half[g], four_products(w->q[4 * g + k], x, 4 * g + k));
     }
-    return acc;
+    __m256 dx = _mm256_set1_ps(x->d);
+    sum = w->scaled ? weigh(w->sc, half[0], half[1]) : _mm256_add_epi32(half[0], half[1]);
+    acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(w->d, dx), acc);
+    if (!w->has_min) return acc;
+    sum = weigh(w->mn, _mm256_set1_epi32(x->sum[0]), _mm256_set1_epi32(x->sum[1]));
+    __m256 with = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(w->dm, dx), acc);
+    return _mm256_blendv_ps(acc, with, _mm256_cmp_ps(w->dm, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+}
+
+/* 8 rows times all tokens. */
+static void strip(float *y, size_t ys, const Q32 *w, const Q8 *x, size_t xs, int toks, int nb)
+{
+    Wide wide[CHUNK];
+    for (int b0 = 0; b0 < nb; b0 += CHUNK) {
+        int n = nb - b0 < CHUNK ? nb - b0 : CHUNK;
+        for (int b = 0; b < n; b++) {
+            const Q32 *row[ROWS];
+            for (int r = 0; r < ROWS; r++) row[r] = w + (size_t)r * (size_t)nb + b0 + b;
+            widen(&wide[b], row);
+        }
+        for (int i = 0; i < toks; i++) {
+            float *yi = y + (size_t)i * ys;
+            __m256 acc = b0 ? _mm256_loadu_ps(yi) : _mm256_setzero_ps();
+            for (int b = 0; b < n; b++) acc = qblock(acc, wide + b, x + (size_t)i * xs + b0 + b);
+            _mm256_storeu_ps(yi, acc);
+        }
+    }
 }
 
 static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, size_t xs, int toks,
                     int nb)
 {
     int r = 0;
-    for (; r + 4 <= rows; r += 4)
-        for (int i = 0; i < toks; i++)
-            _mm_storeu_ps(y + (size_t)i * ys + r,
-                          qdot4(w + (size_t)r * (size_t)nb, (size_t)nb, x + (size_t)i * xs));
-    if (r < rows)
-        kernels_base.qmatmul(y + r, ys, w + (size_t)r * (size_t)nb, rows - r, x, xs, toks, nb);
+    for (; nb && r + ROWS <= rows; r += ROWS)
+        strip(y + r, ys, w + (size_t)r * (size_t)nb, x, xs, toks, nb);
+    kernels_base.qmatmul(y + r, ys, w + (size_t)r * (size_t)nb, rows - r, x, xs, toks, nb);
 }
 
 static inline __m256 abs8(__m256 v)

@@ -500,8 +500,40 @@ static void test_typed_keys(void)
     free(file);
 }
 
-int main(void)
+/* Small models of several kinds, as seeds for the fuzzer. */
+static int write_seeds(const char *dir)
 {
+    static const int types[] = {T_F32, T_F16, T_Q4_0, T_Q5_1, T_Q8_0, T_Q2_K, T_Q4_K};
+    for (int i = 0; i < 7; i++) {
+        char path[1024];
+        size_t size;
+        int K = tensor_type(types[i])->block == 256;
+        TinyModel t = {.n_layers = 1,
+                       .n_embd = K ? 256 : 32,
+                       .n_heads = K ? 4 : 2,
+                       .n_kv_heads = K ? 1 : 2,
+                       .head_dim = K ? 64 : 16,
+                       .n_ff = K ? 256 : 32,
+                       .n_vocab = K ? 8 : 20,
+                       .factors = i % 2,
+                       .biases = i % 3 == 0,
+                       .untied = i % 3 == 1,
+                       .type = types[i],
+                       .embd_type = types[i],
+                       .seed = 7};
+        if (types[i] == T_F32) t = small;
+        uint8_t *file = tiny_model(&t, &size);
+        snprintf(path, sizeof path, "%s/%s.gguf", dir, tensor_type(types[i])->name);
+        FILE *f = fopen(path, "wb");
+        if (!f || fwrite(file, 1, size, f) != size || fclose(f)) die("%s: cannot be written", path);
+        free(file);
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && !strcmp(argv[1], "--seeds")) return write_seeds(argv[2]);
     test_truncation();
     test_flips();
     test_noise();

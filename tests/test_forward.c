@@ -87,7 +87,7 @@ static uint64_t hash_of(const Model *m, const int *ids, int n, const Config *c)
  * layer, and the last norm and product) rounds each term of a sum over n inputs at most n / 32 + 9
  * times, by U at most; stages add up. Cancellation in a sum of random signs makes relative errors
  * sqrt(n) larger, and that roundings have random signs too makes them smaller by as much.
- * Measured: at most a tenth of this. */
+ * Measured: at most an eighth of this. */
 static double exact_tolerance(const Model *m)
 {
     int widest = m->max_ff > m->n_embd ? m->max_ff : m->n_embd;
@@ -96,9 +96,9 @@ static double exact_tolerance(const Model *m)
 
 /* In int8 mode the reference quantizes activations as well, and still one of them that lies on the
  * edge between two integers may fall to the other side: a step of max / 127 in one of n inputs,
- * about 2.5 / 127 / sqrt(n) of an output: 0.002 for n = 96. A handful of them: 0.01. A wrong
- * scale or minimum anywhere is above 0.05. */
-#define INT8_TOLERANCE 0.01
+ * about 2.5 / 127 / sqrt(n) of an output, 0.002 for n = 96. Room for two of them. Measured, with
+ * these seeds: none, 1e-6. A wrong scale or minimum anywhere is above 0.05. */
+#define INT8_TOLERANCE 0.005
 
 /* Largest difference over the largest logit; NaN if anything is NaN. */
 static double distance(const float *a, const double *b, size_t n)
@@ -309,27 +309,35 @@ static void check_seen(const Seen *s, const Model *m, int n)
     }
 }
 
+/* Configuration j of 24: threads, batch, probe. The last instance, which is the one in use, is
+ * tried in all; the others in every fifth, which covers every value of each. */
+static void same_on(const char *what, const Model *m, const Kernels *k, int n, const int *ids,
+                    Config c, uint64_t want)
+{
+    static const int threads[] = {1, 2, 4}, batches[] = {1, 3, 7, MAX_TOKENS};
+    int last = 0;
+    while (kernels_at(last + 1) && kernels_at(last + 1)->usable()) last++;
+    for (int j = 0; j < 24; j += k == kernels_at(last) ? 1 : 5) {
+        Seen seen = {.resid = 0};
+        Probe p = {PROBE_QK | PROBE_ATTN | PROBE_RESID, &seen, see_q, see_k, see_attn, see_resid};
+        c = (Config){k->name, c.exact, threads[j % 3], batches[j / 3 % 4], j >= 12 ? &p : NULL};
+        if (c.batch > n) c.batch = n;
+        uint64_t got = hash_of(m, ids, n, &c);
+        CHECK_MSG(got == want, "%s, %s: %s, %d threads, batches of %d, probe %d: other bits", what,
+                  c.exact ? "exact" : "int8", c.isa, c.threads, c.batch, j >= 12);
+        if (c.probe) check_seen(&seen, m, n);
+    }
+}
+
 /* Every configuration gives the bits of the base instance on one thread, token by token. */
 static void same_everywhere(const char *what, const Model *m, int n, int exact)
 {
-    static const int threads[] = {1, 2, 4}, batches[] = {1, 3, 7, MAX_TOKENS};
     int ids[MAX_TOKENS];
     Config c = {"base", exact, 1, 1, NULL};
     pick_ids(ids, n, m->n_vocab, 77);
     uint64_t want = hash_of(m, ids, n, &c);
     for (int i = 0; kernels_at(i); i++)
-        for (int j = 0; j < 24 && kernels_at(i)->usable(); j++) {
-            Seen seen = {.resid = 0};
-            Probe p = {
-                PROBE_QK | PROBE_ATTN | PROBE_RESID, &seen, see_q, see_k, see_attn, see_resid};
-            c = (Config){kernels_at(i)->name, exact, threads[j % 3], batches[j / 3 % 4],
-                         j >= 12 ? &p : NULL};
-            if (c.batch > n) c.batch = n;
-            uint64_t got = hash_of(m, ids, n, &c);
-            CHECK_MSG(got == want, "%s, %s: %s, %d threads, batches of %d, probe %d: other bits",
-                      what, exact ? "exact" : "int8", c.isa, c.threads, c.batch, j >= 12);
-            if (c.probe) check_seen(&seen, m, n);
-        }
+        if (kernels_at(i)->usable()) same_on(what, m, kernels_at(i), n, ids, c, want);
 }
 
 static void test_same_bits(void)
@@ -360,7 +368,7 @@ static void test_same_bits(void)
 /* More keys than one partial sum, more queries than one block, with and without a window. */
 static void test_same_bits_long(void)
 {
-    for (int window = 0; window <= 270; window += 90) {
+    for (int window = 0; window <= 90; window += 90) {
         TinyModel t = {.n_layers = 2,
                        .n_embd = 24,
                        .n_heads = 4,
@@ -425,8 +433,12 @@ static const struct {
     int type;
     uint64_t exact, int8;
 } golden[] = {
-    {"F32", T_F32, 0x68046fd033e5ab8b, 0x68046fd033e5ab8b},   {"BF16", T_BF16, 0x044790aec7df9886, 0x044790aec7df9886}, {"Q4_0", T_Q4_0, 0xe78b54a9e426d87b, 0x43727966c0693fd1},
-    {"Q5_1", T_Q5_1, 0xbecb6492c6110ed0, 0x6c53207a5569c8f0}, {"Q8_0", T_Q8_0, 0x0d31d59d80c86157, 0xff9a364f87884673}, {"Q4_K", T_Q4_K, 0xfea1ea00506ab5b3, 0xe98f45c09753e37a},
+    {"F32", T_F32, 0x68046fd033e5ab8b, 0x68046fd033e5ab8b},
+    {"BF16", T_BF16, 0x044790aec7df9886, 0x044790aec7df9886},
+    {"Q4_0", T_Q4_0, 0xe78b54a9e426d87b, 0x43727966c0693fd1},
+    {"Q5_1", T_Q5_1, 0xbecb6492c6110ed0, 0x6c53207a5569c8f0},
+    {"Q8_0", T_Q8_0, 0x0d31d59d80c86157, 0xff9a364f87884673},
+    {"Q4_K", T_Q4_K, 0xfea1ea00506ab5b3, 0xe98f45c09753e37a},
     {"Q6_K", T_Q6_K, 0x01e69b534f984ed2, 0xe60d28e13926ca75},
 };
 

@@ -1,0 +1,320 @@
+/* Rotary position encoding: the frequencies of every kind, and the properties that make it one. */
+#include "../model.h"
+
+#include "check.h"
+#include "ref.h"
+
+#include <string.h>
+
+#define U 0x1p-24
+#define D 16
+#define T 40
+
+static Err err;
+
+static Rope made(const char *kind, const RopeParams *p, int layout)
+{
+    Rope r = {0};
+    CHECK_MSG(rope_new(&r, rope_find(kind), p, layout, &err) == 0, "%s", err.msg);
+    return r;
+}
+
+/* ---------------------------------------------------------------- frequencies */
+
+static void test_registry(void)
+{
+    for (int i = 0; rope_at(i); i++) {
+        const RopeKind *k = rope_at(i);
+        CHECK(k->name && *k->name && k->formula && k->source && k->freqs);
+        CHECK_MSG(rope_find(k->name) == k, "%s is not found, or is there twice", k->name);
+    }
+    CHECK(!rope_find("spiral") && !rope_find("") && !rope_at(-1));
+    CHECK(rope_find("plain") && rope_find("none") && rope_find("linear"));
+}
+
+/* theta_j = base^(-2j / n_rot), in double: pow is good to an ulp or two in every libc. */
+static void test_plain(void)
+{
+    static const double bases[] = {10000, 500000, 1e6, 100};
+    static const int rotated[] = {2, 6, 16, 64, 128, 256};
+    for (int b = 0; b < 4; b++)
+        for (int i = 0; i < 6; i++) {
+            RopeParams p = {rotated[i], rotated[i], bases[b], 1, 2048, NULL};
+            Rope r = made("plain", &p, ROPE_ADJACENT);
+            CHECK(r.n_pairs == rotated[i] / 2 && r.amplitude == 1);
+            for (int j = 0; j < r.n_pairs; j++) {
+                double want = exp(-2.0 * j / rotated[i] * log(bases[b])); /* not by pow */
+                CHECK_MSG(fabs(r.inv_freq[j] / want - 1) < 1e-14, "base %g, pair %d of %d: %.17g",
+                          bases[b], j, r.n_pairs, r.inv_freq[j]);
+            }
+            rope_free(&r);
+        }
+}
+
+static void test_divisors(void)
+{
+    float div[D / 2] = {1, 1, 1.5f, 2, 8, 8, 8, 8};
+    RopeParams p = {D, D, 500000, 1, 8192, NULL};
+    Rope r = made("plain", &p, ROPE_ADJACENT);
+    p.divisors = div;
+    Rope s = made("plain", &p, ROPE_ADJACENT);
+    for (int j = 0; j < D / 2; j++) /* all but 1.5 are powers of two: exact */
+        CHECK_MSG(fabs(s.inv_freq[j] * (double)div[j] / r.inv_freq[j] - 1) < 1e-15, "pair %d", j);
+    p.factor = 2;
+    Rope t = made("linear", &p, ROPE_ADJACENT);
+    for (int j = 0; j < D / 2; j++) CHECK(t.inv_freq[j] * 2 == s.inv_freq[j]);
+    rope_free(&r);
+    rope_free(&s);
+    rope_free(&t);
+}
+
+/* A factor of 2: positions 0, 2, 4 are what 0, 1, 2 were, and division by 2 is exact. */
+static void test_linear(void)
+{
+    RopeParams p = {D, D, 10000, 2, 2048, NULL};
+    Rope lin = made("linear", &p, ROPE_HALF);
+    p.factor = 1;
+    Rope plain = made("plain", &p, ROPE_HALF), one = made("linear", &p, ROPE_HALF);
+    for (int j = 0; j < D / 2; j++) {
+        CHECK(one.inv_freq[j] == plain.inv_freq[j]);
+        for (int pos = 0; pos < 3; pos++)
+            CHECK(2 * pos * lin.inv_freq[j] == pos * plain.inv_freq[j]);
+    }
+    static const double bad[] = {0, -1, (double)NAN, (double)INFINITY};
+    for (int i = 0; i < 4; i++) {
+        Rope r;
+        p.factor = bad[i];
+        CHECK_MSG(rope_new(&r, rope_find("linear"), &p, ROPE_HALF, &err) == -1 && err.msg[0],
+                  "factor %g was accepted", bad[i]);
+    }
+    rope_free(&lin);
+    rope_free(&plain);
+    rope_free(&one);
+}
+
+/* Every value of a head belongs to one pair, in both layouts. */
+static void test_pairs(void)
+{
+    for (int layout = 0; layout < 2; layout++) {
+        int seen[D] = {0};
+        RopeParams p = {D, D - 4, 10000, 1, 2048, NULL};
+        Rope r = made("plain", &p, layout ? ROPE_HALF : ROPE_ADJACENT);
+        for (int j = 0; j < r.n_pairs; j++) {
+            int a = -1, b = -1;
+            rope_pair(&r, j, &a, &b);
+            CHECK(a >= 0 && a < D - 4 && b >= 0 && b < D - 4);
+            CHECK(r.layout == ROPE_HALF ? a == j && b == j + (D - 4) / 2
+                                        : a == 2 * j && b == 2 * j + 1);
+            seen[a]++, seen[b]++;
+        }
+        for (int c = 0; c < D; c++) CHECK(seen[c] == (c < D - 4));
+        rope_free(&r);
+    }
+}
+
+/* ---------------------------------------------------------------- seen by a probe */
+
+/* A model whose layer 0 sees the same token everywhere: before rotation all queries of a head are
+ * equal, and so are the keys; what differs after it is the rotation. */
+typedef struct {
+    float q[2][T][D], k[2][T][D], score[T][T]; /* of head 0; [stage] */
+} Shown;
+
+static void show_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q,
+                   size_t stride)
+{
+    Shown *s = ctx;
+    for (int i = 0; i < n && l == 0 && h == 0; i++)
+        memcpy(s->q[stage == AFTER_ROPE][pos + i], q + (size_t)i * stride, sizeof s->q[0][0]);
+}
+
+static void show_k(void *ctx, int l, int h, int stage, int pos, int n, const float *k,
+                   size_t stride)
+{
+    Shown *s = ctx;
+    for (int i = 0; i < n && l == 0 && h == 0; i++)
+        memcpy(s->k[stage == AFTER_ROPE][pos + i], k + (size_t)i * stride, sizeof s->k[0][0]);
+}
+
+static void show_attn(void *ctx, int l, int h, int pos, int t0, const float *scores,
+                      const float *weights, const float *out)
+{
+    Shown *s = ctx;
+    (void)weights;
+    (void)out;
+    if (l == 0 && h == 0 && t0 == 0)
+        memcpy(s->score[pos], scores, ((size_t)pos + 1) * sizeof(float));
+}
+
+/* Runs T times the token `id` (ids: or these) under a kind of rope; logits of the last, or NULL. */
+static void watch(const TinyModel *t, const char *kind, int layout, const int *ids, Shown *shown,
+                  float *logits)
+{
+    Gguf g;
+    Model m;
+    State s;
+    size_t size;
+    int same[T];
+    ModelOptions mo = {.rope = kind};
+    StateOptions so = {.n_ctx = T, .n_threads = 1, .exact = 1};
+    Probe p = {PROBE_QK | PROBE_ATTN, shown, show_q, show_k, show_attn, NULL};
+    uint8_t *file = tiny_model(t, &size);
+    for (int i = 0; i < T; i++) same[i] = 3;
+    int ok =
+        gguf_parse(&g, "tiny.gguf", file, size, &err) == 0 && model_bind(&m, &g, &mo, &err) == 0;
+    if (CHECK_MSG(ok, "%s", err.msg)) {
+        for (int r = 0; layout >= 0 && r < m.n_ropes; r++) m.rope[r].layout = layout;
+        CHECK(state_new(&s, &m, &so, &err) == 0);
+        if (shown) s.probe = &p;
+        forward(&s, ids ? ids : same, T, 1);
+        if (logits) memcpy(logits, s.logits, (size_t)m.n_vocab * sizeof *logits);
+        state_free(&s);
+        model_close(&m);
+    }
+    free(file);
+}
+
+static const TinyModel tiny = {.n_layers = 2,
+                               .n_embd = 32,
+                               .n_heads = 2,
+                               .n_kv_heads = 2,
+                               .head_dim = D,
+                               .n_ff = 40,
+                               .n_vocab = 30,
+                               .biases = 1,
+                               .seed = 8};
+
+/* A rotated pair keeps its length: each of a cos - b sin, a sin + b cos is rounded 3 times, the
+ * cos and sin once each: (a, b) moves by at most 5 U of its length, twice for the square root of
+ * the sum of squares of both. Values past n_rot and all of position 0 keep their bits. */
+static void check_rotation(float before[T][D], float after[T][D], int n_rot, const double *inv_freq,
+                           int half)
+{
+    for (int pos = 0; pos < T; pos++) {
+        for (int j = 0; j < n_rot / 2; j++) {
+            int a = half ? j : 2 * j, b = half ? j + n_rot / 2 : 2 * j + 1;
+            double x = (double)before[pos][a], y = (double)before[pos][b], len = hypot(x, y);
+            double c = cos(pos * inv_freq[j]), s = sin(pos * inv_freq[j]);
+            double got = hypot((double)after[pos][a], (double)after[pos][b]);
+            CHECK_MSG(fabs(got - len) <= 10 * U * len, "pair %d at %d: length", j, pos);
+            CHECK_MSG(fabs((double)after[pos][a] - (x * c - y * s)) <= 5 * U * len &&
+                          fabs((double)after[pos][b] - (x * s + y * c)) <= 5 * U * len,
+                      "pair %d at %d is turned the wrong way", j, pos);
+        }
+        for (int c = pos ? n_rot : 0; c < D; c++) CHECK(before[pos][c] == after[pos][c]);
+    }
+}
+
+static void test_rotation(void)
+{
+    static Shown s;
+    for (int n_rot = 6; n_rot <= D; n_rot += 10)
+        for (int half = 0; half < 2; half++) {
+            TinyModel t = tiny;
+            RopeParams p = {D, n_rot, 10000, 1, 64, NULL};
+            Rope r = made("plain", &p, ROPE_HALF);
+            t.n_rot = n_rot;
+            watch(&t, "plain", half ? ROPE_HALF : ROPE_ADJACENT, NULL, &s, NULL);
+            check_rotation(s.q[0], s.q[1], n_rot, r.inv_freq, half);
+            check_rotation(s.k[0], s.k[1], n_rot, r.inv_freq, half);
+            rope_free(&r);
+        }
+}
+
+/* With one q and one k everywhere the score is a function of the distance alone. Both sides move
+ * by 5 U of their length, the dot product over D values rounds at most 6 times: 16 U |q| |k|,
+ * and the scale once more. */
+static void test_distance(void)
+{
+    static Shown s;
+    double q = 0, k = 0;
+    watch(&tiny, "plain", -1, NULL, &s, NULL);
+    for (int c = 0; c < D; c++) {
+        q += (double)s.q[0][0][c] * (double)s.q[0][0][c];
+        k += (double)s.k[0][0][c] * (double)s.k[0][0][c];
+    }
+    double tol = 18 * U * sqrt(q * k) / sqrt(D), spread = 0;
+    for (int pos = 1; pos < T; pos++)
+        for (int t = 0; t <= pos; t++) {
+            double d = (double)s.score[pos][t] - (double)s.score[pos - t][0];
+            CHECK_MSG(fabs(d) <= tol, "score %d, %d is not that of %d, 0: %g", pos, t, pos - t, d);
+            spread = fmax(spread, fabs((double)s.score[pos][t] - (double)s.score[0][0]));
+        }
+    CHECK_MSG(spread > 1000 * tol, "scores do not depend on the distance either");
+}
+
+/* Without positions nothing is turned: the bits stay. */
+static void test_none(void)
+{
+    static Shown s;
+    watch(&tiny, "none", -1, NULL, &s, NULL);
+    for (int pos = 0; pos < T; pos++)
+        for (int c = 0; c < D; c++)
+            CHECK(!memcmp(&s.q[0][pos][c], &s.q[1][pos][c], 4) &&
+                  !memcmp(&s.k[0][pos][c], &s.k[1][pos][c], 4));
+}
+
+/* Queries of the stretched model at 0, 2, 4, ... have the bits of the plain one at 0, 1, 2. */
+static void test_linear_in_model(void)
+{
+    static Shown plain, lin;
+    TinyModel t = tiny;
+    watch(&t, NULL, -1, NULL, &plain, NULL);
+    t.linear = 2;
+    watch(&t, NULL, -1, NULL, &lin, NULL);
+    for (int pos = 0; 2 * pos < T; pos++) CHECK_CLOSE(lin.q[1][2 * pos], plain.q[1][pos], D, 0);
+    CHECK(memcmp(lin.q[1][1], plain.q[1][1], sizeof lin.q[1][1]) != 0);
+}
+
+/* The same weights, q and k rows written half-split and turned as such, give the same logits. Only
+ * the order of the D terms of q.k differs: 2 U (D / 32 + 5) relative to |q| |k|, scores of about 1,
+ * then as in test_forward: 26 stages of at most 11 roundings. */
+static void test_layouts(void)
+{
+    for (int partial = 0; partial < 2; partial++) {
+        TinyModel t = tiny;
+        float a[30], b[30], wrong[30];
+        int ids[T];
+        double size = 0;
+        Rng r = {4};
+        for (int i = 0; i < T; i++) ids[i] = rng_int(&r, 0, 29);
+        t.n_rot = partial ? 12 : 0;
+        watch(&t, "plain", ROPE_ADJACENT, ids, NULL, a);
+        watch(&t, "plain", ROPE_HALF, ids, NULL, wrong);
+        t.swap = 1;
+        watch(&t, "plain", ROPE_HALF, ids, NULL, b);
+        for (int i = 0; i < 30; i++) size = fmax(size, fabs((double)a[i]));
+        CHECK_CLOSE(a, b, 30, 26 * 11 * U * size);
+        double d = 0;
+        for (int i = 0; i < 30; i++) d = fmax(d, fabs((double)a[i] - (double)wrong[i]));
+        CHECK_MSG(d > 0.01 * size, "the wrong layout is not noticed: %g of %g", d, size);
+    }
+}
+
+static void test_unknown_kind(void)
+{
+    Gguf g;
+    Model m;
+    size_t size;
+    ModelOptions o = {.rope = "spiral"};
+    uint8_t *file = tiny_model(&tiny, &size);
+    CHECK(gguf_parse(&g, "tiny.gguf", file, size, &err) == 0);
+    CHECK(model_bind(&m, &g, &o, &err) == -1 && strstr(err.msg, "spiral"));
+    free(file);
+}
+
+int main(void)
+{
+    test_registry();
+    test_plain();
+    test_divisors();
+    test_linear();
+    test_pairs();
+    test_rotation();
+    test_distance();
+    test_none();
+    test_linear_in_model();
+    test_layouts();
+    test_unknown_kind();
+    return check_done();
+}
