@@ -27,7 +27,7 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-#define MUST_USE __attribute__((warn_unused_result))
+#define MUST_USE          __attribute__((warn_unused_result))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 
 /* ---------------------------------------------------------------- run.c: errors and memory */
@@ -79,6 +79,7 @@ void out_abandon(OutFile *o);                                /* leaves nothing b
 
 /* ---------------------------------------------------------------- run.c: the GGUF container */
 
+/* clang-format off */
 enum { /* value types of GGUF metadata */
     GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STR,
     GGUF_ARR, GGUF_U64, GGUF_I64, GGUF_F64, GGUF_N_TYPES
@@ -99,6 +100,7 @@ enum { /* tensor types, numbered as in the file */
     T_Q3_K = 11, T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_IQ4_NL = 20, T_IQ4_XS = 23, T_BF16 = 30,
     T_N_TYPES = 31
 };
+/* clang-format on */
 
 /* A matrix is ne[1] rows of ne[0] values; data points into the mapping. */
 typedef struct {
@@ -168,8 +170,8 @@ typedef struct {
 } Q8;
 
 typedef struct {
-    const char *name;     /* "Q4_K" */
-    int block, bytes;     /* values and bytes of one block; block 0: not a type we read */
+    const char *name; /* "Q4_K" */
+    int block, bytes; /* values and bytes of one block; block 0: not a type we read */
     /* n32 groups of 32 values, from the start of a row. NULL for F32, F16, BF16. */
     void (*unpack)(Q32 *out, const uint8_t *row, int n32);
 } TensorType;
@@ -221,11 +223,11 @@ float exp_f32(float x);
 
 /* Everything a kind may need, from the file or the command line. */
 typedef struct {
-    int head_dim, n_rot;      /* n_rot rotated values per head, even, <= head_dim */
-    double base;              /* rope_theta */
-    double factor;            /* context scaling; 1 = none */
-    int n_ctx_orig;           /* context the model was trained for */
-    const float *divisors;    /* [n_rot / 2] frequency divisors (rope_freqs.weight) or NULL */
+    int head_dim, n_rot;   /* n_rot rotated values per head, even, <= head_dim */
+    double base;           /* rope_theta */
+    double factor;         /* context scaling; 1 = none */
+    int n_ctx_orig;        /* context the model was trained for */
+    const float *divisors; /* [n_rot / 2] frequency divisors (rope_freqs.weight) or NULL */
 } RopeParams;
 
 typedef struct Rope Rope;
@@ -261,16 +263,16 @@ extern const RopeKind rope_plain, rope_none, rope_linear;
 
 /* One row per architecture: what the file does not say. */
 typedef struct {
-    const char *name;   /* general.architecture */
-    int layout;         /* ROPE_ADJACENT or ROPE_HALF */
-    double rope_base;   /* when the file has no rope.freq_base */
+    const char *name; /* general.architecture */
+    int layout;       /* ROPE_ADJACENT or ROPE_HALF */
+    double rope_base; /* when the file has no rope.freq_base */
 } Arch;
 
 /* One layer: its own shape, then its tensors (NULL: absent). */
 typedef struct {
     int n_heads, n_kv_heads, n_ff;
-    int window;            /* keys visible to a query, itself included; 0 = all */
-    int rope;              /* index into Model.rope */
+    int window; /* keys visible to a query, itself included; 0 = all */
+    int rope;   /* index into Model.rope */
     const float *attn_norm, *ffn_norm;
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
     const float *bq, *bk, *bv, *bo;
@@ -333,17 +335,17 @@ typedef struct {
     int pos;   /* tokens in the cache */
     void *mem;
     size_t mem_bytes;
-    float *x, *xo, *xb;                 /* [N][E] residual stream, branch output, normalised x */
-    float *q, *kx, *v, *att_out;        /* [N][H D], [N][K D], [N][K D], [N][H D] */
-    float *ff_up, *ff_gate;             /* [N][F] */
-    Q8 *xq;           /* [N][xq_stride]: the input of the next matmul in int8 */
-    size_t xq_stride; /* widest input / 32 */
-    float *cos, *sin; /* [n_ropes][N][P] of this batch's positions */
-    int max_pairs;    /* over the ropes */
-    float *k_cache, *v_cache; /* [L][K][n_ctx][D] (K of the widest layer) */
-    float *logits;            /* [N][V], the rows asked for from row 0 */
-    float *scratch;           /* per thread: scores and unpacked weight rows */
-    size_t scratch_floats;    /* per thread */
+    float *x, *xo, *xb;          /* [N][E] residual stream, branch output, normalised x */
+    float *q, *kx, *v, *att_out; /* [N][H D], [N][K D], [N][K D], [N][H D] */
+    float *ff_up, *ff_gate;      /* [N][F] */
+    Q8 *xq;                      /* [N][xq_stride]: the input of the next matmul in int8 */
+    size_t xq_stride;            /* widest input / 32 */
+    float *cos, *sin;            /* [n_ropes][N][P] of this batch's positions */
+    int max_pairs;               /* over the ropes */
+    float *k_cache, *v_cache;    /* [L][K][n_ctx][D] (K of the widest layer) */
+    float *logits;               /* [N][V], the rows asked for from row 0 */
+    float *scratch;              /* per thread: scores and unpacked weight rows */
+    size_t scratch_floats;       /* per thread */
 } State;
 
 typedef struct {
@@ -383,11 +385,11 @@ int tok_bos(const Tokenizer *t);     /* -1: none */
 int tok_eos(const Tokenizer *t);     /* -1: none */
 int tok_add_bos(const Tokenizer *t); /* does the file ask for BOS before a text? */
 int tok_add_eos(const Tokenizer *t);
-int tok_is_eog(const Tokenizer *t, int id);      /* ends generation: eos, eot, eom, … */
-int tok_is_special(const Tokenizer *t, int id);  /* control or unknown: not text */
-const char *tok_model(const Tokenizer *t);       /* "llama" or "gpt2" */
-const char *tok_pre(const Tokenizer *t);         /* pre-tokenizer in force; "" for llama */
-Str tok_text(const Tokenizer *t, int id);        /* as written in the file */
+int tok_is_eog(const Tokenizer *t, int id);     /* ends generation: eos, eot, eom, … */
+int tok_is_special(const Tokenizer *t, int id); /* control or unknown: not text */
+const char *tok_model(const Tokenizer *t);      /* "llama" or "gpt2" */
+const char *tok_pre(const Tokenizer *t);        /* pre-tokenizer in force; "" for llama */
+Str tok_text(const Tokenizer *t, int id);       /* as written in the file */
 
 /* Appends the ids of n bytes of text. special: are control tokens in the text recognised?
  * Adds no BOS or EOS. O(n log n); any bytes are accepted. 0, or -1 if a piece has no token and
@@ -399,8 +401,8 @@ int tok_encode(const Tokenizer *t, const char *text, size_t n, int special, Toke
  * complete, and what can never be is shown as U+FFFD. Zero-initialise, then set t. */
 typedef struct {
     const Tokenizer *t;
-    int special;   /* show control tokens by their text? */
-    int n_seen;    /* tokens so far (the first may lose the space that encoding added) */
+    int special; /* show control tokens by their text? */
+    int n_seen;  /* tokens so far (the first may lose the space that encoding added) */
     char held[4];
     int n_held;
 } Decoder;
@@ -414,12 +416,12 @@ void tok_bytes(const Tokenizer *t, int id, Bytes *out);
 
 /* Thresholds, all settable, printed in every report. */
 typedef struct {
-    int n_skip;            /* leading tokens of each window left out of means (sinks): 1 */
-    double strong_ratio;   /* r_q r_k over the head's median pair: 20 */
-    double strong_r;       /* least concentration R of q and of k: 0.95 */
-    double sink_eps;       /* 0.3 */
-    int sink_t;            /* 64 */
-    double n_ctx;          /* P, the trained context of x = theta P; 0: as the file says */
+    int n_skip;          /* leading tokens of each window left out of means (sinks): 1 */
+    double strong_ratio; /* r_q r_k over the head's median pair: 20 */
+    double strong_r;     /* least concentration R of q and of k: 0.95 */
+    double sink_eps;     /* 0.3 */
+    int sink_t;          /* 64 */
+    double n_ctx;        /* P, the trained context of x = theta P; 0: as the file says */
 } AnalysisOptions;
 
 AnalysisOptions analysis_defaults(void);

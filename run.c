@@ -857,8 +857,10 @@ static void rotate_and_cache(const State *s, int l, int n)
     int H = s->m->layer[l].n_heads, K = s->m->layer[l].n_kv_heads;
 #pragma omp for schedule(static)
     for (int h = 0; h < H + K; h++) {
-        if (h < H) query_head(s, l, h, n);
-        else key_value_head(s, l, h - H, n);
+        if (h < H)
+            query_head(s, l, h, n);
+        else
+            key_value_head(s, l, h - H, n);
     }
 }
 
@@ -942,8 +944,7 @@ static void quantize_rows(State *s, const float *x, int cols, int n)
 {
     if (s->exact) return;
 #pragma omp for schedule(static)
-    for (int i = 0; i < n; i++)
-        quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
+    for (int i = 0; i < n; i++) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
 }
 
 static void embed(State *s, const int *tok, int n)
@@ -1095,7 +1096,8 @@ static int take_values(Reader *r, GgufKey *k, uint32_t type, uint64_t n)
             if (take_str(r, &s, show(k->key, name))) return -1;
     } else {
         if (n > left(r) / gguf_size[type])
-            return err_set(r->e, "%s: key '%s': %llu values of type %s, but only %zu bytes are left",
+            return err_set(r->e,
+                           "%s: key '%s': %llu values of type %s, but only %zu bytes are left",
                            r->g->path, show(k->key, name), (unsigned long long)n,
                            gguf_type_name[type], left(r));
         r->at += (size_t)n * gguf_size[type];
@@ -1118,8 +1120,8 @@ static int take_key(Reader *r, GgufKey *k)
         (take(r, &k->elem, 4, show(k->key, name)) || take(r, &k->n, 8, show(k->key, name))))
         return -1;
     if (k->elem >= GGUF_N_TYPES || k->elem == GGUF_ARR)
-        return err_set(r->e, "%s: key '%s': unknown value type %u", r->g->path,
-                       show(k->key, name), k->elem);
+        return err_set(r->e, "%s: key '%s': unknown value type %u", r->g->path, show(k->key, name),
+                       k->elem);
     return take_values(r, k, k->elem, k->n);
 }
 
@@ -1151,10 +1153,13 @@ static int take_tensor(Reader *r, Tensor *t, uint64_t *offset)
     const TensorType *tt = tensor_type(type < INT_MAX ? (int)type : -1);
     t->type = (int)type;
     if (!tt)
-        return err_set(r->e, "%s: tensor '%s': type %u is not one of F32 F16 BF16 Q4_0 Q4_1 Q5_0 "
-                       "Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS", path, name, type);
+        return err_set(r->e,
+                       "%s: tensor '%s': type %u is not one of F32 F16 BF16 Q4_0 Q4_1 Q5_0 "
+                       "Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS",
+                       path, name, type);
     if (t->ne[0] % tt->block)
-        return err_set(r->e, "%s: tensor '%s': rows of %s must be a multiple of %d long, found %lld",
+        return err_set(r->e,
+                       "%s: tensor '%s': rows of %s must be a multiple of %d long, found %lld",
                        path, name, tt->name, tt->block, (long long)t->ne[0]);
     t->row_bytes = (size_t)(t->ne[0] / tt->block) * (size_t)tt->bytes;
     if (__builtin_mul_overflow(t->row_bytes, (size_t)(count / t->ne[0]), &t->bytes))
@@ -1192,12 +1197,15 @@ static int read_header(Reader *r, uint64_t *n_tensors, uint64_t *n_keys)
     char magic[4];
     if (take(r, magic, 4, "magic")) return -1;
     if (memcmp(magic, "GGUF", 4))
-        return err_set(r->e, "%s: magic: expected 'GGUF', found bytes %02x %02x %02x %02x: this is "
-                       "not a GGUF file", g->path, (unsigned char)magic[0], (unsigned char)magic[1],
+        return err_set(r->e,
+                       "%s: magic: expected 'GGUF', found bytes %02x %02x %02x %02x: this is "
+                       "not a GGUF file",
+                       g->path, (unsigned char)magic[0], (unsigned char)magic[1],
                        (unsigned char)magic[2], (unsigned char)magic[3]);
     if (take(r, &g->version, 4, "version")) return -1;
     if (g->version && (g->version & 0xffff) == 0)
-        return err_set(r->e, "%s: version: the file is big-endian; expected little-endian", g->path);
+        return err_set(r->e, "%s: version: the file is big-endian; expected little-endian",
+                       g->path);
     if (g->version != 2 && g->version != 3)
         return err_set(r->e, "%s: version: expected GGUF 2 or 3, found %u", g->path, g->version);
     if (take(r, n_tensors, 8, "tensor count") || take(r, n_keys, 8, "metadata count")) return -1;
@@ -1238,12 +1246,16 @@ static int place_tensors(Reader *r, const uint64_t *offset, size_t align)
         Tensor *t = &g->tensors[i];
         size_t room = left(r) - pad;
         if (offset[i] % align)
-            return err_set(r->e, "%s: tensor '%s': offset %llu is not a multiple of the alignment "
-                           "%zu", g->path, show(t->name, name), (unsigned long long)offset[i], align);
+            return err_set(r->e,
+                           "%s: tensor '%s': offset %llu is not a multiple of the alignment "
+                           "%zu",
+                           g->path, show(t->name, name), (unsigned long long)offset[i], align);
         if (offset[i] > room || t->bytes > room - (size_t)offset[i])
-            return err_set(r->e, "%s: tensor '%s': %zu bytes at offset %llu do not fit in the %zu "
-                           "bytes of tensor data: the file is cut off or damaged", g->path,
-                           show(t->name, name), t->bytes, (unsigned long long)offset[i], room);
+            return err_set(r->e,
+                           "%s: tensor '%s': %zu bytes at offset %llu do not fit in the %zu "
+                           "bytes of tensor data: the file is cut off or damaged",
+                           g->path, show(t->name, name), t->bytes, (unsigned long long)offset[i],
+                           room);
         t->data = g->map + r->at + pad + (size_t)offset[i];
     }
     qsort(g->tensors, g->n_tensors, sizeof *g->tensors, place_cmp);
@@ -1287,9 +1299,10 @@ static int parse(Gguf *g, Err *e)
     if (read_header(&r, &n_tensors, &n_keys) || read_keys(&r, n_keys)) return -1;
     if (gguf_int(g, "split.count", 0, 65535, &split, e) < 0) return -1;
     if (split > 1)
-        return err_set(e, "%s: key 'split.count': this is one part of a model split into %lld files; "
-                       "expected a whole model (llama-gguf-split --merge joins them)", g->path,
-                       (long long)split);
+        return err_set(e,
+                       "%s: key 'split.count': this is one part of a model split into %lld files; "
+                       "expected a whole model (llama-gguf-split --merge joins them)",
+                       g->path, (long long)split);
     return read_tensors(&r, n_tensors);
 }
 
@@ -1364,8 +1377,8 @@ static int wrong_type(const Gguf *g, const GgufKey *k, const char *expected, Err
 {
     char name[96];
     int arr = k->type == GGUF_ARR;
-    return err_set(e, "%s: key '%s': expected %s, found %s%s", g->path, show(k->key, name), expected,
-                   arr ? "an array of " : "", gguf_type_name[k->elem]);
+    return err_set(e, "%s: key '%s': expected %s, found %s%s", g->path, show(k->key, name),
+                   expected, arr ? "an array of " : "", gguf_type_name[k->elem]);
 }
 
 /* Value i of an integer or bool key of any width. 0, or -1 if it is neither. */
@@ -1376,11 +1389,20 @@ static int int_at(const GgufKey *k, size_t i, int64_t *out)
     if (k->elem == GGUF_STR || k->elem == GGUF_F32 || k->elem == GGUF_F64) return -1;
     memcpy(&u, p, gguf_size[k->elem]);
     switch (k->elem) {
-    case GGUF_I8: *out = (int8_t)u; break;
-    case GGUF_I16: *out = (int16_t)u; break;
-    case GGUF_I32: *out = (int32_t)u; break;
-    case GGUF_U64: *out = u > INT64_MAX ? INT64_MAX : (int64_t)u; break;
-    default: *out = (int64_t)u;
+    case GGUF_I8:
+        *out = (int8_t)u;
+        break;
+    case GGUF_I16:
+        *out = (int16_t)u;
+        break;
+    case GGUF_I32:
+        *out = (int32_t)u;
+        break;
+    case GGUF_U64:
+        *out = u > INT64_MAX ? INT64_MAX : (int64_t)u;
+        break;
+    default:
+        *out = (int64_t)u;
     }
     return 0;
 }
@@ -1392,8 +1414,8 @@ static int int_in(const Gguf *g, const GgufKey *k, size_t i, int64_t lo, int64_t
     int64_t v = 0;
     if (int_at(k, i, &v)) return wrong_type(g, k, "an integer", e);
     if (v < lo || v > hi)
-        return err_set(e, "%s: key '%s': expected an integer from %lld to %lld, found %lld", g->path,
-                       show(k->key, name), (long long)lo, (long long)hi, (long long)v);
+        return err_set(e, "%s: key '%s': expected an integer from %lld to %lld, found %lld",
+                       g->path, show(k->key, name), (long long)lo, (long long)hi, (long long)v);
     *out = v;
     return 1;
 }
@@ -1554,8 +1576,10 @@ static int bind_tensor(Binder *b, const char *name, int64_t ne0, int64_t ne1, in
     if (!t && !required) return 0;
     if (!t) return err_set(b->e, "%s: tensor '%s' is missing", g->path, name);
     if (t->ne[0] != ne0 || t->ne[1] != ne1 || t->ne[2] != 1 || t->ne[3] != 1)
-        return err_set(b->e, "%s: tensor '%s': expected shape [%lld, %lld], found [%lld, %lld, %lld, "
-                       "%lld]", g->path, name, (long long)ne0, (long long)ne1, (long long)t->ne[0],
+        return err_set(b->e,
+                       "%s: tensor '%s': expected shape [%lld, %lld], found [%lld, %lld, %lld, "
+                       "%lld]",
+                       g->path, name, (long long)ne0, (long long)ne1, (long long)t->ne[0],
                        (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3]);
     b->used[t - g->tensors] = 1;
     *out = t;
@@ -1586,12 +1610,18 @@ static int bind_vector(Binder *b, const char *name, int64_t n, int required, con
 static int64_t dim_of(const Model *m, const Layer *ly, int dim)
 {
     switch (dim) {
-    case DIM_E: return m->n_embd;
-    case DIM_Q: return (int64_t)ly->n_heads * m->head_dim;
-    case DIM_KV: return (int64_t)ly->n_kv_heads * m->head_dim;
-    case DIM_F: return ly->n_ff;
-    case DIM_V: return m->n_vocab;
-    default: return 1;
+    case DIM_E:
+        return m->n_embd;
+    case DIM_Q:
+        return (int64_t)ly->n_heads * m->head_dim;
+    case DIM_KV:
+        return (int64_t)ly->n_kv_heads * m->head_dim;
+    case DIM_F:
+        return ly->n_ff;
+    case DIM_V:
+        return m->n_vocab;
+    default:
+        return 1;
     }
 }
 
@@ -1620,9 +1650,10 @@ static int refuse_unknown(Binder *b)
     for (size_t i = 0; i < g->n_tensors; i++) {
         Str s = g->tensors[i].name;
         if (b->used[i] || memmem(s.s, s.n, "rot_embd", 8)) continue;
-        return err_set(b->e, "%s: tensor '%s' is not part of architecture '%s' as this program knows "
-                       "it; ignoring it could give wrong results", g->path, show(s, name),
-                       b->m->arch->name);
+        return err_set(b->e,
+                       "%s: tensor '%s' is not part of architecture '%s' as this program knows "
+                       "it; ignoring it could give wrong results",
+                       g->path, show(s, name), b->m->arch->name);
     }
     return 0;
 }
@@ -1688,8 +1719,10 @@ static int read_layers(Model *m, Err *e)
     for (size_t l = 0; !bad && l < L; l++) {
         m->layer[l] = (Layer){n[l], n[L + l], n[2 * L + l], .window = window};
         if (n[l] % n[L + l])
-            bad = err_set(e, "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
-                          "heads of layer %zu, found %d", m->g.path, m->arch->name, n[l], l, n[L + l]);
+            bad = err_set(e,
+                          "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
+                          "heads of layer %zu, found %d",
+                          m->g.path, m->arch->name, n[l], l, n[L + l]);
         m->max_heads = max_of(m->max_heads, n[l]);
         m->max_kv_heads = max_of(m->max_kv_heads, n[L + l]);
         m->max_ff = max_of(m->max_ff, n[2 * L + l]);
@@ -1708,8 +1741,10 @@ static int read_shape(Model *m, Err *e)
         hyper_int(m, "expert_count", 0, 1 << 16, 0, &experts, e))
         return -1;
     if (experts)
-        return err_set(e, "%s: key '%s.expert_count': %d experts; mixtures of experts are not "
-                       "supported", m->g.path, m->arch->name, experts);
+        return err_set(e,
+                       "%s: key '%s.expert_count': %d experts; mixtures of experts are not "
+                       "supported",
+                       m->g.path, m->arch->name, experts);
     if (!embd) return err_set(e, "%s: tensor 'token_embd.weight' is missing", m->g.path);
     m->n_vocab = (int)embd->ne[1];
     if (read_layers(m, e)) return -1;
@@ -1718,8 +1753,10 @@ static int read_shape(Model *m, Err *e)
         hyper_int(m, "attention.value_length", 1, 1 << 14, m->head_dim, &value_dim, e))
         return -1;
     if (m->head_dim < 1 || value_dim != m->head_dim)
-        return err_set(e, "%s: keys have %d values per head and values %d; expected the same, above "
-                       "0", m->g.path, m->head_dim, value_dim);
+        return err_set(e,
+                       "%s: keys have %d values per head and values %d; expected the same, above "
+                       "0",
+                       m->g.path, m->head_dim, value_dim);
     return 0;
 }
 
@@ -1736,8 +1773,10 @@ static int rope_kind(const Model *m, const char *wanted, double *factor, const R
         return -1;
     if (*factor == 0) *factor = 1; /* llama.cpp writes 0 for "not scaled" */
     if (!str_is(type, "none") && !str_is(type, "linear"))
-        return err_set(e, "%s: key '%s': expected 'none' or 'linear', found '%s', which this program "
-                       "does not have", m->g.path, key, show(type, text));
+        return err_set(e,
+                       "%s: key '%s': expected 'none' or 'linear', found '%s', which this program "
+                       "does not have",
+                       m->g.path, key, show(type, text));
     *kind = *factor > 1 || *factor < 1 ? &rope_linear : &rope_plain;
     if (wanted && !(*kind = rope_find(wanted)))
         return err_set(e, "--rope %s: expected one of plain, none, linear", wanted);
@@ -1763,8 +1802,10 @@ static int read_rope(Model *m, const char *wanted, Err *e)
     free(b.used);
     for (int j = 0; !bad && p.divisors && j < p.n_rot / 2; j++)
         if (!(p.divisors[j] > 0))
-            bad = err_set(e, "%s: tensor 'rope_freqs.weight': divisor %d is %g; expected a number "
-                          "above 0", m->g.path, j, (double)p.divisors[j]);
+            bad = err_set(e,
+                          "%s: tensor 'rope_freqs.weight': divisor %d is %g; expected a number "
+                          "above 0",
+                          m->g.path, j, (double)p.divisors[j]);
     if (bad) return -1;
     m->rope = xcalloc(1, sizeof *m->rope);
     if (rope_new(&m->rope[0], kind, &p, m->arch->layout, e)) return -1;
@@ -2049,7 +2090,8 @@ typedef struct {
 
 #define F(member) offsetof(Options, member)
 static const Option option_table[] = {
-    {"model", 'm', O_STR, F(model), 0, 0, "itgcpba", "FILE", "the GGUF file (or the first argument)"},
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpba", "FILE",
+     "the GGUF file (or the first argument)"},
     {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpa", "TEXT", "the text itself"},
     {"file", 'f', O_STR, F(file), 0, 0, "tgcpa", "FILE", "read the text from a file; - is stdin"},
     {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gcba", "N",
@@ -2057,23 +2099,34 @@ static const Option option_table[] = {
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpba", "N", "context: tokens of one window"},
     {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpba", "N", "threads (default: all CPUs)"},
     {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpba", "N", "tokens of one batch (512)"},
-    {"seed", 's', O_NUM, F(seed), -1, 9007199254740992.0, "gcb", "N", "random seed (-1: the clock)"},
-    {"temp", 0, O_NUM, F(temp), 0, 100, "gc", "X", "temperature; 0 is greedy (generate 0, chat 0.8)"},
+    {"seed", 's', O_NUM, F(seed), -1, 9007199254740992.0, "gcb", "N",
+     "random seed (-1: the clock)"},
+    {"temp", 0, O_NUM, F(temp), 0, 100, "gc", "X",
+     "temperature; 0 is greedy (generate 0, chat 0.8)"},
     {"top-k", 0, O_INT, F(top_k), 0, 1e9, "gc", "N", "keep the N best tokens; 0 keeps all (40)"},
-    {"top-p", 0, O_NUM, F(top_p), 0, 1, "gc", "X", "keep the best tokens of total probability X (0.95)"},
+    {"top-p", 0, O_NUM, F(top_p), 0, 1, "gc", "X",
+     "keep the best tokens of total probability X (0.95)"},
     {"min-p", 0, O_NUM, F(min_p), 0, 1, "gc", "X", "drop tokens below X times the best (0.05)"},
     {"repeat-penalty", 0, O_NUM, F(repeat_penalty), 0.01, 100, "gc", "X", "1 is off (1)"},
-    {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gc", "N", "tokens it looks back on (64)"},
+    {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gc", "N",
+     "tokens it looks back on (64)"},
     {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
-    {"bos", 0, O_STR, F(bos), 0, 0, "tgpa", "auto|on|off|ID", "first token of a text (auto: as the file says)"},
+    {"bos", 0, O_STR, F(bos), 0, 0, "tgpa", "auto|on|off|ID",
+     "first token of a text (auto: as the file says)"},
     {"pre", 0, O_STR, F(pre), 0, 0, "itgcpa", "NAME", "pre-tokenizer, instead of the file's"},
-    {"special", 0, O_FLAG, F(special), 0, 0, "tg", "", "control tokens: recognise them in the text, show them"},
+    {"special", 0, O_FLAG, F(special), 0, 0, "tg", "",
+     "control tokens: recognise them in the text, show them"},
     {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
-    {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpba", "", "float activations for quantized weights (analyze: always on by default)"},
-    {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpba", "", "int8 activations for quantized weights (the default elsewhere)"},
-    {"rope", 0, O_STR, F(rope), 0, 0, "igcpba", "KIND", "plain, none or linear, instead of the file's"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME", "base, avx2, avx512, vnni (default: the fastest this CPU has)"},
-    {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME", "llama.cpp (second half of each window) or full (all of it)"},
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpba", "",
+     "float activations for quantized weights (analyze: always on by default)"},
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpba", "",
+     "int8 activations for quantized weights (the default elsewhere)"},
+    {"rope", 0, O_STR, F(rope), 0, 0, "igcpba", "KIND",
+     "plain, none or linear, instead of the file's"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME",
+     "base, avx2, avx512, vnni (default: the fastest this CPU has)"},
+    {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME",
+     "llama.cpp (second half of each window) or full (all of it)"},
     {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
     {"n-prompt", 0, O_INT, F(n_prompt), 1, 1e6, "b", "N", "prompt tokens (512)"},
     {"repeat", 'r', O_INT, F(repeat), 1, 1000, "b", "N", "runs; the median is shown (3)"},
@@ -2114,8 +2167,8 @@ static void progress(const char *what, double done, double total, double started
     if (!isatty(2) || (t - last < 0.1 && done < total)) return;
     last = t;
     double rate = done / (t - started + 1e-9), eta = (total - done) / (rate + 1e-9);
-    fprintf(stderr, "\r%s %.0f / %.0f tokens  %.0f/s  %dm%02ds left \033[K", what, done, total, rate,
-            (int)eta / 60, (int)eta % 60);
+    fprintf(stderr, "\r%s %.0f / %.0f tokens  %.0f/s  %dm%02ds left \033[K", what, done, total,
+            rate, (int)eta / 60, (int)eta % 60);
     if (done >= total) fputs("\r\033[K", stderr);
 }
 
@@ -2144,7 +2197,8 @@ static int bos_policy(const Tokenizer *t, const char *want, int *bos, char polic
     char *end;
     if (!want || strcmp(want, "auto") == 0) {
         *bos = tok_add_bos(t) ? tok_bos(t) : -1;
-        snprintf(policy, 64, "auto: %s", *bos >= 0 ? "added, as the file asks" : "none, as the file asks");
+        snprintf(policy, 64, "auto: %s",
+                 *bos >= 0 ? "added, as the file asks" : "none, as the file asks");
     } else if (strcmp(want, "off") == 0) {
         *bos = -1;
         snprintf(policy, 64, "off");
@@ -2155,7 +2209,8 @@ static int bos_policy(const Tokenizer *t, const char *want, int *bos, char polic
     } else {
         long id = strtol(want, &end, 10);
         if (*end || end == want || id < 0 || id >= tok_n_vocab(t))
-            return err_set(e, "--bos %s: expected auto, on, off or an id below %d", want, tok_n_vocab(t));
+            return err_set(e, "--bos %s: expected auto, on, off or an id below %d", want,
+                           tok_n_vocab(t));
         *bos = (int)id;
         snprintf(policy, 64, "id %ld", id);
     }
@@ -2165,8 +2220,9 @@ static int bos_policy(const Tokenizer *t, const char *want, int *bos, char polic
 static void warn_pre(const Tokenizer *t)
 {
     if (strcmp(tok_pre(t), "default") == 0)
-        note("warning: the file names no pre-tokenizer; 'default' is a guess, and text may be split "
-             "differently from how the model learned it (--pre NAME)");
+        note(
+            "warning: the file names no pre-tokenizer; 'default' is a guess, and text may be split "
+            "differently from how the model learned it (--pre NAME)");
 }
 
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
@@ -2204,7 +2260,8 @@ static int read_text(const Options *o, const char *def, Bytes *text, Err *e)
 {
     if (o->prompt && o->file) return err_set(e, "give the text with -p or with -f, not both");
     if (o->file) return bytes_read(text, o->file, e);
-    if (!o->prompt && !def) return err_set(e, "no text: give it with -p TEXT or -f FILE (- is stdin)");
+    if (!o->prompt && !def)
+        return err_set(e, "no text: give it with -p TEXT or -f FILE (- is stdin)");
     const char *s = o->prompt ? o->prompt : def;
     bytes_add(text, s, strlen(s));
     return 0;
@@ -2233,10 +2290,15 @@ static int prefill(State *s, const int *ids, int n)
 
 static Sampler make_sampler(const Options *o, double temp)
 {
-    uint64_t seed = o->seed < 0 ? (uint64_t)time(NULL) ^ (uint64_t)getpid() << 12 : (uint64_t)o->seed;
-    return (Sampler){.temp = o->temp >= 0 ? o->temp : temp, .top_p = o->top_p, .min_p = o->min_p,
-                     .repeat_penalty = o->repeat_penalty, .top_k = o->top_k,
-                     .repeat_last_n = o->repeat_last_n, .rng = seed};
+    uint64_t seed =
+        o->seed < 0 ? (uint64_t)time(NULL) ^ (uint64_t)getpid() << 12 : (uint64_t)o->seed;
+    return (Sampler){.temp = o->temp >= 0 ? o->temp : temp,
+                     .top_p = o->top_p,
+                     .min_p = o->min_p,
+                     .repeat_penalty = o->repeat_penalty,
+                     .top_k = o->top_k,
+                     .repeat_last_n = o->repeat_last_n,
+                     .rng = seed};
 }
 
 static void put_bytes(Bytes *b)
@@ -2278,9 +2340,11 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
     note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
          ss->s.exact ? "exact" : "int8 activations", ss->s.k->name, ss->s.n_threads,
          ss->s.n_threads > 1 ? "s" : "");
-    if (sp->temp <= 0) note("greedy");
-    else note("seed %llu, temperature %g, top-k %d, top-p %g, min-p %g", (unsigned long long)seed,
-              sp->temp, sp->top_k, sp->top_p, sp->min_p);
+    if (sp->temp <= 0)
+        note("greedy");
+    else
+        note("seed %llu, temperature %g, top-k %d, top-p %g, min-p %g", (unsigned long long)seed,
+             sp->temp, sp->top_k, sp->top_p, sp->min_p);
 }
 
 static int run_generate(Options *o, Err *e)
@@ -2294,7 +2358,8 @@ static int run_generate(Options *o, Err *e)
     } else if (ids.n == 0) {
         err_set(e, "the prompt is empty and there is no BOS token to begin with: give -p TEXT");
     } else if (ids.n > (size_t)ss.s.n_ctx) {
-        err_set(e, "the prompt has %zu tokens, the context %d: -c sets a larger one", ids.n, ss.s.n_ctx);
+        err_set(e, "the prompt has %zu tokens, the context %d: -c sets a larger one", ids.n,
+                ss.s.n_ctx);
     } else {
         Sampler sp = make_sampler(o, 0);
         size_t n_prompt = ids.n;
@@ -2305,8 +2370,8 @@ static int run_generate(Options *o, Err *e)
         double t1 = now();
         int n = rc ? 0 : generate_text(&ss, &sp, &ids, o->n_predict, o->special);
         putchar('\n');
-        note("prompt %zu tokens %.1f tok/s, generated %d tokens %.1f tok/s, logits %016llx", n_prompt,
-             (double)n_prompt / (t1 - t0), n, n / (now() - t1 + 1e-9),
+        note("prompt %zu tokens %.1f tok/s, generated %d tokens %.1f tok/s, logits %016llx",
+             n_prompt, (double)n_prompt / (t1 - t0), n, n / (now() - t1 + 1e-9),
              (unsigned long long)hash_bytes(ss.s.logits, (size_t)ss.m.n_vocab * sizeof(float)));
         rc = 0;
     }
@@ -2325,31 +2390,77 @@ typedef struct {
 } ChatTemplate;
 
 static const ChatTemplate chat_templates[] = {
-    {"phi-4", "<|im_start|>", "<|im_sep|>", {"<|im_start|>system<|im_sep|>", "<|im_end|>"},
-     {"<|im_start|>user<|im_sep|>", "<|im_end|>"}, {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"}, 0},
-    {"chatml", "<|im_start|>", NULL, {"<|im_start|>system\n", "<|im_end|>\n"},
-     {"<|im_start|>user\n", "<|im_end|>\n"}, {"<|im_start|>assistant\n", "<|im_end|>\n"}, 0},
-    {"llama-3", "<|start_header_id|>", "<|end_header_id|>",
+    {"phi-4",
+     "<|im_start|>",
+     "<|im_sep|>",
+     {"<|im_start|>system<|im_sep|>", "<|im_end|>"},
+     {"<|im_start|>user<|im_sep|>", "<|im_end|>"},
+     {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"},
+     0},
+    {"chatml",
+     "<|im_start|>",
+     NULL,
+     {"<|im_start|>system\n", "<|im_end|>\n"},
+     {"<|im_start|>user\n", "<|im_end|>\n"},
+     {"<|im_start|>assistant\n", "<|im_end|>\n"},
+     0},
+    {"llama-3",
+     "<|start_header_id|>",
+     "<|end_header_id|>",
      {"<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
      {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
-     {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"}, 0},
-    {"llama-2", "[INST]", "<<SYS>>", {"<<SYS>>\n", "\n<</SYS>>\n\n"}, {"[INST] ", " [/INST]"},
-     {" ", " </s><s>"}, 1},
+     {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"},
+     0},
+    {"llama-2",
+     "[INST]",
+     "<<SYS>>",
+     {"<<SYS>>\n", "\n<</SYS>>\n\n"},
+     {"[INST] ", " [/INST]"},
+     {" ", " </s><s>"},
+     1},
     {"mistral", "[INST]", NULL, {"", "\n\n"}, {"[INST] ", " [/INST]"}, {" ", "</s>"}, 1},
-    {"gemma", "<start_of_turn>", NULL, {"", "\n\n"}, {"<start_of_turn>user\n", "<end_of_turn>\n"},
-     {"<start_of_turn>model\n", "<end_of_turn>\n"}, 1},
-    {"phi-3", "<|assistant|>", "<|end|>", {"<|system|>\n", "<|end|>\n"}, {"<|user|>\n", "<|end|>\n"},
-     {"<|assistant|>\n", "<|end|>\n"}, 0},
-    {"zephyr", "<|user|>", "<|endoftext|>", {"<|system|>\n", "<|endoftext|>\n"},
-     {"<|user|>\n", "<|endoftext|>\n"}, {"<|assistant|>\n", "<|endoftext|>\n"}, 0},
-    {"tinyllama", "<|user|>", "eos_token", {"<|system|>\n", "</s>\n"}, {"<|user|>\n", "</s>\n"},
-     {"<|assistant|>\n", "</s>\n"}, 0},
-    {"granite", "<|start_of_role|>", NULL,
+    {"gemma",
+     "<start_of_turn>",
+     NULL,
+     {"", "\n\n"},
+     {"<start_of_turn>user\n", "<end_of_turn>\n"},
+     {"<start_of_turn>model\n", "<end_of_turn>\n"},
+     1},
+    {"phi-3",
+     "<|assistant|>",
+     "<|end|>",
+     {"<|system|>\n", "<|end|>\n"},
+     {"<|user|>\n", "<|end|>\n"},
+     {"<|assistant|>\n", "<|end|>\n"},
+     0},
+    {"zephyr",
+     "<|user|>",
+     "<|endoftext|>",
+     {"<|system|>\n", "<|endoftext|>\n"},
+     {"<|user|>\n", "<|endoftext|>\n"},
+     {"<|assistant|>\n", "<|endoftext|>\n"},
+     0},
+    {"tinyllama",
+     "<|user|>",
+     "eos_token",
+     {"<|system|>\n", "</s>\n"},
+     {"<|user|>\n", "</s>\n"},
+     {"<|assistant|>\n", "</s>\n"},
+     0},
+    {"granite",
+     "<|start_of_role|>",
+     NULL,
      {"<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n"},
      {"<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n"},
-     {"<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>\n"}, 0},
-    {"deepseek-3", "<｜Assistant｜>", "<｜User｜>", {"", "\n\n"}, {"<｜User｜>", ""},
-     {"<｜Assistant｜>", "<｜end▁of▁sentence｜>"}, 0},
+     {"<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>\n"},
+     0},
+    {"deepseek-3",
+     "<｜Assistant｜>",
+     "<｜User｜>",
+     {"", "\n\n"},
+     {"<｜User｜>", ""},
+     {"<｜Assistant｜>", "<｜end▁of▁sentence｜>"},
+     0},
 };
 #define N_CHAT_TEMPLATES ((int)(sizeof chat_templates / sizeof *chat_templates))
 
@@ -2371,8 +2482,10 @@ static int chat_template(const Gguf *g, const ChatTemplate **out, Err *e)
     char list[256] = "";
     for (int i = 0; i < N_CHAT_TEMPLATES; i++)
         snprintf(list + strlen(list), sizeof list - strlen(list), " %s", chat_templates[i].name);
-    return err_set(e, "%s: key 'tokenizer.chat_template': not one of the templates known here (%s); "
-                   "`generate` runs raw text", g->path, list + 1);
+    return err_set(e,
+                   "%s: key 'tokenizer.chat_template': not one of the templates known here (%s); "
+                   "`generate` runs raw text",
+                   g->path, list + 1);
 }
 
 static void add_text(Bytes *b, const char *s)
@@ -2420,8 +2533,8 @@ static int read_turn(Bytes *line)
 }
 
 /* One exchange: the turn is appended to the context, the answer printed and kept. */
-static int chat_exchange(Session *ss, Sampler *sp, const ChatTemplate *t, const Options *o, int first,
-                         const char *user, Tokens *ids, Err *e)
+static int chat_exchange(Session *ss, Sampler *sp, const ChatTemplate *t, const Options *o,
+                         int first, const char *user, Tokens *ids, Err *e)
 {
     Bytes text = {0};
     size_t from = (size_t)ss->s.pos; /* the last token of an answer has not been run yet */
@@ -2450,7 +2563,8 @@ static int run_chat(Options *o, Err *e)
     int rc = session_open(&ss, o, o->exact, e), first = 1;
     if (!rc) {
         rc = chat_template(&ss.m.g, &t, e);
-        if (rc == 0) err_set(e, "%s: the file has no chat template; `generate` runs raw text", o->model);
+        if (rc == 0)
+            err_set(e, "%s: the file has no chat template; `generate` runs raw text", o->model);
         rc = rc == 1 ? 0 : -1;
     }
     if (!rc && (o->prompt || o->file)) rc = read_text(o, NULL, &line, e);
@@ -2511,16 +2625,18 @@ static double perplexity_error(const Score *sc)
     return sc->n > 1 && var > 0 ? exp(mean) * sqrt(var / (double)(sc->n - 1)) : 0;
 }
 
-static void perplexity_json(FILE *f, const Session *ss, const Options *o, const Score *sc, int windows,
-                            int first)
+static void perplexity_json(FILE *f, const Session *ss, const Options *o, const Score *sc,
+                            int windows, int first)
 {
-    fprintf(f, "{\"schema\":\"ropescope.perplexity/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
+    fprintf(f, "{\"schema\":\"ropescope.perplexity/1\",\"version\":\"%s\",\"model\":",
+            ROPESCOPE_VERSION);
     json_str(f, o->model, strlen(o->model));
     fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"bos\":",
             o->protocol, ss->s.n_ctx, first + 1, windows);
     json_str(f, ss->policy, strlen(ss->policy));
     fprintf(f, ",\"exact\":%s,\"tokens_scored\":%ld,\"perplexity\":%.9g,\"error\":%.9g}\n",
-            ss->s.exact ? "true" : "false", sc->n, exp(sc->nll / (double)sc->n), perplexity_error(sc));
+            ss->s.exact ? "true" : "false", sc->n, exp(sc->nll / (double)sc->n),
+            perplexity_error(sc));
 }
 
 static int perplexity_windows(Session *ss, const Options *o, Tokens *ids, Err *e)
@@ -2528,12 +2644,14 @@ static int perplexity_windows(Session *ss, const Options *o, Tokens *ids, Err *e
     int T = ss->s.n_ctx, full = strcmp(o->protocol, "full") == 0, first = full ? 0 : T / 2;
     int windows = (int)(ids->n / (size_t)T);
     if (!full && ids->n < 2 * (size_t)T)
-        return err_set(e, "the text has %zu tokens; protocol llama.cpp needs two windows of %d: use a "
-                       "smaller -c", ids->n, T);
+        return err_set(e,
+                       "the text has %zu tokens; protocol llama.cpp needs two windows of %d: use a "
+                       "smaller -c",
+                       ids->n, T);
     if (full && windows == 0) windows = 1;
     if (o->chunks && o->chunks < windows) windows = o->chunks;
-    note("protocol %s: %d windows of %d tokens, positions %d.. scored, BOS %s, %s", o->protocol, windows,
-         T, first + 1, ss->policy, ss->s.exact ? "exact" : "int8 activations");
+    note("protocol %s: %d windows of %d tokens, positions %d.. scored, BOS %s, %s", o->protocol,
+         windows, T, first + 1, ss->policy, ss->s.exact ? "exact" : "int8 activations");
     Score sc = {0};
     double t0 = now();
     int w = 0;
@@ -2546,7 +2664,8 @@ static int perplexity_windows(Session *ss, const Options *o, Tokens *ids, Err *e
         if (!o->json) fflush(stdout);
         progress("perplexity", (w + 1.0) * T, (double)windows * T, t0);
     }
-    if (sc.n == 0) return interrupted ? 0 : err_set(e, "the text is too short: nothing could be scored");
+    if (sc.n == 0)
+        return interrupted ? 0 : err_set(e, "the text is too short: nothing could be scored");
     OutFile out;
     if (!o->json) {
         printf("\nFinal estimate: PPL = %.4f +/- %.5f over %ld tokens, %d windows%s\n",
@@ -2598,7 +2717,8 @@ static double bytes_per_token(const Model *m)
     double sum = 0;
     for (size_t i = 0; i < m->g.n_tensors; i++) {
         const Tensor *t = &m->g.tensors[i];
-        sum += t == m->tok_embd && m->output != m->tok_embd ? (double)t->row_bytes : (double)t->bytes;
+        sum +=
+            t == m->tok_embd && m->output != m->tok_embd ? (double)t->row_bytes : (double)t->bytes;
     }
     return sum;
 }
@@ -2649,7 +2769,8 @@ static int bench_runs(Session *ss, const Options *o, Bench *b, Err *e)
     uint64_t rng = o->seed < 0 ? 1 : (uint64_t)o->seed;
     int V = ss->m.n_vocab, n = b->n_prompt + b->n_decode;
     int *ids = xcalloc((size_t)n, sizeof *ids);
-    double *pp = xcalloc((size_t)b->repeat, sizeof *pp), *tg = xcalloc((size_t)b->repeat, sizeof *tg);
+    double *pp = xcalloc((size_t)b->repeat, sizeof *pp),
+           *tg = xcalloc((size_t)b->repeat, sizeof *tg);
     for (int i = 0; i < n; i++) ids[i] = (int)(rng_next(&rng) % (uint64_t)V);
     double t0 = now();
     forward(&ss->s, ids, 1, 1);
@@ -2660,7 +2781,8 @@ static int bench_runs(Session *ss, const Options *o, Bench *b, Err *e)
         t0 = now();
         prefill(&ss->s, ids, b->n_prompt);
         double t1 = now();
-        for (int i = 0; i < b->n_decode && !interrupted; i++) forward(&ss->s, ids + b->n_prompt + i, 1, 1);
+        for (int i = 0; i < b->n_decode && !interrupted; i++)
+            forward(&ss->s, ids + b->n_prompt + i, 1, 1);
         pp[r] = b->n_prompt / (t1 - t0);
         tg[r] = b->n_decode / (now() - t1);
     }
@@ -2677,18 +2799,23 @@ static int bench_runs(Session *ss, const Options *o, Bench *b, Err *e)
 
 static void bench_json(FILE *f, const Session *ss, const Bench *b, int probe)
 {
-    fprintf(f, "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
+    fprintf(f,
+            "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
     json_str(f, ss->m.g.path, strlen(ss->m.g.path));
-    fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"probe\":%s,\"repeat\":%d,", ss->s.k->name,
-            ss->s.n_threads, ss->s.exact ? "true" : "false", probe ? "true" : "false", b->repeat);
-    fprintf(f, "\"n_prompt\":%d,\"n_decode\":%d,\"load_seconds\":%.6g,\"first_token_seconds\":%.6g,",
+    fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"probe\":%s,\"repeat\":%d,",
+            ss->s.k->name, ss->s.n_threads, ss->s.exact ? "true" : "false",
+            probe ? "true" : "false", b->repeat);
+    fprintf(f,
+            "\"n_prompt\":%d,\"n_decode\":%d,\"load_seconds\":%.6g,\"first_token_seconds\":%.6g,",
             b->n_prompt, b->n_decode, b->load, b->first);
     fprintf(f, "\"prompt_tokens_per_second\":%.6g,\"decode_tokens_per_second\":%.6g,", b->prompt,
             b->decode);
-    fprintf(f, "\"bytes_per_token\":%.17g,\"decode_bytes_per_second\":%.6g,\"read_bandwidth\":%.6g,",
+    fprintf(f,
+            "\"bytes_per_token\":%.17g,\"decode_bytes_per_second\":%.6g,\"read_bandwidth\":%.6g,",
             b->bytes, b->bytes * b->decode, b->bandwidth);
-    fprintf(f, "\"share_of_bandwidth\":%.4g,\"peak_memory_bytes\":%.17g,\"logits_hash\":\"%016llx\"}\n",
-            b->bytes * b->decode / b->bandwidth, b->peak, (unsigned long long)b->hash);
+    fprintf(
+        f, "\"share_of_bandwidth\":%.4g,\"peak_memory_bytes\":%.17g,\"logits_hash\":\"%016llx\"}\n",
+        b->bytes * b->decode / b->bandwidth, b->peak, (unsigned long long)b->hash);
 }
 
 static void bench_print(FILE *f, const Session *ss, const Bench *b, int probe)
@@ -2698,7 +2825,8 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b, int probe)
     fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", ss->s.k->name, ss->s.n_threads,
             ss->s.n_threads > 1 ? "s" : "", ss->s.exact ? "exact" : "int8 activations",
             probe ? "on" : "off", b->repeat);
-    fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3, b->first * 1e3);
+    fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
+            b->first * 1e3);
     fprintf(f, "  prompt %6d   %10.1f tok/s\n", b->n_prompt, b->prompt);
     fprintf(f, "  decode %6d   %10.1f tok/s  %.2f GB/s, %.0f %% of the %.1f GB/s measured here\n",
             b->n_decode, b->decode, b->bytes * b->decode / 1e9,
@@ -2773,8 +2901,10 @@ static int analyze_output(const Options *o, const Analysis *a, const Provenance 
     if (out_open(&out, o->out ? o->out : "-", e)) return -1;
     const char *no_color = getenv("NO_COLOR");
     int color = !o->out && isatty(1) && !(no_color && *no_color);
-    if (o->json) analysis_json(a, p, out.f);
-    else analysis_print(a, p, out.f, color);
+    if (o->json)
+        analysis_json(a, p, out.f);
+    else
+        analysis_print(a, p, out.f, color);
     return out_close(&out, e);
 }
 
@@ -2788,14 +2918,21 @@ static int analyze_session(Session *ss, const Options *o, Err *e)
     }
     if (o->n_predict > 0 && ids.n > (size_t)o->n_predict) ids.n = (size_t)o->n_predict;
     int rc = ids.n ? 0 : err_set(e, "the text has no tokens");
-    if (!rc && ss->s.n_ctx < 2) rc = err_set(e, "-c %d: a window needs at least 2 tokens", ss->s.n_ctx);
+    if (!rc && ss->s.n_ctx < 2)
+        rc = err_set(e, "-c %d: a window needs at least 2 tokens", ss->s.n_ctx);
     if (!rc) {
         AnalysisOptions ao = analysis_defaults();
         Analysis *a = analysis_new(&ss->m, &ao);
-        Provenance p = {.model_path = o->model, .text_path = o->file ? o->file : "-p",
-                        .bos_policy = ss->policy, .isa = ss->s.k->name, .n_ctx = ss->s.n_ctx,
-                        .bos_id = ss->bos, .exact = ss->s.exact, .n_threads = ss->s.n_threads,
-                        .model_bytes = ss->m.g.size, .interrupted = 0};
+        Provenance p = {.model_path = o->model,
+                        .text_path = o->file ? o->file : "-p",
+                        .bos_policy = ss->policy,
+                        .isa = ss->s.k->name,
+                        .n_ctx = ss->s.n_ctx,
+                        .bos_id = ss->bos,
+                        .exact = ss->s.exact,
+                        .n_threads = ss->s.n_threads,
+                        .model_bytes = ss->m.g.size,
+                        .interrupted = 0};
         sha256_hex(ss->m.g.map, ss->m.g.size, p.model_sha256);
         sha256_hex(text.s, text.n, p.text_sha256);
         ss->s.probe = analysis_probe(a);
@@ -2845,7 +2982,8 @@ static void info_tensors(const Gguf *g, FILE *f)
     for (size_t i = 0; i < g->n_tensors; i++) {
         const Tensor *t = &g->tensors[i];
         fprintf(f, "  %-32s %-7s [", show(t->name, name), tensor_types[t->type].name);
-        for (int d = 0; d < t->n_dims; d++) fprintf(f, "%s%lld", d ? ", " : "", (long long)t->ne[d]);
+        for (int d = 0; d < t->n_dims; d++)
+            fprintf(f, "%s%lld", d ? ", " : "", (long long)t->ne[d]);
         fprintf(f, "]  %.1f KB\n", (double)t->bytes / 1e3);
     }
 }
@@ -2886,11 +3024,13 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
             *tok_pre(t) ? " / " : "", tok_pre(t), tok_bos(t), tok_add_bos(t) ? " (added)" : "",
             tok_eos(t));
     fprintf(f, "  context       %d tokens (trained for %d)\n", m->n_ctx_train, r->p.n_ctx_orig);
-    fprintf(f, "  rope          %s: %s, base %g%s, %d of %d values rotated, %s pairs\n", r->kind->name,
-            r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "", 2 * r->n_pairs,
-            m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
-    fprintf(f, "  partial cycle pairs %d .. %d turn less than once over the context, from %d on less "
-            "than half\n", first_slow_pair(r, 2 * M_PI), r->n_pairs - 1, first_slow_pair(r, M_PI));
+    fprintf(f, "  rope          %s: %s, base %g%s, %d of %d values rotated, %s pairs\n",
+            r->kind->name, r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "",
+            2 * r->n_pairs, m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
+    fprintf(f,
+            "  partial cycle pairs %d .. %d turn less than once over the context, from %d on less "
+            "than half\n",
+            first_slow_pair(r, 2 * M_PI), r->n_pairs - 1, first_slow_pair(r, M_PI));
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
@@ -2905,8 +3045,8 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
     fprintf(f, ",\"gguf\":%u,\"bytes\":%zu,\"architecture\":\"%s\",\"parameters\":%llu,\"tied\":%s",
             m->g.version, m->g.size, m->arch->name, (unsigned long long)m->n_params,
             m->output == m->tok_embd ? "true" : "false");
-    fprintf(f, ",\"layers\":%d,\"n_embd\":%d,\"head_dim\":%d,\"n_vocab\":%d,\"n_ctx\":%d", m->n_layers,
-            m->n_embd, m->head_dim, m->n_vocab, m->n_ctx_train);
+    fprintf(f, ",\"layers\":%d,\"n_embd\":%d,\"head_dim\":%d,\"n_vocab\":%d,\"n_ctx\":%d",
+            m->n_layers, m->n_embd, m->head_dim, m->n_vocab, m->n_ctx_train);
     for (int k = 0; k < 3; k++) {
         fprintf(f, ",\"%s\":[", (const char *[]){"heads", "kv_heads", "n_ff"}[k]);
         for (int l = 0; l < m->n_layers; l++) {
@@ -2915,14 +3055,17 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
         }
         fputc(']', f);
     }
-    fprintf(f, ",\"rope\":{\"kind\":\"%s\",\"base\":%.17g,\"factor\":%.17g,\"n_rot\":%d,\"n_ctx_orig\":%d,"
-            "\"layout\":\"%s\",\"inv_freq\":[", r->kind->name, r->p.base, r->p.factor, 2 * r->n_pairs,
-            r->p.n_ctx_orig, r->layout == ROPE_HALF ? "half" : "adjacent");
+    fprintf(
+        f,
+        ",\"rope\":{\"kind\":\"%s\",\"base\":%.17g,\"factor\":%.17g,\"n_rot\":%d,\"n_ctx_orig\":%d,"
+        "\"layout\":\"%s\",\"inv_freq\":[",
+        r->kind->name, r->p.base, r->p.factor, 2 * r->n_pairs, r->p.n_ctx_orig,
+        r->layout == ROPE_HALF ? "half" : "adjacent");
     for (int j = 0; j < r->n_pairs; j++) fprintf(f, "%s%.17g", j ? "," : "", r->inv_freq[j]);
     fprintf(f, "]},\"tokenizer\":{\"model\":\"%s\",\"pre\":", tok_model(t));
     json_str(f, tok_pre(t), strlen(tok_pre(t)));
-    fprintf(f, ",\"bos\":%d,\"eos\":%d,\"add_bos\":%s},\"tensor_types\":\"%s\",\"chat_template\":", tok_bos(t),
-            tok_eos(t), tok_add_bos(t) ? "true" : "false", types);
+    fprintf(f, ",\"bos\":%d,\"eos\":%d,\"add_bos\":%s},\"tensor_types\":\"%s\",\"chat_template\":",
+            tok_bos(t), tok_eos(t), tok_add_bos(t) ? "true" : "false", types);
     json_str(f, chat, strlen(chat));
     fputs("}\n", f);
 }
@@ -2960,8 +3103,10 @@ static void print_tokens(FILE *f, const Tokenizer *t, const Tokens *ids, const O
     for (size_t i = 0; i < ids->n && !o->ids; i++) {
         b.n = 0;
         tok_bytes(t, ids->id[i], &b);
-        if (o->json) fputs(i ? "," : "", f);
-        else fprintf(f, "%8d  ", ids->id[i]);
+        if (o->json)
+            fputs(i ? "," : "", f);
+        else
+            fprintf(f, "%8d  ", ids->id[i]);
         json_str(f, b.s ? b.s : "", b.n);
         if (!o->json) fputc('\n', f);
     }
@@ -3005,15 +3150,17 @@ static const Command commands[] = {
     {"chat", "MODEL", "talk with an instruction-tuned model", run_chat},
     {"perplexity", "MODEL -f TEXT", "how well the model predicts a text", run_perplexity},
     {"bench", "MODEL", "speed, memory and a hash of the logits", run_bench},
-    {"analyze", "MODEL -f TEXT", "rotary offset features and attention sinks of every head", run_analyze},
-    {"report", "READING.json -o PAGE.html", "one self-contained page from analyze --json", run_report},
+    {"analyze", "MODEL -f TEXT", "rotary offset features and attention sinks of every head",
+     run_analyze},
+    {"report", "READING.json -o PAGE.html", "one self-contained page from analyze --json",
+     run_report},
 };
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
 
 static void help(FILE *f)
 {
     fputs("Examples:\n"
-          "  ropescope analyze model.gguf -f text.txt          what the rotary pairs of each head do\n"
+          "  ropescope analyze model.gguf -f text.txt          what each head's rotary pairs do\n"
           "  ropescope analyze model.gguf -f text.txt --json -o reading.json\n"
           "  ropescope report reading.json -o report.html      the same as a page\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
@@ -3021,17 +3168,22 @@ static void help(FILE *f)
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
           "  echo 'Hello world' | ropescope tokenize model.gguf -f -\n\n"
           "ropescope " ROPESCOPE_VERSION ": transformer inference that shows rotary position "
-          "embeddings at work\n\nCommands:\n", f);
+          "embeddings at work\n\nCommands:\n",
+          f);
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-10s %-26s %s\n", commands[i].name, commands[i].args, commands[i].what);
-    fputs("\n`ropescope COMMAND --help` lists the options of a command. The model is the first argument\n"
-          "or -m FILE. Flags are those of llama.cpp where it has them: -t is threads, -p is the prompt.\n"
-          "ROPESCOPE_ISA=base|avx2|avx512|vnni chooses the instruction set; the results are the same.\n", f);
+    fputs(
+        "\n`ropescope COMMAND --help` lists the options of a command. The model is the first\n"
+        "argument or -m FILE. Flags are those of llama.cpp where it has them: -t is threads, -p\n"
+        "the prompt. ROPESCOPE_ISA=base|avx2|avx512|vnni chooses the instruction set; the results\n"
+        "are the same.\n",
+        f);
 }
 
 static void command_help(FILE *f, const Command *c)
 {
-    fprintf(f, "Example:\n  ropescope %s %s\n\n%s: %s\n\nOptions:\n", c->name, c->args, c->name, c->what);
+    fprintf(f, "Example:\n  ropescope %s %s\n\n%s: %s\n\nOptions:\n", c->name, c->args, c->name,
+            c->what);
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         char left_side[64], letter[8] = "    ";
@@ -3119,8 +3271,10 @@ static void set_option(Options *o, const Option *opt, const char *arg, const cha
     if (end == value || *end || !(v >= opt->lo && v <= opt->hi) || !whole)
         usage("%s %s: expected %s from %g to %g", arg, value,
               opt->type == O_INT ? "a whole number" : "a number", opt->lo, opt->hi);
-    if (opt->type == O_INT) *(int *)(void *)field = (int)v;
-    else *(double *)(void *)field = v;
+    if (opt->type == O_INT)
+        *(int *)(void *)field = (int)v;
+    else
+        *(double *)(void *)field = v;
 }
 
 static void parse_options(const Command *c, Options *o, int argc, char **argv)
@@ -3162,7 +3316,8 @@ int main(int argc, char **argv)
         help(stderr);
         return 2;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         help(stdout);
         return 0;
     }
@@ -3170,8 +3325,16 @@ int main(int argc, char **argv)
         puts("ropescope " ROPESCOPE_VERSION);
         return 0;
     }
-    Options o = {.n_predict = -2, .repeat = 3, .n_prompt = 512, .temp = -1, .top_k = 40, .top_p = 0.95,
-                 .min_p = 0.05, .repeat_penalty = 1, .repeat_last_n = 64, .seed = -1};
+    Options o = {.n_predict = -2,
+                 .repeat = 3,
+                 .n_prompt = 512,
+                 .temp = -1,
+                 .top_k = 40,
+                 .top_p = 0.95,
+                 .min_p = 0.05,
+                 .repeat_penalty = 1,
+                 .repeat_last_n = 64,
+                 .seed = -1};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;

@@ -19,15 +19,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NORMAL = 1, UNKNOWN, CONTROL, USER, UNUSED, BYTE }; /* tokenizer.ggml.token_type */
-enum { TYPE = 7, EOG = 8, RSTRIP = 16, AGAIN = 32 }; /* a token's type, and flags */
+/* Attributes of a token: tokenizer.ggml.token_type, and flags: ends generation, swallows the
+ * whitespace after it, has the same text as an earlier token. */
+enum { NORMAL = 1, UNKNOWN, CONTROL, USER, UNUSED, BYTE };
+enum { TYPE = 7, EOG = 8, RSTRIP = 16, AGAIN = 32 };
 
 /* Class of a character, one bit: general categories Lu Lt, Ll, Lm Lo, M, N, P, and White_Space;
  * a byte that is not UTF-8 is a character of the class REST. */
-enum {
-    UPPER = 1, LOWER = 2, CASELESS = 4, MARK = 8, NUMBER = 16, PUNCT = 32, SPACE = 64, REST = 128,
-    LETTER = UPPER | LOWER | CASELESS
-};
+enum { UPPER = 1, LOWER = 2, CASELESS = 4, MARK = 8, NUMBER = 16, PUNCT = 32, SPACE = 64 };
+enum { REST = 128, LETTER = UPPER | LOWER | CASELESS };
 
 /* A text and the class of each byte: that of the character which begins there, 0 within one. */
 typedef struct {
@@ -68,14 +68,14 @@ typedef struct {
 
 struct Tokenizer {
     const char *path;
-    int spm;         /* "llama", else "gpt2" */
-    const Pre *pre;  /* gpt2 only */
+    int spm;        /* "llama", else "gpt2" */
+    const Pre *pre; /* gpt2 only */
     char pre_name[32];
     int n_vocab;
-    Str *text;       /* [V] as written in the file */
-    uint8_t *attr;   /* [V] type, EOG, RSTRIP, AGAIN */
-    uint32_t *rank;  /* [V] llama only: a higher score is a lower rank */
-    size_t max_len;  /* bytes of the longest text */
+    Str *text;        /* [V] as written in the file */
+    uint8_t *attr;    /* [V] type, EOG, RSTRIP, AGAIN */
+    uint32_t *rank;   /* [V] llama only: a higher score is a lower rank */
+    size_t max_len;   /* bytes of the longest text */
     VocabSlot *vocab; /* open addressing, keyed by text */
     size_t vocab_mask;
     PairSlot *pair; /* gpt2 only: the merges */
@@ -83,11 +83,11 @@ struct Tokenizer {
     int byte_id[256]; /* token that stands for one byte; -1: none */
     int bos, eos, unk;
     int add_bos, add_eos, space_prefix;
-    int words; /* llama only: no token has a space after anything else */
+    int words;        /* llama only: no token has a space after anything else */
     Special *special; /* sorted by text, then id: a trie without nodes */
     int n_special;
-    int special_from[257]; /* first special token whose text begins with byte >= i */
-    uint8_t *cls;          /* gpt2 only: [0x110000] class of each code point */
+    int special_from[257];   /* first special token whose text begins with byte >= i */
+    uint8_t *cls;            /* gpt2 only: [0x110000] class of each code point */
     uint16_t byte_code[256]; /* gpt2 only: the code point that stands for a byte in texts */
     int16_t code_byte[324];  /* and back; -1: none */
 };
@@ -293,19 +293,24 @@ static const Pre PRES[] = {
     {"default", 0, {{scan_punct, 0}, {scan_gpt2, 0}, {scan_number, INT_MAX}, {scan_digits3, 0}}},
     {"gpt-2 phi-2 olmo mpt jais roberta-bpe gigachat jina-es jina-de jina-v1-en jina-v2-es "
      "jina-v2-de jina-v2-code a.x-4.0 mellum modern-bert exaone4 trillion granite-docling",
-     0, {{scan_gpt2, 0}}},
-    {"smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", 0,
+     0,
+     {{scan_gpt2, 0}}},
+    {"smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
+     0,
      {{scan_number, 1}, {scan_gpt2, 0}}},
     {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
-     PRE_WHOLE | PRE_BOS, {{scan_words, 3 | CONTRACT}}},
+     PRE_WHOLE | PRE_BOS,
+     {{scan_words, 3 | CONTRACT}}},
     {"dbrx smaug-bpe", 0, {{scan_words, 3 | CONTRACT}}},
     {"chatglm-bpe", PRE_NO_BOS, {{scan_words, 3 | CONTRACT}}},
     {"glm4 glm5", PRE_WHOLE | PRE_NO_BOS, {{scan_words, 3 | CONTRACT}}},
-    {"qwen2 stablelm2 deepseek-r1-qwen megrez kormo f2llmv2 hunyuan solar-open grok-2", 0,
+    {"qwen2 stablelm2 deepseek-r1-qwen megrez kormo f2llmv2 hunyuan solar-open grok-2",
+     0,
      {{scan_words, 1 | CONTRACT}}},
     {"qwen35", 0, {{scan_words, 1 | CONTRACT | MARKS}}},
     {"tekken", PRE_WHOLE | PRE_BOS, {{scan_words, 1 | CASED | SLASH}}},
-    {"gpt-4o llama4 kanana2 talkie minimax-m2", 0,
+    {"gpt-4o llama4 kanana2 talkie minimax-m2",
+     0,
      {{scan_words, 3 | CASED | SLASH | CONTRACT_AFTER}}},
     {"falcon", 0, {{scan_punct, 1}, {scan_gpt2, 0}, {scan_digits3, 0}}},
 };
@@ -322,6 +327,11 @@ static uint64_t fnv(uint64_t h, const char *s, size_t n)
     return h;
 }
 
+static uint32_t fold(uint64_t h)
+{
+    return (uint32_t)(h ^ h >> 32);
+}
+
 static int is_joined(Str x, Str a, Str b)
 {
     return x.n == a.n + b.n && !memcmp(x.s, a.s, a.n) && !memcmp(x.s + a.n, b.s, b.n);
@@ -331,8 +341,7 @@ static int is_joined(Str x, Str a, Str b)
 static int find2(const Tokenizer *t, Str a, Str b)
 {
     if (a.n + b.n > t->max_len) return -1;
-    uint64_t h64 = fnv(fnv(FNV_SEED, a.s, a.n), b.s, b.n);
-    uint32_t h = (uint32_t)(h64 ^ h64 >> 32);
+    uint32_t h = fold(fnv(fnv(FNV_SEED, a.s, a.n), b.s, b.n));
     for (size_t i = h & t->vocab_mask; t->vocab[i].id >= 0; i = (i + 1) & t->vocab_mask) {
         if (t->vocab[i].hash == h && is_joined(t->text[t->vocab[i].id], a, b))
             return t->vocab[i].id;
@@ -386,12 +395,12 @@ typedef struct {
     const Tokenizer *t;
     Tokens *out;
     Err *e;
-    Bytes buf;      /* llama: the fragment with U+2581; gpt2: a word in the file's spelling */
-    Bytes cls;      /* gpt2: classes of the fragment */
-    const char *s;  /* the piece being merged, n bytes */
+    Bytes buf;     /* llama: the fragment with U+2581; gpt2: a word in the file's spelling */
+    Bytes cls;     /* gpt2: classes of the fragment */
+    const char *s; /* the piece being merged, n bytes */
     size_t n, cap;
-    Sym *sym;       /* [cap] */
-    Cand *heap;     /* [2 cap] */
+    Sym *sym;   /* [cap] */
+    Cand *heap; /* [2 cap] */
     size_t n_heap;
 } Encoder;
 
@@ -469,8 +478,10 @@ static int spell(Encoder *w, const char *s, size_t n)
     for (size_t i = 0; missing == n && i < n; i++) tokens_add(w->out, t->byte_id[(uint8_t)s[i]]);
     if (missing == n) return 0;
     if (t->unk < 0)
-        return err_set(w->e, "%s: tokenizer: the text has the byte 0x%02X, for which the vocabulary "
-                       "has no token, and there is no unknown token", t->path, (uint8_t)s[missing]);
+        return err_set(w->e,
+                       "%s: the vocabulary has no token for byte 0x%02X of the text, and no "
+                       "unknown token",
+                       t->path, (uint8_t)s[missing]);
     tokens_add(w->out, t->unk);
     return 0;
 }
@@ -884,38 +895,40 @@ static int load_model(Tokenizer *t, const Gguf *g, const char *pre, Err *e)
 static int check_length(const Gguf *g, const char *key, size_t n, size_t n_vocab, Err *e)
 {
     if (n == n_vocab) return 0;
-    return err_set(e, "%s: %s: expected %zu values, one for each of tokenizer.ggml.tokens, found "
-                   "%zu", g->path, key, n_vocab, n);
+    return err_set(e, "%s: %s: expected %zu values, as many as tokenizer.ggml.tokens, found %zu",
+                   g->path, key, n_vocab, n);
+}
+
+/* Puts token id into the hash table, unless it has no text or an earlier one has the same. */
+static void index_text(Tokenizer *t, int id)
+{
+    Str x = t->text[id];
+    if (x.n > t->max_len) t->max_len = x.n;
+    if (!x.n || find2(t, x, (Str){x.s, 0}) >= 0) {
+        t->attr[id] |= AGAIN;
+        return;
+    }
+    uint32_t h = fold(fnv(FNV_SEED, x.s, x.n));
+    size_t i = h & t->vocab_mask;
+    while (t->vocab[i].id >= 0) i = (i + 1) & t->vocab_mask;
+    t->vocab[i] = (VocabSlot){h, id};
 }
 
 static int load_tokens(Tokenizer *t, const Gguf *g, Err *e)
 {
-    size_t n = 0;
+    size_t n = 0, slots = 64;
     int found = gguf_strs(g, "tokenizer.ggml.tokens", &t->text, &n, e);
     if (found < 0) return -1;
     if (!found || n < 1 || n > INT_MAX / 4)
         return err_set(e, "%s: tokenizer.ggml.tokens: expected from 1 to %d tokens, found %zu",
                        g->path, INT_MAX / 4, n);
+    while (slots * 2 < n * 3) slots *= 2;
     t->n_vocab = (int)n;
     t->attr = xcalloc(n, 1);
-    size_t slots = 64;
-    while (slots * 2 < n * 3) slots *= 2;
     t->vocab_mask = slots - 1;
     t->vocab = xcalloc(slots, sizeof *t->vocab);
     memset(t->vocab, 0xFF, slots * sizeof *t->vocab);
-    for (size_t k = 0; k < n; k++) {
-        Str x = t->text[k];
-        if (x.n > t->max_len) t->max_len = x.n;
-        if (!x.n || find2(t, x, (Str){x.s, 0}) >= 0) {
-            t->attr[k] = AGAIN;
-            continue;
-        }
-        uint64_t h64 = fnv(FNV_SEED, x.s, x.n);
-        uint32_t h = (uint32_t)(h64 ^ h64 >> 32);
-        size_t i = h & t->vocab_mask;
-        while (t->vocab[i].id >= 0) i = (i + 1) & t->vocab_mask;
-        t->vocab[i] = (VocabSlot){h, (int)k};
-    }
+    for (int id = 0; id < t->n_vocab; id++) index_text(t, id);
     return 0;
 }
 
@@ -978,7 +991,6 @@ static void index_pieces(Tokenizer *t)
         Str x = t->text[id];
         if (type_of(t, id) == BYTE) t->byte_id[byte_text(x)] = id;
         if (!is_piece(t, id)) continue;
-        if (x.n == 1 && t->byte_id[(uint8_t)x.s[0]] < 0) t->byte_id[(uint8_t)x.s[0]] = id;
         for (size_t i = 1; i < x.n; i++)
             if (is_space_mark(x.s + i, x.n - i) && (i < 3 || !is_space_mark(x.s + i - 3, 3)))
                 t->words = 0;
@@ -1002,7 +1014,8 @@ static void index_bytes(Tokenizer *t)
 }
 
 /* One line "left right" of the merges, split at the first space after the first byte. Merges that
- * name no token, or make none, can never happen: left out. The first of equal pairs counts. */
+ * name no token, or make none, can never happen: left out. The first of equal pairs counts.
+ * Most files have the tokens in the order of the merges that make them: *last saves a search. */
 static void load_merge(Tokenizer *t, Str m, uint32_t rank, int *last)
 {
     const char *space = m.n > 1 ? memchr(m.s + 1, ' ', m.n - 1) : NULL;
@@ -1060,8 +1073,8 @@ static int load_id(const Tokenizer *t, const Gguf *g, const char *key, int *id, 
 /* A normal token that ends generation is a control token, whatever the file says. */
 static void set_eog(Tokenizer *t, int id)
 {
-    if (type_of(t, id) == NORMAL) t->attr[id] ^= NORMAL ^ CONTROL;
-    t->attr[id] |= EOG;
+    int type = type_of(t, id) == NORMAL ? CONTROL : type_of(t, id);
+    t->attr[id] = (uint8_t)((t->attr[id] & ~TYPE) | type | EOG);
 }
 
 static int load_eog(Tokenizer *t, const Gguf *g, Err *e)
@@ -1069,10 +1082,12 @@ static int load_eog(Tokenizer *t, const Gguf *g, Err *e)
     static const char *const keys[] = {
         "tokenizer.ggml.eos_token_id",     "tokenizer.ggml.eot_token_id",
         "tokenizer.ggml.eom_token_id",     "tokenizer.ggml.fim_pad_token_id",
-        "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id"};
+        "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id",
+    };
     static const char *const texts[] = {
-        "<|eot_id|>",    "<|im_end|>", "<|end|>", "<end_of_turn>",
-        "<|endoftext|>", "<|eom_id|>", "<EOT>",   "<|end_of_text|>"};
+        "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>",   "<|endoftext|>",
+        "<|eom_id|>", "<EOT>",      "_<EOT>",  "<|end_of_text|>", "<|return|>",
+    };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         int id = -1, found = load_id(t, g, keys[i], &id, e);
         if (found < 0) return -1;
@@ -1105,20 +1120,16 @@ static int load_settings(Tokenizer *t, const Gguf *g, Err *e)
     return load_eog(t, g, e);
 }
 
-/* Does the model strip whitespace after special tokens? Only its name can tell. */
+/* Phi-3's special tokens swallow the whitespace after them; only the name of the model tells. */
 static int is_phi3(const Gguf *g)
 {
-    Str name;
+    Str name = {"", 0};
     Err ignored;
-    if (gguf_str(g, "general.name", &name, &ignored) != 1) return 0;
-    for (size_t i = 0; i + 4 <= name.n; i++) {
-        const char *s = name.s + i;
-        int dash = s[3] == '-';
-        if (tolower((uint8_t)s[0]) == 'p' && tolower((uint8_t)s[1]) == 'h' &&
-            tolower((uint8_t)s[2]) == 'i' && i + 4 + (size_t)dash <= name.n && s[3 + dash] == '3')
-            return 1;
-    }
-    return 0;
+    char low[64] = "";
+    int found = gguf_str(g, "general.name", &name, &ignored);
+    for (size_t i = 0; found == 1 && i < name.n && i < sizeof low - 1; i++)
+        low[i] = (char)tolower((uint8_t)name.s[i]);
+    return strstr(low, "phi-3") || strstr(low, "phi3");
 }
 
 static int special_cmp(const void *a, const void *b)

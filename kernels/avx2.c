@@ -238,7 +238,8 @@ static void quantize(Q8 *out, const float *x, int nb)
         for (int g = 0; g < 4; g++) {
             v[g] = _mm256_loadu_ps(x + 8 * g);
             big = _mm256_max_ps(big, abs8(v[g]));
-            odd = _mm256_or_ps(odd, _mm256_cmp_ps(abs8(v[g]), _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ));
+            odd =
+                _mm256_or_ps(odd, _mm256_cmp_ps(abs8(v[g]), _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ));
         }
         float max = max8(big);
         if (_mm256_movemask_ps(odd) || !(max >= 1e-30f)) { /* rare: leave it to the plain one */
@@ -249,10 +250,13 @@ static void quantize(Q8 *out, const float *x, int nb)
         __m256i i[4];
         for (int g = 0; g < 4; g++) i[g] = _mm256_cvtps_epi32(_mm256_mul_ps(v[g], inv));
         __m256i lo = _mm256_add_epi32(i[0], i[1]), hi = _mm256_add_epi32(i[2], i[3]);
-        __m256i w = _mm256_packs_epi16(_mm256_packs_epi32(i[0], i[1]), _mm256_packs_epi32(i[2], i[3]));
+        __m256i w =
+            _mm256_packs_epi16(_mm256_packs_epi32(i[0], i[1]), _mm256_packs_epi32(i[2], i[3]));
         _mm256_storeu_si256((__m256i *)(void *)out->q, _mm256_permutevar8x32_epi32(w, order));
-        out->sum[0] = sum4(_mm_add_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1)));
-        out->sum[1] = sum4(_mm_add_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1)));
+        out->sum[0] =
+            sum4(_mm_add_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1)));
+        out->sum[1] =
+            sum4(_mm_add_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1)));
         out->d = max / 127.0f;
     }
 }
@@ -261,7 +265,8 @@ static void unpack_f16(float *out, const uint16_t *in, int n)
 {
     int i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(in + i))));
+        _mm256_storeu_ps(out + i,
+                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(in + i))));
     kernels_base.unpack_f16(out + i, in + i, n - i);
 }
 
@@ -423,18 +428,17 @@ static void silu_mul(float *y, const float *g, int n)
     kernels_base.silu_mul(y + i, g + i, n - i);
 }
 
-const Kernels kernels_avx2 = {.name = "avx2",
-                              .usable = usable,
-                              .matmul = matmul,
-                              .qmatmul = qmatmul,
-                              .quantize = quantize,
-                              .unpack_f16 = unpack_f16,
-                              .unpack_bf16 = unpack_bf16,
-                              .unpack_q32 = unpack_q32,
-                              .unpack = {[T_Q4_0] = unpack_q4_0,
-                                         [T_Q4_1] = unpack_q4_1,
-                                         [T_Q8_0] = unpack_q8_0},
-                              .weighted_sum = weighted_sum,
-                              .softmax = softmax,
-                              .silu_mul = silu_mul};
+const Kernels kernels_avx2 = {
+    .name = "avx2",
+    .usable = usable,
+    .matmul = matmul,
+    .qmatmul = qmatmul,
+    .quantize = quantize,
+    .unpack_f16 = unpack_f16,
+    .unpack_bf16 = unpack_bf16,
+    .unpack_q32 = unpack_q32,
+    .unpack = {[T_Q4_0] = unpack_q4_0, [T_Q4_1] = unpack_q4_1, [T_Q8_0] = unpack_q8_0},
+    .weighted_sum = weighted_sum,
+    .softmax = softmax,
+    .silu_mul = silu_mul};
 #endif

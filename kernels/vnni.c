@@ -1,9 +1,8 @@
 /* Integer products for x86-64 with AVX-512 VNNI (Ice Lake, Zen 4, and later); everything else is
  * taken from AVX-512. The scalar twin, and what it computes, is qmatmul_base in run.c.
  *
- * 16 weight rows stand side by side, one in each 32-bit lane, so no sum ever crosses lanes: vpdpbusd
- * adds four products of one row to its lane. Measured against the row-by-row AVX2 form it replaced:
- * see README, "Speed". */
+ * 16 weight rows stand side by side, one in each 32-bit lane, so no sum ever crosses lanes:
+ * vpdpbusd adds four products of one row to its lane. Its gain is in README.md, "Speed". */
 #include "../model.h"
 
 #ifdef __AVX512VNNI__
@@ -16,7 +15,7 @@ _Static_assert(offsetof(Q32, sc) == 32 && offsetof(Q32, mn) == 36 && offsetof(Q3
                    offsetof(Q32, dm) == 44 && sizeof(Q32) == 48,
                "a Q32 is three columns of 16 bytes, the last one sc, mn, d, dm");
 
-/* One block of 16 rows: q[k] holds values 4k .. 4k+3 of each row, plus 128 to make them unsigned. */
+/* One block of 16 rows: q[k] holds values 4k .. 4k+3 of each row, plus 128 to be unsigned. */
 typedef struct {
     __m512i q[8], sc, mn; /* sc, mn: two 16-bit numbers per row, one for each half of the block */
     __m512 d, dm;

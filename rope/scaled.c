@@ -6,7 +6,8 @@
 static int linear_freqs(const RopeParams *p, double *inv_freq, double *amplitude, Err *e)
 {
     if (!(p->factor > 0 && p->factor < 1e6))
-        return err_set(e, "rope linear: expected a factor above 0 and below 1e6, found %g", p->factor);
+        return err_set(e, "rope linear: expected a factor above 0 and below 1e6, found %g",
+                       p->factor);
     if (rope_plain.freqs(p, inv_freq, amplitude, e)) return -1;
     for (int j = 0; j < p->n_rot / 2; j++) inv_freq[j] /= p->factor;
     return 0;

@@ -12,11 +12,12 @@
 #ifndef GGUF_BUILDER_H
 #define GGUF_BUILDER_H
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define GB_ALIGN 32
-#define GB_FN static __attribute__((unused))
+#define GB_FN    static __attribute__((unused))
 
 typedef struct {
     Bytes keys, infos, data;
@@ -155,6 +156,114 @@ GB_FN uint8_t *gb_finish(GgufBuilder *b, size_t *size)
     memcpy(out, f.s, f.n);
     free(f.s);
     return out;
+}
+
+/* ---------------------------------------------------------------- vocabularies */
+
+/* Tokens and merges for a tokenizer; zero-initialise, add, then gb_vocab writes and empties it. */
+typedef struct {
+    Str *text, *merge;
+    int *type;
+    float *score;
+    size_t n, n_merges;
+} GbVocab;
+
+GB_FN Str gb_copy(const char *s, size_t n)
+{
+    char *p = xrealloc(NULL, n + 1, 1);
+    if (n) memcpy(p, s, n);
+    p[n] = 0;
+    return (Str){p, n};
+}
+
+/* Returns the id. type: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte. */
+GB_FN int gb_token(GbVocab *v, const char *s, size_t n, int type, float score)
+{
+    v->text = xrealloc(v->text, v->n + 1, sizeof *v->text);
+    v->type = xrealloc(v->type, v->n + 1, sizeof *v->type);
+    v->score = xrealloc(v->score, v->n + 1, sizeof *v->score);
+    v->text[v->n] = gb_copy(s, n);
+    v->type[v->n] = type;
+    v->score[v->n] = score;
+    return (int)v->n++;
+}
+
+/* Bytes as the texts of byte-level BPE spell them: 0x21-0x7E, 0xA1-0xAC, 0xAE-0xFF are the code
+ * points of the same number, the others 256, 257, ... */
+GB_FN void gb_spell(Bytes *out, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        unsigned b = (unsigned char)s[i];
+        unsigned c = b <= 0x20 ? 256 + b : b <= 0x7E ? b : b <= 0xA0 ? 289 + b - 0x7F : b;
+        if (b == 0xAD) c = 323;
+        char two[2] = {(char)(0xC0 | c >> 6), (char)(0x80 | (c & 0x3F))}, one = (char)c;
+        bytes_add(out, c < 128 ? &one : two, c < 128 ? 1 : 2);
+    }
+}
+
+/* A normal token of byte-level BPE that stands for n bytes; the id. */
+GB_FN int gb_spelt_token(GbVocab *v, const char *s, size_t n)
+{
+    Bytes b = {0};
+    gb_spell(&b, s, n);
+    int id = gb_token(v, b.s, b.n, 1, 0);
+    free(b.s);
+    return id;
+}
+
+/* A merge of a and b, and the token it makes; the id. */
+GB_FN int gb_merge(GbVocab *v, const char *a, size_t na, const char *b, size_t nb)
+{
+    Bytes m = {0};
+    gb_spell(&m, a, na);
+    size_t n = m.n;
+    bytes_add(&m, " ", 1);
+    gb_spell(&m, b, nb);
+    v->merge = xrealloc(v->merge, v->n_merges + 1, sizeof *v->merge);
+    v->merge[v->n_merges++] = gb_copy(m.s, m.n);
+    memmove(m.s + n, m.s + n + 1, m.n - n - 1);
+    int id = gb_token(v, m.s, m.n - 1, 1, 0);
+    free(m.s);
+    return id;
+}
+
+/* gpt2: 256 tokens, id = byte. llama: <unk>, <s>, </s>, then 256 tokens, id = 3 + byte. */
+GB_FN void gb_byte_tokens(GbVocab *v, const char *model)
+{
+    int spm = !strcmp(model, "llama");
+    if (spm) {
+        gb_token(v, "<unk>", 5, 2, 0);
+        gb_token(v, "<s>", 3, 3, 0);
+        gb_token(v, "</s>", 4, 3, 0);
+    }
+    for (int i = 0; i < 256; i++) {
+        char text[8], c = (char)i;
+        snprintf(text, sizeof text, "<0x%02X>", i);
+        if (spm)
+            gb_token(v, text, 6, 6, 0);
+        else
+            gb_spelt_token(v, &c, 1);
+    }
+}
+
+/* Writes the vocabulary; pre may be NULL. */
+GB_FN void gb_vocab(GgufBuilder *b, GbVocab *v, const char *model, const char *pre)
+{
+    gb_key_str(b, "tokenizer.ggml.model", model);
+    if (pre) gb_key_str(b, "tokenizer.ggml.pre", pre);
+    gb_key_strs(b, "tokenizer.ggml.tokens", v->text, v->n);
+    gb_key_i32s(b, "tokenizer.ggml.token_type", v->type, v->n);
+    if (!strcmp(model, "llama"))
+        gb_key_f32s(b, "tokenizer.ggml.scores", v->score, v->n);
+    else
+        gb_key_strs(b, "tokenizer.ggml.merges", v->merge, v->n_merges);
+    for (size_t i = 0; i < v->n; i++) free((char *)(uintptr_t)v->text[i].s);
+    for (size_t i = 0; i < v->n_merges; i++) free((char *)(uintptr_t)v->merge[i].s);
+    free(v->text);
+    free(v->merge);
+    free(v->type);
+    free(v->score);
+    memset(v, 0, sizeof *v);
 }
 
 #endif

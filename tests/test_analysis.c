@@ -325,6 +325,8 @@ static void test_chunks(void)
     Rng rng = rng_new(7);
     shape_new(&s, 1, 4, 2, 16, ROPE_HALF, "plain", 512);
     random_heads(&rng, x, sizeof x / sizeof *x);
+    for (int c = 0; c < 16; c++) /* head 0, the same long vector twice: the first one is named */
+        x[5 * CH_D + c] = x[(CH_TOK + 3) * CH_D + c] = 2;
     char *all = chunked(&s, x, CH_TOK, 0);
     const int batch[] = {1, 3, 7};
     for (int i = 0; i < 3; i++) {
@@ -333,6 +335,9 @@ static void test_chunks(void)
         free(part);
     }
     NEAR(get(all, "layers.0.heads.0.n_q"), 2 * (CH_TOK - 1), 0);
+    NEAR(get(all, "layers.0.heads.0.max_q_at.7.0"), 0, 0);
+    NEAR(get(all, "layers.0.heads.0.max_q_at.7.1"), 5, 0);
+    NEAR(get(all, "layers.0.heads.0.max_q.7"), sqrt(8), 1e-8);
     free(all);
     rope_free(&s.rope);
 }
@@ -490,6 +495,7 @@ static void test_page(void)
     const char *data = strstr(page, "\"schema\":\"ropescope.analysis/1\"");
     const char *end = data ? strstr(data, "</script>") : NULL;
     CHECK(data && end && strchr(data, '<') == end);
+    CHECK(end && !strncmp(end, "</script>\n<script>\n", 19)); /* the template's own end */
     CHECK(strstr(page, "a&#60;/script&#62;&#34;\\") != NULL);
     CHECK(strstr(page, "default-src 'none'") != NULL);
     CHECK(!strstr(page, "http:") && !strstr(page, "https:"));

@@ -443,6 +443,28 @@ static void test_unpack_q32(const Kernels *k)
     }
 }
 
+/* An instance may unpack a type by itself: all bytes as the plain function makes them, from random
+ * blocks on odd addresses, and nothing behind them. */
+static void test_unpack_types(const Kernels *k)
+{
+    static uint8_t mem[17 * 256 + 1], *row = mem + 1;
+    for (int type = 0; type < T_N_TYPES; type++) {
+        const TensorType *t = tensor_type(type);
+        if (!k->unpack[type]) continue;
+        int step = t->block / QB;
+        for (int n = 0; n <= 17; n += step) {
+            Q32 got[18], want[18];
+            for (size_t i = 0; i < sizeof mem; i++) mem[i] = (uint8_t)(rng_u64(&rng) & 255);
+            memset(got, 0x5a, sizeof got);
+            memset(want, 0x5a, sizeof want);
+            k->unpack[type](got, row, n);
+            t->unpack(want, row, n);
+            CHECK_MSG(!memcmp(got, want, sizeof got), "%s: unpacking %d groups of %s", k->name, n,
+                      t->name);
+        }
+    }
+}
+
 /* Fixed blocks decoded by gguf-py, an independent implementation. The bits must be the same: the
  * products d * scale * q fit 24 bits, so they are exact in any order, and one rounding follows, of
  * the sum with the minimum. Zeros are compared without their sign (-0 + 0 is 0). */
@@ -458,7 +480,7 @@ static void test_golden_blocks(const Kernels *k)
         CHECK_MSG(!strcmp(t->name, g->name) && n / t->block * t->bytes == g->n_bytes,
                   "%s: %d values in %d bytes", t->name, t->block, t->bytes);
         if (t->unpack) {
-            t->unpack(q, g->raw, n / QB);
+            (k->unpack[g->type] ? k->unpack[g->type] : t->unpack)(q, g->raw, n / QB);
             k->unpack_q32(out.v, q, n / QB);
         } else if (g->type == T_F16) {
             k->unpack_f16(out.v, (const uint16_t *)(const void *)g->raw, n);
@@ -682,6 +704,7 @@ static void test_instance(const Kernels *k)
     test_unpack_bf16(k);
     test_unpack_tails(k);
     test_unpack_q32(k);
+    test_unpack_types(k);
     test_golden_blocks(k);
     test_weighted_sum(k);
     test_softmax(k);

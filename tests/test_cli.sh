@@ -1,0 +1,233 @@
+#!/bin/sh
+# The program from outside, on the demo model: test_cli.sh PROGRAM, from the top of the checkout.
+program=$1
+model=demo/model.gguf
+sample=demo/sample.txt
+passed=0 failed=0
+dir=$(mktemp -d) || exit 2
+trap 'rm -rf "$dir"' EXIT
+out=$dir/out err=$dir/err
+unset ROPESCOPE_ISA
+
+# ok NAME COMMAND...: the command must succeed.
+ok() {
+    what=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "failed: $what"
+        echo "  last command: $last (status $status)"
+        sed 's/^/  stdout: /' "$out" | head -n 5
+        sed 's/^/  stderr: /' "$err" | head -n 5
+    fi
+}
+
+# run ARGUMENTS...: runs the program; its output is in $out and $err, its status in $status.
+run() {
+    last="ropescope $*"
+    "$program" "$@" >"$out" 2>"$err"
+    status=$?
+}
+
+exits() { [ "$status" -eq "$1" ]; }
+says() { grep -q -e "$1" "$out"; }
+complains() { grep -q -e "$1" "$err"; }
+silent() { [ ! -s "$1" ]; }
+matches() { grep -qE -e "$1" "$2"; }
+lines() { [ "$(wc -l <"$out")" -eq "$1" ]; }
+
+# refused STATUS WORDS ARGUMENTS...: the status, a sentence on stderr, and nothing on stdout.
+refused() {
+    code=$1 words=$2
+    shift 2
+    run "$@"
+    ok "'$*' exits with $code" exits "$code"
+    ok "'$*' says '$words'" complains "$words"
+    ok "'$*' prints nothing else" silent "$out"
+    ok "'$*' says it in one sentence" [ "$(wc -l <"$err")" -eq 1 ]
+}
+
+if command -v python3 >/dev/null 2>&1; then json_tool=1; else
+    json_tool=0
+    echo "skipped: whether JSON parses: there is no python3"
+fi
+is_json() { [ $json_tool -eq 0 ] || python3 -m json.tool "$1" >/dev/null 2>&1; }
+
+# ---- help and usage
+
+run --help
+ok "--help exits with 0" exits 0
+ok "--help begins with examples" [ "$(head -n 1 "$out")" = "Examples:" ]
+ok "--help is complete" says "tokenize .*text to tokens"
+run
+ok "no arguments: 2" exits 2
+ok "no arguments: help on stderr" complains Examples
+run --version
+ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
+for command in info tokenize generate chat perplexity bench analyze report; do
+    run $command --help
+    ok "$command --help exits with 0" exits 0
+    ok "$command --help begins with an example" says "^Example"
+done
+
+refused 2 "did you mean --threads" generate $model --thread 2
+refused 2 "did you mean analyze" analyse $model
+refused 2 "no command 'dance'" dance
+refused 2 "no option --xyzzyxyzzy" info $model --xyzzyxyzzy
+refused 2 "wants a value" generate $model -p hello -t
+refused 2 "whole number" generate $model -p hello -t 1.5
+refused 2 "from 1" generate $model -p hello -t 0
+refused 2 "expected" generate $model -p hello -n many
+refused 2 "exclude each other" generate $model -p hello --exact --int8
+refused 2 "one model is enough" info $model $model
+
+# ---- bad input
+
+refused 1 "no-such-file.gguf" info no-such-file.gguf
+refused 1 "no-such-file.txt" tokenize $model -f no-such-file.txt
+refused 1 "magic" info $sample
+refused 1 "which model" info
+refused 1 "abacus" generate $model -p hello --isa abacus
+refused 1 "spiral" generate $model -p hello --rope spiral
+head -c 100000 $model >"$dir/cut.gguf"
+refused 1 "$dir/cut.gguf" info "$dir/cut.gguf"
+refused 1 "$dir/cut.gguf" generate "$dir/cut.gguf" -p hello
+: >"$dir/empty.gguf"
+refused 1 "empty" info "$dir/empty.gguf"
+refused 1 "no-such-folder" analyze $model -f $sample -n 64 -o "$dir/no-such-folder/x"
+printf '{"not": "a reading"' >"$dir/bad.json"
+run report "$dir/bad.json" -o "$dir/bad.html"
+ok "report refuses another JSON" exits 1
+ok "and leaves no page" [ ! -e "$dir/bad.html" ]
+
+# ---- info and tokenize
+
+run info $model
+ok "info runs" exits 0
+ok "info tells the shape" says "layers.*heads"
+ok "info tells the encoding" says "rope .*base"
+run info -m $model --tensors
+ok "info --tensors lists them" says "token_embd.weight"
+run info $model --json
+ok "info --json" exits 0
+ok "info --json parses" is_json "$out"
+
+run tokenize $model -p "Once upon a time" --ids
+ok "tokenize --ids is one line of numbers" matches '^[0-9]+( [0-9]+)*$' "$out"
+cp "$out" "$dir/ids"
+printf 'Once upon a time' | "$program" tokenize $model -f - --ids >"$out" 2>"$err"
+ok "tokenize reads stdin" cmp -s "$out" "$dir/ids"
+printf 'Once upon a time' >"$dir/text"
+run tokenize -m $model -f "$dir/text" --ids -o "$dir/ids2"
+ok "tokenize -o writes a file" cmp -s "$dir/ids2" "$dir/ids"
+ok "and nothing on stdout" silent "$out"
+run tokenize $model -p "quote \" backslash \\ tab	caf$(printf '\303\251')" --json
+ok "tokenize --json" exits 0
+ok "tokenize --json parses" is_json "$out"
+printf 'bad \377\300 utf-8 \001' >"$dir/text"
+run tokenize $model -f "$dir/text" --json
+ok "any bytes are text" exits 0
+ok "and their JSON parses" is_json "$out"
+run tokenize $model -p ""
+ok "no text is a text" exits 0
+
+# ---- generate, perplexity, bench
+
+run generate $model -p "The king" -n 16 -t 1
+ok "generate runs" exits 0
+ok "generate begins with the prompt" matches '^The king' "$out"
+ok "generate goes on" [ "$(wc -c <"$out")" -gt 12 ]
+cp "$out" "$dir/text1"
+run generate $model -p "The king" -n 16 -t 2 -b 1
+ok "the same text with 2 threads, token by token" cmp -s "$out" "$dir/text1"
+printf 'The king' | "$program" generate $model -f - -n 16 >"$out" 2>"$err"
+ok "generate reads stdin" cmp -s "$out" "$dir/text1"
+run generate $model -p "The king" -n 16 --temp 1 -s 7
+cp "$out" "$dir/text2"
+run generate $model -p "The king" -n 16 --temp 1 -s 7
+ok "the same seed, the same text" cmp -s "$out" "$dir/text2"
+run generate $model -p "The king" -n 16 --temp 1 -s 8
+ok "another seed, another text" sh -c "! cmp -s '$out' '$dir/text2'"
+printf '' | "$program" chat $model >"$out" 2>"$err"
+status=$?
+ok "chat without a template or input ends" [ $status -le 1 ]
+
+run perplexity $model -f $sample -c 128
+ok "perplexity runs" exits 0
+ok "perplexity gives a number" matches 'PPL = [0-9]+\.[0-9]+' "$out"
+run perplexity $model -f $sample -c 128 --json -t 1
+ok "perplexity --json parses" is_json "$out"
+cp "$out" "$dir/ppl"
+run perplexity $model -f $sample -c 128 --json -t 2 -b 48
+ok "the same JSON with 2 threads and small batches" cmp -s "$out" "$dir/ppl"
+# A model of V tokens that knows nothing has perplexity V; a trained one is far below.
+ok "the demo model has learnt" matches '"perplexity":[0-9]{1,2}\.' "$dir/ppl"
+run perplexity $model -p "short"
+ok "too short a text is refused" exits 1
+
+run bench $model -n 8 --n-prompt 16 -r 1 --json
+ok "bench runs" exits 0
+ok "bench --json parses" is_json "$out"
+hash=$(sed -n 's/.*"logits_hash":"\([0-9a-f]*\)".*/\1/p' "$out")
+ok "bench gives a hash" [ ${#hash} -eq 16 ]
+isas=$("$program" bench $model --isa ? 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p')
+ok "the instruction sets are listed" [ -n "$isas" ]
+for isa in $isas; do
+    run bench $model -n 8 --n-prompt 16 -r 1 --json --isa "$isa"
+    ok "the same hash on $isa" says "$hash"
+    last="ROPESCOPE_ISA=$isa ropescope bench"
+    ROPESCOPE_ISA=$isa "$program" bench $model -n 8 --n-prompt 16 -r 1 >"$out" 2>"$err"
+    ok "the same hash by ROPESCOPE_ISA=$isa" says "$hash"
+    ok "and it is $isa that ran" says "$isa"
+done
+run bench $model -n 8 --n-prompt 16 -r 1 --probe on
+ok "the same hash with a probe" says "$hash"
+
+# ---- analyze and report
+
+run analyze $model -f $sample
+ok "analyze runs" exits 0
+ok "analyze reads every layer" says "layer 4"
+ok "no escape codes in a pipe" sh -c "! grep -q '$(printf '\033')' '$out'"
+run analyze $model -f $sample --json -t 1
+ok "analyze --json runs" exits 0
+ok "analyze --json parses" is_json "$out"
+cp "$out" "$dir/reading.json"
+run analyze $model -f $sample --json -t 2
+ok "the same JSON with 2 threads" cmp -s "$out" "$dir/reading.json"
+run analyze $model -f $sample --json -b 37
+ok "the same JSON with other batches" cmp -s "$out" "$dir/reading.json"
+run analyze $model -f $sample -n 200 --json
+cp "$out" "$dir/short.json"
+run analyze $model -f $sample -n 200 --json --isa base
+ok "the same JSON without vectors" cmp -s "$out" "$dir/short.json"
+run analyze $model -f - --json <$sample
+ok "analyze reads stdin" exits 0
+run analyze $model -f $sample -o "$dir/table"
+ok "analyze -o" [ -s "$dir/table" ]
+run report "$dir/reading.json" -o "$dir/page.html"
+ok "report runs" exits 0
+ok "the page is a page" matches '<html' "$dir/page.html"
+ok "the page needs no network" sh -c "! grep -qiE '(src|href)=.?https?:' '$dir/page.html'"
+ok "no unfinished files are left" sh -c "! ls '$dir' | grep -q tmp"
+
+# ---- interruption
+
+i=0
+while [ $i -lt 200 ]; do cat $sample; i=$((i + 1)); done >"$dir/long"
+for command in "perplexity $model -f $dir/long" "analyze $model -f $dir/long -o $dir/reading"; do
+    last="ropescope $command"
+    # shellcheck disable=SC2086
+    "$program" $command >"$out" 2>"$err" &
+    pid=$!
+    sleep 0.5
+    kill -INT $pid
+    wait $pid
+    status=$?
+    ok "SIGINT: 130 from ${command%% *}" exits 130
+done
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
