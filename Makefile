@@ -10,18 +10,17 @@
 
 CC      = cc
 CFLAGS  = -O3
-OMP     = 1
-PREFIX  = /usr/local
-PYTHON  = python3
 OS     := $(shell uname -s)
+OMP     = $(if $(filter Darwin,$(OS)),0,1)
+PREFIX  = /usr/local
 ARCH   := $(shell uname -m)
 
 STD     = -std=gnu11 -ffp-contract=off -fno-math-errno
 WARN    = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wdouble-promotion \
           -Wvla -Wno-psabi -Wno-unknown-pragmas
 LIBS    = -lm
-CONFIG  = $(notdir $(firstword $(CC)))-omp$(OMP)$(if $(NAME),-$(NAME))
-BUILD   = build/$(CONFIG)
+CUSTOM := $(if $(filter-out -O3,$(CFLAGS)),-$(shell printf %s '$(CFLAGS)' | cksum | cut -d' ' -f1))
+BUILD   = build/$(notdir $(firstword $(CC)))-omp$(OMP)$(CUSTOM)
 
 ifeq ($(OMP),1)
 ifeq ($(OS),Darwin)
@@ -44,6 +43,8 @@ $(BUILD)/kernels/avx2.o:   ISA = $(AVX2)
 $(BUILD)/kernels/avx512.o: ISA = $(AVX512)
 $(BUILD)/kernels/vnni.o:   ISA = $(AVX512) -mavx512vnni
 
+# V=1 shows the commands.
+Q       = $(if $(V),,@)
 COMPILE = $(CC) $(STD) $(CFLAGS) $(OMPFLAGS) $(WARN) $(DEFS) $(ISA) -MMD -MP -c
 
 all: ropescope
@@ -53,11 +54,12 @@ ropescope: $(BUILD)/ropescope
 	@cp -p $< $@.tmp && mv $@.tmp $@
 
 $(BUILD)/ropescope: $(OBJECTS)
-	$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $(OBJECTS) $(LDFLAGS) $(LIBS)
+	@echo "  LD $@"
+	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $(OBJECTS) $(LDFLAGS) $(LIBS)
 
 $(BUILD)/%.o: %.c Makefile
-	@mkdir -p $(@D)
-	$(COMPILE) -o $@ $<
+	@mkdir -p $(@D) && echo "  CC $<"
+	$(Q)$(COMPILE) -o $@ $<
 
 $(BUILD)/analysis.o: report.html
 
@@ -66,18 +68,19 @@ LIBRARY = $(OBJECTS:$(BUILD)/run.o=$(BUILD)/run_lib.o) $(BUILD)/tests/ref.o
 TESTS   = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 
 $(BUILD)/run_lib.o: run.c Makefile
-	@mkdir -p $(@D)
-	$(COMPILE) -DRUN_NO_MAIN -o $@ $<
+	@mkdir -p $(@D) && echo "  CC $< (without main)"
+	$(Q)$(COMPILE) -DRUN_NO_MAIN -o $@ $<
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(LIBRARY)
-	$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+	@echo "  LD $@"
+	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
 test: ropescope $(TESTS)
 	@sh tests/all.sh $(BUILD)/ropescope $(TESTS)
 
+SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 debug:
-	$(MAKE) NAME=debug CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
-	  -fno-sanitize-recover=undefined" all
+	$(MAKE) CFLAGS="$(SANITIZE)" all
 
 bench: ropescope
 	./ropescope bench demo/model.gguf
@@ -88,8 +91,8 @@ demo: ropescope
 FUZZ = $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
 fuzz: $(FUZZ)
 build/fuzz/%: tests/%.c $(SOURCES) model.h report.html
-	@mkdir -p $(@D)
-	clang $(STD) -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	@mkdir -p $(@D) && echo "  FUZZ $<"
+	$(Q)clang $(STD) -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	  -Wno-unknown-pragmas -DRUN_NO_MAIN -o $@ $< $(filter-out kernels/%,$(SOURCES)) -lm
 
 install: ropescope

@@ -1016,7 +1016,9 @@ void forward(State *s, const int *tok, int n, int n_logits)
         size_t at = (size_t)r * (size_t)s->n_batch * (size_t)s->max_pairs;
         rope_table(&m->rope[r], s->cos + at, s->sin + at, s->pos, n);
     }
-#pragma omp parallel num_threads(team_size(s, n))
+    int team = team_size(s, n);
+    (void)team; /* used by OpenMP alone */
+#pragma omp parallel num_threads(team)
     {
         embed(s, tok, n);
         for (int l = 0; l < m->n_layers; l++) {
@@ -2081,7 +2083,7 @@ typedef struct {
 typedef struct {
     const char *name;
     char letter;
-    enum { O_FLAG, O_INT, O_NUM, O_STR } type;
+    enum { O_FLAG, O_INT, O_WHOLE, O_NUM, O_STR } type; /* int, int, double, double, text */
     size_t field;
     double lo, hi;
     const char *commands; /* initials of the commands it belongs to */
@@ -2099,7 +2101,7 @@ static const Option option_table[] = {
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpba", "N", "context: tokens of one window"},
     {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpba", "N", "threads (default: all CPUs)"},
     {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpba", "N", "tokens of one batch (512)"},
-    {"seed", 's', O_NUM, F(seed), -1, 9007199254740992.0, "gcb", "N",
+    {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
      "random seed (-1: the clock)"},
     {"temp", 0, O_NUM, F(temp), 0, 100, "gc", "X",
      "temperature; 0 is greedy (generate 0, chat 0.8)"},
@@ -2363,7 +2365,7 @@ static int run_generate(Options *o, Err *e)
     } else {
         Sampler sp = make_sampler(o, 0);
         size_t n_prompt = ids.n;
-        if (isatty(2)) describe_run(&ss, &sp, sp.rng);
+        describe_run(&ss, &sp, sp.rng);
         if (o->prompt || o->file) fwrite(text.s, 1, text.n, stdout);
         double t0 = now();
         rc = prefill(&ss.s, ids.id, (int)ids.n);
@@ -2729,6 +2731,7 @@ static double read_bandwidth(int n_threads)
     size_t words = (size_t)1 << 27;
     uint64_t *buf = xcalloc(words, sizeof *buf), total = 0;
     double best = 0;
+    (void)n_threads; /* used by OpenMP alone */
     for (size_t i = 0; i < words; i += 512) buf[i] = i; /* give every page memory of its own */
     for (int pass = 0; pass < 3; pass++) {
         double t0 = now();
@@ -3267,10 +3270,10 @@ static void set_option(Options *o, const Option *opt, const char *arg, const cha
         return;
     }
     double v = strtod(value, &end);
-    int whole = opt->type == O_NUM && opt->lo >= 0 ? 1 : v == floor(v);
-    if (end == value || *end || !(v >= opt->lo && v <= opt->hi) || !whole)
+    int fits = opt->type == O_NUM || v == floor(v);
+    if (end == value || *end || !(v >= opt->lo && v <= opt->hi) || !fits)
         usage("%s %s: expected %s from %g to %g", arg, value,
-              opt->type == O_INT ? "a whole number" : "a number", opt->lo, opt->hi);
+              opt->type == O_NUM ? "a number" : "a whole number", opt->lo, opt->hi);
     if (opt->type == O_INT)
         *(int *)(void *)field = (int)v;
     else
@@ -3338,9 +3341,10 @@ int main(int argc, char **argv)
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
-    signal(SIGINT, on_interrupt);
-    signal(SIGTERM, on_interrupt);
-    signal(SIGPIPE, SIG_DFL);
+    /* Without SA_RESTART, so that waiting for a line of chat ends too. */
+    struct sigaction act = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
     Err e = {""};
     int rc = c->run(&o, &e);
     if (rc && !interrupted) fprintf(stderr, "ropescope: %s\n", e.msg);

@@ -1,6 +1,7 @@
 /* The probe and the reading: synthetic heads of known radius and angle, the sign convention by
  * brute force, attention sinks of known size, the same bytes for any batch, odd inputs, and the
- * figures of a real layer. Results are read back from the JSON, as a user would. */
+ * figures of a real layer. Results are read back from the JSON, as a user would. TEST_VERBOSE=1
+ * prints the readings too. */
 #include "../model.h"
 #include "check.h"
 
