@@ -82,6 +82,15 @@ SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sani
 debug:
 	$(MAKE) CFLAGS="$(SANITIZE)" all
 
+# Logits against Hugging Face: make compare MODEL=model.gguf TEXT=text.txt (needs PyPI packages).
+N      = 64
+PYTHON = python3
+$(BUILD)/tests/dump_logits: $(BUILD)/tests/dump_logits.o $(LIBRARY)
+	@echo "  LD $@"
+	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+compare: ropescope $(BUILD)/tests/dump_logits
+	$(PYTHON) tests/compare_hf.py $(BUILD)/ropescope $(BUILD)/tests/dump_logits $(MODEL) $(TEXT) $(N)
+
 bench: ropescope
 	./ropescope bench demo/model.gguf
 
@@ -102,6 +111,6 @@ install: ropescope
 clean:
 	rm -rf build ropescope
 
-.PHONY: all test debug bench demo fuzz install clean ropescope
+.PHONY: all test debug compare bench demo fuzz install clean ropescope
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

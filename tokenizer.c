@@ -472,16 +472,15 @@ static void merge(Encoder *w)
 static int spell(Encoder *w, const char *s, size_t n)
 {
     const Tokenizer *t = w->t;
-    size_t missing = n;
-    for (size_t i = n; i-- > 0;)
-        if (t->byte_id[(uint8_t)s[i]] < 0) missing = i;
-    for (size_t i = 0; missing == n && i < n; i++) tokens_add(w->out, t->byte_id[(uint8_t)s[i]]);
-    if (missing == n) return 0;
+    size_t ok = 0;
+    while (ok < n && t->byte_id[(uint8_t)s[ok]] >= 0) ok++;
+    for (size_t i = 0; ok == n && i < n; i++) tokens_add(w->out, t->byte_id[(uint8_t)s[i]]);
+    if (ok == n) return 0;
     if (t->unk < 0)
         return err_set(w->e,
                        "%s: the vocabulary has no token for byte 0x%02X of the text, and no "
                        "unknown token",
-                       t->path, (uint8_t)s[missing]);
+                       t->path, (uint8_t)s[ok]);
     tokens_add(w->out, t->unk);
     return 0;
 }
@@ -529,7 +528,7 @@ static int is_space_mark(const char *s, size_t n)
 }
 
 /* Where no token spans the beginning of a word, words are merged one by one: the same tokens from
- * a heap that stays small (1.1 MB of English: 64 ms instead of 260). */
+ * a heap that stays small (1.1 MB of English with Llama 2: 0.1 s instead of 1.0). */
 static int encode_spm(Encoder *w, const char *s, size_t n)
 {
     Bytes *b = &w->buf;

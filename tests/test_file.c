@@ -452,6 +452,16 @@ static void test_odd_files(void)
     file = gb_finish(&b, &size);
     refused(file, size, "a file without tensors", "tensor");
     free(file);
+    static const int64_t huge[][4] = {{65536, 65536, 65536, 65536}, /* 2^64 = 0 values */
+                                      {1 << 30, 1 << 30, 16, 1},
+                                      {1 << 30, 1 << 30, 4, 1}, /* 2^62 values, 2^64 bytes */
+                                      {0x7fffffff, 0x7fffffff, 2, 1}};
+    for (int i = 0; i < 4; i++) { /* no architecture: it must not come so far */
+        gb_tensor(&b, "huge", T_F32, 4, huge[i], NULL, 64);
+        file = gb_finish(&b, &size);
+        refused(file, size, "a product of dimensions that overflows", "'huge'");
+        free(file);
+    }
     refused((const uint8_t *)"", 0, "an empty file", "");
     refused((const uint8_t *)"PK\3\4 something else", 19, "another kind of file", "magic");
 }

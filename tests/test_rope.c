@@ -39,7 +39,7 @@ static void test_plain(void)
     static const int rotated[] = {2, 6, 16, 64, 128, 256};
     for (int b = 0; b < 4; b++)
         for (int i = 0; i < 6; i++) {
-            RopeParams p = {rotated[i], rotated[i], bases[b], 1, 2048, NULL};
+            RopeParams p = {rotated[i] + 8, rotated[i], bases[b], 1, 2048, NULL};
             Rope r = made("plain", &p, ROPE_ADJACENT);
             CHECK(r.n_pairs == rotated[i] / 2 && r.amplitude == 1);
             for (int j = 0; j < r.n_pairs; j++) {
