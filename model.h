@@ -375,8 +375,8 @@ void tokens_add(Tokens *t, int id);
 
 typedef struct Tokenizer Tokenizer;
 
-/* From the metadata of any GGUF, also one without tensors. pre overrides tokenizer.ggml.pre
- * (NULL: as the file says). NULL on error. */
+/* From the metadata of any GGUF, also one without tensors, which has to outlive the tokenizer.
+ * pre overrides tokenizer.ggml.pre (NULL: as the file says). NULL on error. */
 Tokenizer *tok_new(const Gguf *g, const char *pre, Err *e) MUST_USE;
 void tok_free(Tokenizer *t);
 
@@ -393,7 +393,7 @@ Str tok_text(const Tokenizer *t, int id);       /* as written in the file */
 
 /* Appends the ids of n bytes of text. special: are control tokens in the text recognised?
  * Adds no BOS or EOS. O(n log n); any bytes are accepted. 0, or -1 if a piece has no token and
- * the vocabulary has no way to spell it. */
+ * the vocabulary has no way to spell it (gpt2: a byte without a token is left out). */
 int tok_encode(const Tokenizer *t, const char *text, size_t n, int special, Tokens *out,
                Err *e) MUST_USE;
 
@@ -402,7 +402,8 @@ int tok_encode(const Tokenizer *t, const char *text, size_t n, int special, Toke
 typedef struct {
     const Tokenizer *t;
     int special; /* show control tokens by their text? */
-    int n_seen;  /* tokens so far (the first may lose the space that encoding added) */
+    int n_seen;  /* text tokens so far; set it to 1 to continue a text: the first may lose the space
+                  * that encoding added */
     char held[4];
     int n_held;
 } Decoder;

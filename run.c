@@ -2269,11 +2269,32 @@ static int read_text(const Options *o, const char *def, Bytes *text, Err *e)
     return 0;
 }
 
+static void prepend(Tokens *ids, int id)
+{
+    tokens_add(ids, id);
+    memmove(ids->id + 1, ids->id, (ids->n - 1) * sizeof *ids->id);
+    ids->id[0] = id;
+}
+
+/* Says how many bytes of a text have no token in a byte-level vocabulary and were left out. */
+static void warn_left_out(const Tokenizer *t, const Bytes *text, const Tokens *ids)
+{
+    Bytes back = {0};
+    if (strcmp(tok_model(t), "gpt2")) return;
+    for (size_t i = 0; i < ids->n; i++) tok_bytes(t, ids->id[i], &back);
+    if (back.n < text->n)
+        note("warning: %zu of the %zu bytes of the text have no token in this vocabulary and are "
+             "left out",
+             text->n - back.n, text->n);
+    free(back.s);
+}
+
 /* Text to ids, with BOS in front if the policy says so. */
 static int encode(const Session *ss, const Bytes *text, int special, Tokens *ids, Err *e)
 {
-    if (ss->bos >= 0) tokens_add(ids, ss->bos);
     if (tok_encode(ss->tok, text->s, text->n, special, ids, e)) return -1;
+    warn_left_out(ss->tok, text, ids);
+    if (ss->bos >= 0) prepend(ids, ss->bos);
     if (ids->n > 1 && ss->bos >= 0 && ids->id[1] == ss->bos)
         note("warning: the text itself begins with BOS; now there are two (--bos off)");
     return 0;
@@ -2731,7 +2752,7 @@ static double read_bandwidth(int n_threads)
     size_t words = (size_t)1 << 27;
     uint64_t *buf = xcalloc(words, sizeof *buf), total = 0;
     double best = 0;
-    (void)n_threads; /* used by OpenMP alone */
+    (void)n_threads;                                    /* used by OpenMP alone */
     for (size_t i = 0; i < words; i += 512) buf[i] = i; /* give every page memory of its own */
     for (int pass = 0; pass < 3; pass++) {
         double t0 = now();
@@ -2919,6 +2940,7 @@ static int analyze_session(Session *ss, const Options *o, Err *e)
         free(text.s);
         return -1;
     }
+    warn_left_out(ss->tok, &text, &ids);
     if (o->n_predict > 0 && ids.n > (size_t)o->n_predict) ids.n = (size_t)o->n_predict;
     int rc = ids.n ? 0 : err_set(e, "the text has no tokens");
     if (!rc && ss->s.n_ctx < 2)
@@ -3129,10 +3151,11 @@ static int run_tokenize(Options *o, Err *e)
     if (gguf_open(&g, o->model, e)) return -1;
     Tokenizer *t = tok_new(&g, o->pre, e);
     int rc = !t || bos_policy(t, o->bos, &bos, policy, e) || read_text(o, NULL, &text, e);
-    if (!rc && bos >= 0) tokens_add(&ids, bos);
     if (!rc) warn_pre(t);
-    rc = rc || tok_encode(t, text.s, text.n, o->special, &ids, e) ||
-         out_open(&out, o->out ? o->out : "-", e);
+    rc = rc || tok_encode(t, text.s, text.n, o->special, &ids, e);
+    if (!rc) warn_left_out(t, &text, &ids);
+    if (!rc && bos >= 0) prepend(&ids, bos);
+    rc = rc || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
         print_tokens(out.f, t, &ids, o);
         rc = out_close(&out, e);

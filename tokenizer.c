@@ -48,6 +48,8 @@ typedef struct {
     Pass pass[4];
 } Pre;
 
+/* A word that is a token is not merged ("ignore_merges"); a BOS is added by default; there is no
+ * default BOS. */
 enum { PRE_WHOLE = 1, PRE_BOS = 2, PRE_NO_BOS = 4 };
 
 typedef struct {
@@ -270,7 +272,8 @@ static size_t cased_word(const Text *x, size_t i, size_t end)
     return i;
 }
 
-/* contraction | word | N{1,digits} | ?[^S L N]+[\r\n]* | S*[\r\n]+ | S+(?!\S) | S+ */
+/* contraction | word | N{1,digits} | ?[^S N W]+[\r\n]* | S*[\r\n]+ | S+(?!\S) | S+, with SLASH a
+ * slash counting as a line end after signs. */
 static size_t scan_words(const Text *x, size_t i, size_t end, int arg)
 {
     int mask = arg & MARKS ? LETTER | MARK : LETTER;
@@ -287,8 +290,7 @@ static size_t scan_words(const Text *x, size_t i, size_t end, int arg)
 }
 
 /* Names and rules as in llama.cpp, except for tekken and gpt-4o: there llama.cpp approximates the
- * case classes by ASCII, this is the rule of the models' own files.
- * PRE_WHOLE: a word that is a token is not merged ("ignore_merges"). */
+ * case classes by ASCII, this is the rule of the models' own files. */
 static const Pre PRES[] = {
     {"default", 0, {{scan_punct, 0}, {scan_gpt2, 0}, {scan_number, INT_MAX}, {scan_digits3, 0}}},
     {"gpt-2 phi-2 olmo mpt jais roberta-bpe gigachat jina-es jina-de jina-v1-en jina-v2-es "
@@ -361,19 +363,21 @@ static int is_piece(const Tokenizer *t, int id)
     return type == NORMAL || type == USER || type == UNUSED || (type == BYTE && !t->spm);
 }
 
+/* The token made of the n bytes at s, or -1. */
 static int find_piece(const Tokenizer *t, const char *s, size_t n)
 {
     int id = find2(t, (Str){s, n}, (Str){s + n, 0});
     return id >= 0 && is_piece(t, id) ? id : -1;
 }
 
+/* Slot of the merge of two tokens, or the free slot for it. */
 static size_t pair_at(const Tokenizer *t, int left, int right)
 {
     uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
     size_t i = (size_t)(h >> 32) & t->pair_mask;
     while (t->pair[i].left >= 0 && (t->pair[i].left != left || t->pair[i].right != right))
         i = (i + 1) & t->pair_mask;
-    return i; /* the pair, or the free slot for it */
+    return i;
 }
 
 /* ---------------------------------------------------------------- merging */
@@ -468,11 +472,14 @@ static void merge(Encoder *w)
     }
 }
 
-/* A symbol that is no token: its bytes, or the unknown token. */
+/* A piece without a token: llama spells it in bytes, or says unknown (or fails if it can do
+ * neither). Of gpt2 a piece is one byte, which the vocabulary lacks: it is left out, as Hugging
+ * Face's tokenizers and llama.cpp do. */
 static int spell(Encoder *w, const char *s, size_t n)
 {
     const Tokenizer *t = w->t;
     size_t ok = 0;
+    if (!t->spm) return 0;
     while (ok < n && t->byte_id[(uint8_t)s[ok]] >= 0) ok++;
     for (size_t i = 0; ok == n && i < n; i++) tokens_add(w->out, t->byte_id[(uint8_t)s[i]]);
     if (ok == n) return 0;
@@ -487,6 +494,7 @@ static int spell(Encoder *w, const char *s, size_t n)
 
 /* ---------------------------------------------------------------- encoding */
 
+/* Room for a piece of n bytes: a merge takes one candidate away and adds two at most. */
 static void reserve(Encoder *w, size_t n)
 {
     if (n <= w->cap) return;
@@ -635,7 +643,8 @@ static int special_at(const Tokenizer *t, const char *s, size_t n, int control, 
     return best;
 }
 
-/* Cuts the text at special tokens, leftmost then longest, and encodes what lies between. */
+/* Cuts the text at special tokens, leftmost then longest (as Hugging Face; llama.cpp prefers a
+ * longer one that begins within a shorter), and encodes what lies between. */
 static int encode_text(Encoder *w, const char *s, size_t n, int control)
 {
     size_t from = 0, len = 0;
@@ -934,7 +943,7 @@ static int load_tokens(Tokenizer *t, const Gguf *g, Err *e)
 /* Without tokenizer.ggml.token_type every token is normal, and <0xHH> a byte. */
 static int load_types(Tokenizer *t, const Gguf *g, Err *e)
 {
-    static const char *key = "tokenizer.ggml.token_type";
+    static const char key[] = "tokenizer.ggml.token_type";
     int *type = NULL, bad = 0;
     char buf[44];
     size_t n = 0;
@@ -967,7 +976,7 @@ static uint32_t rank_of(float score)
 
 static int load_scores(Tokenizer *t, const Gguf *g, Err *e)
 {
-    static const char *key = "tokenizer.ggml.scores";
+    static const char key[] = "tokenizer.ggml.scores";
     float *score = NULL;
     size_t n = 0;
     int found = gguf_floats(g, key, &score, &n, e);

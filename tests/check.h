@@ -1,8 +1,5 @@
-/* Checks for the test programs: silent when they hold, loud when they do not.
- *
- * Every comparison is written as !(d <= tol), so that a NaN fails. A program ends with
- * return check_done(); which prints "N passed, N failed" and returns the exit code.
- */
+/* Checks for the test programs: silent when they hold, loud when they do not. Every comparison is
+ * written as !(d <= tol), so that a NaN fails. End with: return check_done(); */
 #ifndef ROPESCOPE_CHECK_H
 #define ROPESCOPE_CHECK_H
 
@@ -19,13 +16,9 @@ static long check_passed, check_failed;
 CHECK_FN __attribute__((format(printf, 5, 6))) int check_msg(int ok, const char *file, int line,
                                                              const char *cond, const char *fmt, ...)
 {
-    if (ok) {
-        check_passed++;
-        return 1;
-    }
-    check_failed++;
-    if (check_failed > 40) return 0; /* a broken kernel fails thousands of times */
     va_list ap;
+    *(ok ? &check_passed : &check_failed) += 1;
+    if (ok || check_failed > 40) return ok; /* a broken kernel fails thousands of times */
     va_start(ap, fmt);
     printf("%s:%d: failed: %s  ", file, line, cond);
     vprintf(fmt, ap);
@@ -39,21 +32,16 @@ CHECK_FN int check_close(const char *file, int line, const char *what, const flo
                          const float *b, size_t n, double tol)
 {
     double max = 0, sum = 0;
-    size_t at = 0, n_bad = 0;
+    size_t at = 0, bad = 0;
     for (size_t i = 0; i < n; i++) {
-        double d = fabs((double)a[i] - (double)b[i]);
-        if (a[i] == b[i]) d = 0; /* equal infinities */
-        if (!(d <= tol)) n_bad++;
-        if (!(d <= max)) {
-            if (!isnan(max)) at = i;
-            max = d;
-        }
+        double d = a[i] == b[i] ? 0 : fabs((double)a[i] - (double)b[i]); /* equal infinities */
+        bad += !(d <= tol);
+        if (!(d <= max) && !isnan(max)) max = d, at = i;
         sum += d * d;
     }
-    return check_msg(n_bad == 0, file, line, what,
-                     "%zu of %zu differ; [%zu] %.9g and %.9g, max %.3g > %.3g, rms %.3g", n_bad, n,
-                     at, n ? (double)a[at] : 0.0, n ? (double)b[at] : 0.0, max, tol,
-                     n ? sqrt(sum / (double)n) : 0.0);
+    return check_msg(
+        !bad, file, line, what, "%zu of %zu differ; [%zu] %.9g and %.9g, max %.3g > %.3g, rms %.3g",
+        bad, n, at, n ? (double)a[at] : 0, n ? (double)b[at] : 0, max, tol, sqrt(sum / (double)n));
 }
 
 /* 1 if it held, so that a test may stop after a failure. */
@@ -82,11 +70,9 @@ CHECK_FN int check_done(void)
     return check_failed ? 1 : 0;
 }
 
-/* ---- random numbers: splitmix64; the seed is printed when a check fails ---- */
-
 typedef struct {
     uint64_t s;
-} Rng;
+} Rng; /* splitmix64 */
 
 /* The seed of this run: TEST_SEED, or the fixed one given. */
 CHECK_FN Rng rng_new(uint64_t seed)

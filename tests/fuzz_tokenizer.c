@@ -1,7 +1,6 @@
 /* Fuzz target: text to tokens and back, for both models and every pre-tokenizer.
  *
- *     clang -fsanitize=fuzzer,address,undefined -DRUN_NO_MAIN tests/fuzz_tokenizer.c tokenizer.c \
- *         run.c rope/(all).c -lm
+ *     make fuzz && build/fuzz/fuzz_tokenizer -max_len=400
  *
  * The first byte chooses a vocabulary, the second whether control tokens in the text count; the
  * rest is the text. Every byte has a token, so the bytes of the tokens are the text again. */

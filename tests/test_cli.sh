@@ -172,16 +172,18 @@ ok "bench runs" exits 0
 ok "bench --json parses" is_json "$out"
 hash=$(sed -n 's/.*"logits_hash":"\([0-9a-f]*\)".*/\1/p' "$out")
 ok "bench gives a hash" [ ${#hash} -eq 16 ]
-isas=$("$program" bench $model --isa ? 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p')
+isas=$("$program" bench $model --isa '?' 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p')
 ok "the instruction sets are listed" [ -n "$isas" ]
 for isa in $isas; do
     run bench $model -n 8 --n-prompt 16 -r 1 --json --isa "$isa"
     ok "the same hash on $isa" says "$hash"
-    last="ROPESCOPE_ISA=$isa ropescope bench"
-    ROPESCOPE_ISA=$isa "$program" bench $model -n 8 --n-prompt 16 -r 1 >"$out" 2>"$err"
-    ok "the same hash by ROPESCOPE_ISA=$isa" says "$hash"
-    ok "and it is $isa that ran" says "$isa"
+    ok "and it is $isa that ran" says "\"isa\":\"$isa\""
 done
+last="ROPESCOPE_ISA=base ropescope perplexity"
+ROPESCOPE_ISA=base "$program" perplexity $model -f $sample -c 128 --chunks 2 --json >"$out" 2>"$err"
+cp "$out" "$dir/ppl2"
+run perplexity $model -f $sample -c 128 --chunks 2 --json
+ok "the same perplexity with ROPESCOPE_ISA=base" cmp -s "$out" "$dir/ppl2"
 run bench $model -n 8 --n-prompt 16 -r 1 --probe on
 ok "the same hash with a probe" says "$hash"
 
@@ -191,21 +193,21 @@ run analyze $model -f $sample
 ok "analyze runs" exits 0
 ok "analyze reads every layer" says "layer 4"
 ok "no escape codes in a pipe" sh -c "! grep -q '$(printf '\033')' '$out'"
-run analyze $model -f $sample --json -t 1
+run analyze $model -f $sample -n 700 --json -t 1
 ok "analyze --json runs" exits 0
 ok "analyze --json parses" is_json "$out"
 cp "$out" "$dir/reading.json"
-run analyze $model -f $sample --json -t 2
+run analyze $model -f $sample -n 700 --json -t 2
 ok "the same JSON with 2 threads" cmp -s "$out" "$dir/reading.json"
-run analyze $model -f $sample --json -b 37
+run analyze $model -f $sample -n 700 --json -b 37
 ok "the same JSON with other batches" cmp -s "$out" "$dir/reading.json"
 run analyze $model -f $sample -n 200 --json
 cp "$out" "$dir/short.json"
 run analyze $model -f $sample -n 200 --json --isa base
 ok "the same JSON without vectors" cmp -s "$out" "$dir/short.json"
-run analyze $model -f - --json <$sample
+run analyze $model -f - -n 100 --json <$sample
 ok "analyze reads stdin" exits 0
-run analyze $model -f $sample -o "$dir/table"
+run analyze $model -f $sample -n 100 -o "$dir/table"
 ok "analyze -o" [ -s "$dir/table" ]
 run report "$dir/reading.json" -o "$dir/page.html"
 ok "report runs" exits 0

@@ -181,7 +181,7 @@ static void test_weight_types(void)
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const TensorType *type = tensor_type(types[i]);
         int K = type->block == 256;
-        TinyModel t = {.n_layers = 2,
+        TinyModel t = {.n_layers = K ? 1 : 2,
                        .n_embd = K ? 256 : 96,
                        .n_heads = K ? 4 : 3,
                        .n_kv_heads = K ? 2 : 1,
@@ -345,7 +345,7 @@ static void test_same_bits(void)
     static const int types[] = {T_F32, T_F16, T_Q4_0, T_Q5_1, T_Q8_0, T_Q4_K, T_Q6_K};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         int K = tensor_type(types[i])->block == 256;
-        TinyModel t = {.n_layers = 2,
+        TinyModel t = {.n_layers = K ? 1 : 2,
                        .n_embd = K ? 256 : 128,
                        .n_heads = 4,
                        .n_kv_heads = 2,

@@ -725,7 +725,7 @@ static void test_arrays(void)
     }
 }
 
-/* No token for a byte and no unknown token: said, and nothing half done. */
+/* No token for a byte: left out by gpt2; said by llama, where nothing is half done. */
 static void test_unspellable(void)
 {
     GgufBuilder b = {0};
@@ -736,7 +736,7 @@ static void test_unspellable(void)
     open_vocab(&f, &b, &v, "gpt2", "gpt-2");
     CHECK_MSG(f.t && tok_bos(f.t) == -1 && tok_eos(f.t) == -1, "%s", f.e.msg);
     CHECK(!tok_encode(f.t, "aa", 2, 0, &out, &f.e) && out.n == 2);
-    CHECK(tok_encode(f.t, "ab", 2, 0, &out, &f.e) == -1 && strstr(f.e.msg, "0x62") && out.n == 2);
+    CHECK(!tok_encode(f.t, "ab", 2, 0, &out, &f.e) && out.n == 3);
     free(out.id);
     close_vocab(&f);
 }
