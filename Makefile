@@ -15,12 +15,12 @@ OMP     = $(if $(filter Darwin,$(OS)),0,1)
 PREFIX  = /usr/local
 ARCH   := $(shell uname -m)
 
-STD     = -std=gnu11 -ffp-contract=off -fno-math-errno
+STD     = -std=gnu11 -ffp-contract=off -DCONTRACT_OFF -fno-math-errno
 WARN    = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wdouble-promotion \
           -Wvla -Wno-psabi -Wno-unknown-pragmas
 LIBS    = -lm
-CUSTOM := $(if $(filter-out -O3,$(CFLAGS)),-$(shell printf %s '$(CFLAGS)' | cksum | cut -d' ' -f1))
-BUILD   = build/$(notdir $(firstword $(CC)))-omp$(OMP)$(CUSTOM)
+FLAGS   = $(CC) $(CFLAGS) $(LDFLAGS)
+BUILD  := build/$(lastword $(notdir $(CC)))-omp$(OMP)-$(shell echo '$(FLAGS)' | cksum | cut -d' ' -f1)
 
 ifeq ($(OMP),1)
 ifeq ($(OS),Darwin)

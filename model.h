@@ -23,7 +23,7 @@
  * a * b + c into a fused operation unless the code says fmaf. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
-#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#elif defined(__GNUC__) && !defined(CONTRACT_OFF) /* the Makefile's -ffp-contract=off */
 #pragma GCC optimize("fp-contract=off")
 #endif
 
@@ -34,11 +34,13 @@
 
 /* Bad input (a file, a text, an option): one sentence naming file, field, expected, found. */
 typedef struct {
-    char msg[512];
+    char msg[1024];
+    int usage; /* the fault lies in how the program was called */
 } Err;
 
 /* Fills e and returns -1, so that callers write: return err_set(e, "...", ...). */
 int err_set(Err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+int err_usage(Err *e, const char *fmt, ...) PRINTF_LIKE(2, 3); /* the same, about an option */
 
 /* Out of memory and usage errors end the program: exit 1. */
 _Noreturn void die(const char *fmt, ...) PRINTF_LIKE(1, 2);
@@ -331,8 +333,10 @@ typedef struct {
     const Kernels *k;
     const Probe *probe; /* or NULL */
     int n_ctx, n_batch, n_threads;
-    int exact; /* 1: quantized weights times float activations; 0: int8 activations */
-    int pos;   /* tokens in the cache */
+    int exact;      /* 1: quantized weights times float activations; 0: int8 activations */
+    int pos;        /* tokens in the cache */
+    int arrived;    /* threads waiting for the others */
+    unsigned round; /* how often all have arrived */
     void *mem;
     size_t mem_bytes;
     float *x, *xo, *xb;          /* [N][E] residual stream, branch output, normalised x */

@@ -18,6 +18,7 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -27,15 +28,16 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sched.h>
-#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
-#define omp_get_thread_num() 0
+#define omp_get_thread_num()  0
+#define omp_get_num_threads() 1
 #endif
 
+#if FLT_EVAL_METHOD != 0
+#error "floats are computed wider than they are stored (x87): compile with -msse2 -mfpmath=sse"
+#endif
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "GGUF files are little-endian and are used in place: this CPU is big-endian"
 #endif
@@ -48,6 +50,17 @@ int err_set(Err *e, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(e->msg, sizeof e->msg, fmt, ap);
     va_end(ap);
+    e->usage = 0;
+    return -1;
+}
+
+int err_usage(Err *e, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    va_end(ap);
+    e->usage = 1;
     return -1;
 }
 
@@ -108,15 +121,25 @@ int bytes_read(Bytes *b, const char *path, Err *e)
     return 0;
 }
 
+/* Pitfall: a rename would put a file in the place of a pipe or of /dev/null, and of a symbolic link
+ * rather than of what it points to. */
 int out_open(OutFile *o, const char *path, Err *e)
 {
+    struct stat st;
     *o = (OutFile){.f = stdout};
     if (strcmp(path, "-") == 0) return 0;
-    size_t n = strlen(path) + 32;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        o->f = fopen(path, "wb");
+        return o->f ? 0 : err_set(e, "%s: cannot be written: %s", path, strerror(errno));
+    }
+    char *real = realpath(path, NULL);
+    const char *target = real ? real : path;
+    size_t n = strlen(target) + 32;
     o->path = xcalloc(n, 1);
     o->tmp = xcalloc(n, 1);
-    snprintf(o->path, n, "%s", path);
-    snprintf(o->tmp, n, "%s.tmp.%ld", path, (long)getpid());
+    snprintf(o->path, n, "%s", target);
+    snprintf(o->tmp, n, "%s.tmp.%ld", target, (long)getpid());
+    free(real);
     o->f = fopen(o->tmp, "wb");
     if (o->f) return 0;
     err_set(e, "%s: cannot be written: %s", path, strerror(errno));
@@ -125,28 +148,29 @@ int out_open(OutFile *o, const char *path, Err *e)
     return -1;
 }
 
-void out_abandon(OutFile *o)
+static int out_end(OutFile *o)
 {
-    if (o->path) fclose(o->f);
-    if (o->tmp) unlink(o->tmp);
+    int bad = o->f != stdout && fclose(o->f);
     free(o->path);
     free(o->tmp);
     *o = (OutFile){0};
+    return bad;
+}
+
+void out_abandon(OutFile *o)
+{
+    if (o->tmp) unlink(o->tmp);
+    out_end(o);
 }
 
 int out_close(OutFile *o, Err *e)
 {
     int bad = fflush(o->f) || ferror(o->f);
     if (o->path) bad = bad || fsync(fileno(o->f)) || rename(o->tmp, o->path);
-    if (bad) err_set(e, "%s: writing failed: %s", o->path ? o->path : "stdout", strerror(errno));
-    if (bad) {
-        out_abandon(o);
-        return -1;
-    }
-    if (o->path) fclose(o->f);
-    free(o->path);
-    free(o->tmp);
-    return 0;
+    if (!bad && out_end(o) == 0) return 0;
+    err_set(e, "%s: writing failed: %s", o->path ? o->path : "output", strerror(errno));
+    if (bad) out_abandon(o);
+    return -1;
 }
 
 uint64_t hash_bytes(const void *p, size_t n)
@@ -395,6 +419,7 @@ const Kernels *kernels_at(int i)
 const Kernels *kernels_pick(const char *name, Err *e)
 {
     if (!name) name = getenv("ROPESCOPE_ISA");
+    if (name && !*name) name = NULL;
     const Kernels *best = NULL;
     char list[128] = "";
     for (int i = 0; i < N_INSTANCES; i++) {
@@ -405,8 +430,8 @@ const Kernels *kernels_pick(const char *name, Err *e)
         if (!name || strcmp(name, k->name) == 0) best = k;
     }
     if (!best)
-        err_set(e, "instruction set '%s': expected one that this program and CPU have (%s)", name,
-                list + 1);
+        err_usage(e, "instruction set '%s': expected one that this program and CPU have (%s)", name,
+                  list + 1);
     return best;
 }
 
@@ -690,10 +715,22 @@ static void matmul(State *s, float *y, size_t ys, const Tensor *w, const float *
     }
 }
 
-/* Called by the whole team: nobody goes on until all have arrived. */
-static void team_wait(void)
+/* Called by the whole team: nobody goes on until all have arrived. A thread that waits long gives
+ * its processor away: with a busy neighbour, threads that only spin take each other's time (two
+ * of them decode at a fifth of the speed of one; see README, "Speed"). */
+static void team_wait(State *s)
 {
-#pragma omp barrier
+    enum { SPINS = 2000 };
+    int n = omp_get_num_threads();
+    if (n == 1) return;
+    unsigned round = __atomic_load_n(&s->round, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&s->arrived, 1, __ATOMIC_ACQ_REL) == n) {
+        __atomic_store_n(&s->arrived, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&s->round, round + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int i = 0; __atomic_load_n(&s->round, __ATOMIC_ACQUIRE) == round; i++)
+        if (i > SPINS) sched_yield();
 }
 
 /* Blocks b0 .. b1-1 of token i's activations to int8, when there are quantized weights to meet. */
@@ -715,13 +752,14 @@ static void rmsnorm(const State *s, float *out, const float *x, const float *w, 
 static void add_norm(State *s, float *x, const float *add, const float *w, int n)
 {
     int E = s->m->n_embd;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int i = 0; i < n; i++) {
         float *xi = x + (size_t)i * (size_t)E, *xb = s->xb + (size_t)i * (size_t)E;
         for (int c = 0; add && c < E; c++) xi[c] += add[(size_t)i * (size_t)E + (size_t)c];
         rmsnorm(s, xb, xi, w, E);
         quantize_blocks(s, xb, i, 0, E / QB);
     }
+    team_wait(s);
 }
 
 /* ------------------------------------------------------------ 4 RoPE
@@ -852,16 +890,17 @@ static void key_value_head(const State *s, int l, int kh, int n)
 }
 
 /* Shares out the heads of the batch: queries rotated, keys rotated and cached, values cached. */
-static void rotate_and_cache(const State *s, int l, int n)
+static void rotate_and_cache(State *s, int l, int n)
 {
     int H = s->m->layer[l].n_heads, K = s->m->layer[l].n_kv_heads;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int h = 0; h < H + K; h++) {
         if (h < H)
             query_head(s, l, h, n);
         else
             key_value_head(s, l, h - H, n);
     }
+    team_wait(s);
 }
 
 /* First key that the query at pos can see. */
@@ -909,11 +948,11 @@ static void attend_block(const State *s, int l, int h, int i0, int i1)
 
 /* att_out[i][h] for the whole batch. A probe sees the positions of a head in order: then a head is
  * one piece of work; without one, so is each block of queries. */
-static void attention(const State *s, int l, int n)
+static void attention(State *s, int l, int n)
 {
     int H = s->m->layer[l].n_heads, blocks = (n + QUERIES - 1) / QUERIES;
     int runs = s->probe && s->probe->want & PROBE_ATTN ? 1 : blocks;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
     for (int task = 0; task < H * runs; task++) {
         int h = task % H, run = task / H;
         for (int b = runs == 1 ? 0 : run; b < (runs == 1 ? blocks : run + 1); b++) {
@@ -921,6 +960,7 @@ static void attention(const State *s, int l, int n)
             attend_block(s, l, h, b * QUERIES, i1 < n ? i1 : n);
         }
     }
+    team_wait(s);
 }
 
 /* ------------------------------------------------------------ 6 forward */
@@ -930,7 +970,7 @@ static void activate(State *s, int F, int n)
 {
     enum { FF_PIECE = 1024 };
     int pieces = (F + FF_PIECE - 1) / FF_PIECE;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int task = 0; task < n * pieces; task++) {
         int i = task / pieces, c0 = task % pieces * FF_PIECE;
         int c1 = c0 + FF_PIECE < F ? c0 + FF_PIECE : F;
@@ -938,25 +978,28 @@ static void activate(State *s, int F, int n)
         s->k->silu_mul(up + c0, s->ff_gate + (size_t)i * (size_t)F + c0, c1 - c0);
         quantize_blocks(s, up, i, c0 / QB, c1 / QB);
     }
+    team_wait(s);
 }
 
 static void quantize_rows(State *s, const float *x, int cols, int n)
 {
     if (s->exact) return;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int i = 0; i < n; i++) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
+    team_wait(s);
 }
 
 static void embed(State *s, const int *tok, int n)
 {
     const Tensor *w = s->m->tok_embd;
     size_t E = (size_t)s->m->n_embd;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int i = 0; i < n; i++) {
         float *buf = s->scratch + s->scratch_floats * (size_t)omp_get_thread_num();
         Q32 *q = (Q32 *)(void *)(buf + E);
         memcpy(s->x + (size_t)i * E, row_floats(s->k, w, tok[i], buf, q), E * sizeof(float));
     }
+    team_wait(s);
 }
 
 /* One transformer layer over n tokens. On entry x + add is the residual stream (add: the last
@@ -971,32 +1014,33 @@ static void layer_forward(State *s, int l, const float *add, int n)
     matmul(s, s->q, Q, ly->wq, ly->bq, s->xb, E, n);
     matmul(s, s->kx, KV, ly->wk, ly->bk, s->xb, E, n);
     matmul(s, s->v, KV, ly->wv, ly->bv, s->xb, E, n);
-    team_wait();
+    team_wait(s);
     rotate_and_cache(s, l, n);
     attention(s, l, n);
     quantize_rows(s, s->att_out, (int)Q, n);
     matmul(s, s->xo, E, ly->wo, ly->bo, s->att_out, Q, n);
-    team_wait();
+    team_wait(s);
 
     add_norm(s, s->x, s->xo, ly->ffn_norm, n);
     matmul(s, s->ff_up, F, ly->w_up, NULL, s->xb, E, n);
     matmul(s, s->ff_gate, F, ly->w_gate, NULL, s->xb, E, n);
-    team_wait();
+    team_wait(s);
     activate(s, (int)F, n);
     matmul(s, s->xo, E, ly->w_down, NULL, s->ff_up, F, n);
-    team_wait();
+    team_wait(s);
 }
 
 /* Shows the residual stream after layer l: x + xo, put together in xb, which is free now. */
 static void show_residual(State *s, int l, int n)
 {
     if (!s->probe || !(s->probe->want & PROBE_RESID)) return;
-#pragma omp single
+#pragma omp single nowait
     {
         size_t E = (size_t)s->m->n_embd;
         for (size_t c = 0; c < (size_t)n * E; c++) s->xb[c] = s->x[c] + s->xo[c];
         s->probe->resid(s->probe->ctx, l, s->pos, n, s->xb, E);
     }
+    team_wait(s);
 }
 
 /* Threads worth waking for n tokens: under some 10^6 multiplications each, waiting costs more. */
@@ -1028,7 +1072,7 @@ void forward(State *s, const int *tok, int n, int n_logits)
         if (n_logits) {
             add_norm(s, s->x + first, s->xo + first, m->output_norm, n_logits);
             matmul(s, s->logits, (size_t)m->n_vocab, m->output, NULL, s->xb, E, n_logits);
-            team_wait();
+            team_wait(s);
         }
     }
     s->pos += n;
@@ -1310,9 +1354,10 @@ static int parse(Gguf *g, Err *e)
 
 int gguf_parse(Gguf *g, const char *path, const uint8_t *data, size_t size, Err *e)
 {
+    size_t n = strlen(path), shown = n > 256 ? 253 : n; /* of a long path the end is shown */
     *g = (Gguf){.map = data, .size = size, .borrowed = 1};
-    g->path = xcalloc(strlen(path) + 1, 1);
-    memcpy(g->path, path, strlen(path));
+    g->path = xcalloc(260, 1);
+    snprintf(g->path, 260, "%s%s", n > shown ? "..." : "", path + n - shown);
     if (parse(g, e) == 0) return 0;
     gguf_close(g);
     return -1;
@@ -1762,26 +1807,27 @@ static int read_shape(Model *m, Err *e)
     return 0;
 }
 
-/* Which kind of RoPE the file asks for: rope.scaling.type, or the older rope.scale_linear. */
+/* Which kind of RoPE the file asks for: rope.scaling.type, or the older rope.scale_linear. With
+ * type "none" a factor is written but not meant. */
 static int rope_kind(const Model *m, const char *wanted, double *factor, const RopeKind **kind,
                      Err *e)
 {
     char key[128], text[96];
-    Str type = {"none", 4};
+    Str type = {"linear", 6};
     *factor = 1;
-    if (gguf_float(&m->g, arch_key(m, "rope.scale_linear", key), 1e-6, 1e6, factor, e) < 0 ||
+    if (gguf_float(&m->g, arch_key(m, "rope.scale_linear", key), 0, 1e6, factor, e) < 0 ||
         gguf_float(&m->g, arch_key(m, "rope.scaling.factor", key), 0, 1e6, factor, e) < 0 ||
         gguf_str(&m->g, arch_key(m, "rope.scaling.type", key), &type, e) < 0)
         return -1;
-    if (*factor == 0) *factor = 1; /* llama.cpp writes 0 for "not scaled" */
     if (!str_is(type, "none") && !str_is(type, "linear"))
         return err_set(e,
                        "%s: key '%s': expected 'none' or 'linear', found '%s', which this program "
                        "does not have",
                        m->g.path, key, show(type, text));
+    if (*factor == 0 || str_is(type, "none")) *factor = 1; /* 0: llama.cpp's "not scaled" */
     *kind = *factor > 1 || *factor < 1 ? &rope_linear : &rope_plain;
     if (wanted && !(*kind = rope_find(wanted)))
-        return err_set(e, "--rope %s: expected one of plain, none, linear", wanted);
+        return err_usage(e, "--rope %s: expected one of plain, none, linear", wanted);
     return 0;
 }
 
@@ -1815,6 +1861,46 @@ static int read_rope(Model *m, const char *wanted, Err *e)
     return 0;
 }
 
+/* Keys that change the result and are not obeyed here, with the value that changes nothing. */
+static const struct {
+    const char *name;
+    double neutral;
+} unsupported_keys[] = {
+    {"attention.scale", 0},
+    {"attention.clamp_kqv", 0},
+    {"attention.max_alibi_bias", 0},
+    {"attention.causal", 1},
+    {"attn_logit_softcapping", 0},
+    {"final_logit_softcapping", 0},
+    {"logit_scale", 1},
+    {"residual_scale", 1},
+    {"embedding_scale", 1},
+    {"use_parallel_residual", 0},
+    {"rope.scaling.attn_factor", 1},
+    {"rope.scaling.yarn_ext_factor", 0},
+};
+
+static int refuse_keys(const Model *m, Err *e)
+{
+    char key[128];
+    for (size_t i = 0; i < sizeof unsupported_keys / sizeof *unsupported_keys; i++) {
+        double neutral = unsupported_keys[i].neutral, v = neutral;
+        const GgufKey *k = gguf_find(&m->g, arch_key(m, unsupported_keys[i].name, key));
+        if (!k) continue;
+        int64_t whole = 0;
+        int bad = k->elem == GGUF_F32 || k->elem == GGUF_F64
+                      ? gguf_float(&m->g, key, -1e30, 1e30, &v, e) < 0
+                      : gguf_int(&m->g, key, INT_MIN, INT_MAX, &whole, e) < 0;
+        if (bad) return -1;
+        if (k->elem != GGUF_F32 && k->elem != GGUF_F64) v = (double)whole;
+        if (v < neutral || v > neutral)
+            return err_set(e,
+                           "%s: key '%s': expected %g, found %g, which this program does not have",
+                           m->g.path, key, neutral, v);
+    }
+    return 0;
+}
+
 static int read_model(Model *m, const ModelOptions *opt, Err *e)
 {
     Str arch = {"", 0};
@@ -1832,7 +1918,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     if (m->g.n_tensors == 0)
         return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
                        m->g.path);
-    if (read_shape(m, e) || read_rope(m, opt->rope, e) ||
+    if (refuse_keys(m, e) || read_shape(m, e) || read_rope(m, opt->rope, e) ||
         gguf_float(&m->g, arch_key(m, "attention.layer_norm_rms_epsilon", key), 0, 1, &eps, e) < 0)
         return -1;
     m->norm_eps = (float)eps;
@@ -1906,27 +1992,48 @@ static int state_sizes(State *s, const StateOptions *opt, Err *e)
     return s->k ? 0 : -1;
 }
 
+/* One buffer of a State: where its pointer stands, and its size. Sizes are computed in double:
+ * those of a hostile file cannot wrap around there. */
+typedef struct {
+    void *field;
+    double n, size;
+} Buffer;
+
+/* One allocation for all buffers, each on a cache line. */
+static int state_allocate(State *s, const Buffer *b, int n, Err *e)
+{
+    double total = 64;
+    for (int i = 0; i < n; i++) total += ceil(b[i].n * b[i].size / 64) * 64;
+    s->mem = total < 1e15 && total < (double)SIZE_MAX ? calloc((size_t)total, 1) : NULL;
+    if (!s->mem)
+        return err_set(e,
+                       "%s: a context of %d tokens in batches of %d needs %.1f GB of memory, more "
+                       "than there is; -c and -b set smaller ones",
+                       s->m->g.path, s->n_ctx, s->n_batch, total / 1e9);
+    s->mem_bytes = (size_t)total; /* pages that are never touched cost nothing */
+    uintptr_t at = ((uintptr_t)s->mem + 63) / 64 * 64;
+    for (int i = 0; i < n; i++) {
+        void *p = (void *)at;
+        memcpy(b[i].field, &p, sizeof p);
+        at += (uintptr_t)(ceil(b[i].n * b[i].size / 64) * 64);
+    }
+    return 0;
+}
+
 int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
 {
     static const StateOptions defaults = {0};
     *s = (State){.m = m};
     if (state_sizes(s, opt ? opt : &defaults, e)) return -1;
-    size_t N = (size_t)s->n_batch, E = (size_t)m->n_embd, F = (size_t)m->max_ff;
-    size_t Q = (size_t)m->max_heads * (size_t)m->head_dim;
-    size_t KV = (size_t)m->max_kv_heads * (size_t)m->head_dim;
-    size_t angles = (size_t)m->n_ropes * N * (size_t)s->max_pairs;
-    size_t cache = (size_t)m->n_layers * KV * (size_t)s->n_ctx;
-    size_t widest = F > E ? F : E;
-    if (Q > widest) widest = Q;
-    s->xq_stride = widest / QB;
-    size_t unpacked = TILE * (widest + (widest / QB + 1) * sizeof(Q32) / sizeof(float));
-    size_t scores = (QUERIES + 1) * (size_t)s->n_ctx;
-    s->scratch_floats = ((unpacked > scores ? unpacked : scores) + 63) / 64 * 64;
-
-    struct {
-        void *field;
-        size_t n, size;
-    } table[] = {
+    double N = s->n_batch, E = m->n_embd, F = m->max_ff, T = s->n_ctx;
+    double Q = (double)m->max_heads * m->head_dim, KV = (double)m->max_kv_heads * m->head_dim;
+    double angles = N * m->n_ropes * s->max_pairs, cache = m->n_layers * KV * T;
+    double widest = fmax(fmax(E, F), Q), blocks = floor(widest / QB);
+    double unpacked = TILE * (widest + (blocks + 1) * sizeof(Q32) / sizeof(float));
+    double scratch = ceil(fmax(unpacked, (QUERIES + 1) * T) / 64) * 64;
+    s->xq_stride = (size_t)blocks;
+    s->scratch_floats = (size_t)scratch;
+    const Buffer table[] = {
         {&s->x, N * E, 4},
         {&s->xo, N * E, 4},
         {&s->xb, N * E, 4},
@@ -1936,28 +2043,15 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->v, N * KV, 4},
         {&s->ff_up, N * F, 4},
         {&s->ff_gate, N * F, 4},
-        {&s->xq, N * s->xq_stride, sizeof(Q8)},
+        {&s->xq, N * blocks, sizeof(Q8)},
         {&s->cos, angles, 4},
         {&s->sin, angles, 4},
         {&s->k_cache, cache, 4},
         {&s->v_cache, cache, 4},
-        {&s->logits, N * (size_t)m->n_vocab, 4},
-        {&s->scratch, s->scratch_floats * (size_t)s->n_threads, 4},
+        {&s->logits, N * m->n_vocab, 4},
+        {&s->scratch, scratch * s->n_threads, 4},
     };
-    enum { N_BUFFERS = sizeof table / sizeof *table };
-    size_t at[N_BUFFERS], total = 0;
-    for (int i = 0; i < N_BUFFERS; i++) {
-        at[i] = total;
-        total += (table[i].n * table[i].size + 63) / 64 * 64;
-    }
-    s->mem = xcalloc(total + 64, 1); /* untouched pages of the caches cost nothing */
-    s->mem_bytes = total;
-    uintptr_t base = ((uintptr_t)s->mem + 63) / 64 * 64;
-    for (int i = 0; i < N_BUFFERS; i++) {
-        void *p = (void *)(base + at[i]);
-        memcpy(table[i].field, &p, sizeof p);
-    }
-    return 0;
+    return state_allocate(s, table, (int)(sizeof table / sizeof *table), e);
 }
 
 void state_reset(State *s)
@@ -2086,7 +2180,7 @@ typedef struct {
     enum { O_FLAG, O_INT, O_WHOLE, O_NUM, O_STR } type; /* int, int, double, double, text */
     size_t field;
     double lo, hi;
-    const char *commands; /* initials of the commands it belongs to */
+    const char *commands; /* letters of the commands it belongs to */
     const char *arg, *help;
 } Option;
 
@@ -2140,8 +2234,10 @@ static const Option option_table[] = {
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
 
-typedef struct Command {
-    const char *name, *args, *what;
+typedef struct {
+    const char *name;
+    char letter; /* in the option table */
+    const char *args, *what;
     int (*run)(Options *o, Err *e);
 } Command;
 
@@ -2149,9 +2245,8 @@ static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int sig)
 {
-    (void)sig;
-    if (interrupted) _exit(130); /* the second Ctrl-C does not wait */
-    interrupted = 1;
+    if (interrupted) _exit(128 + sig); /* the second Ctrl-C does not wait */
+    interrupted = sig;
 }
 
 static double now(void)
@@ -2207,12 +2302,13 @@ static int bos_policy(const Tokenizer *t, const char *want, int *bos, char polic
     } else if (strcmp(want, "on") == 0) {
         *bos = tok_bos(t);
         snprintf(policy, 64, "on");
-        if (*bos < 0) return err_set(e, "--bos on: the vocabulary names no BOS token; give its id");
+        if (*bos < 0)
+            return err_usage(e, "--bos on: the vocabulary names no BOS token; give its id");
     } else {
         long id = strtol(want, &end, 10);
         if (*end || end == want || id < 0 || id >= tok_n_vocab(t))
-            return err_set(e, "--bos %s: expected auto, on, off or an id below %d", want,
-                           tok_n_vocab(t));
+            return err_usage(e, "--bos %s: expected auto, on, off or an id below %d", want,
+                             tok_n_vocab(t));
         *bos = (int)id;
         snprintf(policy, 64, "id %ld", id);
     }
@@ -2233,7 +2329,8 @@ static int session_open(Session *ss, const Options *o, int exact, Err *e)
     ModelOptions mo = {.rope = o->rope};
     StateOptions so = {o->n_ctx, o->n_batch, o->n_threads, exact, o->isa};
     *ss = (Session){.bos = -1};
-    if (!o->model) return err_set(e, "which model? Give a GGUF file: ropescope COMMAND MODEL.gguf");
+    if (!o->model)
+        return err_usage(e, "which model? Give a GGUF file: ropescope COMMAND MODEL.gguf");
     if (model_open(&ss->m, o->model, &mo, e)) return -1;
     ss->tok = tok_new(&ss->m.g, o->pre, e);
     if (!ss->tok || bos_policy(ss->tok, o->bos, &ss->bos, ss->policy, e) ||
@@ -2260,12 +2357,20 @@ static void session_close(Session *ss)
 /* The text of -p or -f (one of them), or def when neither is given. 0 or -1. */
 static int read_text(const Options *o, const char *def, Bytes *text, Err *e)
 {
-    if (o->prompt && o->file) return err_set(e, "give the text with -p or with -f, not both");
+    if (o->prompt && o->file) return err_usage(e, "give the text with -p or with -f, not both");
     if (o->file) return bytes_read(text, o->file, e);
     if (!o->prompt && !def)
-        return err_set(e, "no text: give it with -p TEXT or -f FILE (- is stdin)");
+        return err_usage(e, "no text: give it with -p TEXT or -f FILE (- is stdin)");
     const char *s = o->prompt ? o->prompt : def;
     bytes_add(text, s, strlen(s));
+    return 0;
+}
+
+/* A prompt: the newline that ends a file is not part of it (llama.cpp does the same). */
+static int read_prompt(const Options *o, const char *def, Bytes *text, Err *e)
+{
+    if (read_text(o, def, text, e)) return -1;
+    if (o->file && text->n && text->s[text->n - 1] == '\n') text->s[--text->n] = 0;
     return 0;
 }
 
@@ -2311,6 +2416,21 @@ static int prefill(State *s, const int *ids, int n)
     return 0;
 }
 
+static int all_finite(const float *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (!(fabsf(x[i]) <= FLT_MAX)) return 0;
+    return 1;
+}
+
+static int err_not_finite(const Session *ss, Err *e)
+{
+    return err_set(e,
+                   "%s: the model computed a logit that is no finite number, at token %d: its "
+                   "weights are damaged or too large for float32",
+                   ss->m.g.path, ss->s.pos);
+}
+
 static Sampler make_sampler(const Options *o, double temp)
 {
     uint64_t seed =
@@ -2331,15 +2451,23 @@ static void put_bytes(Bytes *b)
     b->n = 0;
 }
 
+/* Rows of the embedding past the vocabulary are padding: they are never sampled. */
+static int n_choices(const Session *ss)
+{
+    int n = tok_n_vocab(ss->tok);
+    return n < ss->m.n_vocab ? n : ss->m.n_vocab;
+}
+
 /* Samples and prints up to limit tokens (-1: no limit) after the ids already run. Ends at an end
- * token, at the end of the context, or when interrupted. Returns the number of tokens. */
-static int generate_text(Session *ss, Sampler *sp, Tokens *ids, int limit, int special)
+ * token, at the end of the context, or when interrupted. The number of tokens, or -1. */
+static int generate_text(Session *ss, Sampler *sp, Tokens *ids, int limit, int special, Err *e)
 {
     Decoder d = {.t = ss->tok, .special = special, .n_seen = ids->n > (size_t)(ss->bos >= 0)};
     Bytes out = {0};
     int n = 0;
     while (!interrupted && (limit < 0 || n < limit)) {
-        int id = sample(sp, ss->s.logits, ss->m.n_vocab, ids);
+        if (!all_finite(ss->s.logits, ss->m.n_vocab)) return err_not_finite(ss, e);
+        int id = sample(sp, ss->s.logits, n_choices(ss), ids);
         n++;
         tokens_add(ids, id);
         if (tok_is_eog(ss->tok, id)) break;
@@ -2376,10 +2504,10 @@ static int run_generate(Options *o, Err *e)
     Bytes text = {0};
     Tokens ids = {0};
     int rc = -1;
-    if (session_open(&ss, o, o->exact, e) || read_text(o, "", &text, e) ||
+    if (session_open(&ss, o, o->exact, e) || read_prompt(o, "", &text, e) ||
         encode(&ss, &text, o->special, &ids, e)) {
     } else if (ids.n == 0) {
-        err_set(e, "the prompt is empty and there is no BOS token to begin with: give -p TEXT");
+        err_usage(e, "the prompt is empty and there is no BOS token to begin with: give -p TEXT");
     } else if (ids.n > (size_t)ss.s.n_ctx) {
         err_set(e, "the prompt has %zu tokens, the context %d: -c sets a larger one", ids.n,
                 ss.s.n_ctx);
@@ -2387,16 +2515,18 @@ static int run_generate(Options *o, Err *e)
         Sampler sp = make_sampler(o, 0);
         size_t n_prompt = ids.n;
         describe_run(&ss, &sp, sp.rng);
-        if (o->prompt || o->file) fwrite(text.s, 1, text.n, stdout);
+        fwrite(text.s, 1, text.n, stdout);
         double t0 = now();
         rc = prefill(&ss.s, ids.id, (int)ids.n);
         double t1 = now();
-        int n = rc ? 0 : generate_text(&ss, &sp, &ids, o->n_predict, o->special);
+        int n = rc ? 0 : generate_text(&ss, &sp, &ids, o->n_predict, o->special, e);
+        double t2 = now();
         putchar('\n');
-        note("prompt %zu tokens %.1f tok/s, generated %d tokens %.1f tok/s, logits %016llx",
-             n_prompt, (double)n_prompt / (t1 - t0), n, n / (now() - t1 + 1e-9),
-             (unsigned long long)hash_bytes(ss.s.logits, (size_t)ss.m.n_vocab * sizeof(float)));
-        rc = 0;
+        fflush(stdout);
+        rc = n < 0 ? -1 : 0;
+        if (n >= 0)
+            note("prompt %zu tokens %.1f tok/s, generated %d tokens %.1f tok/s", n_prompt,
+                 (double)n_prompt / (t1 - t0), n, n / (t2 - t1 + 1e-9));
     }
     free(text.s);
     free(ids.id);
@@ -2404,11 +2534,13 @@ static int run_generate(Options *o, Err *e)
     return rc;
 }
 
-/* Chat templates, recognised by what stands in the file's template, as llama.cpp does. A turn is
- * the three texts around system, user and assistant messages. */
+/* Chat templates, recognised by what stands in the file's own, as llama.cpp does; the first row
+ * whose marks all occur counts. A turn is the texts around the messages; in them \1 stands for the
+ * text of the EOS token. */
 typedef struct {
-    const char *name, *mark, *mark2; /* both must occur (mark2 may be NULL) */
-    const char *system[2], *user[2], *assistant[2];
+    const char *name, *mark, *mark2; /* mark2 may be NULL */
+    const char *system[2], *user[2]; /* before and after such a message */
+    const char *answer, *end;        /* what calls for an answer, and what closes one */
     int system_in_user; /* the system message is put at the head of the first user message */
 } ChatTemplate;
 
@@ -2418,71 +2550,129 @@ static const ChatTemplate chat_templates[] = {
      "<|im_sep|>",
      {"<|im_start|>system<|im_sep|>", "<|im_end|>"},
      {"<|im_start|>user<|im_sep|>", "<|im_end|>"},
-     {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"},
+     "<|im_start|>assistant<|im_sep|>",
+     "<|im_end|>",
      0},
     {"chatml",
      "<|im_start|>",
      NULL,
      {"<|im_start|>system\n", "<|im_end|>\n"},
      {"<|im_start|>user\n", "<|im_end|>\n"},
-     {"<|im_start|>assistant\n", "<|im_end|>\n"},
+     "<|im_start|>assistant\n",
+     "<|im_end|>\n",
      0},
-    {"llama-3",
-     "<|start_header_id|>",
-     "<|end_header_id|>",
-     {"<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
-     {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
-     {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"},
+    {"mistral-v7",
+     "[INST]",
+     "[SYSTEM_PROMPT]",
+     {"[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]"},
+     {"[INST] ", "[/INST]"},
+     "",
+     "\1",
      0},
+    {"mistral-v1",
+     "[INST]",
+     "' [INST] ' + system_message",
+     {"", "\n\n"},
+     {" [INST] ", " [/INST]"},
+     "",
+     "\1",
+     1},
+    {"mistral-v1",
+     "[AVAILABLE_TOOLS]",
+     " [INST]",
+     {"", "\n\n"},
+     {" [INST] ", " [/INST]"},
+     "",
+     "\1",
+     1},
+    {"mistral-v3-tekken",
+     "[AVAILABLE_TOOLS]",
+     "\"[INST]\"",
+     {"", "\n\n"},
+     {"[INST]", "[/INST]"},
+     "",
+     "\1",
+     1},
+    {"mistral-v3",
+     "[INST]",
+     "[AVAILABLE_TOOLS]",
+     {"", "\n\n"},
+     {"[INST] ", "[/INST]"},
+     "",
+     "\1",
+     1},
+    {"llama-2",
+     "<<SYS>>",
+     "bos_token + '[INST]",
+     {"<<SYS>>\n", "\n<</SYS>>\n\n"},
+     {"[INST] ", " [/INST]"},
+     "",
+     "\1<s>",
+     1},
     {"llama-2",
      "[INST]",
      "<<SYS>>",
      {"<<SYS>>\n", "\n<</SYS>>\n\n"},
      {"[INST] ", " [/INST]"},
-     {" ", " </s><s>"},
+     "",
+     "\1",
      1},
-    {"mistral", "[INST]", NULL, {"", "\n\n"}, {"[INST] ", " [/INST]"}, {" ", "</s>"}, 1},
-    {"gemma",
-     "<start_of_turn>",
-     NULL,
-     {"", "\n\n"},
-     {"<start_of_turn>user\n", "<end_of_turn>\n"},
-     {"<start_of_turn>model\n", "<end_of_turn>\n"},
-     1},
+    {"llama-2", "[INST]", NULL, {"", "\n"}, {"[INST] ", " [/INST]"}, "", "\1", 1},
     {"phi-3",
      "<|assistant|>",
      "<|end|>",
      {"<|system|>\n", "<|end|>\n"},
      {"<|user|>\n", "<|end|>\n"},
-     {"<|assistant|>\n", "<|end|>\n"},
+     "<|assistant|>\n",
+     "<|end|>\n",
      0},
     {"zephyr",
      "<|user|>",
      "<|endoftext|>",
      {"<|system|>\n", "<|endoftext|>\n"},
      {"<|user|>\n", "<|endoftext|>\n"},
-     {"<|assistant|>\n", "<|endoftext|>\n"},
+     "<|assistant|>\n",
+     "<|endoftext|>\n",
      0},
-    {"tinyllama",
+    {"zephyr",
      "<|user|>",
      "eos_token",
-     {"<|system|>\n", "</s>\n"},
-     {"<|user|>\n", "</s>\n"},
-     {"<|assistant|>\n", "</s>\n"},
+     {"<|system|>\n", "\1\n"},
+     {"<|user|>\n", "\1\n"},
+     "<|assistant|>\n",
+     "\1\n",
      0},
-    {"granite",
-     "<|start_of_role|>",
+    {"gemma",
+     "<start_of_turn>",
      NULL,
-     {"<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n"},
-     {"<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n"},
-     {"<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>\n"},
+     {"", "\n\n"},
+     {"<start_of_turn>user\n", "<end_of_turn>\n"},
+     "<start_of_turn>model\n",
+     "<end_of_turn>\n",
+     1},
+    {"llama-3",
+     "<|start_header_id|>",
+     "<|end_header_id|>",
+     {"<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
+     {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
+     "<|start_header_id|>assistant<|end_header_id|>\n\n",
+     "<|eot_id|>",
      0},
     {"deepseek-3",
      "<｜Assistant｜>",
      "<｜User｜>",
      {"", "\n\n"},
      {"<｜User｜>", ""},
-     {"<｜Assistant｜>", "<｜end▁of▁sentence｜>"},
+     "<｜Assistant｜>",
+     "<｜end▁of▁sentence｜>",
+     0},
+    {"granite",
+     "<|start_of_role|>",
+     NULL,
+     {"<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n"},
+     {"<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n"},
+     "<|start_of_role|>assistant<|end_of_role|>",
+     "<|end_of_text|>\n",
      0},
 };
 #define N_CHAT_TEMPLATES ((int)(sizeof chat_templates / sizeof *chat_templates))
@@ -2511,37 +2701,48 @@ static int chat_template(const Gguf *g, const ChatTemplate **out, Err *e)
                    g->path, list + 1);
 }
 
-static void add_text(Bytes *b, const char *s)
+/* Appends a text of a template, with the EOS token for each \1. */
+static void add_text(Bytes *b, const char *s, const Tokenizer *t)
 {
-    bytes_add(b, s, strlen(s));
+    Str eos = tok_eos(t) >= 0 ? tok_text(t, tok_eos(t)) : (Str){"", 0};
+    for (; *s; s++) {
+        if (*s == 1)
+            bytes_add(b, eos.s, eos.n);
+        else
+            bytes_add(b, s, 1);
+    }
+}
+
+static void add_message(Bytes *b, const char *const around[2], const char *message,
+                        const Tokenizer *t)
+{
+    add_text(b, around[0], t);
+    bytes_add(b, message, strlen(message));
+    add_text(b, around[1], t);
 }
 
 /* The text of one user turn, up to where the assistant is to speak. */
-static void chat_turn(const ChatTemplate *t, const char *system, const char *user, Bytes *out)
+static void chat_turn(const ChatTemplate *c, const Tokenizer *t, const char *system,
+                      const char *user, Bytes *out)
 {
-    if (system && !t->system_in_user) {
-        add_text(out, t->system[0]);
-        add_text(out, system);
-        add_text(out, t->system[1]);
-    }
-    add_text(out, t->user[0]);
-    if (system && t->system_in_user) {
-        add_text(out, t->system[0]);
-        add_text(out, system);
-        add_text(out, t->system[1]);
-    }
-    add_text(out, user);
-    add_text(out, t->user[1]);
-    add_text(out, t->assistant[0]);
+    if (system && !c->system_in_user) add_message(out, c->system, system, t);
+    add_text(out, c->user[0], t);
+    if (system && c->system_in_user) add_message(out, c->system, system, t);
+    bytes_add(out, user, strlen(user));
+    add_text(out, c->user[1], t);
+    add_text(out, c->answer, t);
 }
 
 /* What the template puts after an answer, less the end token if the model gave it itself. */
-static void end_answer(const Tokenizer *tok, const ChatTemplate *t, int last, Bytes *out)
+static void end_answer(const ChatTemplate *c, const Tokenizer *t, int last, Bytes *out)
 {
-    const char *end = t->assistant[1];
-    Str eog = tok_text(tok, last);
-    if (tok_is_eog(tok, last) && strncmp(end, eog.s, eog.n) == 0) end += eog.n;
-    add_text(out, end);
+    Bytes end = {0};
+    Str eog = tok_text(t, last);
+    add_text(&end, c->end, t);
+    size_t given =
+        tok_is_eog(t, last) && end.n >= eog.n && !memcmp(end.s, eog.s, eog.n) ? eog.n : 0;
+    bytes_add(out, end.s + given, end.n - given);
+    free(end.s);
 }
 
 /* One line of the conversation from stdin, without its newline. 0 at the end. */
@@ -2561,8 +2762,8 @@ static int chat_exchange(Session *ss, Sampler *sp, const ChatTemplate *t, const 
 {
     Bytes text = {0};
     size_t from = (size_t)ss->s.pos; /* the last token of an answer has not been run yet */
-    if (!first) end_answer(ss->tok, t, ids->id[ids->n - 1], &text);
-    chat_turn(t, first ? o->system : NULL, user, &text);
+    if (!first) end_answer(t, ss->tok, ids->id[ids->n - 1], &text);
+    chat_turn(t, ss->tok, first ? o->system : NULL, user, &text);
     if (first && ss->bos >= 0) tokens_add(ids, ss->bos);
     int rc = tok_encode(ss->tok, text.s, text.n, 1, ids, e);
     free(text.s);
@@ -2570,11 +2771,11 @@ static int chat_exchange(Session *ss, Sampler *sp, const ChatTemplate *t, const 
     if (ids->n > (size_t)ss->s.n_ctx)
         return err_set(e, "the conversation has %zu tokens, the context %d: -c sets a larger one",
                        ids->n, ss->s.n_ctx);
-    if (prefill(&ss->s, ids->id + from, (int)(ids->n - from)) == 0)
-        generate_text(ss, sp, ids, o->n_predict, 0);
+    rc = prefill(&ss->s, ids->id + from, (int)(ids->n - from));
+    if (!rc) rc = generate_text(ss, sp, ids, o->n_predict, 0, e) < 0;
     putchar('\n');
     fflush(stdout);
-    return 0;
+    return interrupted ? 0 : rc ? -1 : 0;
 }
 
 static int run_chat(Options *o, Err *e)
@@ -2590,7 +2791,7 @@ static int run_chat(Options *o, Err *e)
             err_set(e, "%s: the file has no chat template; `generate` runs raw text", o->model);
         rc = rc == 1 ? 0 : -1;
     }
-    if (!rc && (o->prompt || o->file)) rc = read_text(o, NULL, &line, e);
+    if (!rc && (o->prompt || o->file)) rc = read_prompt(o, NULL, &line, e);
     Sampler sp = make_sampler(o, 0.8);
     if (!rc) {
         describe_run(&ss, &sp, sp.rng);
@@ -2598,6 +2799,7 @@ static int run_chat(Options *o, Err *e)
     }
     int once = line.n > 0;
     while (!rc && !interrupted && (once ? first : read_turn(&line))) {
+        if (!line.n) continue; /* Enter alone says nothing */
         rc = chat_exchange(&ss, &sp, t, o, first, line.s, &ids, e);
         first = 0;
     }
@@ -2605,6 +2807,25 @@ static int run_chat(Options *o, Err *e)
     free(ids.id);
     session_close(&ss);
     return rc;
+}
+
+/* Opens the model and the output file, runs a command between, and closes both; the file appears
+ * only if the command went well. */
+static int with_output(const Options *o, int exact,
+                       int (*command)(Session *, const Options *, OutFile *, Err *), Err *e)
+{
+    Session ss;
+    OutFile out;
+    int rc = session_open(&ss, o, exact, e) || out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        rc = command(&ss, o, &out, e);
+        if (rc)
+            out_abandon(&out);
+        else
+            rc = out_close(&out, e);
+    }
+    session_close(&ss);
+    return rc ? -1 : 0;
 }
 
 /* ---- perplexity */
@@ -2622,23 +2843,27 @@ static double token_nll(const float *logits, int V, int id)
     return max + log(sum) - (double)logits[id];
 }
 
-/* Adds the tokens first + 1 .. n - 1 of one window, each predicted from those before it. */
-static int score_window(Session *ss, const int *ids, int n, int first, Score *sc)
+/* Adds the tokens first + 1 .. n - 1 of one window, each predicted from those before it. 0, 1 if
+ * interrupted, -1 on logits that are no numbers. */
+static int score_window(Session *ss, const int *ids, int n, int first, Score *total, Err *e)
 {
     int V = ss->m.n_vocab, step = ss->s.n_batch;
+    Score sc = *total;
     state_reset(&ss->s);
     for (int i = 0; i < n; i += step) {
-        int k = n - i < step ? n - i : step;
-        if (interrupted) return -1;
-        forward(&ss->s, ids + i, k, i + k > first ? k : 0);
-        for (int c = 0; c < k && i + k > first; c++) {
-            if (i + c < first || i + c + 1 >= n) continue;
-            double nll = token_nll(ss->s.logits + (size_t)c * (size_t)V, V, ids[i + c + 1]);
-            sc->nll += nll;
-            sc->nll2 += nll * nll;
-            sc->n++;
+        int k = n - i < step ? n - i : step, from = i < first ? first - i : 0;
+        if (interrupted) return 1;
+        forward(&ss->s, ids + i, k, from < k ? k : 0);
+        for (int c = from; c < k && i + c + 1 < n; c++) {
+            const float *logits = ss->s.logits + (size_t)c * (size_t)V;
+            if (!all_finite(logits, V)) return err_not_finite(ss, e);
+            double nll = token_nll(logits, V, ids[i + c + 1]);
+            sc.nll += nll;
+            sc.nll2 += nll * nll;
+            sc.n++;
         }
     }
+    *total = sc;
     return 0;
 }
 
@@ -2648,76 +2873,101 @@ static double perplexity_error(const Score *sc)
     return sc->n > 1 && var > 0 ? exp(mean) * sqrt(var / (double)(sc->n - 1)) : 0;
 }
 
-static void perplexity_json(FILE *f, const Session *ss, const Options *o, const Score *sc,
-                            int windows, int first)
+/* How a text is cut and scored. */
+typedef struct {
+    int windows, done, first; /* positions after `first` of each window are scored */
+    Score score;
+    char text_sha256[65];
+} Perplexity;
+
+static void perplexity_json(FILE *f, const Session *ss, const Options *o, const Perplexity *p)
 {
+    char sha[65];
+    sha256_hex(ss->m.g.map, ss->m.g.size, sha);
     fprintf(f, "{\"schema\":\"ropescope.perplexity/1\",\"version\":\"%s\",\"model\":",
             ROPESCOPE_VERSION);
     json_str(f, o->model, strlen(o->model));
-    fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"bos\":",
-            o->protocol, ss->s.n_ctx, first + 1, windows);
+    fprintf(f, ",\"model_sha256\":\"%s\",\"text_sha256\":\"%s\",\"bos\":", sha, p->text_sha256);
     json_str(f, ss->policy, strlen(ss->policy));
-    fprintf(f, ",\"exact\":%s,\"tokens_scored\":%ld,\"perplexity\":%.9g,\"error\":%.9g}\n",
-            ss->s.exact ? "true" : "false", sc->n, exp(sc->nll / (double)sc->n),
-            perplexity_error(sc));
+    fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"exact\":%s,",
+            o->protocol, ss->s.n_ctx, p->first + 1, p->done, ss->s.exact ? "true" : "false");
+    fprintf(f, "\"interrupted\":%s,\"tokens_scored\":%ld,\"perplexity\":%.9g,\"error\":%.9g}\n",
+            interrupted ? "true" : "false", p->score.n, exp(p->score.nll / (double)p->score.n),
+            perplexity_error(&p->score));
 }
 
-static int perplexity_windows(Session *ss, const Options *o, Tokens *ids, Err *e)
+static void perplexity_print(FILE *f, const Session *ss, const Options *o, const Perplexity *p)
 {
-    int T = ss->s.n_ctx, full = strcmp(o->protocol, "full") == 0, first = full ? 0 : T / 2;
-    int windows = (int)(ids->n / (size_t)T);
-    if (!full && ids->n < 2 * (size_t)T)
-        return err_set(e,
-                       "the text has %zu tokens; protocol llama.cpp needs two windows of %d: use a "
-                       "smaller -c",
-                       ids->n, T);
-    if (full && windows == 0) windows = 1;
-    if (o->chunks && o->chunks < windows) windows = o->chunks;
-    note("protocol %s: %d windows of %d tokens, positions %d.. scored, BOS %s, %s", o->protocol,
-         windows, T, first + 1, ss->policy, ss->s.exact ? "exact" : "int8 activations");
-    Score sc = {0};
+    fprintf(f, "Final estimate: PPL = %.4f +/- %.5f over %ld tokens\n",
+            exp(p->score.nll / (double)p->score.n), perplexity_error(&p->score), p->score.n);
+    fprintf(f, "protocol %s: %d windows of %d tokens, scored from position %d on, BOS %s, %s%s\n",
+            o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy,
+            ss->s.exact ? "exact" : "int8 activations", interrupted ? ", interrupted" : "");
+}
+
+/* Windows of n_ctx tokens that do not overlap. llama.cpp: whole ones, the second half of each
+ * scored, at least two of them. full: all tokens but the first of each, the last window short. */
+static int plan_windows(const Session *ss, const Options *o, size_t n, Perplexity *p, Err *e)
+{
+    size_t T = (size_t)ss->s.n_ctx;
+    int full = strcmp(o->protocol, "full") == 0;
+    p->first = full ? 0 : ss->s.n_ctx / 2;
+    if (T < (full ? 2 : 4))
+        return err_usage(e, "-c %zu: protocol %s needs windows of %d tokens at least", T,
+                         o->protocol, full ? 2 : 4);
+    if (n < (full ? 2 : 2 * T))
+        return err_set(e, "the text has %zu tokens; protocol %s needs %zu at least%s", n,
+                       o->protocol, full ? 2 : 2 * T,
+                       full ? "" : " (two windows; -c sets smaller ones)");
+    p->windows = (int)(full ? (n - 1) / T + ((n - 1) % T > 0) : n / T);
+    if (o->chunks && o->chunks < p->windows) p->windows = o->chunks;
+    return 0;
+}
+
+static int perplexity_windows(Session *ss, const Options *o, Tokens *ids, Perplexity *p, Err *e)
+{
+    size_t T = (size_t)ss->s.n_ctx;
     double t0 = now();
-    int w = 0;
-    for (; w < windows; w++) {
-        int *window = ids->id + (size_t)w * (size_t)T;
-        int n = ids->n - (size_t)w * (size_t)T < (size_t)T ? (int)ids->n : T;
-        if (ss->bos >= 0) window[0] = ss->bos; /* it is not scored; llama.cpp does the same */
-        if (score_window(ss, window, n, first, &sc)) break;
-        if (!o->json) printf("[%d]%.4f,", w + 1, exp(sc.nll / (double)sc.n));
-        if (!o->json) fflush(stdout);
-        progress("perplexity", (w + 1.0) * T, (double)windows * T, t0);
+    int running = !o->json && !o->out;
+    if (plan_windows(ss, o, ids->n, p, e)) return -1;
+    for (; p->done < p->windows; p->done++) {
+        size_t at = (size_t)p->done * T;
+        int n = (int)(ids->n - at < T ? ids->n - at : T);
+        if (ss->bos >= 0) ids->id[at] = ss->bos; /* it is not scored; llama.cpp does the same */
+        int rc = score_window(ss, ids->id + at, n, p->first, &p->score, e);
+        if (rc < 0) return -1;
+        if (rc) break;
+        if (running) printf("[%d]%.4f,", p->done + 1, exp(p->score.nll / (double)p->score.n));
+        if (running) fflush(stdout);
+        if (!isatty(1))
+            progress("perplexity", (p->done + 1.0) * (double)T, (double)p->windows * (double)T, t0);
     }
-    if (sc.n == 0)
-        return interrupted ? 0 : err_set(e, "the text is too short: nothing could be scored");
-    OutFile out;
-    if (!o->json) {
-        printf("\nFinal estimate: PPL = %.4f +/- %.5f over %ld tokens, %d windows%s\n",
-               exp(sc.nll / (double)sc.n), perplexity_error(&sc), sc.n, w,
-               interrupted ? " (interrupted)" : "");
-        return 0;
-    }
-    if (out_open(&out, o->out ? o->out : "-", e)) return -1;
-    perplexity_json(out.f, ss, o, &sc, w, first);
-    return out_close(&out, e);
+    if (running) putchar('\n');
+    return p->score.n ? 0 : err_set(e, "interrupted before the first window was done");
+}
+
+static int perplexity_session(Session *ss, const Options *o, OutFile *out, Err *e)
+{
+    Bytes text = {0};
+    Tokens ids = {0};
+    Perplexity p = {0};
+    int rc = read_text(o, NULL, &text, e) || encode(ss, &text, 0, &ids, e);
+    if (!rc && tok_add_eos(ss->tok)) tokens_add(&ids, tok_eos(ss->tok));
+    if (!rc) sha256_hex(text.s, text.n, p.text_sha256);
+    rc = rc || perplexity_windows(ss, o, &ids, &p, e);
+    if (!rc) (o->json ? perplexity_json : perplexity_print)(out->f, ss, o, &p);
+    free(text.s);
+    free(ids.id);
+    return rc ? -1 : 0;
 }
 
 static int run_perplexity(Options *o, Err *e)
 {
-    Session ss;
-    Bytes text = {0};
-    Tokens ids = {0};
     if (!o->n_ctx) o->n_ctx = 512;
     if (!o->protocol) o->protocol = "llama.cpp";
-    int known = strcmp(o->protocol, "llama.cpp") == 0 || strcmp(o->protocol, "full") == 0;
-    int rc = known ? session_open(&ss, o, o->exact, e)
-                   : err_set(e, "--protocol %s: expected llama.cpp or full", o->protocol);
-    if (!known) return rc;
-    rc = rc || read_text(o, NULL, &text, e) || encode(&ss, &text, 0, &ids, e) ||
-         perplexity_windows(&ss, o, &ids, e);
-    free(text.s);
-    free(ids.id);
-    session_close(&ss);
-    return rc ? -1 : 0;
+    if (strcmp(o->protocol, "llama.cpp") && strcmp(o->protocol, "full"))
+        return err_usage(e, "--protocol %s: expected llama.cpp or full", o->protocol);
+    return with_output(o, o->exact, perplexity_session, e);
 }
 
 /* ---- bench */
@@ -2746,15 +2996,15 @@ static double bytes_per_token(const Model *m)
     return sum;
 }
 
-/* Bytes per second at which n_threads read 1 GB that is in no cache: the best of 3 passes. */
+/* Bytes per second at which n_threads read 512 MB, more than caches hold: the best of 5 passes. */
 static double read_bandwidth(int n_threads)
 {
-    size_t words = (size_t)1 << 27;
+    size_t words = (size_t)1 << 26;
     uint64_t *buf = xcalloc(words, sizeof *buf), total = 0;
     double best = 0;
     (void)n_threads;                                    /* used by OpenMP alone */
     for (size_t i = 0; i < words; i += 512) buf[i] = i; /* give every page memory of its own */
-    for (int pass = 0; pass < 3; pass++) {
+    for (int pass = 0; pass < 5; pass++) {
         double t0 = now();
 #pragma omp parallel for num_threads(n_threads) schedule(static)
         for (size_t b = 0; b < words; b += 8192) {
@@ -2811,14 +3061,15 @@ static int bench_runs(Session *ss, const Options *o, Bench *b, Err *e)
         tg[r] = b->n_decode / (now() - t1);
     }
     b->hash = hash_bytes(ss->s.logits, (size_t)V * sizeof(float));
-    if (done == b->repeat) {
+    b->repeat = interrupted ? done - 1 : done; /* the run that was cut short does not count */
+    if (b->repeat > 0) {
         b->prompt = median(pp, b->repeat);
         b->decode = median(tg, b->repeat);
     }
     free(ids);
     free(pp);
     free(tg);
-    return interrupted ? err_set(e, "interrupted before %d runs were done", b->repeat) : 0;
+    return b->repeat > 0 ? 0 : err_set(e, "interrupted before the first run was done");
 }
 
 static void bench_json(FILE *f, const Session *ss, const Bench *b, int probe)
@@ -2859,37 +3110,31 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b, int probe)
     fprintf(f, "  logits hash     %016llx\n", (unsigned long long)b->hash);
 }
 
+static int bench_session(Session *ss, const Options *o, OutFile *out, Err *e)
+{
+    int probe = o->probe && strcmp(o->probe, "on") == 0, room = ss->s.n_ctx;
+    Bench b = {.repeat = o->repeat, .load = ss->load_seconds, .bytes = bytes_per_token(&ss->m)};
+    AnalysisOptions ao = analysis_defaults();
+    Analysis *a = probe ? analysis_new(&ss->m, &ao) : NULL;
+    b.n_prompt = o->n_prompt < room ? o->n_prompt : room / 2 > 0 ? room / 2 : 1;
+    b.n_decode = o->n_predict >= 0 ? o->n_predict : 128;
+    if (b.n_decode > room - b.n_prompt) b.n_decode = room - b.n_prompt;
+    if (a) ss->s.probe = analysis_probe(a);
+    int rc = bench_runs(ss, o, &b, e);
+    b.peak = peak_memory();
+    if (!rc) {
+        b.bandwidth = read_bandwidth(ss->s.n_threads);
+        (o->json ? bench_json : bench_print)(out->f, ss, &b, probe);
+    }
+    analysis_free(a);
+    return rc;
+}
+
 static int run_bench(Options *o, Err *e)
 {
-    Session ss;
-    OutFile out;
-    int probe = o->probe && strcmp(o->probe, "on") == 0;
-    if (o->probe && !probe && strcmp(o->probe, "off"))
-        return err_set(e, "--probe %s: expected off or on", o->probe);
-    int rc = session_open(&ss, o, o->exact, e);
-    Bench b = {.repeat = o->repeat};
-    if (!rc) {
-        AnalysisOptions ao = analysis_defaults();
-        Analysis *a = probe ? analysis_new(&ss.m, &ao) : NULL;
-        int room = ss.s.n_ctx;
-        b.n_prompt = o->n_prompt < room ? o->n_prompt : room / 2 > 0 ? room / 2 : 1;
-        b.n_decode = o->n_predict >= 0 ? o->n_predict : 128;
-        if (b.n_decode > room - b.n_prompt) b.n_decode = room - b.n_prompt;
-        b.load = ss.load_seconds;
-        b.bytes = bytes_per_token(&ss.m);
-        if (a) ss.s.probe = analysis_probe(a);
-        rc = bench_runs(&ss, o, &b, e);
-        b.peak = peak_memory();
-        if (!rc) b.bandwidth = read_bandwidth(ss.s.n_threads);
-        if (a) analysis_free(a);
-    }
-    if (!rc) rc = out_open(&out, o->out ? o->out : "-", e);
-    if (!rc) {
-        (o->json ? bench_json : bench_print)(out.f, &ss, &b, probe);
-        rc = out_close(&out, e);
-    }
-    session_close(&ss);
-    return rc;
+    if (o->probe && strcmp(o->probe, "on") && strcmp(o->probe, "off"))
+        return err_usage(e, "--probe %s: expected off or on", o->probe);
+    return with_output(o, o->exact, bench_session, e);
 }
 
 /* ---- analyze and report */
@@ -2919,81 +3164,73 @@ static void analyze_windows(Session *ss, Analysis *a, const Tokens *ids, Provena
     free(window);
 }
 
-static int analyze_output(const Options *o, const Analysis *a, const Provenance *p, Err *e)
-{
-    OutFile out;
-    if (out_open(&out, o->out ? o->out : "-", e)) return -1;
-    const char *no_color = getenv("NO_COLOR");
-    int color = !o->out && isatty(1) && !(no_color && *no_color);
-    if (o->json)
-        analysis_json(a, p, out.f);
-    else
-        analysis_print(a, p, out.f, color);
-    return out_close(&out, e);
-}
-
-static int analyze_session(Session *ss, const Options *o, Err *e)
+/* The tokens of the text, at most -n of them. */
+static int analyze_text(Session *ss, const Options *o, Tokens *ids, Provenance *p, Err *e)
 {
     Bytes text = {0};
-    Tokens ids = {0};
-    if (read_text(o, NULL, &text, e) || tok_encode(ss->tok, text.s, text.n, 0, &ids, e)) {
-        free(text.s);
-        return -1;
+    int rc = read_text(o, NULL, &text, e) || tok_encode(ss->tok, text.s, text.n, 0, ids, e);
+    if (!rc) {
+        warn_left_out(ss->tok, &text, ids);
+        sha256_hex(text.s, text.n, p->text_sha256);
     }
-    warn_left_out(ss->tok, &text, &ids);
-    if (o->n_predict > 0 && ids.n > (size_t)o->n_predict) ids.n = (size_t)o->n_predict;
-    int rc = ids.n ? 0 : err_set(e, "the text has no tokens");
-    if (!rc && ss->s.n_ctx < 2)
-        rc = err_set(e, "-c %d: a window needs at least 2 tokens", ss->s.n_ctx);
+    free(text.s);
+    if (rc) return -1;
+    if (o->n_predict > 0 && ids->n > (size_t)o->n_predict) ids->n = (size_t)o->n_predict;
+    return ids->n ? 0 : err_set(e, "%s: the text has no tokens", p->text_path);
+}
+
+static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
+{
+    Tokens ids = {0};
+    Provenance p = {.model_path = o->model,
+                    .text_path = o->file ? o->file : "-p",
+                    .bos_policy = ss->policy,
+                    .isa = ss->s.k->name,
+                    .n_ctx = ss->s.n_ctx,
+                    .bos_id = ss->bos,
+                    .exact = ss->s.exact,
+                    .n_threads = ss->s.n_threads,
+                    .model_bytes = ss->m.g.size};
+    const char *no_color = getenv("NO_COLOR");
+    if (ss->s.n_ctx < 2)
+        return err_usage(e, "-c %d: a window needs 2 tokens at least", ss->s.n_ctx);
+    int rc = analyze_text(ss, o, &ids, &p, e);
     if (!rc) {
         AnalysisOptions ao = analysis_defaults();
         Analysis *a = analysis_new(&ss->m, &ao);
-        Provenance p = {.model_path = o->model,
-                        .text_path = o->file ? o->file : "-p",
-                        .bos_policy = ss->policy,
-                        .isa = ss->s.k->name,
-                        .n_ctx = ss->s.n_ctx,
-                        .bos_id = ss->bos,
-                        .exact = ss->s.exact,
-                        .n_threads = ss->s.n_threads,
-                        .model_bytes = ss->m.g.size,
-                        .interrupted = 0};
         sha256_hex(ss->m.g.map, ss->m.g.size, p.model_sha256);
-        sha256_hex(text.s, text.n, p.text_sha256);
         ss->s.probe = analysis_probe(a);
         analyze_windows(ss, a, &ids, &p);
-        p.interrupted = interrupted;
-        rc = analyze_output(o, a, &p, e);
+        p.interrupted = interrupted != 0;
+        if (o->json)
+            analysis_json(a, &p, out->f);
+        else
+            analysis_print(a, &p, out->f, !o->out && isatty(1) && !(no_color && *no_color));
         analysis_free(a);
     }
-    free(text.s);
     free(ids.id);
     return rc;
 }
 
 static int run_analyze(Options *o, Err *e)
 {
-    Session ss;
     if (!o->n_ctx) o->n_ctx = 512;
-    int rc = session_open(&ss, o, !o->int8, e);
-    if (!rc) rc = analyze_session(&ss, o, e);
-    session_close(&ss);
-    return rc;
+    return with_output(o, !o->int8, analyze_session, e);
 }
 
 static int run_report(Options *o, Err *e)
 {
     Bytes json = {0};
     OutFile out;
-    if (!o->model) return err_set(e, "which reading? ropescope report READING.json -o report.html");
+    if (!o->model)
+        return err_usage(e, "which reading? ropescope report READING.json -o report.html");
     int rc = bytes_read(&json, o->model, e) || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
         rc = report_html(json.s, json.n, out.f, e);
-        if (rc) {
+        if (rc)
             out_abandon(&out);
-        } else {
+        else
             rc = out_close(&out, e);
-        }
     }
     free(json.s);
     return rc ? -1 : 0;
@@ -3101,7 +3338,7 @@ static int run_info(Options *o, Err *e)
     ModelOptions mo = {.rope = o->rope};
     OutFile out;
     Tokenizer *t = NULL;
-    if (!o->model) return err_set(e, "which model? ropescope info MODEL.gguf");
+    if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");
     int rc = model_open(&m, o->model, &mo, e) || !(t = tok_new(&m.g, o->pre, e)) ||
              out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
@@ -3147,7 +3384,7 @@ static int run_tokenize(Options *o, Err *e)
     OutFile out;
     char policy[64];
     int bos = -1;
-    if (!o->model) return err_set(e, "which vocabulary? ropescope tokenize MODEL.gguf -p TEXT");
+    if (!o->model) return err_usage(e, "which vocabulary? ropescope tokenize MODEL.gguf -p TEXT");
     if (gguf_open(&g, o->model, e)) return -1;
     Tokenizer *t = tok_new(&g, o->pre, e);
     int rc = !t || bos_policy(t, o->bos, &bos, policy, e) || read_text(o, NULL, &text, e);
@@ -3170,15 +3407,15 @@ static int run_tokenize(Options *o, Err *e)
 /* ---- command line */
 
 static const Command commands[] = {
-    {"info", "MODEL", "what is in a model file", run_info},
-    {"tokenize", "MODEL -p TEXT", "text to tokens", run_tokenize},
-    {"generate", "MODEL -p TEXT", "continue a text", run_generate},
-    {"chat", "MODEL", "talk with an instruction-tuned model", run_chat},
-    {"perplexity", "MODEL -f TEXT", "how well the model predicts a text", run_perplexity},
-    {"bench", "MODEL", "speed, memory and a hash of the logits", run_bench},
-    {"analyze", "MODEL -f TEXT", "rotary offset features and attention sinks of every head",
+    {"info", 'i', "MODEL", "what is in a model file", run_info},
+    {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
+    {"generate", 'g', "MODEL -p TEXT", "continue a text", run_generate},
+    {"chat", 'c', "MODEL", "talk with an instruction-tuned model", run_chat},
+    {"perplexity", 'p', "MODEL -f TEXT", "how well the model predicts a text", run_perplexity},
+    {"bench", 'b', "MODEL", "speed, memory and a hash of the logits", run_bench},
+    {"analyze", 'a', "MODEL -f TEXT", "rotary offset features and attention sinks of every head",
      run_analyze},
-    {"report", "READING.json -o PAGE.html", "one self-contained page from analyze --json",
+    {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
 };
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
@@ -3213,7 +3450,7 @@ static void command_help(FILE *f, const Command *c)
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         char left_side[64], letter[8] = "    ";
-        if (!strchr(o->commands, c->name[0])) continue;
+        if (!strchr(o->commands, c->letter)) continue;
         if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
         snprintf(left_side, sizeof left_side, "%s--%s %s", letter, o->name, o->arg);
         fprintf(f, "  %-34s %s\n", left_side, o->help);
@@ -3258,7 +3495,7 @@ static _Noreturn void unknown_option(const Command *c, const char *arg)
     int least = 4;
     for (int i = 0; i < N_OPTIONS; i++) {
         int d = edit_distance(arg, option_table[i].name);
-        if (d < least) {
+        if (d < least && strchr(option_table[i].commands, c->letter)) {
             least = d;
             best = &option_table[i];
         }
@@ -3274,10 +3511,18 @@ static const Option *find_option(const Command *c, const char *arg)
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         int match = is_letter ? o->letter == arg[1] : strcmp(name, o->name) == 0;
-        if (match && strchr(o->commands, c->name[0])) return o;
+        if (match && strchr(o->commands, c->letter)) return o;
         if (match) usage("%s takes no option %s: it belongs to other commands", c->name, arg);
     }
     unknown_option(c, name);
+}
+
+/* --name=value is read as --name value: cuts arg at the '=' and returns what follows, or NULL. */
+static char *cut_value(char *arg)
+{
+    char *eq = strncmp(arg, "--", 2) ? NULL : strchr(arg, '=');
+    if (eq) *eq++ = 0;
+    return eq;
 }
 
 static void set_option(Options *o, const Option *opt, const char *arg, const char *value)
@@ -3317,10 +3562,11 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
             command_help(stdout, c);
             exit(0);
         } else {
+            const char *value = cut_value(arg);
             const Option *opt = find_option(c, arg);
-            int has_value = opt->type != O_FLAG;
-            set_option(o, opt, arg, has_value && i + 1 < argc ? argv[i + 1] : NULL);
-            i += has_value;
+            if (opt->type == O_FLAG && value) usage("%s takes no value", arg);
+            if (opt->type != O_FLAG && !value && i + 1 < argc) value = argv[++i];
+            set_option(o, opt, arg, value);
         }
     }
     if (o->exact && o->int8) usage("--exact and --int8 exclude each other");
@@ -3333,6 +3579,8 @@ static const Command *find_command(const char *name)
     for (int i = 0; i < N_COMMANDS; i++)
         if (edit_distance(name, commands[i].name) <= 2)
             usage("there is no command '%s'; did you mean %s?", name, commands[i].name);
+    if (access(name, R_OK) == 0)
+        usage("there is no command '%s'; for the file of that name: ropescope info %s", name, name);
     usage("there is no command '%s'", name);
 }
 
@@ -3368,9 +3616,11 @@ int main(int argc, char **argv)
     struct sigaction act = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
-    Err e = {""};
+    Err e = {.usage = 0};
     int rc = c->run(&o, &e);
+    if (!rc && (fflush(stdout) || ferror(stdout)))
+        rc = err_set(&e, "standard output: writing failed: %s", strerror(errno));
     if (rc && !interrupted) fprintf(stderr, "ropescope: %s\n", e.msg);
-    return interrupted ? 130 : rc ? 1 : 0;
+    return interrupted ? 128 + interrupted : rc ? e.usage ? 2 : 1 : 0;
 }
 #endif

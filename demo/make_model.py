@@ -4,19 +4,23 @@
 Provisional: this PyTorch script stands in until a trainer in C takes its place. Nothing that is
 built or run needs it; it is kept so that everyone can see where the weights come from.
 
-Needs    Python >= 3.8, PyTorch (any 2.x, CPU is enough) and ../export.py. No other package.
+Needs    Python >= 3.8, PyTorch >= 2.4 (CPU is enough) and ../export.py. No other package.
 Text     "tiny shakespeare", 1,115,394 bytes of Shakespeare's plays (public domain), not kept in
          this repository; TEXT_SHA256 below says exactly which file.
 Command  python3 demo/make_model.py --text tinyshakespeare.txt
+Result   2600 steps, 31 minutes on one busy core of an EPYC (PyTorch 2.15); held-out loss 3.261
+         nats per token (1.539 per byte), perplexity 26.1
 
 What it makes: a llama-family model of about 0.9 million parameters (numbers in CONFIG) with a
 byte-level BPE vocabulary of 768 tokens learnt from the same text. Every training window starts
 with the token <s>, so that there is one place where attention can rest.
 
-Rotary offset features form by themselves in this much training. Attention sinks do not: from a
-plain random start no head gives <s> more than 5 % of its attention over 512 tokens. So the heads
-*start* as sinks (`rest_on_bos` below), and the loss, which is the plain one, decides which of them
-stay so. Read the sinks of this model as kept, not as discovered.
+Rotary offset features form by themselves in this much training, attention sinks do not: no head
+gives <s> more than 5 % of its attention over 512 tokens. With --start-on-bos the heads *start* as
+sinks (see `rest_on_bos`) and the loss, which is the plain one, decides which of them stay so: 13
+of 20 do (1800 steps, held-out loss 3.288). Such sinks are planted and kept, not discovered, and
+they bring large mean queries in pairs 12..15 with them, so the model in this folder is made
+without.
 
 Order of this file: constants, text and vocabulary, model, training, measurement, files, CLI.
 """
@@ -252,7 +256,6 @@ class Llama(nn.Module):
             if p.dim() == 2:    # the two projections that write to the residual start smaller
                 out = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(p, 0, 0.02 / (math.sqrt(2 * len(self.layers)) if out else 1))
-        self.rest_on_bos()
 
     @torch.no_grad()
     def rest_on_bos(self):
@@ -454,7 +457,9 @@ def arguments():
     p.add_argument("--keep", type=Path, metavar="DIR",
                    help="keep the Hugging Face folder and the float32 weights here; weights that "
                         "are already there are used instead of training")
-    p.add_argument("--steps", type=int, default=1800)
+    p.add_argument("--start-on-bos", action="store_true",
+                   help="start with every head attending to <s>")
+    p.add_argument("--steps", type=int, default=2600)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
     return p.parse_args()
@@ -468,6 +473,8 @@ def main():
     vocab = Vocabulary(learn_merges(training, VOCAB - 256 - len(SPECIAL)))
     ids, held_ids = (torch.tensor(vocab.encode(t)) for t in (training, held_out))
     model = Llama()
+    if a.start_on_bos:
+        model.rest_on_bos()
     print(f"{sum(p.numel() for p in model.parameters())} parameters; {len(ids)} training and "
           f"{len(held_ids)} held-out tokens, {len(held_out.encode()) / len(held_ids):.3f} bytes "
           "per held-out token", flush=True)

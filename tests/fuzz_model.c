@@ -51,7 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Gguf g;
     Model m;
-    Err e = {""};
+    Err e = {.usage = 0};
     uint8_t *exact = malloc(size ? size : 1); /* of the exact size, and aligned as a mapping is */
     memcpy(exact, data, size);
     int bad = gguf_parse(&g, "fuzz", exact, size, &e);

@@ -82,15 +82,32 @@ refused 2 "from 1" generate $model -p hello -t 0
 refused 2 "expected" generate $model -p hello -n many
 refused 2 "exclude each other" generate $model -p hello --exact --int8
 refused 2 "one model is enough" info $model $model
+refused 2 "takes no value" info $model --json=yes
+refused 2 "ropescope info" $model
+refused 2 "windows of 4" perplexity $model -f $sample -c 3
+refused 1 "needs 1024" perplexity $model -p a
+refused 1 "needs .* GB" generate $model -c 100000000
+run generate $model --prompt=hello -n 2
+ok "--name=value" exits 0
+if [ -c /dev/full ]; then
+    "$program" info $model >/dev/full 2>"$dir/err"
+    [ $? -eq 1 ] && grep -q "writing failed" "$dir/err"
+    ok "a full disk is noticed" test $? -eq 0
+fi
+mkfifo "$dir/pipe"
+cat "$dir/pipe" >"$dir/piped" &
+run info $model -o "$dir/pipe"
+wait
+ok "-o to a pipe leaves it a pipe" test -p "$dir/pipe" -a -s "$dir/piped"
 
 # ---- bad input
 
 refused 1 "no-such-file.gguf" info no-such-file.gguf
 refused 1 "no-such-file.txt" tokenize $model -f no-such-file.txt
 refused 1 "magic" info $sample
-refused 1 "which model" info
-refused 1 "abacus" generate $model -p hello --isa abacus
-refused 1 "spiral" generate $model -p hello --rope spiral
+refused 2 "which model" info
+refused 2 "abacus" generate $model -p hello --isa abacus
+refused 2 "spiral" generate $model -p hello --rope spiral
 head -c 100000 $model >"$dir/cut.gguf"
 refused 1 "$dir/cut.gguf" info "$dir/cut.gguf"
 refused 1 "$dir/cut.gguf" generate "$dir/cut.gguf" -p hello

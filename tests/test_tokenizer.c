@@ -39,7 +39,7 @@ static const char *ids(const Tokenizer *t, const char *s, size_t n, int special)
 {
     static char buf[4096];
     Tokens out = {0};
-    Err e = {""};
+    Err e = {.usage = 0};
     size_t at = 0;
     buf[0] = 0;
     if (tok_encode(t, s, n, special, &out, &e)) snprintf(buf, sizeof buf, "error: %s", e.msg);
@@ -73,7 +73,7 @@ static void check_round_trip(const Tokenizer *t, const char *s, size_t n, size_t
 {
     Tokens out = {0};
     Bytes b = {0};
-    Err e = {""};
+    Err e = {.usage = 0};
     CHECK_MSG(!tok_encode(t, s, n, 0, &out, &e), "%s", e.msg);
     for (size_t i = 0; i < out.n; i++) tok_bytes(t, out.id[i], &b);
     if (!n) skip = 0;
@@ -703,7 +703,7 @@ static void test_arrays(void)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         Str text[3] = {{"<0x41>", 6}, {"b", 1}, {"c", 1}};
         size_t size;
-        Err e = {""};
+        Err e = {.usage = 0};
         Gguf g;
         GgufBuilder b = {0};
         gb_key_str(&b, "tokenizer.ggml.model", "llama");
@@ -759,7 +759,7 @@ static void check_goldens(const char *dir, const char *name)
     char path[3][512];
     Bytes in = {0}, out = {0};
     Gguf g;
-    Err e = {""};
+    Err e = {.usage = 0};
     const char *const ext[3] = {"", ".inp", ".out"};
     for (int i = 0; i < 3; i++)
         snprintf(path[i], sizeof path[i], "%s/data/tokenizer/ggml-vocab-%s.gguf%s", dir, name,
