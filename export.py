@@ -337,8 +337,9 @@ class Fields:
     def number(self, key, kind=int, table=None):
         value = (self.table if table is None else table).get(key)
         good = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not good or not 0 < value < math.inf or kind(value) != value:
-            refuse(self.path, key, f"a positive {kind.__name__}", repr(value))
+        top = 1 << 32 if kind is int else 3e38      # what GGUF's u32 and f32 can hold
+        if not good or not 1e-37 < value < top or kind(value) != value:
+            refuse(self.path, key, f"a positive {kind.__name__} of 32 bits", repr(value))
         return kind(value)
 
     def flag(self, key):
@@ -886,30 +887,32 @@ def read_llama2c(path: Path) -> Tuple[Config, Dict[str, Source]]:
     config = Config(n_layer, d, n_head, n_kv, d // n_head, d_ff, abs(vocab), n_ctx, 1e-5, 10000.0,
                     tied=vocab > 0)
     check_config(path, config)
+    order = list(llama2c_order(config))
+    size = 28 + sum(4 * copies * math.prod(shape) for _, copies, shape in order)
+    if size != total:       # before anything is made whose size the header decides
+        refuse(path, "size of the file", f"{size} bytes for its header", total)
     found, at = {}, 28
-    for name, shape in llama2c_order(config):
-        if name:
-            found[name] = Source(path, at, "F32", shape)
-        at += 4 * math.prod(shape)
-    if at != total:
-        refuse(path, "size of the file", f"{at} bytes for its header", total)
+    for name, copies, shape in order:
+        for l in range(copies):
+            found[name.format(l)] = Source(path, at, "F32", shape)
+            at += 4 * math.prod(shape)
+    found.pop("")
     return config, found
 
 
 def llama2c_order(config: Config):
-    """(Hugging Face name, shape) in the order of the file; no name: values that are not used."""
-    sizes = config.letters()
+    """(Hugging Face name, copies, shape) in the order of the file; no name: values not used."""
+    sizes, layers = config.letters(), config.n_layer
     names = {gguf: (hf, tuple(sizes[c] for c in letters)) for hf, gguf, letters, _ in LAYER}
-    yield "model.embed_tokens.weight", (config.n_vocab, config.d_model)
+    yield "model.embed_tokens.weight", 1, (config.n_vocab, config.d_model)
     for kind in ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm",
                  "ffn_gate", "ffn_down", "ffn_up"):
         hf, shape = names[kind + ".weight"]
-        for l in range(config.n_layer):
-            yield f"model.layers.{l}.{hf}", shape
-    yield "model.norm.weight", (config.d_model,)
-    yield "", (2, config.n_ctx, config.d_head // 2)     # cos and sin tables of older versions
+        yield "model.layers.{}." + hf, layers, shape
+    yield "model.norm.weight", 1, (config.d_model,)
+    yield "", 1, (2, config.n_ctx, config.d_head // 2)      # cos and sin, not used any more
     if not config.tied:
-        yield "lm_head.weight", (config.n_vocab, config.d_model)
+        yield "lm_head.weight", 1, (config.n_vocab, config.d_model)
 
 
 def tokenizer_llama2c(path: Path, count: int) -> Tokenizer:

@@ -196,6 +196,10 @@ typedef struct {
      * Row r is w[r * nb .. r * nb + nb - 1], token i is x[i * xs ..]. */
     void (*qmatmul)(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, size_t xs, int toks,
                     int nb);
+    /* The same straight from the file's rows of nb blocks, of types for which that is faster;
+     * NULL: unpack, then qmatmul. */
+    void (*qrows[T_N_TYPES])(float *y, size_t ys, const uint8_t *w, int rows, const Q8 *x,
+                             size_t xs, int toks, int nb);
     /* nb blocks of 32 activations to integers: d = max|x| / 127, q = round-to-even(x * 127 / max);
      * d = 0, q = 0 when max|x| < 1e-30; d = NaN, q = 0 in a block with a NaN or an infinity. */
     void (*quantize)(Q8 *out, const float *x, int nb);

@@ -288,6 +288,45 @@ static void test_qmatmul(const Kernels *k)
                 qmatmul_case(k, blocks[b], counts[r], counts[t], (r + t + b) % 3 == 0);
 }
 
+/* Straight from rows of the file = unpacked by the plain code, then the literal sum. */
+static void qrows_case(const Kernels *k, int type, int nb, int rows, int toks)
+{
+    const TensorType *tt = tensor_type(type);
+    size_t xs = (size_t)nb + 1, ys = (size_t)rows + 1, n_w = (size_t)rows * (size_t)nb;
+    uint8_t *raw = xcalloc(n_w * (size_t)tt->bytes, 1);
+    Q32 *w = xcalloc(n_w, sizeof *w);
+    Q8 *x = xcalloc((size_t)toks * xs, sizeof *x);
+    Room y = room_new((size_t)toks * ys), want = room_new((size_t)toks * ys);
+    for (size_t i = 0; i < n_w * (size_t)tt->bytes; i++) raw[i] = (uint8_t)rng_u64(&rng);
+    for (size_t b = 0; b < n_w; b++) { /* half-precision scales below 2, so that sums are finite */
+        raw[b * (size_t)tt->bytes + 1] &= 0xbf;
+        raw[b * (size_t)tt->bytes + 3] &= 0xbf;
+    }
+    for (int r = 0; r < rows; r++)
+        tt->unpack(w + r * nb, raw + (size_t)r * (size_t)nb * (size_t)tt->bytes, nb);
+    for (size_t i = 0; i < (size_t)toks * xs; i++) random_q8(x + i, 0);
+    for (int i = 0; i < toks; i++)
+        for (int r = 0; r < rows; r++)
+            want.v[(size_t)i * ys + (size_t)r] =
+                literal_qdot(w + (size_t)r * (size_t)nb, x + (size_t)i * xs, nb);
+    k->qrows[type](y.v, ys, raw, rows, x, xs, toks, nb);
+    check_same(&y, &want, k->name, tt->name, nb, rows * 100 + toks);
+    room_check(&y, "qrows");
+    free(want.mem);
+    free(raw);
+    free(w);
+    free(x);
+}
+
+static void test_qrows(const Kernels *k)
+{
+    static const int blocks[] = {1, 2, 18, 33, 48};
+    for (int type = 0; type < T_N_TYPES; type++)
+        for (int r = 0; k->qrows[type] && r < N_COUNTS; r++)
+            for (int t = 0; t < N_COUNTS; t++)
+                qrows_case(k, type, blocks[(r + t) % 5], counts[r], counts[t]);
+}
+
 /* A NaN block (d = NaN, q = 0) must not vanish in the sum. */
 static void test_qmatmul_nan(const Kernels *k)
 {
@@ -699,6 +738,7 @@ static void test_instance(const Kernels *k)
     matmul_near_double(k);
     test_qmatmul(k);
     test_qmatmul_nan(k);
+    test_qrows(k);
     test_quantize(k);
     test_unpack_f16(k);
     test_unpack_bf16(k);
