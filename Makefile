@@ -75,8 +75,13 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(LIBRARY)
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-test: ropescope $(TESTS)
-	@sh tests/all.sh $(BUILD)/ropescope $(TESTS)
+# test_run.c includes run.c, to reach its static functions.
+$(BUILD)/tests/test_run: $(BUILD)/tests/test_run.o $(filter-out $(BUILD)/run_lib.o,$(LIBRARY))
+	@echo "  LD $@"
+	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
+test: ropescope $(TESTS) $(BUILD)/tests/dump_logits
+	@sh tests/all.sh $(BUILD) $(TESTS)
 
 SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 debug:
@@ -109,7 +114,7 @@ install: ropescope
 	cp ropescope $(DESTDIR)$(PREFIX)/bin/ropescope
 
 clean:
-	rm -rf build ropescope
+	rm -rf build ropescope demo.html
 
 .PHONY: all test debug compare bench demo fuzz install clean ropescope
 .SECONDARY:

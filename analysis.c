@@ -32,6 +32,9 @@ static const char BOUND_NOTE[] = "The bounds are derived here from first princip
                                  "of arXiv:2503.01832; they are not the paper's own theorem "
                                  "statements.";
 
+static const char CHANCE_NOTE[] = "Chance: the share of phi in [0, 2 pi) that satisfies a bound "
+                                  "at the pair's x; for F1 and F2 the share of rotated pairs.";
+
 /* ---------------------------------------------------------------- types */
 
 /* Sums of one pair of one head over tokens. Raw sums, so that readings can be merged. */
@@ -50,21 +53,24 @@ typedef struct {
     PairSum pair[];              /* [P] */
 } HeadSums;
 
-/* alpha_1 of windows over their first t queries; t is the largest seen, at most sink_t. */
+/* Weights on key 0 of n queries of one window: their sum, and what equal weights would give. */
+typedef struct {
+    int n, n_bad; /* all queries; those whose row of attention is not finite */
+    double sum, uniform;
+} SinkWindow;
+
+/* alpha_1 of windows over t queries each; t is the largest seen, shorter windows are no samples. */
 typedef struct {
     int t;
-    uint64_t n, n_sink; /* windows that long; those with alpha_1 > sink_eps */
-    double alpha;       /* sum over them */
+    uint64_t n, n_sink, n_bad; /* windows; those with alpha_1 > sink_eps; not finite: left out */
+    double alpha, uniform;     /* sums over the n windows of the mean over queries */
 } SinkSamples;
 
-/* Attention of one head to the first key. */
+/* Attention of one head to the first key: the open window, and closed ones. */
 typedef struct {
-    int n;                 /* queries in the open window */
-    double open, open_t;   /* their weight on key 0: all of them, and the first sink_t */
-    double open_uniform;   /* what equal weights would give */
-    uint64_t n_windows;    /* closed windows */
-    double alpha, uniform; /* sums over closed windows of the mean over queries */
-    SinkSamples at_t;
+    SinkWindow open, open_t; /* all of its queries; the first sink_t of them */
+    SinkSamples whole, at_t; /* whole windows; their first sink_t queries */
+    uint64_t n_bad;          /* rows of attention that are not finite */
 } Sink;
 
 /* The rotary axis of a Rope: pair j and where its members lie in a head. */
@@ -114,8 +120,11 @@ typedef struct {
 
 enum { BOUND_F1, BOUND_F2, BOUND_T3, BOUND_B1, BOUND_B2, BOUND_B3, BOUND_B4, N_BOUNDS };
 
+/* How often a bound held, and how often it would by chance: the sum of the chances, and of their
+ * variances c (1 - c). */
 typedef struct {
     int hits, of;
+    double chance, var;
 } Rate;
 
 /* Everything a report says, computed once. */
@@ -123,12 +132,16 @@ typedef struct {
     const Analysis *a;
     const Provenance *p;
     int n_heads, n_top, n_strong, n_candidates, n_candidate_heads;
-    int best;              /* head whose top pair stands highest over its median; -1: none */
-    int sinkiest;          /* head with the largest alpha_1; -1: none */
-    int n_bad;             /* pairs whose statistics are not finite */
+    int best;        /* head whose top pair stands highest over its median; -1: none */
+    int sinkiest;    /* head with the largest alpha_1; -1: none */
+    int n_bad;       /* pairs whose statistics are not finite */
+    int n_bad_heads; /* heads with rows of attention that are not finite */
+    uint64_t n_bad_rows;
     int common, n_common;  /* pair that is most often the top, and in how many heads */
-    double chance;         /* share of rotated pairs with x <= 2 pi, over the heads */
-    double alpha, uniform; /* alpha_1 over whole windows, mean over heads */
+    double partial;        /* share of rotated pairs with x <= 2 pi, over the heads */
+    double alpha, uniform; /* alpha_1 over whole windows, mean over heads that have one */
+    int whole_t, n_alpha;  /* queries of such a window; the heads */
+    uint64_t n_whole;      /* such windows */
     double alpha_t, sink;  /* alpha_1 at t, and Sink_1 in [0, 1] */
     int t;                 /* queries behind these */
     uint64_t n_samples;
@@ -195,40 +208,58 @@ static void on_k(void *ctx, int l, int kh, int stage, int pos, int n, const floa
                stride);
 }
 
-/* The weight of the first key; 0 where a sliding window no longer shows it. */
+/* The weight w of one more query on the first key, among n_keys keys; 0: the key is not seen. */
+static void add_query(SinkWindow *s, double w, int n_keys)
+{
+    s->n++;
+    if (!isfinite(w)) {
+        s->n_bad++;
+        return;
+    }
+    s->sum += w;
+    if (n_keys) s->uniform += 1.0 / n_keys;
+}
+
+/* The weight of the first key; 0 where a sliding window no longer shows it. A row with a NaN is
+ * NaN throughout, as softmax divides by the sum. */
 static void on_attn(void *ctx, int l, int h, int pos, int t0, const float *scores,
                     const float *weights, const float *out)
 {
     const Analysis *a = ctx;
     Sink *s = a->sink[a->first_q[l] + h];
     (void)scores, (void)out;
-    double w = t0 == 0 ? (double)weights[0] : 0;
-    s->open += w;
-    if (s->n < a->o.sink_t) s->open_t += w;
-    if (t0 == 0) s->open_uniform += 1.0 / (pos + 1);
-    s->n++;
+    int finite = isfinite(weights[0]), n_keys = t0 == 0 ? pos + 1 : 0;
+    double w = !finite ? NONE : t0 == 0 ? (double)weights[0] : 0;
+    if (s->open.n < a->o.sink_t) add_query(&s->open_t, w, n_keys);
+    add_query(&s->open, w, n_keys);
+    s->n_bad += !finite;
 }
 
-/* The open window becomes a sample: alpha_1 = (1/T) sum over its T queries of the weight on the
- * first key (Gu et al., arXiv:2410.10781, k = 1). Windows shorter than the longest kept one are
- * no samples: until one reaches sink_t, only the longest count. */
+/* A window becomes a sample: alpha_1 = (1/T) sum over its T queries of the weight on the first
+ * key (Gu et al., arXiv:2410.10781, k = 1). Only the longest windows seen count: in a short one
+ * (the end of a text, an interrupt) the first key has few rivals.
+ * Pitfall: a text of 513 tokens in windows of 512 has a last window of one token, alpha_1 = 1. */
+static void add_window(SinkSamples *s, const SinkWindow *w, double sink_eps)
+{
+    if (w->n > s->t) *s = (SinkSamples){.t = w->n};
+    if (w->n == 0 || w->n < s->t) return;
+    if (w->n_bad) {
+        s->n_bad++;
+        return;
+    }
+    double alpha = w->sum / w->n;
+    s->n++;
+    s->n_sink += alpha > sink_eps;
+    s->alpha += alpha;
+    s->uniform += w->uniform / w->n;
+}
+
 static Sink sink_closed(const Sink *open, const AnalysisOptions *o)
 {
     Sink s = *open;
-    int t = s.n < o->sink_t ? s.n : o->sink_t;
-    if (t == 0) return s;
-    s.n_windows++;
-    s.alpha += s.open / s.n;
-    s.uniform += s.open_uniform / s.n;
-    if (t > s.at_t.t) s.at_t = (SinkSamples){.t = t};
-    if (t == s.at_t.t) {
-        double alpha = s.open_t / t;
-        s.at_t.n++;
-        s.at_t.n_sink += alpha > o->sink_eps;
-        s.at_t.alpha += alpha;
-    }
-    s.n = 0;
-    s.open = s.open_t = s.open_uniform = 0;
+    add_window(&s.whole, &s.open, o->sink_eps);
+    add_window(&s.at_t, &s.open_t, o->sink_eps);
+    s.open = s.open_t = (SinkWindow){0};
     return s;
 }
 
@@ -317,28 +348,37 @@ void analysis_free(Analysis *a)
 /* ---------------------------------------------------------------- from sums to a reading */
 
 /* Hits of one bound: x <= x_most and lo + lo_x x <= phi <= hi + hi_x x, asked of the pairs with
- * x <= scope. Written so that a NaN misses. */
+ * x <= scope. Written so that a NaN misses. B1 to B4 are lower ends only: the upper end of the
+ * theorem they come from is not asked, so what they mean is said of the theorem, not of them. */
 typedef struct {
     const char *id, *formula, *meaning;
     double scope, x_most, lo, lo_x, hi, hi_x;
 } Bound;
 
 static const Bound bounds[N_BOUNDS] = {
-    {"F1", "x <= 2 pi", "the pair completes no full turn over P", ENDLESS, TAU, 0, 0, TAU, 0},
+    {"F1", "x <= 2 pi", "the pair makes at most one turn over P", ENDLESS, TAU, 0, 0, TAU, 0},
     {"F2", "x <= pi", "the pair can keep one sign at every distance", ENDLESS, PI, 0, 0, TAU, 0},
     {"T3", "pi/2 <= phi <= 3 pi/2 - x", "never positive, at any distance", PI, PI, PI / 2, 0,
      3 * PI / 2, -1},
     {"B1", "phi >= pi/2", "lower end of T3", PI, PI, PI / 2, 0, TAU, 0},
-    {"B2", "phi >= pi - x/2", "far is not penalised more than near; the best angle", TAU, TAU, PI,
-     -0.5, TAU, 0},
-    {"B3", "phi >= (pi - x)/2", "needed for a negative mean", TAU, TAU, PI / 2, -0.5, TAU, 0},
-    {"B4", "phi >= pi - x", "the arc reaches pi", TAU, TAU, PI, -1, TAU, 0},
+    {"B2", "phi >= pi - x/2", "lower end of pi <= phi + x/2 <= 2 pi: far not penalised (T6)", TAU,
+     TAU, PI, -0.5, TAU, 0},
+    {"B3", "phi >= (pi - x)/2", "lower end of pi/2 < phi + x/2 < 3 pi/2: negative mean (T2)", TAU,
+     TAU, PI / 2, -0.5, TAU, 0},
+    {"B4", "phi >= pi - x", "lower end of pi - x <= phi <= pi: the arc contains pi", TAU, TAU, PI,
+     -1, TAU, 0},
 };
+
+/* Does the bound speak of the frequency alone? */
+static int bound_of_x(const Bound *b)
+{
+    return !isfinite(b->scope);
+}
 
 /* "x <= pi", or "all" */
 static const char *bound_scope(const Bound *b)
 {
-    return !isfinite(b->scope) ? "all" : b->scope > PI ? "x <= 2 pi" : "x <= pi";
+    return bound_of_x(b) ? "all" : b->scope > PI ? "x <= 2 pi" : "x <= pi";
 }
 
 static int bound_asks(const Bound *b, double x)
@@ -351,11 +391,30 @@ static int bound_holds(const Bound *b, double x, double phi)
     return x <= b->x_most && phi >= b->lo + b->lo_x * x && phi <= b->hi + b->hi_x * x;
 }
 
+/* The chance of a hit. Of an angle: the share of phi in [0, 2 pi) that satisfies the bound at x.
+ * Of a frequency: the share of the rotated pairs that satisfy it. */
+static double bound_chance(const Bound *b, const Axis *ax, double x)
+{
+    if (bound_of_x(b)) {
+        int n = 0;
+        for (int j = 0; j < ax->n; j++) n += ax->theta[j] > 0 && ax->x[j] <= b->x_most;
+        return (double)n / ax->n_rotated;
+    }
+    double lo = fmax(0, b->lo + b->lo_x * x), hi = fmin(TAU, b->hi + b->hi_x * x);
+    return x <= b->x_most ? fmax(0, hi - lo) / TAU : 0;
+}
+
 static double wrap_2pi(double angle) /* into [0, 2 pi) */
 {
     double w = fmod(angle, TAU);
     if (w < 0) w += TAU;
     return w >= TAU ? 0 : w;
+}
+
+/* angle / pi, for two decimals: never rounded up to 2.00, which lies outside [0, 2). */
+static double in_pi(double angle)
+{
+    return angle / PI > 1.99 ? 1.99 : angle / PI;
 }
 
 static double sinc(double y)
@@ -414,7 +473,7 @@ static void rank_pairs(Head *h, const AnalysisOptions *o, double *tmp)
     h->top = -1;
     for (int j = 0; j < ax->n; j++) {
         double s = h->pair[j].strength;
-        if (!(ax->theta[j] > 0)) continue;
+        if (!(ax->theta[j] > 0) || !isfinite(s)) continue;
         tmp[n++] = s;
         if (s > (h->top < 0 ? 0 : h->pair[h->top].strength)) h->top = j;
     }
@@ -423,8 +482,9 @@ static void rank_pairs(Head *h, const AnalysisOptions *o, double *tmp)
         Pair *p = &h->pair[j];
         double x = ax->x[j];
         p->ratio = p->strength / mid;
-        p->strong = x > 0 && p->strength > 0 && p->strength >= o->strong_ratio * mid &&
-                    p->q.R >= o->strong_r && p->k.R >= o->strong_r;
+        p->strong = x > 0 && isfinite(p->strength) && p->strength > 0 &&
+                    p->strength >= o->strong_ratio * mid && p->q.R >= o->strong_r &&
+                    p->k.R >= o->strong_r;
         p->candidate = p->strong && x < TAU && cos(p->phi + x / 2) < 0;
         h->n_strong += p->strong;
         h->n_candidates += p->candidate;
@@ -447,9 +507,9 @@ static void read_head(Head *out, const Analysis *a, int l, int h)
     free(tmp);
 }
 
-static double head_alpha(const Head *h) /* over whole windows */
+static double head_alpha(const Head *h) /* over whole windows; NaN if there is none */
 {
-    return h->sink.alpha / (double)h->sink.n_windows;
+    return h->sink.whole.alpha / (double)h->sink.whole.n;
 }
 
 static double top_x(const Head *h) /* NaN if there is no top pair: no bound holds then */
@@ -462,27 +522,42 @@ static double top_ratio(const Head *h)
     return h->top < 0 ? NONE : h->pair[h->top].ratio;
 }
 
+static int beats(double v, double best) /* a NaN never wins and always loses */
+{
+    return isfinite(v) && !(v <= best);
+}
+
+static void count_rate(Rate *r, int hit, double chance)
+{
+    r->of++;
+    r->hits += hit;
+    r->chance += chance;
+    r->var += chance * (1 - chance);
+}
+
 static void count_bounds(Reading *r, const Head *h)
 {
     for (int i = 0; i < N_BOUNDS; i++) {
         const Bound *b = &bounds[i];
         for (int j = 0; j < h->axis->n; j++) {
             double x = h->axis->x[j];
+            if (!bound_asks(b, x) || (j != h->top && !h->pair[j].strong)) continue;
             int hit = bound_holds(b, x, h->pair[j].phi);
-            if (!bound_asks(b, x)) continue;
-            if (j == h->top) r->top_rate[i].of++, r->top_rate[i].hits += hit;
-            if (h->pair[j].strong) r->strong_rate[i].of++, r->strong_rate[i].hits += hit;
+            double chance = bound_chance(b, h->axis, x);
+            if (j == h->top) count_rate(&r->top_rate[i], hit, chance);
+            if (h->pair[j].strong) count_rate(&r->strong_rate[i], hit, chance);
         }
     }
 }
 
-/* Radius after rotation = amplitude * radius before: the largest relative miss, of q or k. */
+/* Radius after rotation = amplitude * radius before: the largest relative miss; NaN of nothing. */
 static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
 {
-    double worst = 0;
+    double worst = NONE;
     for (int j = 0; j < n_pairs && s->n_after == s->n; j++) {
         double want = amplitude * s->pair[j].r;
-        if (want > 0) worst = fmax(worst, fabs(s->pair[j].r_after / want - 1));
+        double miss = fabs(s->pair[j].r_after / want - 1);
+        if (want > 0 && isfinite(want)) worst = fmax(worst, isfinite(miss) ? miss : ENDLESS);
     }
     return worst;
 }
@@ -503,11 +578,12 @@ static void count_head(Reading *r, int i)
     r->n_candidates += h->n_candidates;
     r->n_candidate_heads += h->n_candidates > 0;
     if (h->top >= 0) {
-        r->chance += (double)n / ax->n_rotated;
+        r->partial += (double)n / ax->n_rotated;
         r->n_top++;
-        if (r->best < 0 || top_ratio(h) > top_ratio(&r->head[r->best])) r->best = i;
+        if (beats(top_ratio(h), r->best < 0 ? NONE : top_ratio(&r->head[r->best]))) r->best = i;
     }
-    if (r->sinkiest < 0 || head_alpha(h) > head_alpha(&r->head[r->sinkiest])) r->sinkiest = i;
+    if (beats(head_alpha(h), r->sinkiest < 0 ? NONE : head_alpha(&r->head[r->sinkiest])))
+        r->sinkiest = i;
     if (h->sink.at_t.t > r->t) r->t = h->sink.at_t.t;
 }
 
@@ -516,14 +592,23 @@ static void read_sinks(Reading *r)
 {
     uint64_t n_sink = 0;
     for (int i = 0; i < r->n_heads; i++) {
-        const Sink *s = &r->head[i].sink;
-        r->alpha += s->alpha / (double)s->n_windows / r->n_heads;
-        r->uniform += s->uniform / (double)s->n_windows / r->n_heads;
-        if (s->at_t.t != r->t) continue;
-        r->n_samples += s->at_t.n;
-        r->alpha_t += s->at_t.alpha;
-        n_sink += s->at_t.n_sink;
+        const SinkSamples *s = &r->head[i].sink.at_t, *w = &r->head[i].sink.whole;
+        r->n_bad_rows += r->head[i].sink.n_bad;
+        r->n_bad_heads += r->head[i].sink.n_bad > 0;
+        if (w->t > r->whole_t) r->whole_t = w->t;
+        if (w->n > r->n_whole) r->n_whole = w->n;
+        if (s->t == r->t) {
+            r->n_samples += s->n;
+            r->alpha_t += s->alpha;
+            n_sink += s->n_sink;
+        }
+        if (!w->n) continue;
+        r->n_alpha++;
+        r->alpha += w->alpha / (double)w->n;
+        r->uniform += w->uniform / (double)w->n;
     }
+    r->alpha /= r->n_alpha;
+    r->uniform /= r->n_alpha;
     r->alpha_t /= (double)r->n_samples;
     r->sink = (double)n_sink / (double)r->n_samples;
 }
@@ -537,8 +622,9 @@ static void read_medians(Reading *r)
         const Head *h = &r->head[i];
         if (h->top < 0) continue;
         const Pair *p = &h->pair[h->top];
-        if (h->k->n_skip) k0[n_k0++] = p->k.skip / p->k.r;
-        if (top_x(h) <= TAU) centre[n_centre++] = wrap_2pi(p->phi + top_x(h) / 2) - PI;
+        double first = p->k.skip / p->k.r, middle = wrap_2pi(p->phi + top_x(h) / 2) - PI;
+        if (isfinite(first)) k0[n_k0++] = first;
+        if (top_x(h) <= TAU && isfinite(middle)) centre[n_centre++] = middle;
     }
     r->k0 = median(k0, n_k0);
     r->centre = median(centre, n_centre);
@@ -558,11 +644,12 @@ static void count_common(Reading *r)
 static void read_totals(Reading *r)
 {
     r->best = r->sinkiest = -1;
+    r->check = NONE;
     for (int i = 0; i < r->n_heads; i++) {
         count_head(r, i);
         count_bounds(r, &r->head[i]);
     }
-    r->chance /= r->n_top;
+    r->partial /= r->n_top;
     count_common(r);
     read_sinks(r);
     read_medians(r);
@@ -634,39 +721,54 @@ static double percent(Rate r)
     return 100.0 * r.hits / r.of;
 }
 
-static void say_frequencies(const Reading *r, Bytes *out)
+static double percent_chance(Rate r)
 {
-    const Analysis *a = r->a;
-    Rate f1 = r->top_rate[BOUND_F1], f2 = r->top_rate[BOUND_F2];
-    const Head *b = &r->head[r->best];
-    double n_ctx = b->axis->n_ctx;
-    if (!(n_ctx > 0)) {
-        say(out, "The trained context is unknown, so no pair can be placed by its cycles.");
-        return;
-    }
-    say(out,
-        "In %d of %d heads (%.1f%%) the strongest pair completes no full turn over the context of "
-        "%.0f tokens (x <= 2 pi), and in %d (%.1f%%) not even half a turn; if every pair were "
-        "equally likely to be the strongest, the first would be %.0f%%.",
-        f1.hits, f1.of, percent(f1), n_ctx, f2.hits, percent(f2), 100 * r->chance);
-    if (r->a->m->n_ropes == 1)
-        say(out, "The strongest pair is most often pair %d: in %d of %d heads.", r->common,
-            r->n_common, r->n_top);
-    say(out,
-        "The pair that stands out most is pair %d of layer %d, head %d: its r_q r_k is %.1f times "
-        "that of the median pair of its head, and it makes %.3g turns over the context.",
-        b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / TAU);
+    return 100 * r.chance / r.of;
+}
+
+/* 1: more hits than by chance, -1: fewer, 0: neither by three standard deviations. */
+static int beyond_chance(Rate r)
+{
+    double d = r.hits - r.chance, sd = sqrt(r.var);
+    return d > 3 * sd ? 1 : d < -3 * sd ? -1 : 0;
+}
+
+static void say_candidates(const Reading *r, Bytes *out)
+{
+    const AnalysisOptions *o = &r->a->o;
     if (r->n_candidates)
         say(out,
-            "%d offset feature candidate%s in %d of %d heads: x < 2 pi, R_q and R_k >= %g, "
+            "%d offset feature candidate%s in %d of %d head%s: x < 2 pi, R_q and R_k >= %g, "
             "r_q r_k >= %g times the median pair of the head, negative mean over the distances.",
             r->n_candidates, plural((uint64_t)r->n_candidates), r->n_candidate_heads, r->n_heads,
-            a->o.strong_r, a->o.strong_ratio);
+            plural((uint64_t)r->n_heads), o->strong_r, o->strong_ratio);
     else
         say(out,
             "No pair is an offset feature candidate: none has x < 2 pi, R_q and R_k >= %g, r_q r_k "
             ">= %g times the median pair of its head, and a negative mean over the distances.",
-            a->o.strong_r, a->o.strong_ratio);
+            o->strong_r, o->strong_ratio);
+}
+
+static void say_frequencies(const Reading *r, Bytes *out)
+{
+    Rate f1 = r->top_rate[BOUND_F1], f2 = r->top_rate[BOUND_F2];
+    const Head *b = &r->head[r->best < 0 ? 0 : r->best];
+    int of_one = b->axis->n_rotated < 2; /* the only pair stands out from nothing */
+    say(out,
+        "In %d of %d head%s (%.1f%%) the strongest pair makes at most one turn over the context "
+        "of %.0f tokens (x <= 2 pi), and in %d (%.1f%%) at most half a turn; if every pair were "
+        "equally likely to be the strongest, it would be %.0f%% and %.0f%%.",
+        f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), b->axis->n_ctx, f2.hits, percent(f2),
+        percent_chance(f1), percent_chance(f2));
+    if (r->a->m->n_ropes == 1 && !of_one)
+        say(out, "The strongest pair is most often pair %d: in %d of %d head%s.", r->common,
+            r->n_common, r->n_top, plural((uint64_t)r->n_top));
+    if (r->best >= 0 && !of_one)
+        say(out,
+            "The pair that stands out most is pair %d of layer %d, head %d: its r_q r_k is %.1f "
+            "times that of the median pair of its head, and it makes %.3g turns over the context.",
+            b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / TAU);
+    say_candidates(r, out);
 }
 
 enum { NAMED = 5 }; /* exceptions named in a sentence */
@@ -681,19 +783,30 @@ static void say_exceptions(const Reading *r, const Bound *b, int n, char *s, siz
     if (n > NAMED) snprintf(s + at, size - at, " and %d more", n - NAMED);
 }
 
+static const char *verdict(int bound, Rate s)
+{
+    int beyond = beyond_chance(s);
+    if (beyond > 0) return "more often than by chance";
+    if (beyond == 0) return "no more and no less than by chance, so it tells nothing";
+    return bound == BOUND_B2 ? "less often than by chance: in the others the middle of the arc "
+                               "lies below pi"
+                             : "less often than by chance";
+}
+
 static void say_bounds(const Reading *r, Bytes *out)
 {
-    static const int told[] = {BOUND_F1, BOUND_B1, BOUND_B3, BOUND_B4};
-    if (!r->n_strong) return;
+    static const int told[] = {BOUND_F1, BOUND_T3, BOUND_B1, BOUND_B2, BOUND_B3, BOUND_B4};
     for (size_t t = 0; t < sizeof told / sizeof *told; t++) {
         const Bound *b = &bounds[told[t]];
         Rate s = r->strong_rate[told[t]];
-        char except[256];
+        char except[256] = "";
         if (!s.of) continue;
-        say_exceptions(r, b, s.of - s.hits, except, sizeof except);
-        say(out, "%s (%s: %s) holds for %d of %d strong pairs%s%s (%.1f%%)%s.", b->id, b->formula,
-            b->meaning, s.hits, s.of, isfinite(b->scope) ? " with " : "",
-            isfinite(b->scope) ? bound_scope(b) : "", percent(s), except);
+        if (2 * s.hits >= s.of) say_exceptions(r, b, s.of - s.hits, except, sizeof except);
+        say(out,
+            "%s (%s: %s) holds for %d of %d strong pair%s%s%s: %.1f%%, by chance %.1f%%; %s%s.",
+            b->id, b->formula, b->meaning, s.hits, s.of, plural((uint64_t)s.of),
+            bound_of_x(b) ? "" : " with ", bound_of_x(b) ? "" : bound_scope(b), percent(s),
+            percent_chance(s), verdict(told[t], s), except);
     }
 }
 
@@ -702,8 +815,8 @@ static void say_angles(const Reading *r, Bytes *out)
     if (isfinite(r->centre))
         say(out,
             "The arc of the strongest partial-cycle pairs has its middle at phi + x/2 = %.2f pi "
-            "(median over heads); T4 puts the best angle at 1 pi.",
-            1 + r->centre / PI);
+            "(median over heads); T4 puts the best angle at pi.",
+            in_pi(PI + r->centre));
     if (isfinite(r->k0))
         say(out,
             "In the strongest pair the key of the first token is %.2f times as long as the mean "
@@ -714,16 +827,22 @@ static void say_angles(const Reading *r, Bytes *out)
 static void say_sinks(const Reading *r, Bytes *out)
 {
     const AnalysisOptions *o = &r->a->o;
+    if (r->n_alpha) {
+        const Head *h = &r->head[r->sinkiest];
+        say(out,
+            "The first token takes %.2f of the attention (equal weights would give it %.3f), on "
+            "average over %d head%s and %llu window%s of %d quer%s, the longest; most in layer "
+            "%d, head %d: %.2f.",
+            r->alpha, r->uniform, r->n_alpha, plural((uint64_t)r->n_alpha),
+            (unsigned long long)r->n_whole, plural(r->n_whole), r->whole_t,
+            r->whole_t == 1 ? "y" : "ies", h->l, h->h, head_alpha(h));
+    }
     if (!r->n_samples) return;
-    const Head *h = &r->head[r->sinkiest];
-    say(out,
-        "The first token takes %.2f of the attention on average over heads and windows (equal "
-        "weights would give it %.3f); most in layer %d, head %d: %.2f.",
-        r->alpha, r->uniform, h->l, h->h, head_alpha(h));
     say(out,
         "Sink_1^%g = %.1f%%: the share of %llu (window, layer, head) samples in which the first "
-        "token takes more than %g of the attention of the first %d queries.%s",
+        "token takes more than %g of the attention of the first %d quer%s.%s",
         o->sink_eps, 100 * r->sink, (unsigned long long)r->n_samples, o->sink_eps, r->t,
+        r->t == 1 ? "y" : "ies",
         r->t < o->sink_t ? " (No window is longer; alpha_1 is then not the published one.)" : "");
 }
 
@@ -734,31 +853,87 @@ static int any_rotated(const Analysis *a)
     return 0;
 }
 
+/* What was not as the file or the text would have it: before anything is claimed. */
+static void say_made(const Reading *r, Bytes *out)
+{
+    const Provenance *p = r->p;
+    if (p->rope_override)
+        say(out,
+            "Intervention: an option made the position encoding '%s', not what the file says; "
+            "all that follows is of the model so changed.",
+            p->rope_override);
+    if (p->pre_override)
+        say(out, "The text was split by '%s' (--pre), not as the file says.", p->pre_override);
+    if (p->interrupted) say(out, "The reading was interrupted: the text was not read to its end.");
+    if (p->bytes_left_out)
+        say(out, "%zu byte%s of the text %s no token and %s left out.", p->bytes_left_out,
+            plural(p->bytes_left_out), p->bytes_left_out == 1 ? "has" : "have",
+            p->bytes_left_out == 1 ? "was" : "were");
+}
+
+enum { FEW = 32 }; /* counted tokens below which no claim is made about pairs */
+
+/* The rotary pairs; n tokens are in the means. */
+static void say_pairs(const Reading *r, uint64_t n, Bytes *out)
+{
+    const Head *h = r->head;
+    if (!any_rotated(r->a))
+        say(out, r->p->rope_override ? "No head has a rotary pair: rotation is switched off."
+                                     : "No head has a rotary pair: this model does not rotate "
+                                       "queries and keys.");
+    else if (!r->n_top && !r->n_bad)
+        say(out, "No head has a strongest pair: r_q r_k is zero in all of them, as the queries or "
+                 "the keys are all zero.");
+    else if (r->n_top && !(h->axis->n_ctx > 0))
+        say(out, "The trained context is unknown, so no pair can be placed by its cycles.");
+    else if (r->n_top && n >= FEW)
+        say_frequencies(r, out), say_bounds(r, out), say_angles(r, out);
+}
+
+static void say_faults(const Reading *r, Bytes *out)
+{
+    if (isinf(r->check))
+        say(out, "Self-check failed: a radius is not finite after rotation.");
+    else if (r->check > 1e-4)
+        say(out,
+            "Self-check failed: a mean radius after rotation differs by %.2g of its size from the "
+            "one before.",
+            r->check);
+    if (r->n_bad_heads)
+        say(out,
+            "In %d of %d head%s %llu row%s of attention %s not finite: windows with such a row are "
+            "left out of alpha_1 and Sink_1 of that head.",
+            r->n_bad_heads, r->n_heads, plural((uint64_t)r->n_heads),
+            (unsigned long long)r->n_bad_rows, plural(r->n_bad_rows),
+            r->n_bad_rows == 1 ? "is" : "are");
+    if (r->n_bad)
+        say(out,
+            "%d (head, pair) statistic%s not finite: the model overflowed, and what is said above "
+            "leaves %s out.",
+            r->n_bad, r->n_bad == 1 ? " is" : "s are", r->n_bad == 1 ? "it" : "them");
+}
+
 /* What was found: true sentences made of the numbers, each ended by a zero byte. */
 static Bytes findings(const Reading *r)
 {
     Bytes out = {0};
     uint64_t n = r->n_heads ? r->head[0].q->n : 0;
-    if (!n)
+    say_made(r, &out);
+    if (!n) {
+        int skip = r->a->o.n_skip;
         say(&out,
-            "There is nothing to read: the first %d of each window stay out of the means, and no "
-            "other token came.",
-            r->a->o.n_skip);
-    else if (!any_rotated(r->a))
-        say(&out, "No head has a rotary pair: this model does not rotate queries and keys.");
-    else if (r->n_top)
-        say_frequencies(r, &out), say_bounds(r, &out), say_angles(r, &out);
-    say_sinks(r, &out);
-    if (r->p->interrupted)
-        say(&out, "The reading was interrupted: the text was not read to its end.");
-    if (r->check > 1e-4)
-        say(&out, "Self-check failed: a radius changed under rotation by %.2g of itself.",
-            r->check);
-    if (r->n_bad)
-        say(&out,
-            "%d (head, pair) statistics are not finite numbers: the model overflowed, and "
-            "what is said above leaves them out.",
-            r->n_bad);
+            "There is nothing to read: the first %s of each window stay%s out of the means, and "
+            "no other token came.",
+            skip == 1 ? "token" : "tokens", skip == 1 ? "s" : "");
+    } else {
+        if (n < FEW)
+            say(&out,
+                "Only %llu token%s counted: means of so few show little, so no pair is named here.",
+                (unsigned long long)n, n == 1 ? " is" : "s are");
+        say_pairs(r, n, &out);
+        say_sinks(r, &out);
+    }
+    say_faults(r, &out);
     return out;
 }
 
@@ -841,10 +1016,16 @@ static void print_axis(FILE *f, const Analysis *a, int i)
 {
     const Axis *ax = &a->axis[i];
     const Rope *r = &a->m->rope[i];
-    fprintf(f, "rope    %s, base %g, %d pairs; P = ", r->kind ? r->kind->name : "-", r->p.base,
-            ax->n);
+    fprintf(f, "rope    %s, base %g", r->kind ? r->kind->name : "-", r->p.base);
+    if (r->p.factor > 1 || r->p.factor < 1) fprintf(f, ", factor %g", r->p.factor);
+    fprintf(f, "%s, %d pair%s; P = ", r->p.divisors ? ", with divisors" : "", ax->n,
+            plural((uint64_t)ax->n));
     print_cell(f, 0, 0, ax->n_ctx);
-    fprintf(f, " tokens (%s)\n", a->o.n_ctx > 0 ? "as asked for" : "trained context of the file");
+    fprintf(f, " tokens (%s)\n",
+            a->o.n_ctx > 0 ? "as asked for"
+            : r->p.n_ctx_orig > 0 && r->p.n_ctx_orig != a->m->n_ctx_train
+                ? "original context of the encoding"
+                : "trained context of the file");
     print_within(f, "        x = theta P <= 2 pi", ax, TAU);
     print_within(f, "; x <= pi", ax, PI);
     fputc('\n', f);
@@ -858,19 +1039,30 @@ static void print_header(const Term *t, const Analysis *a, const Provenance *p)
             t->bold, ROPESCOPE_VERSION, t->off);
     fprintf(f, "model   %s  sha256 %.12s  %.1f M parameters\n", or_dash(p->model_path),
             or_dash(p->model_sha256), (double)m->n_params / 1e6);
-    fprintf(f, "        %s: %d layers, %d query / %d kv heads of %d, embedding %d, vocabulary %d\n",
-            m->arch ? m->arch->name : "-", m->n_layers, m->max_heads, m->max_kv_heads, m->head_dim,
-            m->n_embd, m->n_vocab);
+    fprintf(f,
+            "        %s: %d layer%s, %d query / %d kv heads of %d, embedding %d, vocabulary %d\n",
+            m->arch ? m->arch->name : "-", m->n_layers, plural((uint64_t)m->n_layers), m->max_heads,
+            m->max_kv_heads, m->head_dim, m->n_embd, m->n_vocab);
     for (int i = 0; i < m->n_ropes; i++) print_axis(f, a, i);
+    if (p->rope_override)
+        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
+                p->rope_override, t->off);
     fprintf(f, "text    %s  sha256 %.12s\n", or_dash(p->text_path), or_dash(p->text_sha256));
     fprintf(f, "        %llu token%s, %llu window%s of up to %d; BOS: %s\n",
             (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
             plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy));
+    if (p->text_cut) fputs("        cut by -n: the rest of the text was not read\n", f);
+    if (p->interrupted) fputs("        interrupted: the rest of the text was not read\n", f);
+    if (p->bytes_left_out)
+        fprintf(f, "        %zu byte%s without a token left out\n", p->bytes_left_out,
+                plural(p->bytes_left_out));
+    if (p->pre_override) fprintf(f, "        --pre %s: not what the file says\n", p->pre_override);
     fprintf(f, "run     %s, %s kernels, %d thread%s\n",
             p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads));
-    fprintf(f, "means   leave out the first %d token%s of each window\n", a->o.n_skip,
-            plural((uint64_t)a->o.n_skip));
+    fprintf(f, "means   leave out the first ");
+    if (a->o.n_skip != 1) fprintf(f, "%d ", a->o.n_skip);
+    fprintf(f, "token%s of each window\n", plural((uint64_t)a->o.n_skip));
     fprintf(f, "strong  r_q r_k >= %g x the median pair of the head, R_q and R_k >= %g\n",
             a->o.strong_ratio, a->o.strong_r);
 }
@@ -918,7 +1110,7 @@ static void print_head_row(const Term *t, const Head *h)
     print_cell(t->f, 10, 1, one * p->ratio);
     print_cell(t->f, 10, -4, x);
     print_cell(t->f, 9, -3, x / TAU);
-    print_cell(t->f, 8, 2, one * p->phi / PI);
+    print_cell(t->f, 8, 2, one * in_pi(p->phi));
     print_cell(t->f, 9, 3, head_alpha(h));
     fprintf(t->f, "  %s", has ? turn_class(h->axis->theta[h->top], x) : "-");
     if (has && p->candidate) fprintf(t->f, "%s candidate%s", t->mark, t->off);
@@ -930,12 +1122,16 @@ static void print_layer(const Term *t, const Reading *r)
     const Head *h = r->head;
     fprintf(t->f, "\n%slayer %d%s", t->bold, h->l, t->off);
     if (r->n_top)
-        fprintf(t->f, "  strongest pair within one turn in %d of %d heads; %d offset candidate%s",
-                r->top_rate[BOUND_F1].hits, r->n_top, r->n_candidates,
+        fprintf(t->f, "  strongest pair within one turn in %d of %d head%s; %d offset candidate%s",
+                r->top_rate[BOUND_F1].hits, r->n_top, plural((uint64_t)r->n_top), r->n_candidates,
                 plural((uint64_t)r->n_candidates));
-    if (r->n_samples)
-        fprintf(t->f, "; alpha_1 %.3f, most %.3f (head %d); Sink_1^%g %.0f%%", r->alpha,
-                head_alpha(&h[r->sinkiest]), r->sinkiest, r->a->o.sink_eps, 100 * r->sink);
+    if (r->n_alpha)
+        fprintf(t->f, "; alpha_1 %.3f, most %.3f (head %d)", r->alpha, head_alpha(&h[r->sinkiest]),
+                h[r->sinkiest].h);
+    if (r->n_samples) fprintf(t->f, "; Sink_1^%g %.0f%%", r->a->o.sink_eps, 100 * r->sink);
+    if (r->n_bad_heads)
+        fprintf(t->f, "; attention not finite in %d head%s", r->n_bad_heads,
+                plural((uint64_t)r->n_bad_heads));
     fputc('\n', t->f);
     if (h->axis->n && h->q->n) print_strip(t->f, r);
     fprintf(t->f,
@@ -947,16 +1143,16 @@ static void print_layer(const Term *t, const Reading *r)
 static void print_rate(FILE *f, Rate r)
 {
     if (r.of)
-        fprintf(f, "  %5d of %5d %5.1f%%", r.hits, r.of, percent(r));
+        fprintf(f, "  %5d of %5d %5.1f%% %5.1f%%", r.hits, r.of, percent(r), percent_chance(r));
     else
-        fprintf(f, "  %21s", "-");
+        fprintf(f, "  %28s", "-");
 }
 
 static void print_bounds(const Term *t, const Reading *r)
 {
     fprintf(t->f,
-            "\n%sBounds%s                          asked of       strongest pairs"
-            "            strong pairs\n",
+            "\n%sBounds%s                          asked of        strongest pairs  chance"
+            "           strong pairs  chance\n",
             t->bold, t->off);
     for (int i = 0; i < N_BOUNDS; i++) {
         const Bound *b = &bounds[i];
@@ -965,7 +1161,7 @@ static void print_bounds(const Term *t, const Reading *r)
         print_rate(t->f, r->strong_rate[i]);
         fputc('\n', t->f);
     }
-    fprintf(t->f, "%s%s%s\n", t->dim, BOUND_NOTE, t->off);
+    fprintf(t->f, "%s%s%s\n%s%s%s\n", t->dim, CHANCE_NOTE, t->off, t->dim, BOUND_NOTE, t->off);
 }
 
 void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
@@ -981,7 +1177,11 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
         if (layer.n_heads) print_layer(&t, &layer);
     }
     print_bounds(&t, &r);
-    fprintf(f, "Self-check: radius after rotation differs from before by at most %.1g.\n", r.check);
+    if (isfinite(r.check))
+        fprintf(f,
+                "Self-check: mean radii before and after rotation differ by at most %.1g of "
+                "their size.\n",
+                r.check);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
     Bytes said = findings(&r);
     for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(f, said.s + i);
@@ -992,41 +1192,21 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
 
 /* ---------------------------------------------------------------- JSON */
 
-/* Length of the UTF-8 sequence at s, 0 if it is not one (overlong, surrogate, cut, > U+10FFFF). */
-static size_t utf8_len(const unsigned char *s, size_t n)
-{
-    static const struct {
-        unsigned char lo, hi, len, lo2, hi2;
-    } lead[] = {
-        {0x00, 0x7f, 1, 0, 0},       {0xc2, 0xdf, 2, 0x80, 0xbf}, {0xe0, 0xe0, 3, 0xa0, 0xbf},
-        {0xe1, 0xec, 3, 0x80, 0xbf}, {0xed, 0xed, 3, 0x80, 0x9f}, {0xee, 0xef, 3, 0x80, 0xbf},
-        {0xf0, 0xf0, 4, 0x90, 0xbf}, {0xf1, 0xf3, 4, 0x80, 0xbf}, {0xf4, 0xf4, 4, 0x80, 0x8f}};
-    for (size_t i = 0; i < sizeof lead / sizeof *lead; i++) {
-        if (s[0] < lead[i].lo || s[0] > lead[i].hi) continue;
-        size_t len = lead[i].len;
-        if (len > n || (len > 1 && (s[1] < lead[i].lo2 || s[1] > lead[i].hi2))) return 0;
-        for (size_t c = 2; c < len; c++)
-            if (s[c] < 0x80 || s[c] > 0xbf) return 0;
-        return len;
-    }
-    return 0;
-}
-
 void json_str(FILE *f, const char *s, size_t n)
 {
-    const unsigned char *u = (const unsigned char *)s;
     fputc('"', f);
     for (size_t i = 0; i < n;) {
-        size_t len = utf8_len(u + i, n - i);
-        if (len == 0)
+        int len = utf8_len(s + i, n - i);
+        unsigned char c = (unsigned char)s[i];
+        if (len <= 0)
             fputs("\xef\xbf\xbd", f), len = 1;
-        else if (len == 1 && (u[i] == '"' || u[i] == '\\'))
-            fprintf(f, "\\%c", u[i]);
-        else if (len == 1 && (u[i] < 0x20 || u[i] == 0x7f))
-            fprintf(f, "\\u%04x", u[i]);
+        else if (c == '"' || c == '\\')
+            fprintf(f, "\\%c", c);
+        else if (c < 0x20 || c == 0x7f)
+            fprintf(f, "\\u%04x", c);
         else
-            fwrite(u + i, 1, len, f);
-        i += len;
+            fwrite(s + i, 1, (size_t)len, f);
+        i += (size_t)len;
     }
     fputc('"', f);
 }
@@ -1088,13 +1268,16 @@ static void json_provenance(FILE *f, const Model *m, const Provenance *p)
     json_text(f, "text", p->text_path);
     json_text(f, "text_sha256", p->text_sha256);
     json_text(f, "bos_policy", p->bos_policy);
+    json_text(f, "rope_override", p->rope_override);
+    json_text(f, "pre_override", p->pre_override);
     json_text(f, "activations", p->exact ? "float" : "int8");
     JSON_FIELDS(f, {"model_bytes", (double)p->model_bytes}, {"n_params", (double)m->n_params},
                 {"n_layers", m->n_layers}, {"n_embd", m->n_embd}, {"n_heads", m->max_heads},
                 {"n_kv_heads", m->max_kv_heads}, {"head_dim", m->head_dim}, {"n_vocab", m->n_vocab},
                 {"n_ctx_train", m->n_ctx_train}, {"n_tokens", (double)p->n_tokens},
                 {"n_windows", (double)p->n_windows}, {"n_ctx", p->n_ctx}, {"bos_id", p->bos_id},
-                {"interrupted", p->interrupted});
+                {"interrupted", p->interrupted}, {"text_cut", p->text_cut},
+                {"bytes_left_out", (double)p->bytes_left_out});
 }
 
 static void json_options(FILE *f, const AnalysisOptions *o)
@@ -1120,8 +1303,9 @@ static void json_rope(FILE *f, const Rope *r, const Axis *ax)
     }
     fprintf(f, "{\"layout\":\"%s\"", r->layout == ROPE_HALF ? "half" : "adjacent");
     json_text(f, "kind", r->kind ? r->kind->name : NULL);
-    JSON_FIELDS(f, {"n_pairs", ax->n}, {"base", r->p.base}, {"amplitude", r->amplitude},
-                {"n_ctx", ax->n_ctx});
+    JSON_FIELDS(f, {"n_pairs", ax->n}, {"base", r->p.base}, {"factor", r->p.factor},
+                {"with_divisors", r->p.divisors != NULL}, {"n_ctx_orig", r->p.n_ctx_orig},
+                {"amplitude", r->amplitude}, {"n_ctx", ax->n_ctx});
     json_column(f, "theta", ax->theta, sizeof(double), ax->n);
     json_column(f, "wavelength", wave, sizeof(double), ax->n);
     json_column(f, "x", ax->x, sizeof(double), ax->n);
@@ -1175,7 +1359,8 @@ static void json_head(FILE *f, const Head *h)
     JSON_FIELDS(f, {"kv_head", h->kh}, {"n_q", (double)h->q->n}, {"n_k", (double)h->k->n},
                 {"top_pair", h->top < 0 ? NONE : h->top}, {"alpha_1", head_alpha(h)},
                 {"alpha_1_t", s->alpha / (double)s->n},
-                {"sink_share", (double)s->n_sink / (double)s->n});
+                {"sink_share", (double)s->n_sink / (double)s->n},
+                {"n_rows_not_finite", (double)h->sink.n_bad});
     json_pairs(f, "strong", h, 0);
     json_pairs(f, "candidates", h, 1);
     for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
@@ -1208,8 +1393,8 @@ static void json_bound(FILE *f, const Reading *r, int i)
     json_text(f, "formula", b->formula);
     json_text(f, "meaning", b->meaning);
     json_text(f, "asked_of", bound_scope(b));
-    JSON_FIELDS(f, {"top_hits", t.hits}, {"top_of", t.of}, {"strong_hits", s.hits},
-                {"strong_of", s.of});
+    JSON_FIELDS(f, {"top_hits", t.hits}, {"top_of", t.of}, {"top_chance", t.chance / t.of},
+                {"strong_hits", s.hits}, {"strong_of", s.of}, {"strong_chance", s.chance / s.of});
     fputs(",\"exceptions\":[", f);
     for (int k = 0, h = 0, j = 0; next_exception(r, b, &h, &j); j++, k++)
         fprintf(f, "%s[%d,%d,%d]", k ? "," : "", r->head[h].l, r->head[h].h, j);
@@ -1219,13 +1404,15 @@ static void json_bound(FILE *f, const Reading *r, int i)
 static void json_summary(FILE *f, const Reading *r)
 {
     fprintf(f, "},\n\"summary\":{\"n_heads\":%d", r->n_heads);
-    JSON_FIELDS(f, {"n_top", r->n_top}, {"n_strong", r->n_strong},
-                {"n_candidates", r->n_candidates}, {"n_candidate_heads", r->n_candidate_heads},
-                {"n_not_finite", r->n_bad}, {"share_of_partial_pairs", r->chance},
-                {"alpha_1", r->alpha}, {"alpha_1_uniform", r->uniform}, {"alpha_1_t", r->alpha_t},
-                {"sink_1", r->sink}, {"alpha_t", r->t}, {"n_samples", (double)r->n_samples},
-                {"top_first_k_over_mean_k", r->k0}, {"top_phi_centre", r->centre},
-                {"radius_self_check", r->check});
+    JSON_FIELDS(
+        f, {"n_top", r->n_top}, {"n_strong", r->n_strong}, {"n_candidates", r->n_candidates},
+        {"n_candidate_heads", r->n_candidate_heads}, {"n_not_finite", r->n_bad},
+        {"n_rows_not_finite", (double)r->n_bad_rows}, {"n_heads_not_finite", r->n_bad_heads},
+        {"alpha_queries", r->whole_t}, {"alpha_windows", (double)r->n_whole},
+        {"alpha_heads", r->n_alpha}, {"share_of_partial_pairs", r->partial}, {"alpha_1", r->alpha},
+        {"alpha_1_uniform", r->uniform}, {"alpha_1_t", r->alpha_t}, {"sink_1", r->sink},
+        {"alpha_t", r->t}, {"n_samples", (double)r->n_samples}, {"top_first_k_over_mean_k", r->k0},
+        {"top_phi_centre", r->centre}, {"radius_self_check", r->check});
     fputs(",\n\"bounds\":[", f);
     for (int i = 0; i < N_BOUNDS; i++) {
         if (i) fputs(",\n", f);
@@ -1233,6 +1420,7 @@ static void json_summary(FILE *f, const Reading *r)
     }
     fputc(']', f);
     json_text(f, "bounds_note", BOUND_NOTE);
+    json_text(f, "chance_note", CHANCE_NOTE);
     fputs(",\n\"findings\":[", f);
     Bytes said = findings(r);
     for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) {
@@ -1364,20 +1552,56 @@ static void html_value(FILE *f, Str v)
     }
 }
 
+/* Members of a JSON object as terms and descriptions: n / 2 keys, each followed by its label. A
+ * label with a leading "?" is a flag ("yes", or left out), with "+" a count left out if 0. */
+static void page_members(FILE *f, Str object, const char *const *shown, size_t n)
+{
+    for (size_t k = 0; k < n; k += 2) {
+        Str v = json_member(object, shown[k]);
+        int flag = shown[k + 1][0] == '?', rare = flag || shown[k + 1][0] == '+';
+        if (!v.n || str_is(v, "null") || (rare && str_is(v, "0"))) continue;
+        fprintf(f, "<div><dt>%s</dt><dd>", shown[k + 1] + rare);
+        if (flag)
+            fputs("yes", f);
+        else
+            html_value(f, v);
+        fputs("</dd></div>\n", f);
+    }
+}
+#define PAGE_MEMBERS(f, object, ...)                                                               \
+    page_members(f, object, (const char *const[]){__VA_ARGS__},                                    \
+                 sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
+
+static void page_made(FILE *f, Str json)
+{
+    Str made = json_member(json, "provenance"), options = json_member(json, "options");
+    Str ropes = json_member(json, "ropes");
+    PAGE_MEMBERS(f, made, "model", "Model", "model_sha256", "SHA-256 of the model", "architecture",
+                 "Architecture", "n_layers", "Layers", "n_heads", "Query heads", "n_kv_heads",
+                 "Key heads", "head_dim", "Head size", "n_ctx_train", "Trained context",
+                 "rope_override", "Intervention: position encoding, not as the file says");
+    size_t i = 1;
+    for (Str r = json_item(ropes, &i); r.n; r = json_item(ropes, &i))
+        PAGE_MEMBERS(f, r, "kind", "Position encoding", "base", "Base of theta", "factor",
+                     "Context scaling", "with_divisors", "?Divisors of theta", "n_pairs",
+                     "Rotary pairs of a head", "n_ctx", "P, tokens of x = theta P");
+    PAGE_MEMBERS(f, made, "text", "Text", "text_sha256", "SHA-256 of the text", "n_tokens",
+                 "Tokens", "n_windows", "Windows", "n_ctx", "Window length", "text_cut",
+                 "?Text cut by -n", "interrupted", "?Interrupted before the end of the text",
+                 "bytes_left_out", "+Bytes without a token, left out", "pre_override",
+                 "Pre-tokenizer, not as the file says", "bos_policy", "BOS", "activations",
+                 "Activations");
+    PAGE_MEMBERS(f, options, "n_skip", "Means leave out the first tokens of a window, this many",
+                 "strong_ratio", "Strong: r_q r_k over the median pair, at least", "strong_r",
+                 "Strong: R_q and R_k, at least", "sink_eps", "Sink: alpha_1 above", "sink_t",
+                 "Sink: over the first queries, at most");
+    PAGE_MEMBERS(f, made, "version", "ropescope");
+}
+
 /* Findings and provenance as plain HTML: readable without a script. */
 static void page_summary(FILE *f, Str json)
 {
-    static const char *const shown[] = {
-        "model",        "Model",         "model_sha256", "SHA-256 of the model",
-        "architecture", "Architecture",  "n_layers",     "Layers",
-        "n_heads",      "Query heads",   "n_kv_heads",   "Key heads",
-        "head_dim",     "Head size",     "n_ctx_train",  "Trained context",
-        "text",         "Text",          "text_sha256",  "SHA-256 of the text",
-        "n_tokens",     "Tokens",        "n_windows",    "Windows",
-        "n_ctx",        "Window length", "bos_policy",   "BOS",
-        "activations",  "Activations",   "version",      "ropescope"};
-    Str made = json_member(json, "provenance"), summary = json_member(json, "summary");
-    Str said = json_member(summary, "findings");
+    Str said = json_member(json_member(json, "summary"), "findings");
     fputs("<h2>What was found</h2>\n<ul class=\"found\">\n", f);
     size_t i = 1;
     for (Str s = json_item(said, &i); s.n; s = json_item(said, &i)) {
@@ -1386,13 +1610,7 @@ static void page_summary(FILE *f, Str json)
         fputs("</li>\n", f);
     }
     fputs("</ul>\n<details open><summary>How it was made</summary>\n<dl>\n", f);
-    for (size_t k = 0; k < sizeof shown / sizeof *shown; k += 2) {
-        Str v = json_member(made, shown[k]);
-        if (!v.n || str_is(v, "null")) continue;
-        fprintf(f, "<div><dt>%s</dt><dd>", shown[k + 1]);
-        html_value(f, v);
-        fputs("</dd></div>\n", f);
-    }
+    page_made(f, json);
     fputs("</dl></details>\n", f);
 }
 

@@ -3,7 +3,6 @@
 
     export.py FOLDER    -o OUT.gguf     config.json, safetensors, tokenizer.json or tokenizer.model
     export.py MODEL.bin -o OUT.gguf     llama2.c version 0, with --tokenizer TOKENIZER.bin
-    export.py --tiny llama --seed 1 -o OUT.gguf     random weights, and OUT.gguf.json with logits
 
 Needs Python 3.8 or later and nothing else. Sources: LlamaForCausalLM and MistralForCausalLM
 (Llama 1/2/3, TinyLlama, SmolLM 1/2, Mistral) and llama2.c. Whatever this program does not know
@@ -26,7 +25,8 @@ Keys written:
     llama.context_length .embedding_length .block_count .feed_forward_length .vocab_size
     llama.attention.head_count .head_count_kv .key_length .value_length .layer_norm_rms_epsilon
     llama.attention.sliding_window (Mistral 7B v0.1 only)
-    llama.rope.dimension_count .freq_base, and for linear scaling .scaling.type .scaling.factor
+    llama.rope.dimension_count .freq_base
+    llama.rope.scaling.type .factor (linear) or .original_context_length (llama3)
     tokenizer.ggml.model (llama: SentencePiece BPE; gpt2: byte-level BPE) .pre .tokens .token_type
     tokenizer.ggml.scores (llama) or .merges (gpt2)
     tokenizer.ggml.{bos,eos,unknown,padding}_token_id .add_bos_token .add_eos_token
@@ -34,18 +34,17 @@ Keys written:
     tokenizer.chat_template, tokenizer.chat_template.NAME
 
 Order of this file: constants; errors; readers; normalise (config, tensors, tokenizer); write;
-the golden model; command line.
+command line.
 """
 
 import argparse
 import json
 import math
 import os
-import random
 import struct
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 # ---- constants -------------------------------------------------------------------------------
 
@@ -63,7 +62,7 @@ DTYPES = {"F32": (0, 4, 0), "F16": (1, 2, 1), "BF16": (30, 2, 32)}
 # tokenizer.ggml.token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
-ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM"}
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 
 # What Hugging Face's own classes assume when config.json leaves a key out.
 DEFAULTS = {
@@ -83,6 +82,10 @@ CONFIG_INERT = set("""model_type torch_dtype dtype transformers_version use_cach
     transformers.js_config _attn_implementation_autoset max_window_layers attn_implementation
     output_attentions output_hidden_states return_dict chunk_size_feed_forward is_decoder
     problem_type id2label label2id task_specific_params finetuning_task""".split())
+# ... keys of training and of sampling that are harmless if they are zero ...
+CONFIG_ZERO = set("""attn_pdrop embd_pdrop resid_pdrop hidden_dropout residual_dropout
+    classifier_dropout diversity_penalty min_length no_repeat_ngram_size
+    encoder_no_repeat_ngram_size""".split())
 # ... and keys that are harmless with these values only. Any other key must be null or false.
 CONFIG_FIXED = {"hidden_act": ("silu", "swish"), "partial_rotary_factor": (1, 1.0),
                 "use_sliding_window": (False, True)}
@@ -176,7 +179,9 @@ class Source(NamedTuple):
         return math.prod(self.shape) * DTYPES[self.dtype][1]
 
 
-def read_json(path: Path) -> Any:
+def parse_json(path: Path, data: bytes, what="the file") -> Any:
+    """The JSON in `data`, which is `what` of `path`; no object may have a key twice."""
+
     def unique(pairs):
         table = dict(pairs)
         if len(table) != len(pairs):
@@ -186,14 +191,16 @@ def read_json(path: Path) -> Any:
         return table
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except ValueError as problem:
-        raise BadInput(f"{path}: not valid JSON: {problem}")
+        raise BadInput(f"{path}: {what} is not valid JSON: {problem}")
+    except RecursionError:
+        raise BadInput(f"{path}: {what} is JSON nested too deeply")
 
 
 def read_json_object(path: Path) -> Dict[str, Any]:
     """The object in `path`; an empty one if there is no such file."""
-    table = read_json(path) if path.exists() else {}
+    table = parse_json(path, path.read_bytes()) if path.exists() else {}
     if not isinstance(table, dict):
         refuse(path, "the file", "a JSON object", type(table).__name__)
     return table
@@ -207,10 +214,7 @@ def read_safetensors(path: Path) -> Dict[str, Source]:
         length = int.from_bytes(head, "little")
         if len(head) < 8 or length > min(MAX_HEADER, total - 8):
             refuse(path, "header length", f"at most {max(0, total - 8)} bytes", length)
-        try:
-            table = json.loads(f.read(length))
-        except ValueError as problem:
-            raise BadInput(f"{path}: the header is not valid JSON: {problem}")
+        table = parse_json(path, f.read(length), "the header")
     if not isinstance(table, dict):
         refuse(path, "header", "a JSON object", type(table).__name__)
     table.pop("__metadata__", None)
@@ -227,10 +231,11 @@ def safetensors_entry(path, data, name, entry) -> Source:
     except (TypeError, KeyError, ValueError):
         refuse(path, f"tensor {name}", "dtype, shape and two data_offsets", repr(entry)[:80])
     numbers = [*shape, begin, end]
-    if not all(isinstance(n, int) and n >= 0 for n in numbers):
-        refuse(path, f"tensor {name}", "whole numbers in shape and data_offsets", numbers)
-    if dtype not in DTYPES:
-        refuse(path, f"dtype of tensor {name}", " or ".join(DTYPES), dtype)
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        refuse(path, f"tensor {name}", "whole numbers in shape and data_offsets",
+               repr(numbers)[:80])
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        refuse(path, f"dtype of tensor {name}", " or ".join(DTYPES), repr(dtype)[:80])
     source = Source(path, data + begin, dtype, shape)
     if end - begin != source.size:
         refuse(path, f"bytes of tensor {name}", f"{source.size} for its shape", end - begin)
@@ -338,38 +343,43 @@ class Fields:
         value = (self.table if table is None else table).get(key)
         good = isinstance(value, (int, float)) and not isinstance(value, bool)
         top = 1 << 32 if kind is int else 3e38      # what GGUF's u32 and f32 can hold
-        if not good or not 1e-37 < value < top or kind(value) != value:
-            refuse(self.path, key, f"a positive {kind.__name__} of 32 bits", repr(value))
+        if not good or not 1e-30 < value < top or kind(value) != value:     # less is F32's zero
+            refuse(self.path, key, f"a positive {kind.__name__} of 32 bits", repr(value)[:80])
         return kind(value)
 
     def flag(self, key):
         value = self.table.get(key)
-        if value not in (None, True, False):
-            refuse(self.path, key, "true or false", repr(value))
+        if value is not None and not isinstance(value, bool):
+            refuse(self.path, key, "true or false", repr(value)[:80])
         return value
 
 
 def check_known(fields: Fields):
     """Refuse every key that is not known to leave the forward pass as it is."""
     for key, value in fields.table.items():
-        if key in CONFIG_READ or key in CONFIG_INERT or value in (None, False):
+        if key in CONFIG_READ or key in CONFIG_INERT or value is None or value is False:
             continue
-        if key == "layer_types" and all(v in LAYER_TYPES for v in value):
+        if key in CONFIG_ZERO and value == 0:
             continue
+        if key == "layer_types" and isinstance(value, list) and \
+                all(v in LAYER_TYPES for v in value):
+            continue
+        if key == "layer_types":
+            refuse(fields.path, key, "a list of " + " and ".join(LAYER_TYPES), repr(value)[:80])
         if key not in CONFIG_FIXED:
             refuse(fields.path, key, "only keys known to this program, as it may change the "
                    "result (--ignore KEY if it does not)", repr(value)[:80])
-        if value not in CONFIG_FIXED[key]:
-            refuse(fields.path, key, " or ".join(map(str, CONFIG_FIXED[key])), repr(value))
+        if not any(value == v and type(value) is type(v) for v in CONFIG_FIXED[key]):
+            refuse(fields.path, key, " or ".join(map(str, CONFIG_FIXED[key])), repr(value)[:80])
 
 
 def read_config(folder: Path, ignore: List[str]) -> Config:
     fields = Fields(folder / "config.json")
-    names = fields.table.get("architectures")
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
-        refuse(fields.path, "architectures", " or ".join(sorted(ARCHITECTURES)), names)
     for key in ignore:
         fields.table.pop(key, None)
+    names = fields.table.get("architectures")
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
+        refuse(fields.path, "architectures", " or ".join(ARCHITECTURES), names)
     for key, value in DEFAULTS[names[0]].items():
         fields.table.setdefault(key, value)
     check_known(fields)
@@ -443,7 +453,8 @@ def read_rope(fields: Fields) -> Tuple[Dict[str, Any], float]:
     if set(table) != ROPE_KEYS[kind]:
         refuse(fields.path, f"parameters of rope type {kind}",
                sorted(ROPE_KEYS[kind]) or "none", sorted(table) or "none")
-    scaling = {key: fields.number(key, float, table) for key in table}
+    whole = "original_max_position_embeddings"
+    scaling = {key: fields.number(key, int if key == whole else float, table) for key in table}
     scaling["rope_type"] = kind
     return scaling, base
 
@@ -481,9 +492,12 @@ class Tensor(NamedTuple):
 
 
 def read_at(source: Source, begin: int, size: int) -> bytes:
-    with open(source.path, "rb") as f:
-        f.seek(source.start + begin)
-        data = f.read(size)
+    try:
+        with open(source.path, "rb") as f:
+            f.seek(source.start + begin)
+            data = f.read(size)
+    except OSError as problem:      # a failed read does not name its file
+        raise BadInput(f"{source.path}: cannot be read: {problem.strerror}")
     if len(data) != size:
         refuse(source.path, "size of the file", "what its header says", "it cut off")
     return data
@@ -621,7 +635,8 @@ def read_tokenizer(folder: Path, file: Optional[Path], pre: Optional[str]) -> To
         read_ids(folder, t, settings)
         read_flags(folder, t, settings, ends)
         read_templates(folder, t)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as problem:
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError,
+            struct.error) as problem:
         raise BadInput(f"{file}: not laid out as a Hugging Face tokenizer ({problem!r})")
     return t
 
@@ -971,6 +986,9 @@ def metadata(name: str, config: Config, t: Tokenizer, tensors: List[Tensor]):
     if c.scaling["rope_type"] == "linear":
         yield "llama.rope.scaling.type", "str", "linear"
         yield "llama.rope.scaling.factor", "f32", c.scaling["factor"]
+    if c.scaling["rope_type"] == "llama3":      # the divisors do the scaling; this is for readers
+        original = c.scaling["original_max_position_embeddings"]
+        yield "llama.rope.scaling.original_context_length", "u32", original
     yield from tokenizer_metadata(t)
 
 
@@ -1005,9 +1023,13 @@ def pack_pair(key: str, kind: str, value) -> bytes:
         return pack_string(v) if kind.strip("[]") == "str" else struct.pack("<" + letter, v)
 
     head = pack_string(key)
-    if kind[0] == "[":
-        return b"".join([head, struct.pack("<IIQ", ARRAY, number, len(value)), *map(one, value)])
-    return head + struct.pack("<I", number) + one(value)
+    try:
+        if kind[0] == "[":
+            head += struct.pack("<IIQ", ARRAY, number, len(value))
+            return b"".join([head, *map(one, value)])
+        return head + struct.pack("<I", number) + one(value)
+    except (AttributeError, OverflowError, struct.error) as problem:
+        raise BadInput(f"key {key}: a value does not fit its type {kind}: {problem}")
 
 
 def pack_info(tensor: Tensor, offset: int) -> bytes:
@@ -1038,17 +1060,25 @@ def write_gguf(f, pairs, tensors: List[Tensor]):
 
 
 def write_whole(path: Path, write: Callable) -> int:
-    """Let `write` fill a file beside `path`, then rename it: the output is whole or absent."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    """Let `write` fill a file beside `path`, then rename it: the output is whole or absent.
+
+    What goes wrong in writing is said of `path`; OSErrors of a source file pass through."""
+    partial = path.with_name(f"partial-{os.getpid()}.tmp")     # a short name, whatever path's is
     try:
         with open(partial, "wb") as f:
             write(f)
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
+    except OSError as problem:
+        if problem.filename is None or str(problem.filename) == str(partial):
+            raise BadInput(f"{path}: cannot be written: {problem.strerror}")
+        raise
     finally:
-        if partial.exists():
+        try:
             partial.unlink()
+        except OSError:     # as a rule it has its final name by now
+            pass
     return path.stat().st_size
 
 
@@ -1064,147 +1094,33 @@ def write_model(path: Path, name: str, config: Config, t: Tokenizer, tensors: Li
           f"({t.model}{', ' + t.pre if t.pre else ''}), {size} bytes")
 
 
-# ---- the golden model ------------------------------------------------------------------------
-# A random model small enough for plain Python, and its logits by the definition of the forward
-# pass in double precision: a reference that shares no code with the runtime.
-
-TINY = Config(n_layer=2, d_model=64, n_head=4, n_kv=2, d_head=16, d_ff=96, n_vocab=260, n_ctx=64,
-              eps=1e-5, base=10000.0, tied=False)
-TINY_TEXT = "the moth's"
-TINY_TOKENS = ("<s>", "the", "\u0120", "m", "o", "th", "'", "s")     # U+0120 is the space
-
-
-def byte_letters() -> List[str]:
-    """GPT-2's byte alphabet: printable bytes stand for themselves, others from U+0100 on."""
-    keep = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [b for b in range(256) if b not in keep]
-    return [chr(b) if b in keep else chr(256 + rest.index(b)) for b in range(256)]
-
-
-def tiny_tokenizer() -> Tokenizer:
-    """Ids 0 and 1 are <s> and </s>, byte b is b + 2, and two merges make "th" and "the"."""
-    t = Tokenizer("gpt2")
-    t.pre, t.merges = "gpt-2", ["t h", "th e"]
-    t.add("<s>", CONTROL)
-    t.add("</s>", CONTROL)
-    for token in [*byte_letters(), "th", "the"]:
-        t.add(token, NORMAL)
-    t.ids, t.flags = {"bos": 0, "eos": 1}, {"add_bos_token": True, "add_eos_token": False}
-    return t
-
-
-def f32(x: float) -> float:
-    return struct.unpack("<f", struct.pack("<f", x))[0]
-
-
-def tiny_weights(config: Config, seed: int) -> Dict[str, Any]:
-    """Random F32 values under their GGUF names: lists of rows, or a list for a norm.
-
-    Matrices are scaled by 1.5 / sqrt(columns), so that attention is far from uniform."""
-    rng, sizes, weights = random.Random(seed), config.letters(), {}
-    for _, name, letters, _ in wanted(config, False):
-        shape = [sizes[c] for c in letters]
-        if len(shape) == 1:
-            weights[name] = [f32(1 + 0.2 * rng.gauss(0, 1)) for _ in range(shape[0])]
-        else:
-            scale = 1.5 / math.sqrt(shape[1])
-            weights[name] = [[f32(scale * rng.gauss(0, 1)) for _ in range(shape[1])]
-                             for _ in range(shape[0])]
-    return weights
-
-
-def matrix(name: str, rows: List[List[float]]) -> Tensor:
-    flat = values(name, [x for row in rows for x in row])
-    return flat._replace(shape=(len(rows), len(rows[0])))
-
-
-def matvec(rows, x):
-    return [math.fsum(w * v for w, v in zip(row, x)) for row in rows]
-
-
-def rms_norm(x, weight, eps):
-    """x / sqrt(mean(x^2) + eps) * weight"""
-    r = 1 / math.sqrt(math.fsum(v * v for v in x) / len(x) + eps)
-    return [v * r * w for v, w in zip(x, weight)]
-
-
-def rotate_pairs(x, pos, base):
-    """One head: channels (2j, 2j + 1) turned by the angle pos * base^(-2j/D)."""
-    out = []
-    for i in range(0, len(x), 2):
-        angle = pos * base ** (-i / len(x))
-        c, s = math.cos(angle), math.sin(angle)
-        out += [x[i] * c - x[i + 1] * s, x[i] * s + x[i + 1] * c]
-    return out
-
-
-def attend(q, keys, vals):
-    """One head: softmax(q.k / sqrt(D)) over all positions so far, applied to the values."""
-    scores = [math.fsum(a * b for a, b in zip(q, k)) / math.sqrt(len(q)) for k in keys]
-    top = max(scores)
-    e = [math.exp(s - top) for s in scores]
-    total = math.fsum(e)
-    return [math.fsum(p / total * v[i] for p, v in zip(e, vals)) for i in range(len(q))]
-
-
-def attention(config: Config, weight, x, pos, cache):
-    """Attention of one layer for one token; `cache` is [(keys, values)] per key head."""
-    c, d = config, config.d_head
-    q, k, v = (matvec(weight(f"attn_{n}.weight"), x) for n in "qkv")
-    for kh, (keys, vals) in enumerate(cache):
-        keys.append(rotate_pairs(k[kh * d:(kh + 1) * d], pos, c.base))
-        vals.append(v[kh * d:(kh + 1) * d])
-    out = []
-    for h in range(c.n_head):
-        rotated = rotate_pairs(q[h * d:(h + 1) * d], pos, c.base)
-        out += attend(rotated, *cache[h // (c.n_head // c.n_kv)])
-    return matvec(weight("attn_output.weight"), out)
-
-
-def feed_forward(weight, x):
-    """down(silu(gate(x)) * up(x))"""
-    gate, up = matvec(weight("ffn_gate.weight"), x), matvec(weight("ffn_up.weight"), x)
-    return matvec(weight("ffn_down.weight"), [g / (1 + math.exp(-g)) * u
-                                              for g, u in zip(gate, up)])
-
-
-def golden_logits(config: Config, weights, ids: List[int]) -> List[List[float]]:
-    """[tokens, vocab] in double; the epsilon is the F32 number that the file holds."""
-    eps, logits = f32(config.eps), []
-    caches = [[([], []) for _ in range(config.n_kv)] for _ in range(config.n_layer)]
-    for pos, token in enumerate(ids):
-        x = weights["token_embd.weight"][token]
-        for l, cache in enumerate(caches):
-            def weight(name, prefix=f"blk.{l}."):
-                return weights[prefix + name]
-            y = attention(config, weight, rms_norm(x, weight("attn_norm.weight"), eps), pos, cache)
-            x = [a + b for a, b in zip(x, y)]
-            y = feed_forward(weight, rms_norm(x, weight("ffn_norm.weight"), eps))
-            x = [a + b for a, b in zip(x, y)]
-        x = rms_norm(x, weights["output_norm.weight"], eps)
-        logits.append(matvec(weights["output.weight"], x))
-    return logits
-
-
-def export_tiny(path: Path, seed: int):
-    """The model, and beside it `path`.json: {"text", "ids": [8], "logits": [8][260], ...}."""
-    t, weights = tiny_tokenizer(), tiny_weights(TINY, seed)
-    index = {token: i for i, token in enumerate(t.tokens)}
-    ids = [index[token] for token in TINY_TOKENS]
-    tensors = [matrix(n, w) if isinstance(w[0], list) else values(n, w)
-               for n, w in weights.items()]
-    logits = golden_logits(TINY, weights, ids)
-    write_model(path, f"tiny llama, seed {seed}", TINY, t, tensors)
-    golden = {"model": path.name, "seed": seed, "text": TINY_TEXT, "ids": ids, "logits": logits}
-    text = json.dumps(golden, separators=(",", ":")).replace("],[", "],\n[") + "\n"
-    write_whole(path.with_name(path.name + ".json"), lambda f: f.write(text.encode()))
-
-
 # ---- command line ----------------------------------------------------------------------------
+
+def inputs(a) -> List[Path]:
+    """Every file that may be read. A .gguf inside the folder is an earlier output, unless the
+    index of the shards names it: export_folder asks again when it has read that."""
+    files = [a.source, a.tokenizer or a.source.with_name("tokenizer.bin")]
+    if a.source.is_dir():
+        files += [f for f in a.source.iterdir() if f.suffix != ".gguf"]
+    return files
+
+
+def check_output(path: Path, files: Iterable[Path]):
+    """Refuse an output that is not a .gguf file or that would replace one of its inputs."""
+    if path.suffix != ".gguf":
+        refuse(path, "the output", "a name that ends in .gguf", repr(path.name))
+    if path.is_dir():
+        refuse(path, "the output", "a file", "a folder")
+    for file in files if path.exists() else ():
+        if file.exists() and path.samefile(file):
+            refuse(path, "the output", "a file of its own", f"the input {file}")
+
 
 def export_folder(folder: Path, a):
     config = read_config(folder, a.ignore)
-    tensors = collect_tensors(folder, config, read_checkpoint(folder), halves=True)
+    found = read_checkpoint(folder)
+    check_output(a.output, {source.path for source in found.values()})
+    tensors = collect_tensors(folder, config, found, halves=True)
     t = read_tokenizer(folder, a.tokenizer, a.pre)
     write_model(a.output, a.name or folder.resolve().name, config, t, tensors)
 
@@ -1223,7 +1139,7 @@ def arguments():
     p = argparse.ArgumentParser(
         description="Write a GGUF file from a Hugging Face folder (llama family) or a llama2.c "
                     "checkpoint.")
-    p.add_argument("source", nargs="?", type=Path, metavar="SRC",
+    p.add_argument("source", type=Path, metavar="SRC",
                    help="checkpoint folder, or llama2.c .bin file")
     p.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.gguf")
     p.add_argument("--tokenizer", type=Path, metavar="FILE",
@@ -1233,21 +1149,14 @@ def arguments():
     p.add_argument("--name", help="general.name of the output (default: name of the source)")
     p.add_argument("--ignore", action="append", default=[], metavar="KEY",
                    help="a key of config.json to overlook; may be repeated")
-    p.add_argument("--tiny", choices=["llama"], metavar="ARCH",
-                   help="write a random miniature model (llama) and OUT.gguf.json with its logits")
-    p.add_argument("--seed", type=int, default=1, help="of --tiny (default 1)")
-    a = p.parse_args()
-    if (a.source is None) == (a.tiny is None):
-        p.error("give either SRC or --tiny ARCH")
-    return a
+    return p.parse_args()
 
 
 def main():
     a = arguments()
     try:
-        if a.tiny:
-            export_tiny(a.output, a.seed)
-        elif a.source.is_dir():
+        check_output(a.output, inputs(a))
+        if a.source.is_dir():
             export_folder(a.source, a)
         else:
             export_llama2c(a.source, a)
@@ -1255,7 +1164,10 @@ def main():
         print(f"export.py: {problem}", file=sys.stderr)
         return 1
     except OSError as problem:
-        print(f"export.py: {problem.filename}: {problem.strerror}", file=sys.stderr)
+        print(f"export.py: {problem.filename or a.source}: {problem.strerror}", file=sys.stderr)
+        return 1
+    except RecursionError:
+        print(f"export.py: {a.source}: its JSON is nested too deeply", file=sys.stderr)
         return 1
     return 0
 

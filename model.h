@@ -302,7 +302,8 @@ typedef struct {
 
 /* Options that override the file. Zero-initialise for none. */
 typedef struct {
-    const char *rope; /* kind, NULL = as the file says */
+    const char *rope;   /* kind, NULL = as the file says */
+    double rope_factor; /* context scaling, 0 = as the file says */
 } ModelOptions;
 
 int model_open(Model *m, const char *path, const ModelOptions *opt, Err *e) MUST_USE;
@@ -381,6 +382,10 @@ typedef struct {
 
 void tokens_add(Tokens *t, int id);
 
+/* Length of the UTF-8 sequence that begins at s; 0 if the n >= 1 bytes are the beginning of one;
+ * -1 if no sequence begins so (The Unicode Standard, table 3-7). */
+int utf8_len(const char *s, size_t n);
+
 typedef struct Tokenizer Tokenizer;
 
 /* From the metadata of any GGUF, also one without tensors, which has to outlive the tokenizer.
@@ -442,7 +447,11 @@ typedef struct {
     uint64_t model_bytes;
     int n_ctx, bos_id, exact, n_threads;
     uint64_t n_tokens, n_windows;
-    int interrupted; /* the text was not read to its end */
+    int interrupted;           /* the text was not read to its end */
+    const char *rope_override; /* --rope KIND: not what the file says; NULL: as the file says */
+    const char *pre_override;  /* --pre NAME, or NULL */
+    int text_cut;              /* -n left out the rest of the text */
+    size_t bytes_left_out;     /* bytes of the text without a token */
 } Provenance;
 
 typedef struct Analysis Analysis;

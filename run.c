@@ -1820,7 +1820,7 @@ static int read_shape(Model *m, Err *e)
 
 /* Which kind of RoPE the file asks for: rope.scaling.type, or the older rope.scale_linear. With
  * type "none" a factor is written but not meant. */
-static int rope_kind(const Model *m, const char *wanted, double *factor, const RopeKind **kind,
+static int rope_kind(const Model *m, const ModelOptions *opt, double *factor, const RopeKind **kind,
                      Err *e)
 {
     char key[128], text[96];
@@ -1836,13 +1836,16 @@ static int rope_kind(const Model *m, const char *wanted, double *factor, const R
                        "does not have",
                        m->g.path, key, show(type, text));
     if (*factor == 0 || str_is(type, "none")) *factor = 1; /* 0: llama.cpp's "not scaled" */
+    if (opt->rope_factor > 0) *factor = opt->rope_factor;
     *kind = *factor > 1 || *factor < 1 ? &rope_linear : &rope_plain;
-    if (wanted && !(*kind = rope_find(wanted)))
-        return err_usage(e, "--rope %s: expected one of plain, none, linear", wanted);
+    if (opt->rope && !(*kind = rope_find(opt->rope)))
+        return err_usage(e, "--rope %s: expected one of plain, none, linear", opt->rope);
+    if (opt->rope && *kind == &rope_linear && *factor == 1)
+        return err_usage(e, "--rope linear: the file has no factor; --rope-scale X gives one");
     return 0;
 }
 
-static int read_rope(Model *m, const char *wanted, Err *e)
+static int read_rope(Model *m, const ModelOptions *opt, Err *e)
 {
     char key[128];
     const RopeKind *kind = NULL;
@@ -1851,7 +1854,7 @@ static int read_rope(Model *m, const char *wanted, Err *e)
         hyper_int(m, "rope.scaling.original_context_length", 1, INT_MAX, m->n_ctx_train,
                   &p.n_ctx_orig, e) ||
         gguf_float(&m->g, arch_key(m, "rope.freq_base", key), 1.0, 1e12, &p.base, e) < 0 ||
-        rope_kind(m, wanted, &p.factor, &kind, e))
+        rope_kind(m, opt, &p.factor, &kind, e))
         return -1;
     if (p.n_rot % 2)
         return err_set(e, "%s: key '%s.rope.dimension_count': expected an even number, found %d",
@@ -1929,7 +1932,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     if (m->g.n_tensors == 0)
         return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
                        m->g.path);
-    if (refuse_keys(m, e) || read_shape(m, e) || read_rope(m, opt->rope, e) ||
+    if (refuse_keys(m, e) || read_shape(m, e) || read_rope(m, opt, e) ||
         gguf_float(&m->g, arch_key(m, "attention.layer_norm_rms_epsilon", key), 0, 1, &eps, e) < 0)
         return -1;
     m->norm_eps = (float)eps;
@@ -2180,9 +2183,10 @@ typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe;
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt;
     int json, exact, int8, special, ids, tensors;
-    double temp, top_p, min_p, repeat_penalty;
+    double temp, top_p, min_p, repeat_penalty, rope_scale;
     int top_k, repeat_last_n;
     double seed;
+    AnalysisOptions analysis;
 } Options;
 
 typedef struct {
@@ -2201,8 +2205,10 @@ static const Option option_table[] = {
      "the GGUF file (or the first argument)"},
     {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpa", "TEXT", "the text itself"},
     {"file", 'f', O_STR, F(file), 0, 0, "tgcpa", "FILE", "read the text from a file; - is stdin"},
-    {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gcba", "N",
-     "tokens to generate (-1: until the end), or of the text to analyze"},
+    {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gc", "N",
+     "tokens to generate (128); -1: until the end"},
+    {"predict", 'n', O_INT, F(n_predict), 0, 1e9, "b", "N", "tokens to decode (128)"},
+    {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "a", "N", "read N tokens of the text at most"},
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpba", "N", "context: tokens of one window"},
     {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpba", "N", "threads (default: all CPUs)"},
     {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpba", "N", "tokens of one batch (512)"},
@@ -2224,12 +2230,16 @@ static const Option option_table[] = {
     {"special", 0, O_FLAG, F(special), 0, 0, "tg", "",
      "control tokens: recognise them in the text, show them"},
     {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
-    {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpba", "",
-     "float activations for quantized weights (analyze: always on by default)"},
-    {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpba", "",
-     "int8 activations for quantized weights (the default elsewhere)"},
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpb", "", "quantized weights times float activations"},
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpb", "",
+     "quantized weights times int8 activations (the default)"},
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "a", "",
+     "quantized weights times float activations (the default)"},
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "a", "", "quantized weights times int8 activations"},
     {"rope", 0, O_STR, F(rope), 0, 0, "igcpba", "KIND",
      "plain, none or linear, instead of the file's"},
+    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpba", "X",
+     "factor of --rope linear, instead of the file's"},
     {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME",
      "base, avx2, avx512, vnni (default: the fastest this CPU has)"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME",
@@ -2238,6 +2248,17 @@ static const Option option_table[] = {
     {"n-prompt", 0, O_INT, F(n_prompt), 1, 1e6, "b", "N", "prompt tokens (512)"},
     {"repeat", 'r', O_INT, F(repeat), 1, 1000, "b", "N", "runs; the median is shown (3)"},
     {"probe", 0, O_STR, F(probe), 0, 0, "b", "off|on", "measure with the observing probe attached"},
+    {"skip", 0, O_INT, F(analysis.n_skip), 0, 1e6, "a", "N",
+     "tokens at the head of each window left out of means (1)"},
+    {"strong-ratio", 0, O_NUM, F(analysis.strong_ratio), 0, 1e9, "a", "X",
+     "a strong pair: r_q r_k at least X times the head's median pair (20)"},
+    {"strong-r", 0, O_NUM, F(analysis.strong_r), 0, 1, "a", "X",
+     "a strong pair: R_q and R_k at least X (0.95)"},
+    {"sink-eps", 0, O_NUM, F(analysis.sink_eps), 0, 1, "a", "X", "a sink: alpha_1 above X (0.3)"},
+    {"sink-t", 0, O_INT, F(analysis.sink_t), 1, 1e6, "a", "N",
+     "queries behind alpha_1 of the sink metric (64)"},
+    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "a", "N",
+     "P of x = theta P, instead of the file's"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
     {"output", 'o', O_STR, F(out), 0, 0, "itpbar", "FILE", "write there instead of to stdout"},
     {"json", 0, O_FLAG, F(json), 0, 0, "itpba", "", "data as JSON"},
@@ -2337,7 +2358,7 @@ static void warn_pre(const Tokenizer *t)
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
-    ModelOptions mo = {.rope = o->rope};
+    ModelOptions mo = {o->rope, o->rope_scale};
     StateOptions so = {o->n_ctx, o->n_batch, o->n_threads, exact, o->isa};
     *ss = (Session){.bos = -1};
     if (!o->model)
@@ -2393,16 +2414,18 @@ static void prepend(Tokens *ids, int id)
 }
 
 /* Says how many bytes of a text have no token in a byte-level vocabulary and were left out. */
-static void warn_left_out(const Tokenizer *t, const Bytes *text, const Tokens *ids)
+static size_t warn_left_out(const Tokenizer *t, const Bytes *text, const Tokens *ids)
 {
     Bytes back = {0};
-    if (strcmp(tok_model(t), "gpt2")) return;
+    if (strcmp(tok_model(t), "gpt2")) return 0;
     for (size_t i = 0; i < ids->n; i++) tok_bytes(t, ids->id[i], &back);
-    if (back.n < text->n)
+    size_t lost = back.n < text->n ? text->n - back.n : 0;
+    if (lost)
         note("warning: %zu of the %zu bytes of the text have no token in this vocabulary and are "
              "left out",
-             text->n - back.n, text->n);
+             lost, text->n);
     free(back.s);
+    return lost;
 }
 
 /* Text to ids, with BOS in front if the policy says so. */
@@ -2497,11 +2520,19 @@ static int generate_text(Session *ss, Sampler *sp, Tokens *ids, int limit, int s
     return n;
 }
 
+/* What meets the weights; without quantized weights the two modes are one. */
+static const char *activations(const State *s)
+{
+    int quantized = 0;
+    for (size_t i = 0; i < s->m->g.n_tensors; i++)
+        quantized |= tensor_types[s->m->g.tensors[i].type].unpack != NULL;
+    return !quantized ? "float (no quantized weights)" : s->exact ? "exact" : "int8 activations";
+}
+
 static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
 {
     note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
-         ss->s.exact ? "exact" : "int8 activations", ss->s.k->name, ss->s.n_threads,
-         ss->s.n_threads > 1 ? "s" : "");
+         activations(&ss->s), ss->s.k->name, ss->s.n_threads, ss->s.n_threads > 1 ? "s" : "");
     if (sp->temp <= 0)
         note("greedy");
     else
@@ -2912,8 +2943,8 @@ static void perplexity_print(FILE *f, const Session *ss, const Options *o, const
     fprintf(f, "Final estimate: PPL = %.4f +/- %.5f over %ld tokens\n",
             exp(p->score.nll / (double)p->score.n), perplexity_error(&p->score), p->score.n);
     fprintf(f, "protocol %s: %d windows of %d tokens, scored from position %d on, BOS %s, %s%s\n",
-            o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy,
-            ss->s.exact ? "exact" : "int8 activations", interrupted ? ", interrupted" : "");
+            o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy, activations(&ss->s),
+            interrupted ? ", interrupted" : "");
 }
 
 /* Windows of n_ctx tokens that do not overlap. llama.cpp: whole ones, the second half of each
@@ -3109,8 +3140,7 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b, int probe)
     fprintf(f, "%s: %.1fM parameters, %.1f MB read per token\n", ss->m.g.path,
             (double)ss->m.n_params / 1e6, b->bytes / 1e6);
     fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", ss->s.k->name, ss->s.n_threads,
-            ss->s.n_threads > 1 ? "s" : "", ss->s.exact ? "exact" : "int8 activations",
-            probe ? "on" : "off", b->repeat);
+            ss->s.n_threads > 1 ? "s" : "", activations(&ss->s), probe ? "on" : "off", b->repeat);
     fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
             b->first * 1e3);
     fprintf(f, "  prompt %6d   %10.1f tok/s\n", b->n_prompt, b->prompt);
@@ -3181,12 +3211,13 @@ static int analyze_text(Session *ss, const Options *o, Tokens *ids, Provenance *
     Bytes text = {0};
     int rc = read_text(o, NULL, &text, e) || tok_encode(ss->tok, text.s, text.n, 0, ids, e);
     if (!rc) {
-        warn_left_out(ss->tok, &text, ids);
+        p->bytes_left_out = warn_left_out(ss->tok, &text, ids);
         sha256_hex(text.s, text.n, p->text_sha256);
     }
     free(text.s);
     if (rc) return -1;
-    if (o->n_predict > 0 && ids->n > (size_t)o->n_predict) ids->n = (size_t)o->n_predict;
+    p->text_cut = o->n_predict > 0 && ids->n > (size_t)o->n_predict;
+    if (p->text_cut) ids->n = (size_t)o->n_predict;
     return ids->n ? 0 : err_set(e, "%s: the text has no tokens", p->text_path);
 }
 
@@ -3201,14 +3232,17 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
                     .bos_id = ss->bos,
                     .exact = ss->s.exact,
                     .n_threads = ss->s.n_threads,
-                    .model_bytes = ss->m.g.size};
+                    .model_bytes = ss->m.g.size,
+                    .rope_override = o->rope             ? o->rope
+                                     : o->rope_scale > 0 ? "linear"
+                                                         : NULL,
+                    .pre_override = o->pre};
     const char *no_color = getenv("NO_COLOR");
     if (ss->s.n_ctx < 2)
         return err_usage(e, "-c %d: a window needs 2 tokens at least", ss->s.n_ctx);
     int rc = analyze_text(ss, o, &ids, &p, e);
     if (!rc) {
-        AnalysisOptions ao = analysis_defaults();
-        Analysis *a = analysis_new(&ss->m, &ao);
+        Analysis *a = analysis_new(&ss->m, &o->analysis);
         sha256_hex(ss->m.g.map, ss->m.g.size, p.model_sha256);
         ss->s.probe = analysis_probe(a);
         analyze_windows(ss, a, &ids, &p);
@@ -3346,7 +3380,7 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
 static int run_info(Options *o, Err *e)
 {
     Model m = {0};
-    ModelOptions mo = {.rope = o->rope};
+    ModelOptions mo = {o->rope, o->rope_scale};
     OutFile out;
     Tokenizer *t = NULL;
     if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");
@@ -3518,13 +3552,14 @@ static _Noreturn void unknown_option(const Command *c, const char *arg)
 static const Option *find_option(const Command *c, const char *arg)
 {
     const char *name = arg[1] == '-' ? arg + 2 : arg + 1;
-    int is_letter = arg[1] != '-' && !arg[2];
+    int is_letter = arg[1] != '-' && !arg[2], elsewhere = 0;
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         int match = is_letter ? o->letter == arg[1] : strcmp(name, o->name) == 0;
         if (match && strchr(o->commands, c->letter)) return o;
-        if (match) usage("%s takes no option %s: it belongs to other commands", c->name, arg);
+        elsewhere |= match;
     }
+    if (elsewhere) usage("%s takes no option %s: it belongs to other commands", c->name, arg);
     unknown_option(c, name);
 }
 
@@ -3619,7 +3654,8 @@ int main(int argc, char **argv)
                  .min_p = 0.05,
                  .repeat_penalty = 1,
                  .repeat_last_n = 64,
-                 .seed = -1};
+                 .seed = -1,
+                 .analysis = analysis_defaults()};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;

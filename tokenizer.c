@@ -96,9 +96,7 @@ struct Tokenizer {
 
 /* ---------------------------------------------------------------- characters */
 
-/* Length of the UTF-8 sequence that begins at s; 0 if the n >= 1 bytes are the beginning of one;
- * -1 if no sequence begins so (The Unicode Standard, table 3-7). */
-static int utf8_len(const char *s, size_t n)
+int utf8_len(const char *s, size_t n)
 {
     const uint8_t *b = (const uint8_t *)s;
     if (b[0] < 0x80) return 1;

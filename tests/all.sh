@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs every test and adds up what they say: all.sh PROGRAM TEST...
+# Runs every test and adds up what they say: all.sh BUILD TEST...
 # Each test closes with "N passed, N failed"; so does this, over all of them.
-program=$1
+build=$1
 shift
 passed=0 failed=0
 log=$(mktemp) || exit 2
@@ -30,6 +30,7 @@ run() { # NAME COMMAND...
 }
 
 for test in "$@"; do run "$(basename "$test")" "$test"; done
-run test_cli sh tests/test_cli.sh "$program"
+run test_cli sh tests/test_cli.sh "$build/ropescope"
+run test_export sh tests/test_export.sh "$build/ropescope" "$build/tests/dump_logits"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

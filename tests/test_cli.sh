@@ -253,5 +253,24 @@ for command in "perplexity $model -f $dir/long" "analyze $model -f $dir/long -o 
     ok "SIGINT: 130 from ${command%% *}" exits 130
 done
 
+# ---- a real model, where it is at hand: figures of programs no one here wrote
+
+shared=${ROPESCOPE_SHARED:-../shared}
+stories=$shared/data/models/stories260K.gguf
+if [ -f "$stories" ]; then
+    # llama2.c: run stories260K.bin -z tok512.bin -t 0.0 -n 200 | cksum
+    run generate "$stories" -n 200 -c 256
+    ok "greedy text of llama2.c" [ "$(cksum <"$out")" = "3945065820 465" ]
+    # llama.cpp with -ctk f32 -ctv f32 -fa off, and Hugging Face in float32
+    run perplexity "$stories" -f "$shared/data/text/tinystories_sample.txt" -c 256
+    ok "perplexity of llama.cpp, context 256" says "PPL = 6.8979 "
+    run perplexity "$stories" -f "$shared/data/text/tinystories_sample.txt" -c 128
+    ok "perplexity of llama.cpp, context 128" says "PPL = 6.8453 "
+    run perplexity "$stories" -f "$shared/data/text/tinyshakespeare.txt" -c 256 --chunks 16
+    ok "perplexity of llama.cpp, tinyshakespeare" says "PPL = 69.5653 "
+else
+    echo "skipped: text and perplexities of stories260K: $stories is not here"
+fi
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
