@@ -44,13 +44,18 @@
 
 /* ------------------------------------------------------------ 1 errors and memory */
 
+static void err_fill(Err *e, int usage, const char *fmt, va_list ap)
+{
+    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    e->usage = usage;
+}
+
 int err_set(Err *e, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    err_fill(e, 0, fmt, ap);
     va_end(ap);
-    e->usage = 0;
     return -1;
 }
 
@@ -58,9 +63,8 @@ int err_usage(Err *e, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    err_fill(e, 1, fmt, ap);
     va_end(ap);
-    e->usage = 1;
     return -1;
 }
 

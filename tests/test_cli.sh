@@ -3,36 +3,15 @@
 program=$1
 model=demo/model.gguf
 sample=demo/sample.txt
-passed=0 failed=0
-dir=$(mktemp -d) || exit 2
-trap 'rm -rf "$dir"' EXIT
-out=$dir/out err=$dir/err
+. tests/check.sh
 unset ROPESCOPE_ISA
 
-# ok NAME COMMAND...: the command must succeed.
-ok() {
-    what=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "failed: $what"
-        echo "  last command: $last (status $status)"
-        sed 's/^/  stdout: /' "$out" | head -n 5
-        sed 's/^/  stderr: /' "$err" | head -n 5
-    fi
-}
-
-# run ARGUMENTS...: runs the program; its output is in $out and $err, its status in $status.
+# run ARGUMENTS...: runs the program.
 run() {
     last="ropescope $*"
-    "$program" "$@" >"$out" 2>"$err"
-    status=$?
+    record "$program" "$@"
 }
 
-exits() { [ "$status" -eq "$1" ]; }
-says() { grep -q -e "$1" "$out"; }
 complains() { grep -q -e "$1" "$err"; }
 silent() { [ ! -s "$1" ]; }
 matches() { grep -qE -e "$1" "$2"; }

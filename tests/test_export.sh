@@ -2,7 +2,6 @@
 # export.py from outside: test_export.sh PROGRAM DUMP_LOGITS, from the top of the checkout.
 program=$1
 dump=$2
-passed=0 failed=0
 if ! command -v python3 >/dev/null 2>&1; then
     echo "skipped: export.py: there is no python3"
     echo "0 passed, 0 failed"
@@ -10,9 +9,7 @@ if ! command -v python3 >/dev/null 2>&1; then
 fi
 # The interpreter itself: some systems put a slow script in front of it.
 python=$(python3 -c 'import sys; print(sys.executable or "python3")')
-dir=$(mktemp -d) || exit 2
-trap 'rm -rf "$dir"' EXIT
-out=$dir/out err=$dir/err
+. tests/check.sh
 PYTHONDONTWRITEBYTECODE=1
 export PYTHONDONTWRITEBYTECODE
 
@@ -21,32 +18,13 @@ export PYTHONDONTWRITEBYTECODE
 # is 3.4e-6 with logits up to 7; a wrong rotation, permutation or norm moves logits by 0.01 to 10.
 tolerance=1e-5
 
-# ok NAME COMMAND...: the command must succeed.
-ok() {
-    what=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "failed: $what"
-        echo "  last command: $last (status $status)"
-        sed 's/^/  stdout: /' "$out" | head -n 5
-        sed 's/^/  stderr: /' "$err" | tail -n 5
-    fi
-}
-
-# run COMMAND...: its output is in $out and $err, its status in $status.
 run() {
     last="$*"
-    "$@" >"$out" 2>"$err"
-    status=$?
+    record "$@"
 }
 
 tiny() { run "$python" tests/tiny_llama.py "$@"; }
 exporting() { run "$python" export.py "$@"; }
-exits() { [ "$status" -eq "$1" ]; }
-says() { grep -q -e "$1" "$out"; }
 complains() { grep -qF -e "$1" "$err"; }
 
 # edit FILE STATEMENT: a Python statement on the table c in a JSON file.
