@@ -338,10 +338,8 @@ typedef struct {
     const Kernels *k;
     const Probe *probe; /* or NULL */
     int n_ctx, n_batch, n_threads;
-    int exact;      /* 1: quantized weights times float activations; 0: int8 activations */
-    int pos;        /* tokens in the cache */
-    int arrived;    /* threads waiting for the others */
-    unsigned round; /* how often all have arrived */
+    int exact; /* 1: quantized weights times float activations; 0: int8 activations */
+    int pos;   /* tokens in the cache */
     void *mem;
     size_t mem_bytes;
     float *x, *xo, *xb;          /* [N][E] residual stream, branch output, normalised x */

@@ -18,7 +18,6 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -28,11 +27,13 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
-#define omp_get_thread_num()  0
-#define omp_get_num_threads() 1
+#define omp_get_thread_num() 0
 #endif
 
 #if FLT_EVAL_METHOD != 0
@@ -730,22 +731,10 @@ static void matmul(State *s, float *y, size_t ys, const Tensor *w, const float *
     }
 }
 
-/* Called by the whole team: nobody goes on until all have arrived. A thread that waits long gives
- * its processor away: with a busy neighbour, threads that only spin take each other's time (two
- * of them decode at a fifth of the speed of one; see README, "Speed"). */
-static void team_wait(State *s)
+/* Called by the whole team: nobody goes on until all have arrived. */
+static void team_wait(void)
 {
-    enum { SPINS = 2000 };
-    int n = omp_get_num_threads();
-    if (n == 1) return;
-    unsigned round = __atomic_load_n(&s->round, __ATOMIC_ACQUIRE);
-    if (__atomic_add_fetch(&s->arrived, 1, __ATOMIC_ACQ_REL) == n) {
-        __atomic_store_n(&s->arrived, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&s->round, round + 1, __ATOMIC_RELEASE);
-        return;
-    }
-    for (int i = 0; __atomic_load_n(&s->round, __ATOMIC_ACQUIRE) == round; i++)
-        if (i > SPINS) sched_yield();
+#pragma omp barrier
 }
 
 /* Blocks b0 .. b1-1 of token i's activations to int8, when there are quantized weights to meet. */
@@ -774,7 +763,7 @@ static void add_norm(State *s, float *x, const float *add, const float *w, int n
         rmsnorm(s, xb, xi, w, E);
         quantize_blocks(s, xb, i, 0, E / QB);
     }
-    team_wait(s);
+    team_wait();
 }
 
 /* ------------------------------------------------------------ 4 RoPE
@@ -905,7 +894,7 @@ static void key_value_head(const State *s, int l, int kh, int n)
 }
 
 /* Shares out the heads of the batch: queries rotated, keys rotated and cached, values cached. */
-static void rotate_and_cache(State *s, int l, int n)
+static void rotate_and_cache(const State *s, int l, int n)
 {
     int H = s->m->layer[l].n_heads, K = s->m->layer[l].n_kv_heads;
 #pragma omp for schedule(static) nowait
@@ -915,7 +904,7 @@ static void rotate_and_cache(State *s, int l, int n)
         else
             key_value_head(s, l, h - H, n);
     }
-    team_wait(s);
+    team_wait();
 }
 
 /* First key that the query at pos can see. */
@@ -963,7 +952,7 @@ static void attend_block(const State *s, int l, int h, int i0, int i1)
 
 /* att_out[i][h] for the whole batch. A probe sees the positions of a head in order: then a head is
  * one piece of work; without one, so is each block of queries. */
-static void attention(State *s, int l, int n)
+static void attention(const State *s, int l, int n)
 {
     int H = s->m->layer[l].n_heads, blocks = (n + QUERIES - 1) / QUERIES;
     int runs = s->probe && s->probe->want & PROBE_ATTN ? 1 : blocks;
@@ -975,7 +964,7 @@ static void attention(State *s, int l, int n)
             attend_block(s, l, h, b * QUERIES, i1 < n ? i1 : n);
         }
     }
-    team_wait(s);
+    team_wait();
 }
 
 /* ------------------------------------------------------------ 6 forward */
@@ -993,7 +982,7 @@ static void activate(State *s, int F, int n)
         s->k->silu_mul(up + c0, s->ff_gate + (size_t)i * (size_t)F + c0, c1 - c0);
         quantize_blocks(s, up, i, c0 / QB, c1 / QB);
     }
-    team_wait(s);
+    team_wait();
 }
 
 static void quantize_rows(State *s, const float *x, int cols, int n)
@@ -1001,7 +990,7 @@ static void quantize_rows(State *s, const float *x, int cols, int n)
     if (s->exact) return;
 #pragma omp for schedule(static) nowait
     for (int i = 0; i < n; i++) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
-    team_wait(s);
+    team_wait();
 }
 
 static void embed(State *s, const int *tok, int n)
@@ -1014,7 +1003,7 @@ static void embed(State *s, const int *tok, int n)
         Q32 *q = (Q32 *)(void *)(buf + E);
         memcpy(s->x + (size_t)i * E, row_floats(s->k, w, tok[i], buf, q), E * sizeof(float));
     }
-    team_wait(s);
+    team_wait();
 }
 
 /* One transformer layer over n tokens. On entry x + add is the residual stream (add: the last
@@ -1029,20 +1018,20 @@ static void layer_forward(State *s, int l, const float *add, int n)
     matmul(s, s->q, Q, ly->wq, ly->bq, s->xb, E, n);
     matmul(s, s->kx, KV, ly->wk, ly->bk, s->xb, E, n);
     matmul(s, s->v, KV, ly->wv, ly->bv, s->xb, E, n);
-    team_wait(s);
+    team_wait();
     rotate_and_cache(s, l, n);
     attention(s, l, n);
     quantize_rows(s, s->att_out, (int)Q, n);
     matmul(s, s->xo, E, ly->wo, ly->bo, s->att_out, Q, n);
-    team_wait(s);
+    team_wait();
 
     add_norm(s, s->x, s->xo, ly->ffn_norm, n);
     matmul(s, s->ff_up, F, ly->w_up, NULL, s->xb, E, n);
     matmul(s, s->ff_gate, F, ly->w_gate, NULL, s->xb, E, n);
-    team_wait(s);
+    team_wait();
     activate(s, (int)F, n);
     matmul(s, s->xo, E, ly->w_down, NULL, s->ff_up, F, n);
-    team_wait(s);
+    team_wait();
 }
 
 /* Shows the residual stream after layer l: x + xo, put together in xb, which is free now. */
@@ -1055,7 +1044,7 @@ static void show_residual(State *s, int l, int n)
         for (size_t c = 0; c < (size_t)n * E; c++) s->xb[c] = s->x[c] + s->xo[c];
         s->probe->resid(s->probe->ctx, l, s->pos, n, s->xb, E);
     }
-    team_wait(s);
+    team_wait();
 }
 
 /* Threads worth waking for n tokens: under some 10^6 multiplications each, waiting costs more. */
@@ -1087,7 +1076,7 @@ void forward(State *s, const int *tok, int n, int n_logits)
         if (n_logits) {
             add_norm(s, s->x + first, s->xo + first, m->output_norm, n_logits);
             matmul(s, s->logits, (size_t)m->n_vocab, m->output, NULL, s->xb, E, n_logits);
-            team_wait(s);
+            team_wait();
         }
     }
     s->pos += n;
