@@ -341,7 +341,6 @@ typedef struct {
     int exact; /* 1: quantized weights times float activations; 0: int8 activations */
     int pos;   /* tokens in the cache */
     void *mem;
-    size_t mem_bytes;
     float *x, *xo, *xb;          /* [N][E] residual stream, branch output, normalised x */
     float *q, *kx, *v, *att_out; /* [N][H D], [N][K D], [N][K D], [N][H D] */
     float *ff_up, *ff_gate;      /* [N][F] */

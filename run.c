@@ -1587,7 +1587,7 @@ static const Arch archs[] = {
 };
 
 /* Binding: every tensor of an architecture by name, kind and full shape. Sizes by letter. */
-enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F, DIM_V };
+enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F };
 typedef struct {
     const char *name; /* of a layer tensor: what follows "blk.N." */
     size_t field;     /* in Layer */
@@ -1669,8 +1669,6 @@ static int64_t dim_of(const Model *m, const Layer *ly, int dim)
         return (int64_t)ly->n_kv_heads * m->head_dim;
     case DIM_F:
         return ly->n_ff;
-    case DIM_V:
-        return m->n_vocab;
     default:
         return 1;
     }
@@ -1831,8 +1829,12 @@ static int rope_kind(const Model *m, const ModelOptions *opt, double *factor, co
     if (*factor == 0 || str_is(type, "none")) *factor = 1; /* 0: llama.cpp's "not scaled" */
     if (opt->rope_factor > 0) *factor = opt->rope_factor;
     *kind = *factor > 1 || *factor < 1 ? &rope_linear : &rope_plain;
-    if (opt->rope && !(*kind = rope_find(opt->rope)))
-        return err_usage(e, "--rope %s: expected one of plain, none, linear", opt->rope);
+    if (opt->rope && !(*kind = rope_find(opt->rope))) {
+        char list[256] = "";
+        for (int k = 0; rope_at(k); k++)
+            snprintf(list + strlen(list), sizeof list - strlen(list), " %s", rope_at(k)->name);
+        return err_usage(e, "--rope %s: expected one of%s", opt->rope, list);
+    }
     if (opt->rope && *kind == &rope_linear && *factor == 1)
         return err_usage(e, "--rope linear: the file has no factor; --rope-scale X gives one");
     return 0;
@@ -2006,7 +2008,7 @@ typedef struct {
     double n, size;
 } Buffer;
 
-/* One allocation for all buffers, each on a cache line. */
+/* One allocation for all buffers, each on a cache line; pages never touched cost nothing. */
 static int state_allocate(State *s, const Buffer *b, int n, Err *e)
 {
     double total = 64;
@@ -2017,7 +2019,6 @@ static int state_allocate(State *s, const Buffer *b, int n, Err *e)
                        "%s: a context of %d tokens in batches of %d needs %.1f GB of memory, more "
                        "than there is; -c and -b set smaller ones",
                        s->m->g.path, s->n_ctx, s->n_batch, total / 1e9);
-    s->mem_bytes = (size_t)total; /* pages that are never touched cost nothing */
     uintptr_t at = ((uintptr_t)s->mem + 63) / 64 * 64;
     for (int i = 0; i < n; i++) {
         void *p = (void *)at;
