@@ -187,7 +187,8 @@ const TensorType *tensor_type(int type); /* NULL if we cannot read it */
 typedef struct {
     const char *name;
     int (*usable)(void); /* does this CPU, and its operating system, have it? */
-    /* y[i * ys + r] = sum_c w[r * ws + c] * x[i * xs + c], for rows r and toks i, c < n. */
+    /* Matrix times matrix: y[i * ys + r] = sum_c w[r * ws + c] * x[i * xs + c], for rows r and
+     * toks i, c < n. Fastest when ws is not a multiple of a power of two above 64. */
     void (*matmul)(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
                    size_t xs, int toks, int n);
     /* The same from integers: y = sum over blocks b, ascending, in one lane, of
@@ -196,21 +197,25 @@ typedef struct {
      * Row r is w[r * nb .. r * nb + nb - 1], token i is x[i * xs ..]. */
     void (*qmatmul)(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, size_t xs, int toks,
                     int nb);
-    /* The same straight from the file's rows of nb blocks, of types for which that is faster;
-     * NULL: unpack, then qmatmul. */
-    void (*qrows[T_N_TYPES])(float *y, size_t ys, const uint8_t *w, int rows, const Q8 *x,
-                             size_t xs, int toks, int nb);
+    /* Matrix times vector, straight from the file's rows, which follow each other: what decoding
+     * does, at the speed of memory. y[r] = the sum of matmul (n values) or of qmatmul (nb blocks).
+     * NULL: unpack the rows, then matmul or qmatmul. */
+    void (*matvec[T_N_TYPES])(float *y, const uint8_t *w, int rows, const float *x, int n);
+    void (*qmatvec[T_N_TYPES])(float *y, const uint8_t *w, int rows, const Q8 *x, int nb);
     /* nb blocks of 32 activations to integers: d = max|x| / 127, q = round-to-even(x * 127 / max);
      * d = 0, q = 0 when max|x| < 1e-30; d = NaN, q = 0 in a block with a NaN or an infinity. */
     void (*quantize)(Q8 *out, const float *x, int nb);
     void (*unpack_f16)(float *out, const uint16_t *in, int n);
     void (*unpack_bf16)(float *out, const uint16_t *in, int n);
-    void (*unpack_q32)(float *out, const Q32 *in, int nb); /* the formula of Q32 */
+    void (*unpack_q32)(float *out, const Q32 *in, int nb);   /* the formula of Q32 */
+    void (*pack_f16)(uint16_t *out, const float *in, int n); /* to nearest, ties to even */
     /* Faster TensorType.unpack of some types; NULL: the plain one. */
     void (*unpack[T_N_TYPES])(Q32 *out, const uint8_t *row, int n32);
-    /* out[c] = sum_t a[t] * v[t * vs + c], c < n: fused, t ascending, in partial sums of SUM_SEG
-     * keys that are added in order. */
-    void (*weighted_sum)(float *out, const float *a, const float *v, size_t vs, int n_t, int n);
+    /* One segment of attention outputs: out[i * os + c] = (add: out[i * os + c] +) sum over t of
+     * a[i * as + t] * v[t * vs + c], i < rows, c < n: fused, t ascending from 0, over the row's
+     * first n_t + i * step keys, at most SUM_SEG; a row that has none is left alone. */
+    void (*weighted_sum)(float *out, size_t os, const float *a, size_t as, int rows, const float *v,
+                         size_t vs, int n_t, int step, int n, int add);
     /* x[i] = exp(x[i] - max x) / sum, in place; the sum in canonical lanes. */
     void (*softmax)(float *x, int n);
     /* y[i] = g[i] / (1 + exp(-g[i])) * y[i] */
@@ -332,6 +337,24 @@ typedef struct Probe {
     void (*resid)(void *ctx, int l, int pos, int n, const float *x, size_t stride);
 } Probe;
 
+/* One thread of the team that runs `forward`. */
+typedef struct {
+    _Alignas(64) float *scratch; /* score rows, unpacked weight rows and keys */
+    uint32_t loop;               /* the shared loop this thread is at, from 0 */
+    uint32_t due;                /* pieces of all loops it has been through */
+} Worker;
+
+/* Who takes the next piece of a shared loop; one cache line each. */
+typedef struct {
+    _Alignas(64) _Atomic int next;
+} Loop;
+
+/* Pieces done in this forward pass, and the threads asleep until there are more. */
+typedef struct {
+    _Alignas(64) _Atomic uint32_t done;
+    _Atomic int sleepers;
+} Progress;
+
 /* One timeline of one model: KV cache and every buffer forward needs; one allocation. */
 typedef struct {
     const Model *m;
@@ -348,14 +371,20 @@ typedef struct {
     size_t xq_stride;            /* widest input / 32 */
     float *cos, *sin;            /* [n_ropes][N][P] of this batch's positions */
     int max_pairs;               /* over the ropes */
-    float *k_cache, *v_cache;    /* [L][K][n_ctx][D] (K of the widest layer) */
+    int kv_type;                 /* T_F32 or T_F16 */
+    uint8_t *k_cache, *v_cache;  /* [L][K][n_ctx][D] of kv_type (K of the widest layer) */
     float *logits;               /* [N][V], the rows asked for from row 0 */
-    float *scratch;              /* per thread: scores and unpacked weight rows */
-    size_t scratch_floats;       /* per thread */
+    float *scratch;              /* [n_threads][scratch_floats] */
+    size_t scratch_floats;
+    Worker *worker; /* [n_threads] */
+    Loop *loop;     /* [n_loops] of one forward pass */
+    size_t n_loops;
+    Progress *progress;
 } State;
 
 typedef struct {
     int n_ctx, n_batch, n_threads, exact; /* 0: the default */
+    int kv_type;                          /* T_F32 (0, the default) or T_F16 */
     const char *isa;                      /* NULL: pick */
 } StateOptions;
 

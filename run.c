@@ -1,8 +1,8 @@
 /* ropescope: the forward pass, top to bottom in one file.
  *
- *   1 errors and memory      4 RoPE           7 model file      10 commands
- *   2 kernels                5 attention      8 state
- *   3 small maths            6 forward        9 sampler
+ *   1 errors and memory   4 small maths   7 forward      10 sampler
+ *   2 kernels             5 RoPE          8 model file   11 commands
+ *   3 the team            6 attention     9 state
  *
  * Read down to `forward`: everything it calls stands above it, everything below is plumbing.
  *
@@ -20,6 +20,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -28,12 +29,15 @@
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
+#include <linux/futex.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
-#define omp_get_thread_num() 0
+#define omp_get_thread_num()  0
+#define omp_get_num_threads() 1
 #endif
 
 #if FLT_EVAL_METHOD != 0
@@ -320,17 +324,42 @@ static void unpack_q32_base(float *out, const Q32 *in, int nb)
         }
 }
 
-static void weighted_sum_base(float *out, const float *a, const float *v, size_t vs, int n_t, int n)
+/* To nearest, ties to even, by adding half of the last place that stays: a carry out of the mantissa
+ * raises the exponent, as it should, up to infinity. */
+static uint16_t f32_to_f16(float f)
 {
-    for (int c = 0; c < n; c++) {
-        float total = 0;
-        for (int t0 = 0; t0 < n_t; t0 += SUM_SEG) {
-            float seg = 0;
-            for (int t = t0; t < n_t && t < t0 + SUM_SEG; t++)
-                seg = fma1(a[t], v[(size_t)t * vs + (size_t)c], seg);
-            total = t0 ? total + seg : seg;
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    uint32_t sign = u >> 16 & 0x8000, mag = u & 0x7fffffff;
+    if (mag > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (mag >> 13 & 0x3ff)); /* NaN, made quiet */
+    if (mag >= 0x47800000) return (uint16_t)(sign | 0x7c00);            /* 2^16 and more */
+    if (mag < 0x38800000) { /* below 2^-14 the places are those of 2^-24: adding 0.5 rounds there */
+        float shifted;
+        memcpy(&shifted, &mag, sizeof shifted);
+        shifted += 0.5f;
+        memcpy(&mag, &shifted, sizeof mag);
+        return (uint16_t)(sign | (mag - 0x3f000000));
+    }
+    mag += 0xfff + (mag >> 13 & 1);
+    return (uint16_t)(sign | (mag - 0x38000000) >> 13);
+}
+
+static void pack_f16_base(uint16_t *out, const float *in, int n)
+{
+    for (int i = 0; i < n; i++) out[i] = f32_to_f16(in[i]);
+}
+
+static void weighted_sum_base(float *out, size_t os, const float *a, size_t as, int rows,
+                              const float *v, size_t vs, int n_t, int step, int n, int add)
+{
+    for (int i = 0; i < rows; i++, n_t += step) {
+        int keys = n_t < SUM_SEG ? n_t : SUM_SEG;
+        for (int c = 0; keys > 0 && c < n; c++) {
+            float *o = &out[(size_t)i * os + (size_t)c], seg = 0;
+            for (int t = 0; t < keys; t++)
+                seg = fma1(a[(size_t)i * as + (size_t)t], v[(size_t)t * vs + (size_t)c], seg);
+            *o = add ? *o + seg : seg;
         }
-        out[c] = total;
     }
 }
 
@@ -391,6 +420,7 @@ const Kernels kernels_base = {.name = "base",
                               .unpack_f16 = unpack_f16_base,
                               .unpack_bf16 = unpack_bf16_base,
                               .unpack_q32 = unpack_q32_base,
+                              .pack_f16 = pack_f16_base,
                               .weighted_sum = weighted_sum_base,
                               .softmax = softmax_base,
                               .silu_mul = silu_mul_base};
@@ -415,7 +445,8 @@ const Kernels *kernels_at(int i)
 #define FILL(member) k.member = k.member || !slower ? k.member : slower->member
     FILL(matmul), FILL(qmatmul), FILL(quantize), FILL(weighted_sum), FILL(softmax);
     FILL(silu_mul), FILL(unpack_f16), FILL(unpack_bf16), FILL(unpack_q32);
-    for (int t = 0; t < T_N_TYPES; t++) FILL(unpack[t]), FILL(qrows[t]);
+    FILL(pack_f16);
+    for (int t = 0; t < T_N_TYPES; t++) FILL(unpack[t]), FILL(matvec[t]), FILL(qmatvec[t]);
 #undef FILL
     whole[i] = k;
     return &whole[i];
@@ -654,9 +685,99 @@ const TensorType *tensor_type(int type)
     return type >= 0 && type < T_N_TYPES && tensor_types[type].block ? &tensor_types[type] : NULL;
 }
 
-/* ------------------------------------------------------------ 3 small maths
- * From here to `forward` everything runs inside one parallel region: every thread of the team
- * executes these functions, and loops marked `omp for` are shared out among them. */
+/* ------------------------------------------------------------ 3 the team
+ * `forward` is one parallel region: every thread of the team executes all of it, and the loops
+ * written SHARED are handed out piece by piece to whoever comes first. Which thread computes a piece
+ * is chance; what it computes is not.
+ *
+ * Waiting is for pieces, not for threads: one that the system has taken off its processor is missed
+ * only if it holds a piece; then the others soon sleep, so that it can be moved to where they ran.
+ * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.) */
+
+static Worker *me(const State *s)
+{
+    return &s->worker[omp_get_thread_num()];
+}
+
+/* The next piece of a loop of n; -1: none is left, and this thread goes on to the next loop. */
+static int piece_take(const State *s, int n)
+{
+    Worker *w = me(s);
+    MUST(w->loop < s->n_loops);
+    int i = atomic_fetch_add(&s->loop[w->loop].next, 1);
+    if (i < n) return i;
+    w->loop++;
+    w->due += (uint32_t)n;
+    return -1;
+}
+
+/* Sleeps until *word is no longer `seen`, or for no reason. */
+static void sleep_on(_Atomic uint32_t *word, uint32_t seen)
+{
+#ifdef __linux__
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+#else
+    (void)word, (void)seen;
+    sched_yield();
+#endif
+}
+
+/* One piece is done. */
+static void piece_done(const State *s)
+{
+    atomic_fetch_add(&s->progress->done, 1);
+#ifdef __linux__
+    if (atomic_load(&s->progress->sleepers))
+        syscall(SYS_futex, &s->progress->done, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#endif
+}
+
+#define SHARED(i, s, n) for (int i; (i = piece_take(s, n)) >= 0; piece_done(s))
+
+static inline void pause_briefly(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Returns when every piece of the loops before it is done. */
+static void team_wait(const State *s)
+{
+    enum { SPINS = 1000 }; /* some 10 to 40 microseconds */
+    Progress *p = s->progress;
+    uint32_t due = me(s)->due, done;
+    for (int spin = 0; (int32_t)((done = atomic_load(&p->done)) - due) < 0; spin++) {
+        if (spin < SPINS) {
+            pause_briefly();
+            continue;
+        }
+        atomic_fetch_add(&p->sleepers, 1);
+        done = atomic_load(&p->done);
+        if ((int32_t)(done - due) < 0) sleep_on(&p->done, done);
+        atomic_fetch_sub(&p->sleepers, 1);
+    }
+}
+
+static void team_begin(State *s)
+{
+    for (size_t i = 0; i < s->n_loops; i++) atomic_store(&s->loop[i].next, 0);
+    atomic_store(&s->progress->done, 0);
+    for (int i = 0; i < s->n_threads; i++) s->worker[i].loop = s->worker[i].due = 0;
+}
+
+/* The first thread does not leave before the others: OpenMP's barrier is next. */
+static void team_end(const State *s)
+{
+    me(s)->due += (uint32_t)omp_get_num_threads();
+    piece_done(s);
+    if (omp_get_thread_num() == 0) team_wait(s);
+}
+
+/* ------------------------------------------------------------ 4 small maths
+ * Functions that wait, or share out a loop, are called by every thread of the team. */
 
 /* nb groups of a quantized row. */
 static void unpack(const Kernels *k, int type, Q32 *q, const uint8_t *row, int nb)
@@ -681,60 +802,108 @@ static const float *row_floats(const Kernels *k, const Tensor *w, int64_t r, flo
     return buf;
 }
 
-#define TILE 16 /* weight rows unpacked at a time: they stay in L2 while all tokens pass */
+/* Weight rows of one piece of a product of n tokens. Few tokens: about 64 KB of the file, as one
+ * stream. Many: as many rows as stay in L2, as floats, while all tokens pass; or as integers. */
+#define FEW        4
+#define Q_ROWS     16
+#define PANEL_MAX  48
+#define PANEL_SIZE 147456 /* floats */
+#define ROW_PAD    16     /* floats between panel rows, so that they do not meet in one cache set */
 
-/* Reads one byte of every cache line, in order. A kernel that takes rows side by side jumps from
- * one to the next; memory is fastest read as one stream (rows of Q4_1 side by side: 12 GB/s instead of 4, one thread). */
-static void fetch(const uint8_t *p, size_t n)
+static int panel_rows(int cols)
 {
-    for (size_t i = 0; i < n; i += 64) (void)*(const volatile uint8_t *)(p + i);
+    int rows = PANEL_SIZE / (cols + ROW_PAD) / 12 * 12;
+    return rows > PANEL_MAX ? PANEL_MAX : rows < 12 ? 12 : rows;
 }
 
-/* Rows r0 .. r1-1 (at most TILE) of y = w x. */
-static void matmul_tile(State *s, float *y, size_t ys, const Tensor *w, const float *x, size_t xs,
-                        int n, int r0, int r1)
+static int takes_int8(const State *s, const Tensor *w)
 {
-    int cols = (int)w->ne[0], nb = cols / QB, rows = r1 - r0;
-    float *buf = s->scratch + s->scratch_floats * (size_t)omp_get_thread_num();
-    Q32 *q = (Q32 *)(void *)(buf + (size_t)TILE * (size_t)cols);
-    if (w->type == T_F32) {
-        const float *w0 = (const float *)(const void *)(w->data + (size_t)r0 * w->row_bytes);
-        s->k->matmul(y + r0, ys, w0, (size_t)cols, rows, x, xs, n, cols);
-    } else if (!s->exact && s->k->qrows[w->type]) {
-        const uint8_t *w0 = w->data + (size_t)r0 * w->row_bytes;
-        fetch(w0, (size_t)rows * w->row_bytes);
-        s->k->qrows[w->type](y + r0, ys, w0, rows, s->xq, s->xq_stride, n, nb);
-    } else if (!s->exact && tensor_types[w->type].unpack) {
-        for (int r = 0; r < rows; r++)
-            unpack(s->k, w->type, q + (size_t)r * (size_t)nb,
-                   w->data + (size_t)(r0 + r) * w->row_bytes, nb);
-        s->k->qmatmul(y + r0, ys, q, rows, s->xq, s->xq_stride, n, nb);
+    return !s->exact && tensor_types[w->type].unpack;
+}
+
+static int piece_rows(const State *s, const Tensor *w, int n)
+{
+    if (n >= FEW) return takes_int8(s, w) ? Q_ROWS : panel_rows((int)w->ne[0]);
+    size_t rows = (65536 / w->row_bytes + Q_ROWS - 1) / Q_ROWS * Q_ROWS;
+    int most = (int)(w->ne[1] / (4 * s->n_threads)) / Q_ROWS * Q_ROWS;
+    if ((int64_t)rows > most) rows = (size_t)most;
+    return rows < Q_ROWS ? Q_ROWS : (int)rows;
+}
+
+/* Rows r0 .. r0 + rows - 1 of y = w x for one token, if there is a kernel for that. */
+static int matvec_rows(const State *s, float *y, const Tensor *w, const float *x, const Q8 *xq,
+                       int r0, int rows)
+{
+    const uint8_t *w0 = w->data + (size_t)r0 * w->row_bytes;
+    int cols = (int)w->ne[0];
+    if (takes_int8(s, w)) {
+        if (!s->k->qmatvec[w->type]) return 0;
+        s->k->qmatvec[w->type](y + r0, w0, rows, xq, cols / QB);
     } else {
-        for (int r = 0; r < rows; r++)
-            row_floats(s->k, w, r0 + r, buf + (size_t)r * (size_t)cols, q);
-        s->k->matmul(y + r0, ys, buf, (size_t)cols, rows, x, xs, n, cols);
+        if (!s->k->matvec[w->type]) return 0;
+        s->k->matvec[w->type](y + r0, w0, rows, x, cols);
+    }
+    return 1;
+}
+
+/* At most Q_ROWS rows by way of Q32. */
+static void qmatmul_rows(const State *s, float *y, size_t ys, const Tensor *w, int n, int r0,
+                         int rows)
+{
+    int nb = (int)w->ne[0] / QB;
+    Q32 *q = (Q32 *)(void *)me(s)->scratch;
+    for (int r = 0; r < rows; r++)
+        unpack(s->k, w->type, q + (size_t)r * (size_t)nb,
+               w->data + (size_t)(r0 + r) * w->row_bytes, nb);
+    s->k->qmatmul(y + r0, ys, q, rows, s->xq, s->xq_stride, n, nb);
+}
+
+/* At most panel_rows rows by way of a panel of floats. */
+static void matmul_rows(const State *s, float *y, size_t ys, const Tensor *w, const float *x,
+                        size_t xs, int n, int r0, int rows)
+{
+    int cols = (int)w->ne[0];
+    size_t stride = (size_t)cols + ROW_PAD;
+    float *panel = me(s)->scratch;
+    Q32 *q = (Q32 *)(void *)(panel + (size_t)panel_rows(cols) * stride);
+    for (int r = 0; r < rows; r++) {
+        float *to = panel + (size_t)r * stride;
+        const float *from = row_floats(s->k, w, r0 + r, to, q);
+        if (from != to) memcpy(to, from, (size_t)cols * sizeof *to);
+    }
+    s->k->matmul(y + r0, ys, panel, stride, rows, x, xs, n, cols);
+}
+
+static void matmul_piece(const State *s, float *y, size_t ys, const Tensor *w, const float *x,
+                         size_t xs, int n, int r0, int rows)
+{
+    int done = 0, most = takes_int8(s, w) ? Q_ROWS : panel_rows((int)w->ne[0]);
+    while (n < FEW && done < n &&
+           matvec_rows(s, y + (size_t)done * ys, w, x + (size_t)done * xs,
+                       s->xq + (size_t)done * s->xq_stride, r0, rows))
+        done++;
+    if (done == n) return;
+    for (int r = r0; r < r0 + rows; r += most) {
+        int part = r0 + rows - r < most ? r0 + rows - r : most;
+        if (takes_int8(s, w))
+            qmatmul_rows(s, y, ys, w, n, r, part);
+        else
+            matmul_rows(s, y, ys, w, x, xs, n, r, part);
     }
 }
 
 /* y[i * ys + r] = sum_c w[r][c] x[i * xs + c] + bias[r], i < n. In int8 mode quantized weights
  * meet s->xq, the quantized x. Does not wait for the team. */
-static void matmul(State *s, float *y, size_t ys, const Tensor *w, const float *bias,
+static void matmul(const State *s, float *y, size_t ys, const Tensor *w, const float *bias,
                    const float *x, size_t xs, int n)
 {
-    int rows = (int)w->ne[1];
-#pragma omp for schedule(static) nowait
-    for (int r0 = 0; r0 < rows; r0 += TILE) {
-        int r1 = r0 + TILE < rows ? r0 + TILE : rows;
-        matmul_tile(s, y, ys, w, x, xs, n, r0, r1);
+    int all = (int)w->ne[1], step = piece_rows(s, w, n);
+    SHARED (piece, s, (all + step - 1) / step) {
+        int r0 = piece * step, r1 = all - r0 < step ? all : r0 + step;
+        matmul_piece(s, y, ys, w, x, xs, n, r0, r1 - r0);
         for (int i = 0; bias && i < n; i++)
             for (int r = r0; r < r1; r++) y[(size_t)i * ys + (size_t)r] += bias[r];
     }
-}
-
-/* Called by the whole team: nobody goes on until all have arrived. */
-static void team_wait(void)
-{
-#pragma omp barrier
 }
 
 /* Blocks b0 .. b1-1 of token i's activations to int8, when there are quantized weights to meet. */
@@ -756,17 +925,16 @@ static void rmsnorm(const State *s, float *out, const float *x, const float *w, 
 static void add_norm(State *s, float *x, const float *add, const float *w, int n)
 {
     int E = s->m->n_embd;
-#pragma omp for schedule(static) nowait
-    for (int i = 0; i < n; i++) {
+    SHARED (i, s, n) {
         float *xi = x + (size_t)i * (size_t)E, *xb = s->xb + (size_t)i * (size_t)E;
         for (int c = 0; add && c < E; c++) xi[c] += add[(size_t)i * (size_t)E + (size_t)c];
         rmsnorm(s, xb, xi, w, E);
         quantize_blocks(s, xb, i, 0, E / QB);
     }
-    team_wait();
+    team_wait(s);
 }
 
-/* ------------------------------------------------------------ 4 RoPE
+/* ------------------------------------------------------------ 5 RoPE
  * Pair j of a head at position pos turns by pos * inv_freq[j]: (a, b) -> (a cos - b sin,
  * a sin + b cos), "RoFormer", arXiv:2104.09864, eq. 15. A kind supplies the frequencies. */
 
@@ -844,13 +1012,30 @@ static void rotate(const Rope *r, float *x, const float *cs, const float *sn)
     }
 }
 
-/* ------------------------------------------------------------ 5 attention */
+/* ------------------------------------------------------------ 6 attention */
 
-/* The place of kv head kh of layer l in a cache: [n_ctx][D], contiguous. */
-static float *cache_at(const State *s, float *cache, int l, int kh)
+/* Value c of key (or value) t of kv head kh of layer l in a cache of [n_ctx][D] per head. */
+static size_t cache_at(const State *s, int l, int kh, int t)
 {
     size_t head = (size_t)l * (size_t)s->m->max_kv_heads + (size_t)kh;
-    return cache + head * (size_t)s->n_ctx * (size_t)s->m->head_dim;
+    return (head * (size_t)s->n_ctx + (size_t)t) * (size_t)s->m->head_dim;
+}
+
+static void cache_put(const State *s, uint8_t *cache, size_t at, const float *x)
+{
+    size_t D = (size_t)s->m->head_dim;
+    if (s->kv_type == T_F16)
+        s->k->pack_f16((uint16_t *)(void *)cache + at, x, (int)D);
+    else
+        memcpy((float *)(void *)cache + at, x, D * sizeof *x);
+}
+
+/* n rows of a cache as floats [n][D]: in place, or unpacked into buf. */
+static const float *cache_get(const State *s, const uint8_t *cache, size_t at, int n, float *buf)
+{
+    if (s->kv_type == T_F32) return (const float *)(const void *)cache + at;
+    s->k->unpack_f16(buf, (const uint16_t *)(const void *)cache + at, n * s->m->head_dim);
+    return buf;
 }
 
 /* Turns one head of n tokens (x[i * stride], i < n) to their positions. */
@@ -885,11 +1070,10 @@ static void key_value_head(const State *s, int l, int kh, int n)
     if (p) p->k(p->ctx, l, kh, BEFORE_ROPE, s->pos, n, k, stride);
     rotate_head(s, ly, k, stride, n);
     if (p) p->k(p->ctx, l, kh, AFTER_ROPE, s->pos, n, k, stride);
-    float *kc = cache_at(s, s->k_cache, l, kh) + (size_t)s->pos * D;
-    float *vc = cache_at(s, s->v_cache, l, kh) + (size_t)s->pos * D;
     for (int i = 0; i < n; i++) {
-        memcpy(kc + (size_t)i * D, k + (size_t)i * stride, D * sizeof *k);
-        memcpy(vc + (size_t)i * D, v + (size_t)i * stride, D * sizeof *v);
+        size_t at = cache_at(s, l, kh, s->pos + i);
+        cache_put(s, s->k_cache, at, k + (size_t)i * stride);
+        cache_put(s, s->v_cache, at, v + (size_t)i * stride);
     }
 }
 
@@ -897,14 +1081,13 @@ static void key_value_head(const State *s, int l, int kh, int n)
 static void rotate_and_cache(const State *s, int l, int n)
 {
     int H = s->m->layer[l].n_heads, K = s->m->layer[l].n_kv_heads;
-#pragma omp for schedule(static) nowait
-    for (int h = 0; h < H + K; h++) {
+    SHARED (h, s, H + K) {
         if (h < H)
             query_head(s, l, h, n);
         else
             key_value_head(s, l, h - H, n);
     }
-    team_wait();
+    team_wait(s);
 }
 
 /* First key that the query at pos can see. */
@@ -913,98 +1096,186 @@ static int first_key(const Layer *ly, int pos)
     return ly->window && pos >= ly->window ? pos - ly->window + 1 : 0;
 }
 
-/* One query of head h: row[t - t0] holds q.k_t for keys t0 ..; the scaled scores become weights,
- * out[D] = sum_t weight_t v_t. Two passes, so that a normalised row exists for the probe. */
-static void attend_row(const State *s, int l, int h, int pos, float *row, float *shown)
-{
-    const Model *m = s->m;
-    const Layer *ly = &m->layer[l];
-    int t0 = first_key(ly, pos), n_t = pos - t0 + 1, kh = h / (ly->n_heads / ly->n_kv_heads);
-    size_t D = (size_t)m->head_dim;
-    const float *v = cache_at(s, s->v_cache, l, kh) + (size_t)t0 * D;
-    float *out = s->att_out + ((size_t)(pos - s->pos) * (size_t)ly->n_heads + (size_t)h) * D;
-    const Probe *p = s->probe && s->probe->want & PROBE_ATTN ? s->probe : NULL;
-    for (int t = 0; t < n_t; t++) row[t] *= m->score_scale;
-    if (p) memcpy(shown, row, (size_t)n_t * sizeof *row);
-    s->k->softmax(row, n_t);
-    s->k->weighted_sum(out, row, v, D, n_t, (int)D);
-    if (p) p->attn(p->ctx, l, h, pos, t0, shown, row, out);
-}
+#define SCORE_ROWS 16 /* queries that share one pass over keys and values */
 
-#define QUERIES 16 /* query rows that share one pass over the keys */
+/* Score rows computed together: either `rows` tokens of one head, from token i on (step 1), or that
+ * many heads of one token, from head h on, which read the same keys (step 0). */
+typedef struct {
+    int l, h, kh, i, rows, step;
+    int t0;         /* first key that any of them sees; row 0 sees n_t from there on */
+    int n_t;
+    float *q, *out; /* of row 0 */
+    size_t stride;  /* from row to row of q and out */
+    float *score;   /* [rows][n_ctx], from key t0 on */
+    float *shown;   /* the same, for the probe: what score held before softmax */
+    float *buf;     /* [SUM_SEG][D] */
+} Attend;
 
-/* Tokens i0 .. i1-1 of the batch, head h: scores of all of them in one product with the keys. */
-static void attend_block(const State *s, int l, int h, int i0, int i1)
+static Attend attend_rows(const State *s, int l, int h, int i, int rows, int step)
 {
     const Layer *ly = &s->m->layer[l];
-    size_t D = (size_t)s->m->head_dim, T = (size_t)s->n_ctx, stride = (size_t)ly->n_heads * D;
-    int t0 = first_key(ly, s->pos + i0), n_t = s->pos + i1 - t0;
-    int kh = h / (ly->n_heads / ly->n_kv_heads);
-    const float *keys = cache_at(s, s->k_cache, l, kh) + (size_t)t0 * D;
-    const float *q = s->q + (size_t)i0 * stride + (size_t)h * D;
-    float *rows = s->scratch + s->scratch_floats * (size_t)omp_get_thread_num();
-    s->k->matmul(rows, T, keys, D, n_t, q, stride, i1 - i0, (int)D);
-    for (int i = i0; i < i1; i++) {
-        float *row = rows + (size_t)(i - i0) * T + (first_key(ly, s->pos + i) - t0);
-        attend_row(s, l, h, s->pos + i, row, rows + (size_t)QUERIES * T);
+    size_t D = (size_t)s->m->head_dim, Q = (size_t)ly->n_heads * D;
+    size_t at = (size_t)i * Q + (size_t)h * D, block = SCORE_ROWS * (size_t)s->n_ctx;
+    int t0 = first_key(ly, s->pos + i);
+    float *scratch = me(s)->scratch;
+    return (Attend){.l = l,
+                    .h = h,
+                    .kh = h / (ly->n_heads / ly->n_kv_heads),
+                    .i = i,
+                    .rows = rows,
+                    .step = step,
+                    .t0 = t0,
+                    .n_t = s->pos + i + 1 - t0,
+                    .q = s->q + at,
+                    .out = s->att_out + at,
+                    .stride = step ? Q : D,
+                    .score = scratch,
+                    .shown = scratch + block,
+                    .buf = scratch + 2 * block};
+}
+
+/* score[r][t - t0] = q_r . k_t, in segments of keys that stay in the cache while all rows pass. */
+static void attend_scores(const State *s, const Attend *a)
+{
+    int D = s->m->head_dim, n_t = a->n_t + (a->rows - 1) * a->step;
+    size_t T = (size_t)s->n_ctx;
+    for (int t = 0; t < n_t; t += SUM_SEG) {
+        int n = n_t - t < SUM_SEG ? n_t - t : SUM_SEG;
+        size_t at = cache_at(s, a->l, a->kh, a->t0 + t);
+        const float *k = cache_get(s, s->k_cache, at, n, a->buf);
+        s->k->matmul(a->score + t, T, k, (size_t)D, n, a->q, a->stride, a->rows, D);
+    }
+}
+
+/* Row r: the key it begins with, counted from t0, and its length. */
+static int row_begin(const State *s, const Attend *a, int r)
+{
+    return first_key(&s->m->layer[a->l], s->pos + a->i + r * a->step) - a->t0;
+}
+
+static int row_length(const State *s, const Attend *a, int r)
+{
+    return a->n_t + r * a->step - row_begin(s, a, r);
+}
+
+/* Scaled scores become weights. Two passes, so that a normalised row exists for the probe. */
+static void attend_weights(const State *s, const Attend *a, int r, int shown)
+{
+    size_t at = (size_t)r * (size_t)s->n_ctx + (size_t)row_begin(s, a, r);
+    int n_t = row_length(s, a, r);
+    float *row = a->score + at;
+    for (int t = 0; t < n_t; t++) row[t] *= s->m->score_scale;
+    if (shown) memcpy(a->shown + at, row, (size_t)n_t * sizeof *row);
+    s->k->softmax(row, n_t);
+}
+
+/* out_r = sum_t weight_rt v_t for rows r0 .. r1-1, which begin with the same key, in segments. */
+static void attend_values(const State *s, const Attend *a, int r0, int r1)
+{
+    int D = s->m->head_dim, begin = row_begin(s, a, r0), n_t = row_length(s, a, r0);
+    int longest = n_t + (r1 - 1 - r0) * a->step;
+    size_t T = (size_t)s->n_ctx;
+    const float *weight = a->score + (size_t)r0 * T + begin;
+    for (int t = 0; t < longest; t += SUM_SEG) {
+        int n = longest - t < SUM_SEG ? longest - t : SUM_SEG;
+        size_t at = cache_at(s, a->l, a->kh, a->t0 + begin + t);
+        const float *v = cache_get(s, s->v_cache, at, n, a->buf);
+        s->k->weighted_sum(a->out + (size_t)r0 * a->stride, a->stride, weight + t, T, r1 - r0, v,
+                           (size_t)D, n_t - t, a->step, D, t > 0);
+    }
+}
+
+static void attend(const State *s, const Attend *a)
+{
+    const Probe *p = s->probe && s->probe->want & PROBE_ATTN ? s->probe : NULL;
+    size_t T = (size_t)s->n_ctx;
+    attend_scores(s, a);
+    for (int r = 0; r < a->rows; r++) attend_weights(s, a, r, p != NULL);
+    for (int r0 = 0, r1; r0 < a->rows; r0 = r1) {
+        for (r1 = r0 + 1; r1 < a->rows && row_begin(s, a, r1) == row_begin(s, a, r0);) r1++;
+        attend_values(s, a, r0, r1);
+    }
+    for (int r = 0; p && r < a->rows; r++) {
+        int begin = row_begin(s, a, r), pos = s->pos + a->i + r * a->step;
+        size_t at = (size_t)r * T + (size_t)begin;
+        p->attn(p->ctx, a->l, a->h + (a->step ? 0 : r), pos, a->t0 + begin, a->shown + at,
+                a->score + at, a->out + (size_t)r * a->stride);
+    }
+}
+
+/* One token: the heads of a group together, so that each key and value is read once; in smaller
+ * parts where there are fewer groups than threads could share out evenly. */
+static void attention_token(const State *s, int l)
+{
+    const Layer *ly = &s->m->layer[l];
+    int K = ly->n_kv_heads, G = ly->n_heads / K, parts = 1;
+    while (parts < G && (K * parts < 2 * s->n_threads || G > parts * SCORE_ROWS)) parts++;
+    int rows = (G + parts - 1) / parts;
+    SHARED (task, s, K * parts) {
+        int h0 = task % parts * rows, h1 = h0 + rows < G ? h0 + rows : G;
+        if (h0 >= h1) continue;
+        Attend a = attend_rows(s, l, task / parts * G + h0, 0, h1 - h0, 0);
+        attend(s, &a);
     }
 }
 
 /* att_out[i][h] for the whole batch. A probe sees the positions of a head in order: then a head is
- * one piece of work; without one, so is each block of queries. */
+ * one piece of work; without one, so is each block of queries, the long ones first. */
 static void attention(const State *s, int l, int n)
 {
-    int H = s->m->layer[l].n_heads, blocks = (n + QUERIES - 1) / QUERIES;
+    int H = s->m->layer[l].n_heads, blocks = (n + SCORE_ROWS - 1) / SCORE_ROWS;
     int runs = s->probe && s->probe->want & PROBE_ATTN ? 1 : blocks;
-#pragma omp for schedule(dynamic) nowait
-    for (int task = 0; task < H * runs; task++) {
-        int h = task % H, run = task / H;
-        for (int b = runs == 1 ? 0 : run; b < (runs == 1 ? blocks : run + 1); b++) {
-            int i1 = (b + 1) * QUERIES;
-            attend_block(s, l, h, b * QUERIES, i1 < n ? i1 : n);
+    if (n == 1) {
+        attention_token(s, l);
+        return;
+    }
+    SHARED (task, s, H * runs) {
+        int last = runs == 1 ? blocks : runs - task / H;
+        for (int b = runs == 1 ? 0 : last - 1; b < last; b++) {
+            int i = b * SCORE_ROWS, rows = n - i < SCORE_ROWS ? n - i : SCORE_ROWS;
+            Attend a = attend_rows(s, l, task % H, i, rows, 1);
+            attend(s, &a);
         }
     }
-    team_wait();
 }
 
-/* ------------------------------------------------------------ 6 forward */
+/* ------------------------------------------------------------ 7 forward */
 
 /* ff_up = silu(ff_gate) * ff_up, and in int8; shared out in pieces of FF_PIECE values. */
 static void activate(State *s, int F, int n)
 {
     enum { FF_PIECE = 1024 };
     int pieces = (F + FF_PIECE - 1) / FF_PIECE;
-#pragma omp for schedule(static) nowait
-    for (int task = 0; task < n * pieces; task++) {
+    SHARED (task, s, n * pieces) {
         int i = task / pieces, c0 = task % pieces * FF_PIECE;
         int c1 = c0 + FF_PIECE < F ? c0 + FF_PIECE : F;
         float *up = s->ff_up + (size_t)i * (size_t)F;
         s->k->silu_mul(up + c0, s->ff_gate + (size_t)i * (size_t)F + c0, c1 - c0);
         quantize_blocks(s, up, i, c0 / QB, c1 / QB);
     }
-    team_wait();
+    team_wait(s);
 }
 
 static void quantize_rows(State *s, const float *x, int cols, int n)
 {
     if (s->exact) return;
-#pragma omp for schedule(static) nowait
-    for (int i = 0; i < n; i++) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
-    team_wait();
+    SHARED (i, s, n) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
+    team_wait(s);
 }
 
 static void embed(State *s, const int *tok, int n)
 {
     const Tensor *w = s->m->tok_embd;
     size_t E = (size_t)s->m->n_embd;
-#pragma omp for schedule(static) nowait
-    for (int i = 0; i < n; i++) {
-        float *buf = s->scratch + s->scratch_floats * (size_t)omp_get_thread_num();
+    SHARED (i, s, n) {
+        float *buf = me(s)->scratch;
         Q32 *q = (Q32 *)(void *)(buf + E);
         memcpy(s->x + (size_t)i * E, row_floats(s->k, w, tok[i], buf, q), E * sizeof(float));
     }
-    team_wait();
+    team_wait(s);
 }
+
+#define LAYER_LOOPS 16 /* shared loops of one layer, or more */
 
 /* One transformer layer over n tokens. On entry x + add is the residual stream (add: the last
  * branch's output, not yet added); on return the stream is x + xo. */
@@ -1018,33 +1289,33 @@ static void layer_forward(State *s, int l, const float *add, int n)
     matmul(s, s->q, Q, ly->wq, ly->bq, s->xb, E, n);
     matmul(s, s->kx, KV, ly->wk, ly->bk, s->xb, E, n);
     matmul(s, s->v, KV, ly->wv, ly->bv, s->xb, E, n);
-    team_wait();
+    team_wait(s);
     rotate_and_cache(s, l, n);
     attention(s, l, n);
+    team_wait(s);
     quantize_rows(s, s->att_out, (int)Q, n);
     matmul(s, s->xo, E, ly->wo, ly->bo, s->att_out, Q, n);
-    team_wait();
+    team_wait(s);
 
     add_norm(s, s->x, s->xo, ly->ffn_norm, n);
     matmul(s, s->ff_up, F, ly->w_up, NULL, s->xb, E, n);
     matmul(s, s->ff_gate, F, ly->w_gate, NULL, s->xb, E, n);
-    team_wait();
+    team_wait(s);
     activate(s, (int)F, n);
     matmul(s, s->xo, E, ly->w_down, NULL, s->ff_up, F, n);
-    team_wait();
+    team_wait(s);
 }
 
 /* Shows the residual stream after layer l: x + xo, put together in xb, which is free now. */
 static void show_residual(State *s, int l, int n)
 {
     if (!s->probe || !(s->probe->want & PROBE_RESID)) return;
-#pragma omp single nowait
-    {
+    SHARED (once, s, 1) {
         size_t E = (size_t)s->m->n_embd;
         for (size_t c = 0; c < (size_t)n * E; c++) s->xb[c] = s->x[c] + s->xo[c];
         s->probe->resid(s->probe->ctx, l, s->pos, n, s->xb, E);
     }
-    team_wait();
+    team_wait(s);
 }
 
 /* Threads worth waking for n tokens: under some 10^6 multiplications each, waiting costs more. */
@@ -1066,6 +1337,7 @@ void forward(State *s, const int *tok, int n, int n_logits)
     }
     int team = team_size(s, n);
     (void)team; /* used by OpenMP alone */
+    team_begin(s);
 #pragma omp parallel num_threads(team)
     {
         embed(s, tok, n);
@@ -1076,13 +1348,14 @@ void forward(State *s, const int *tok, int n, int n_logits)
         if (n_logits) {
             add_norm(s, s->x + first, s->xo + first, m->output_norm, n_logits);
             matmul(s, s->logits, (size_t)m->n_vocab, m->output, NULL, s->xb, E, n_logits);
-            team_wait();
+            team_wait(s);
         }
+        team_end(s);
     }
     s->pos += n;
 }
 
-/* ------------------------------------------------------------ 7 model file
+/* ------------------------------------------------------------ 8 model file
  * GGUF versions 2 and 3 (ggml/docs/gguf.md). The file is hostile until proven sound: every length
  * is compared with what is left before it is used, never added to a position first. */
 
@@ -1967,7 +2240,7 @@ void model_close(Model *m)
     *m = (Model){0};
 }
 
-/* ------------------------------------------------------------ 8 state */
+/* ------------------------------------------------------------ 9 state */
 
 /* Processors this process may run on: its affinity, then what the batch system or the user says. */
 static int default_threads(void)
@@ -1996,6 +2269,7 @@ static int state_sizes(State *s, const StateOptions *opt, Err *e)
     s->n_threads = 1;
 #endif
     s->exact = opt->exact;
+    s->kv_type = opt->kv_type;
     s->k = kernels_pick(opt->isa, e);
     for (int r = 0; r < m->n_ropes; r++) s->max_pairs = max_of(s->max_pairs, m->rope[r].n_pairs);
     return s->k ? 0 : -1;
@@ -2036,11 +2310,14 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
     double N = s->n_batch, E = m->n_embd, F = m->max_ff, T = s->n_ctx;
     double Q = (double)m->max_heads * m->head_dim, KV = (double)m->max_kv_heads * m->head_dim;
     double angles = N * m->n_ropes * s->max_pairs, cache = m->n_layers * KV * T;
+    double kv_bytes = s->kv_type == T_F16 ? 2 : 4;
     double widest = fmax(fmax(E, F), Q), blocks = floor(widest / QB);
-    double unpacked = TILE * (widest + (blocks + 1) * sizeof(Q32) / sizeof(float));
-    double scratch = ceil(fmax(unpacked, (QUERIES + 1) * T) / 64) * 64;
+    double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD)), q32 = blocks * sizeof(Q32) / 4;
+    double attention = 2 * SCORE_ROWS * T + SUM_SEG * (double)m->head_dim;
+    double scratch = ceil(fmax(fmax(unpacked + q32, Q_ROWS * q32), attention) / 64) * 64;
     s->xq_stride = (size_t)blocks;
     s->scratch_floats = (size_t)scratch;
+    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 4;
     const Buffer table[] = {
         {&s->x, N * E, 4},
         {&s->xo, N * E, 4},
@@ -2054,12 +2331,18 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->xq, N * blocks, sizeof(Q8)},
         {&s->cos, angles, 4},
         {&s->sin, angles, 4},
-        {&s->k_cache, cache, 4},
-        {&s->v_cache, cache, 4},
+        {&s->k_cache, cache, kv_bytes},
+        {&s->v_cache, cache, kv_bytes},
         {&s->logits, N * m->n_vocab, 4},
         {&s->scratch, scratch * s->n_threads, 4},
+        {&s->worker, s->n_threads, sizeof(Worker)},
+        {&s->loop, (double)s->n_loops, sizeof(Loop)},
+        {&s->progress, 1, sizeof(Progress)},
     };
-    return state_allocate(s, table, (int)(sizeof table / sizeof *table), e);
+    if (state_allocate(s, table, (int)(sizeof table / sizeof *table), e)) return -1;
+    for (int i = 0; i < s->n_threads; i++)
+        s->worker[i].scratch = s->scratch + (size_t)i * s->scratch_floats;
+    return 0;
 }
 
 void state_reset(State *s)
@@ -2074,7 +2357,7 @@ void state_free(State *s)
 }
 
 #ifndef RUN_NO_MAIN
-/* ------------------------------------------------------------ 9 sampler
+/* ------------------------------------------------------------ 10 sampler
  * Order as in llama.cpp: repeat penalty, top-k, top-p, min-p, temperature, draw. */
 
 typedef struct {
@@ -2171,10 +2454,10 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
     return id;
 }
 
-/* ------------------------------------------------------------ 10 commands */
+/* ------------------------------------------------------------ 11 commands */
 
 typedef struct {
-    const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe;
+    const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe, *kv;
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt;
     int json, exact, int8, special, ids, tensors;
     double temp, top_p, min_p, repeat_penalty, rope_scale;
@@ -2234,6 +2517,7 @@ static const Option option_table[] = {
      "plain, none or linear, instead of the file's"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpba", "X",
      "factor of --rope linear, instead of the file's"},
+    {"kv", 0, O_STR, F(kv), 0, 0, "gcpba", "f32|f16", "type of the cached keys and values (f32)"},
     {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME",
      "base, avx2, avx512, vnni (default: the fastest this CPU has)"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME",
@@ -2353,8 +2637,15 @@ static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
     ModelOptions mo = {o->rope, o->rope_scale};
-    StateOptions so = {o->n_ctx, o->n_batch, o->n_threads, exact, o->isa};
+    StateOptions so = {.n_ctx = o->n_ctx,
+                       .n_batch = o->n_batch,
+                       .n_threads = o->n_threads,
+                       .exact = exact,
+                       .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
+                       .isa = o->isa};
     *ss = (Session){.bos = -1};
+    if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
+        return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
     if (!o->model)
         return err_usage(e, "which model? Give a GGUF file: ropescope COMMAND MODEL.gguf");
     if (model_open(&ss->m, o->model, &mo, e)) return -1;

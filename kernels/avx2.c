@@ -1,9 +1,8 @@
 /* The kernel table for x86-64 with AVX2, FMA and F16C (Haswell, 2013, and later). The scalar twin
  * of every function, and what it computes, is in run.c, section 2; the bits are the same.
  *
- * The 32 lanes of a canonical sum are four vectors of 8. Lanes do not meet before the final tree,
- * so a block of outputs takes the lanes 8 at a time: four passes, each with all its accumulators
- * in registers. */
+ * Matrix times matrix goes in blocks that stay in cache and registers; matrix times vector reads
+ * the file's rows once, in order, at the speed of memory; then come rows of numbers. */
 #include "../model.h"
 
 #ifdef __AVX2__
@@ -11,6 +10,9 @@
 #include <float.h>
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
 
 static int usable(void)
 {
@@ -20,7 +22,33 @@ static int usable(void)
            __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1; /* F16C */
 }
 
-/* Lanes 8 .. 31 onto 0 .. 7, then 4 + 4, 2 + 2, 1 + 1. */
+/* The first k of 8 lanes; none if k <= 0. */
+static inline __m256i mask_of(int k)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(k), lane);
+}
+
+static inline __m128i load16(const void *p)
+{
+    return _mm_loadu_si128(p);
+}
+
+/* 16 bytes from each of two places. */
+static inline __m256i load_pair(const void *lo, const void *hi)
+{
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(lo)), load16(hi), 1);
+}
+
+/* ---------------------------------------------------------------- the canonical sum
+ * Its 32 lanes are four vectors of 8, and the first steps of the tree add whole vectors. */
+
+INLINE __m256 tree32(const __m256 lane[4])
+{
+    return _mm256_add_ps(_mm256_add_ps(lane[0], lane[2]), _mm256_add_ps(lane[1], lane[3]));
+}
+
+/* 4 + 4, 2 + 2, 1 + 1. */
 static inline float tree8(__m256 v)
 {
     __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -28,82 +56,520 @@ static inline float tree8(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));
 }
 
-static inline __m256 tree32(__m256 l0, __m256 l8, __m256 l16, __m256 l24)
+/* tree8 of v[r] in element r: the same additions, for 8 sums at a time. */
+INLINE __m256 trees(const __m256 v[8])
 {
-    return _mm256_add_ps(_mm256_add_ps(l0, l16), _mm256_add_ps(l8, l24));
+    __m256 a[4], b[2];
+    for (int j = 0; j < 4; j++)
+        a[j] = _mm256_add_ps(_mm256_permute2f128_ps(v[j], v[j + 4], 0x20),
+                             _mm256_permute2f128_ps(v[j], v[j + 4], 0x31));
+    for (int j = 0; j < 2; j++)
+        b[j] = _mm256_add_ps(_mm256_shuffle_ps(a[2 * j], a[2 * j + 1], 0x44),
+                             _mm256_shuffle_ps(a[2 * j], a[2 * j + 1], 0xee));
+    return _mm256_add_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));
 }
 
-/* Lanes of the last n % 32 elements that stand in vector g (of 8 lanes): a mask. */
-static inline __m256i tail_mask(int n, int g)
-{
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n % LANES - 8 * g), lane);
-}
+/* ---------------------------------------------------------------- matmul
+ * A block of 4 rows by 3 tokens takes the lanes 8 at a time: four passes, each with its 12
+ * accumulators in registers, over a piece of n that stays in L1. From piece to piece the lanes wait
+ * in a Panel. It also holds the activations of the piece close together: where they come from they
+ * may be a power of two apart, all in the same few sets of the cache.
+ *
+ * Where n is no multiple of 32, lanes of elements that are not there must keep their bits, also
+ * those of -0: weights are filled up with +0, activations with -0, and x + +0 * -0 is x. */
+#ifndef TOKS
+#define TOKS     6
+#define ROWS     48
+#define PIECE    512
+#endif
+#define X_STRIDE (PIECE + 16)
 
-#define BLOCK 12 /* outputs at a time: 4 rows by 3 tokens fill the 16 registers */
+typedef struct {
+    __m256 lane[TOKS][ROWS][4];
+    float x[TOKS][X_STRIDE];
+} Panel;
 
-/* R rows times T tokens, both constant after inlining: lanes 8g .. 8g+7 of each dot product. */
-static inline __attribute__((always_inline)) void block_lanes(int R, int T, int g, __m256 *out,
-                                                              const float *w, size_t ws,
-                                                              const float *x, size_t xs, int n)
+/* Lanes 8g .. 8g+7 of R rows, from row r0 on, times T tokens, from i0 on; n more elements. R, T and
+ * g are constant after inlining. */
+INLINE void block_lanes(int R, int T, int g, Panel *p, int r0, int i0, const float *const w[],
+                        int n, int first)
 {
-    __m256 acc[BLOCK];
-    int c = 8 * g, full = n / LANES * LANES;
-    for (int o = 0; o < R * T; o++) acc[o] = _mm256_setzero_ps();
-    for (; c < full; c += LANES) {
-        __m256 xv[3];
-        for (int i = 0; i < T; i++) xv[i] = _mm256_loadu_ps(x + (size_t)i * xs + c);
-        for (int r = 0; r < R; r++) {
-            __m256 wv = _mm256_loadu_ps(w + (size_t)r * ws + c);
-            for (int i = 0; i < T; i++) acc[r * T + i] = _mm256_fmadd_ps(wv, xv[i], acc[r * T + i]);
-        }
-    }
-    if (c < n) {
-        __m256i mask = tail_mask(n, g);
-        __m256 m = _mm256_castsi256_ps(mask);
-        for (int o = 0; o < R * T; o++) {
-            __m256 wv = _mm256_maskload_ps(w + (size_t)(o / T) * ws + c, mask);
-            __m256 xv = _mm256_maskload_ps(x + (size_t)(o % T) * xs + c, mask);
-            acc[o] = _mm256_blendv_ps(acc[o], _mm256_fmadd_ps(wv, xv, acc[o]), m);
-        }
-    }
-    for (int o = 0; o < R * T; o++) out[o] = acc[o];
-}
-
-static inline __attribute__((always_inline)) void block(int R, int T, float *y, size_t ys,
-                                                        const float *w, size_t ws, const float *x,
-                                                        size_t xs, int n)
-{
-    __m256 lanes[4][BLOCK];
-    for (int g = 0; g < 4; g++) block_lanes(R, T, g, lanes[g], w, ws, x, xs, n);
+    __m256 acc[12], xv[3];
+    int c = 8 * g;
     for (int o = 0; o < R * T; o++)
-        y[(size_t)(o % T) * ys + (size_t)(o / T)] =
-            tree8(tree32(lanes[0][o], lanes[1][o], lanes[2][o], lanes[3][o]));
+        acc[o] = first ? _mm256_setzero_ps() : p->lane[i0 + o / R][r0 + o % R][g];
+    for (; c + 8 <= n; c += LANES) {
+        for (int i = 0; i < T; i++) xv[i] = _mm256_loadu_ps(p->x[i0 + i] + c);
+        for (int r = 0; r < R; r++) {
+            __m256 wv = _mm256_loadu_ps(w[r] + c);
+            for (int i = 0; i < T; i++) acc[i * R + r] = _mm256_fmadd_ps(wv, xv[i], acc[i * R + r]);
+        }
+    }
+    for (int o = 0; c < n && o < R * T; o++) {
+        __m256 wv = _mm256_maskload_ps(w[o % R] + c, mask_of(n - c));
+        acc[o] = _mm256_fmadd_ps(wv, _mm256_loadu_ps(p->x[i0 + o / R] + c), acc[o]);
+    }
+    for (int o = 0; o < R * T; o++) p->lane[i0 + o / R][r0 + o % R][g] = acc[o];
 }
 
-/* All rows for T tokens, four rows at a time. */
-static inline __attribute__((always_inline)) void columns(int T, float *y, size_t ys,
-                                                          const float *w, size_t ws, int rows,
-                                                          const float *x, size_t xs, int n)
+/* T tokens times 8 rows. */
+INLINE void block(int T, Panel *p, int r0, int i0, const float *const w[8], int n, int first)
 {
-    int r = 0;
-    for (; r + 4 <= rows; r += 4) block(4, T, y + r, ys, w + (size_t)r * ws, ws, x, xs, n);
-    for (; r < rows; r++) block(1, T, y + r, ys, w + (size_t)r * ws, ws, x, xs, n);
+    for (int g = 0; g < 4; g++)
+        if (T == 1) {
+            block_lanes(8, T, g, p, r0, i0, w, n, first);
+        } else {
+            block_lanes(4, T, g, p, r0, i0, w, n, first);
+            block_lanes(4, T, g, p, r0 + 4, i0, w + 4, n, first);
+        }
+}
+
+/* n more elements of all products of a panel: 8 rows stay in L1 while its tokens pass. Rows that
+ * are not there repeat the last one. */
+static void panel_add(Panel *p, const float *w, size_t ws, int rows, int toks, int n, int first)
+{
+    for (int r = 0; r < rows; r += 8) {
+        const float *row[8];
+        for (int j = 0; j < 8; j++) row[j] = w + (size_t)(r + j < rows ? r + j : rows - 1) * ws;
+        for (int i = 0, T; i < toks; i += T) {
+            int left = toks - i;
+            T = left == 4 ? 2 : left < 3 ? left : 3;
+            if (T == 3) block(3, p, r, i, row, n, first);
+            if (T == 2) block(2, p, r, i, row, n, first);
+            if (T == 1) block(1, p, r, i, row, n, first);
+        }
+    }
+}
+
+static void panel(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
+                  size_t xs, int toks, int n)
+{
+    Panel p;
+    for (int c = 0; c < n || c == 0; c += PIECE) {
+        int part = n - c < PIECE ? n - c : PIECE;
+        for (int i = 0; i < toks; i++) {
+            memcpy(p.x[i], x + (size_t)i * xs + c, (size_t)part * sizeof *x);
+            for (int e = part; e % LANES; e++) p.x[i][e] = -0.0f;
+        }
+        panel_add(&p, w + c, ws, rows, toks, part, c == 0);
+    }
+    for (int i = 0; i < toks; i++)
+        for (int r = 0; r < rows; r += 8) {
+            __m256 v[8];
+            for (int j = 0; j < 8; j++) v[j] = tree32(p.lane[i][r + j]);
+            _mm256_maskstore_ps(y + (size_t)i * ys + r, mask_of(rows - r), trees(v));
+        }
 }
 
 static void matmul(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
                    size_t xs, int toks, int n)
 {
-    int i = 0;
-    for (; i + 3 <= toks; i += 3)
-        columns(3, y + (size_t)i * ys, ys, w, ws, rows, x + (size_t)i * xs, xs, n);
-    for (; i < toks; i++)
-        columns(1, y + (size_t)i * ys, ys, w, ws, rows, x + (size_t)i * xs, xs, n);
+    for (int i = 0; i < toks; i += TOKS)
+        for (int r = 0; r < rows; r += ROWS)
+            panel(y + (size_t)i * ys + r, ys, w + (size_t)r * ws, ws,
+                  rows - r < ROWS ? rows - r : ROWS, x + (size_t)i * xs, xs,
+                  toks - i < TOKS ? toks - i : TOKS, n);
 }
 
-/* Integer products: 8 weight rows stand side by side, one in each 32-bit lane, so no sum ever
+/* ---------------------------------------------------------------- matvec
+ * Rows of any type, two at a time, all 32 lanes in registers. */
+#define AHEAD 1536 /* bytes: memory is asked for that long before it is used */
+
+/* Values 8g .. 8g+7 of the 32 at p; g is constant after inlining. */
+typedef __m256 Load(const uint8_t *p, int g);
+
+INLINE __m256 load_f32(const uint8_t *p, int g)
+{
+    return _mm256_loadu_ps((const float *)(const void *)p + 8 * g);
+}
+
+INLINE __m256 load_f16(const uint8_t *p, int g)
+{
+    return _mm256_cvtph_ps(load16(p + 16 * g));
+}
+
+INLINE __m256 load_bf16(const uint8_t *p, int g)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load16(p + 16 * g)), 16));
+}
+
+INLINE __m256 half_at(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return _mm256_set1_ps(_cvtsh_ss(h));
+}
+
+/* (d * 1) * q + dm * 1, where dm may be 0, in one operation: d has 11 bits and q at most 8, so the
+ * product is exact and only the sum is rounded; -0 + 0 is 0 here as there. */
+INLINE __m256 scaled(__m256 d, __m256i q, __m256 dm)
+{
+    return _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(q), dm);
+}
+
+INLINE __m256 load_q8_0(const uint8_t *p, int g)
+{
+    __m256i q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 2 + 8 * g)));
+    return scaled(half_at(p), q, _mm256_setzero_ps());
+}
+
+/* Low nibbles of 16 bytes are values 0 .. 15, high ones 16 .. 31. */
+INLINE __m256i nibbles8(const uint8_t *p, int g)
+{
+    __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(p + 8 * (g % 2))));
+    return g < 2 ? _mm256_and_si256(b, _mm256_set1_epi32(15)) : _mm256_srli_epi32(b, 4);
+}
+
+INLINE __m256 load_q4_0(const uint8_t *p, int g)
+{
+    __m256i q = _mm256_sub_epi32(nibbles8(p + 2, g), _mm256_set1_epi32(8));
+    return scaled(half_at(p), q, _mm256_setzero_ps());
+}
+
+INLINE __m256 load_q4_1(const uint8_t *p, int g)
+{
+    return scaled(half_at(p), nibbles8(p + 4, g), half_at(p + 2));
+}
+
+/* acc[r][..] += 32 values of two rows times x[0 .. 31]. */
+INLINE void two_rows(Load *load, __m256 acc[2][4], const uint8_t *w0, const uint8_t *w1,
+                     const float *x)
+{
+    for (int g = 0; g < 4; g++) {
+        __m256 xv = _mm256_loadu_ps(x + 8 * g);
+        acc[0][g] = _mm256_fmadd_ps(load(w0, g), xv, acc[0][g]);
+        acc[1][g] = _mm256_fmadd_ps(load(w1, g), xv, acc[1][g]);
+    }
+}
+
+/* unit: bytes of 32 values. A last odd row is computed twice. */
+INLINE void matvec(Load *load, size_t unit, float *y, const uint8_t *w, int rows, const float *x,
+                   int n)
+{
+    size_t left = (size_t)(n % LANES), whole = (size_t)(n / LANES) * unit;
+    size_t tail = left * unit / LANES, row_bytes = whole + tail;
+    float xt[LANES];
+    for (size_t i = 0; i < LANES; i++) xt[i] = i < left ? x[n / LANES * LANES + (int)i] : -0.0f;
+    for (int r = 0; r < rows; r += 2) {
+        const uint8_t *w0 = w + (size_t)r * row_bytes, *w1 = r + 1 < rows ? w0 + row_bytes : w0;
+        __m256 acc[2][4] = {{_mm256_setzero_ps()}};
+        for (size_t at = 0, c = 0; at < whole; at += unit, c += LANES) {
+            _mm_prefetch((const char *)w0 + at + AHEAD, _MM_HINT_T0);
+            _mm_prefetch((const char *)w1 + at + AHEAD, _MM_HINT_T0);
+            two_rows(load, acc, w0 + at, w1 + at, x + c);
+        }
+        if (tail) {
+            uint8_t wt[2][LANES * sizeof(float)] = {{0}};
+            memcpy(wt[0], w0 + whole, tail);
+            memcpy(wt[1], w1 + whole, tail);
+            two_rows(load, acc, wt[0], wt[1], xt);
+        }
+        y[r] = tree8(tree32(acc[0]));
+        if (r + 1 < rows) y[r + 1] = tree8(tree32(acc[1]));
+    }
+}
+
+#define MATVEC(type, unit)                                                                         \
+    static void matvec_##type(float *y, const uint8_t *w, int rows, const float *x, int n)         \
+    {                                                                                              \
+        matvec(load_##type, unit, y, w, rows, x, n);                                               \
+    }
+MATVEC(f32, 128)
+MATVEC(f16, 64)
+MATVEC(bf16, 64)
+MATVEC(q8_0, 34)
+MATVEC(q4_0, 18)
+MATVEC(q4_1, 20)
+
+/* ---------------------------------------------------------------- qmatvec
+ * Rows are read one after the other: the terms of each block, an exact integer and its factor, go
+ * to a table. Then the fused chain over the blocks runs for 8 rows side by side, two such chains at
+ * a time, since each only waits for itself. */
+#define STRIP  16 /* rows */
+#define EIGHTS 16 /* of 8 blocks: 38 KB of stack with STRIP rows of terms */
+
+/* 8 blocks of activations. q[k][h]: values 16h .. 16h+15 of block k, then those of block k + 4: so
+ * lie the halves of a Q6_K, and from there 8 sums come into order by themselves. */
+typedef struct {
+    __m256i q[4][2];
+    __m256i sum;  /* of each block */
+    __m256i half; /* of each half block, 16 bits */
+    __m256 d;
+} Eight;
+
+/* Of one row and 8 blocks: y = fma(s, f, y), then fma(m, fm, y) for types with a minimum. */
+typedef struct {
+    __m256 s, f, m, fm;
+} Terms;
+
+/* 8 blocks of a row times x. */
+typedef void Dot(Terms *t, const uint8_t *w, const Eight *x);
+
+/* n <= 8 blocks; those that are not there are 0. */
+static void eight_from(Eight *o, const Q8 *x, int n)
+{
+    Q8 part[8] = {{.d = 0}};
+    int32_t sum[8];
+    int16_t half[16];
+    float d[8];
+    memcpy(part, x, (size_t)n * sizeof *x);
+    for (int k = 0; k < 4; k++)
+        for (int h = 0; h < 2; h++)
+            o->q[k][h] = load_pair(part[k].q + 16 * h, part[k + 4].q + 16 * h);
+    for (int b = 0; b < 8; b++) {
+        sum[b] = part[b].sum[0] + part[b].sum[1];
+        for (int h = 0; h < 2; h++) half[2 * b + h] = (int16_t)part[b].sum[h];
+        d[b] = part[b].d;
+    }
+    o->sum = _mm256_loadu_si256((const void *)sum);
+    o->half = _mm256_loadu_si256((const void *)half);
+    o->d = _mm256_loadu_ps(d);
+}
+
+/* Each v[k] holds four parts of the sum of block k, then four of block k + 4. */
+INLINE __m256i sums(const __m256i v[4])
+{
+    return _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+}
+
+INLINE __m256i add_pairs(__m256i v)
+{
+    return _mm256_madd_epi16(v, _mm256_set1_epi16(1));
+}
+
+INLINE __m256i low_bits(__m256i v, int mask)
+{
+    return _mm256_and_si256(v, _mm256_set1_epi8((char)mask));
+}
+
+/* The half-precision numbers of 8 blocks of `bytes` each. */
+INLINE __m256 halves(const uint8_t *p, size_t bytes)
+{
+    int16_t h[8];
+    for (size_t b = 0; b < 8; b++) memcpy(&h[b], p + b * bytes, sizeof *h);
+    return _mm256_cvtph_ps(
+        _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
+}
+
+/* maddubs wants one factor without sign: |w|, and x with the sign of w. 2 * 128 * 127 fits 16 bits,
+ * but not twice. */
+INLINE void dot_q8_0(Terms *t, const uint8_t *w, const Eight *x)
+{
+    __m256i v[4], part[2];
+    for (int k = 0; k < 4; k++) {
+        for (int h = 0; h < 2; h++) {
+            const uint8_t *p = w + 34 * k + 2 + 16 * h;
+            __m256i q = load_pair(p, p + 4 * 34), signed_x = _mm256_sign_epi8(x->q[k][h], q);
+            part[h] = add_pairs(_mm256_maddubs_epi16(_mm256_abs_epi8(q), signed_x));
+        }
+        v[k] = _mm256_add_epi32(part[0], part[1]);
+    }
+    t->s = _mm256_cvtepi32_ps(sums(v));
+    t->f = _mm256_mul_ps(halves(w, 34), x->d);
+}
+
+/* Sums of nibbles, 0 .. 15, which stand at `at` in blocks of `bytes`: 4 * 15 * 127 fits. */
+INLINE __m256i dot_nibbles(const uint8_t *w, size_t bytes, size_t at, const Eight *x)
+{
+    __m256i v[4];
+    for (size_t k = 0; k < 4; k++) {
+        __m256i b = load_pair(w + k * bytes + at, w + (k + 4) * bytes + at);
+        __m256i lo = _mm256_maddubs_epi16(low_bits(b, 15), x->q[k][0]);
+        __m256i hi = _mm256_maddubs_epi16(low_bits(_mm256_srli_epi16(b, 4), 15), x->q[k][1]);
+        v[k] = add_pairs(_mm256_add_epi16(lo, hi));
+    }
+    return sums(v);
+}
+
+/* Nibbles are 8 more than their values. */
+INLINE void dot_q4_0(Terms *t, const uint8_t *w, const Eight *x)
+{
+    __m256i s = _mm256_sub_epi32(dot_nibbles(w, 18, 2, x), _mm256_slli_epi32(x->sum, 3));
+    t->s = _mm256_cvtepi32_ps(s);
+    t->f = _mm256_mul_ps(halves(w, 18), x->d);
+}
+
+INLINE void dot_q4_1(Terms *t, const uint8_t *w, const Eight *x)
+{
+    t->s = _mm256_cvtepi32_ps(dot_nibbles(w, 20, 4, x));
+    t->f = _mm256_mul_ps(halves(w, 20), x->d);
+    t->m = _mm256_cvtepi32_ps(x->sum);
+    t->fm = _mm256_mul_ps(halves(w + 2, 20), x->d);
+}
+
+/* The terms of Q4_K and Q5_K from the sums of their 8 blocks: d, dmin, then scales[12], six-bit
+ * scales and minima (k_scale_min in run.c; here 4 of them at a time). */
+INLINE void k_terms(Terms *t, const uint8_t *w, __m256i s, const Eight *x)
+{
+    uint32_t u[3], low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, top2 = 0x30303030;
+    memcpy(u, w + 4, sizeof u);
+    __m128i packed = _mm_setr_epi32(
+        (int)(u[0] & low6), (int)((u[2] & low4) | (u[0] >> 2 & top2)), (int)(u[1] & low6),
+        (int)((u[2] >> 4 & low4) | (u[1] >> 2 & top2)));
+    __m256i sc = _mm256_cvtepu8_epi32(packed);
+    __m256i mn = _mm256_cvtepu8_epi32(_mm_srli_si128(packed, 8));
+    __m256 dm = _mm256_xor_ps(half_at(w + 2), _mm256_set1_ps(-0.0f));
+    t->s = _mm256_cvtepi32_ps(_mm256_mullo_epi32(s, sc));
+    t->f = _mm256_mul_ps(half_at(w), x->d);
+    t->m = _mm256_cvtepi32_ps(_mm256_mullo_epi32(mn, x->sum));
+    t->fm = _mm256_mul_ps(dm, x->d);
+}
+
+/* qs[128] at `at`: 32 bytes are a block in their low nibbles and the next one in the high ones.
+ * high[h], if there (Q5_K): bit k is the fifth bit of 16 values of block k and of block k + 4. */
+INLINE void dot_k(Terms *t, const uint8_t *w, size_t at, const __m256i *high, const Eight *x)
+{
+    __m256i v[4];
+    for (int k = 0; k < 4; k++) {
+        __m256i sum = _mm256_setzero_si256();
+        for (int h = 0; h < 2; h++) {
+            const uint8_t *p = w + at + 32 * (k / 2) + 16 * h;
+            __m256i q = load_pair(p, p + 64);
+            q = low_bits(k % 2 ? _mm256_srli_epi16(q, 4) : q, 15);
+            if (high) q = _mm256_or_si256(q, low_bits(_mm256_slli_epi16(high[h], 4 - k), 16));
+            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(q, x->q[k][h])); /* 4 * 31 * 127 */
+        }
+        v[k] = add_pairs(sum);
+    }
+    k_terms(t, w, sums(v), x);
+}
+
+INLINE void dot_q4_k(Terms *t, const uint8_t *w, const Eight *x)
+{
+    dot_k(t, w, 16, NULL, x);
+}
+
+INLINE void dot_q5_k(Terms *t, const uint8_t *w, const Eight *x)
+{
+    __m256i high[2];
+    for (int h = 0; h < 2; h++) {
+        __m128i b = load16(w + 16 + 16 * h);
+        high[h] = _mm256_set_m128i(_mm_srli_epi16(b, 4), b);
+    }
+    dot_k(t, w, 48, high, x);
+}
+
+/* ql[128], qh[64], int8 scales[16], d. Here values are 0 .. 63, 32 more than they should be, which
+ * comes off at the end; each half block has its scale. */
+INLINE void dot_q6_k(Terms *t, const uint8_t *w, const Eight *x)
+{
+    __m256i v[4], sc = _mm256_cvtepi8_epi16(load16(w + 192));
+    for (int k = 0; k < 4; k++) {
+        v[k] = _mm256_setzero_si256();
+        for (int h = 0; h < 2; h++) {
+            const uint8_t *ql = w + 32 * (k % 2) + 16 * h, *qh = w + 128 + 16 * h;
+            __m256i q = load_pair(ql, ql + 64), top = load_pair(qh, qh + 32);
+            q = low_bits(k / 2 ? _mm256_srli_epi16(q, 4) : q, 15);
+            top = k < 2 ? _mm256_slli_epi16(top, 4 - 2 * k) : _mm256_srli_epi16(top, 2 * k - 4);
+            q = _mm256_or_si256(q, low_bits(top, 48));
+            int at = 2 * (2 * k + h); /* of this scale, in both halves of sc */
+            __m256i one = _mm256_shuffle_epi8(sc, _mm256_set1_epi16((short)((at + 1) << 8 | at)));
+            __m256i part = _mm256_madd_epi16(_mm256_maddubs_epi16(q, x->q[k][h]), one);
+            v[k] = _mm256_add_epi32(v[k], part);
+        }
+    }
+    __m256i off = _mm256_slli_epi32(_mm256_madd_epi16(sc, x->half), 5);
+    t->s = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums(v), off));
+    t->f = _mm256_mul_ps(half_at(w + 208), x->d);
+}
+
+/* out[b] holds element b of 8 vectors, which lie `stride` floats apart. */
+INLINE void transpose(__m256 out[8], const float *in, size_t stride)
+{
+    for (int half = 0; half < 2; half++, in += 4, out += 4) {
+        __m256 a[4];
+        for (size_t j = 0; j < 4; j++)
+            a[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(in + j * stride)),
+                                        _mm_loadu_ps(in + (j + 4) * stride), 1);
+        __m256 lo01 = _mm256_unpacklo_ps(a[0], a[1]), hi01 = _mm256_unpackhi_ps(a[0], a[1]);
+        __m256 lo23 = _mm256_unpacklo_ps(a[2], a[3]), hi23 = _mm256_unpackhi_ps(a[2], a[3]);
+        out[0] = _mm256_shuffle_ps(lo01, lo23, 0x44);
+        out[1] = _mm256_shuffle_ps(lo01, lo23, 0xee);
+        out[2] = _mm256_shuffle_ps(hi01, hi23, 0x44);
+        out[3] = _mm256_shuffle_ps(hi01, hi23, 0xee);
+    }
+}
+
+/* The chain over n <= 8 blocks of 8 rows. qdot_base leaves out the minimum where dm is 0; here it
+ * adds a zero to y, which changes nothing: y is never -0 (it begins as +0, and is a sum of integers
+ * times factors, so it cannot vanish by rounding), and a factor NaN has made y NaN by then. */
+INLINE __m256 chain(int has_min, __m256 y, const Terms t[][EIGHTS], int n)
+{
+    const size_t stride = sizeof t[0] / sizeof(float);
+    __m256 s[8], f[8], m[8], fm[8];
+    transpose(s, (const float *)&t[0][0].s, stride);
+    transpose(f, (const float *)&t[0][0].f, stride);
+    if (has_min) {
+        transpose(m, (const float *)&t[0][0].m, stride);
+        transpose(fm, (const float *)&t[0][0].fm, stride);
+    }
+    for (int b = 0; b < n; b++) {
+        y = _mm256_fmadd_ps(s[b], f[b], y);
+        if (has_min) y = _mm256_fmadd_ps(m[b], fm[b], y);
+    }
+    return y;
+}
+
+/* y += n blocks of up to 16 rows times x; bytes: of 8 blocks. Terms of rows that are not there are
+ * whatever they were: their sums are not stored. */
+INLINE void qstrip(Dot *dot, int has_min, size_t bytes, float *y, const uint8_t *w,
+                   size_t row_bytes, int rows, const Eight *x, int n)
+{
+    Terms t[STRIP][EIGHTS];
+    __m256 acc[2];
+    for (int r = 0; r < rows; r++, w += row_bytes) {
+        const uint8_t *p = w;
+        for (int e = 0; e < n / 8; e++, p += bytes) {
+            for (size_t i = 0; i < bytes; i += 64)
+                _mm_prefetch((const char *)p + AHEAD + i, _MM_HINT_T0);
+            dot(&t[r][e], p, x + e);
+        }
+        if (n % 8) {
+            uint8_t last[8 * 34] = {0}; /* block types only: the others come in eights */
+            memcpy(last, p, (size_t)(n % 8) * bytes / 8);
+            dot(&t[r][n / 8], last, x + n / 8);
+        }
+    }
+    for (int i = 0; i < 2; i++) acc[i] = _mm256_maskload_ps(y + 8 * i, mask_of(rows - 8 * i));
+    for (int e = 0; 8 * e < n; e++)
+        for (int i = 0; i < 2; i++)
+            acc[i] = chain(has_min, acc[i], (const Terms(*)[EIGHTS]) & t[8 * i][e],
+                           n - 8 * e < 8 ? n - 8 * e : 8);
+    for (int i = 0; i < 2; i++) _mm256_maskstore_ps(y + 8 * i, mask_of(rows - 8 * i), acc[i]);
+}
+
+INLINE void qmatvec(Dot *dot, int has_min, size_t bytes, float *y, const uint8_t *w, int rows,
+                    const Q8 *x, int nb)
+{
+    Eight eight[EIGHTS];
+    size_t row_bytes = (size_t)nb * bytes / 8;
+    memset(y, 0, (size_t)rows * sizeof *y);
+    for (int b0 = 0; b0 < nb; b0 += 8 * EIGHTS, w += EIGHTS * bytes) {
+        int n = nb - b0 < 8 * EIGHTS ? nb - b0 : 8 * EIGHTS;
+        for (int b = 0; b < n; b += 8)
+            eight_from(&eight[b / 8], x + b0 + b, n - b < 8 ? n - b : 8);
+        for (int r = 0; r < rows; r += STRIP)
+            qstrip(dot, has_min, bytes, y + r, w + (size_t)r * row_bytes, row_bytes,
+                   rows - r < STRIP ? rows - r : STRIP, eight, n);
+    }
+}
+
+#define QMATVEC(type, has_min, bytes)                                                              \
+    static void qmatvec_##type(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)          \
+    {                                                                                              \
+        qmatvec(dot_##type, has_min, bytes, y, w, rows, x, nb);                                    \
+    }
+QMATVEC(q8_0, 0, 8 * 34)
+QMATVEC(q4_0, 0, 8 * 18)
+QMATVEC(q4_1, 1, 8 * 20)
+QMATVEC(q4_k, 1, 144)
+QMATVEC(q5_k, 1, 176)
+QMATVEC(q6_k, 0, 210)
+
+/* ---------------------------------------------------------------- qmatmul
+ * 8 weight rows stand side by side, one in each 32-bit lane, so no sum ever
  * crosses lanes. One block of them: q[k] holds values 4k .. 4k+3 of each row. */
-#define ROWS  8
+#define QROWS 8
 #define CHUNK 32 /* blocks turned side by side at a time: 12 KB of stack */
 
 _Static_assert(offsetof(Q32, sc) == 32 && offsetof(Q32, mn) == 36 && offsetof(Q32, d) == 40 &&
@@ -117,12 +583,11 @@ typedef struct {
 } Wide;
 
 /* The 16 bytes at offset `at` of 8 rows, transposed: out[k] holds the k-th 4 bytes of each row. */
-static inline void turn(__m256i out[4], const Q32 *const w[ROWS], size_t at)
+static inline void turn(__m256i out[4], const Q32 *const w[QROWS], size_t at)
 {
     __m256i a[4];
     for (int j = 0; j < 4; j++)
-        a[j] = _mm256_set_m128i(_mm_loadu_si128((const void *)((const char *)w[j + 4] + at)),
-                                _mm_loadu_si128((const void *)((const char *)w[j] + at)));
+        a[j] = load_pair((const char *)w[j] + at, (const char *)w[j + 4] + at);
     __m256i lo01 = _mm256_unpacklo_epi32(a[0], a[1]), lo23 = _mm256_unpacklo_epi32(a[2], a[3]);
     __m256i hi01 = _mm256_unpackhi_epi32(a[0], a[1]), hi23 = _mm256_unpackhi_epi32(a[2], a[3]);
     out[0] = _mm256_unpacklo_epi64(lo01, lo23);
@@ -131,7 +596,7 @@ static inline void turn(__m256i out[4], const Q32 *const w[ROWS], size_t at)
     out[3] = _mm256_unpackhi_epi64(hi01, hi23);
 }
 
-static inline void widen(Wide *o, const Q32 *const w[ROWS])
+static inline void widen(Wide *o, const Q32 *const w[QROWS])
 {
     __m256i rest[4], ones = _mm256_set1_epi16(1);
     turn(o->q, w, 0);
@@ -189,8 +654,8 @@ static void strip(float *y, size_t ys, const Q32 *w, const Q8 *x, size_t xs, int
     for (int b0 = 0; b0 < nb; b0 += CHUNK) {
         int n = nb - b0 < CHUNK ? nb - b0 : CHUNK;
         for (int b = 0; b < n; b++) {
-            const Q32 *row[ROWS];
-            for (int r = 0; r < ROWS; r++) row[r] = w + (size_t)r * (size_t)nb + b0 + b;
+            const Q32 *row[QROWS];
+            for (int r = 0; r < QROWS; r++) row[r] = w + (size_t)r * (size_t)nb + b0 + b;
             widen(&wide[b], row);
         }
         for (int i = 0; i < toks; i++) {
@@ -206,10 +671,12 @@ static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, si
                     int nb)
 {
     int r = 0;
-    for (; nb && r + ROWS <= rows; r += ROWS)
+    for (; nb && r + QROWS <= rows; r += QROWS)
         strip(y + r, ys, w + (size_t)r * (size_t)nb, x, xs, toks, nb);
     kernels_base.qmatmul(y + r, ys, w + (size_t)r * (size_t)nb, rows - r, x, xs, toks, nb);
 }
+
+/* ---------------------------------------------------------------- numbers */
 
 static inline __m256 abs8(__m256 v)
 {
@@ -281,6 +748,15 @@ static void unpack_bf16(float *out, const uint16_t *in, int n)
     kernels_base.unpack_bf16(out + i, in + i, n - i);
 }
 
+static void pack_f16(uint16_t *out, const float *in, int n)
+{
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(void *)(out + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+    kernels_base.pack_f16(out + i, in + i, n - i);
+}
+
 static void unpack_q32(float *out, const Q32 *in, int nb)
 {
     for (int b = 0; b < nb; b++, in++)
@@ -308,53 +784,91 @@ static inline void store_q32(Q32 *o, __m256i q, float d, float dm)
     o->sc[0] = o->sc[1] = o->mn[0] = o->mn[1] = 1;
 }
 
-static inline float half_at(const uint8_t *p)
+static inline float half_of(const uint8_t *p)
 {
-    return _cvtsh_ss((unsigned short)(p[0] | p[1] << 8));
+    return _mm256_cvtss_f32(half_at(p));
 }
 
 static void unpack_q4_0(Q32 *o, const uint8_t *p, int n)
 {
     for (; n-- > 0; o++, p += 18)
-        store_q32(o, _mm256_sub_epi8(nibbles(p + 2), _mm256_set1_epi8(8)), half_at(p), 0);
+        store_q32(o, _mm256_sub_epi8(nibbles(p + 2), _mm256_set1_epi8(8)), half_of(p), 0);
 }
 
 static void unpack_q4_1(Q32 *o, const uint8_t *p, int n)
 {
-    for (; n-- > 0; o++, p += 20) store_q32(o, nibbles(p + 4), half_at(p), half_at(p + 2));
+    for (; n-- > 0; o++, p += 20) store_q32(o, nibbles(p + 4), half_of(p), half_of(p + 2));
 }
 
 static void unpack_q8_0(Q32 *o, const uint8_t *p, int n)
 {
     for (; n-- > 0; o++, p += 34)
-        store_q32(o, _mm256_loadu_si256((const __m256i *)(const void *)(p + 2)), half_at(p), 0);
+        store_q32(o, _mm256_loadu_si256((const __m256i *)(const void *)(p + 2)), half_of(p), 0);
 }
 
-/* Channels c .. c + 8 V - 1 of the weighted sum of rows, V vectors in registers. */
-static inline __attribute__((always_inline)) void sum_rows(int V, float *out, const float *a,
-                                                           const float *v, size_t vs, int n_t)
+/* ---------------------------------------------------------------- attention */
+
+/* 8 V channels of R rows: each value is loaded once for all of them. Row r sums keys[r] of them, the
+ * first `common` together with the others; R and V are constant after inlining. */
+INLINE void sum_block(int R, int V, float *out, size_t os, const float *a, size_t as,
+                      const float *v, size_t vs, const int *keys, int common, int add)
 {
-    __m256 total[8], seg[8];
-    for (int i = 0; i < V; i++) total[i] = _mm256_setzero_ps();
-    for (int t0 = 0; t0 < n_t; t0 += SUM_SEG) {
-        int t1 = n_t < t0 + SUM_SEG ? n_t : t0 + SUM_SEG;
-        for (int i = 0; i < V; i++) seg[i] = _mm256_setzero_ps();
-        for (int t = t0; t < t1; t++) {
-            __m256 at = _mm256_set1_ps(a[t]);
-            for (int i = 0; i < V; i++)
-                seg[i] = _mm256_fmadd_ps(at, _mm256_loadu_ps(v + (size_t)t * vs + 8 * i), seg[i]);
+    __m256 seg[12];
+    for (int o = 0; o < R * V; o++) seg[o] = _mm256_setzero_ps();
+    for (size_t t = 0; t < (size_t)common; t++)
+        for (int i = 0; i < V; i++) {
+            __m256 vv = _mm256_loadu_ps(v + t * vs + 8 * i);
+            for (int r = 0; r < R; r++)
+                seg[r * V + i] =
+                    _mm256_fmadd_ps(_mm256_set1_ps(a[(size_t)r * as + t]), vv, seg[r * V + i]);
         }
-        for (int i = 0; i < V; i++) total[i] = t0 ? _mm256_add_ps(total[i], seg[i]) : seg[i];
+    for (int r = 0; r < R; r++)
+        for (size_t t = (size_t)common; (int)t < keys[r]; t++)
+            for (int i = 0; i < V; i++)
+                seg[r * V + i] =
+                    _mm256_fmadd_ps(_mm256_set1_ps(a[(size_t)r * as + t]),
+                                    _mm256_loadu_ps(v + t * vs + 8 * i), seg[r * V + i]);
+    for (int o = 0; o < R * V; o++) {
+        float *to = out + (size_t)(o / V) * os + 8 * (o % V);
+        if (keys[o / V] < 1) continue;
+        if (add) seg[o] = _mm256_add_ps(_mm256_loadu_ps(to), seg[o]);
+        _mm256_storeu_ps(to, seg[o]);
     }
-    for (int i = 0; i < V; i++) _mm256_storeu_ps(out + 8 * i, total[i]);
 }
 
-static void weighted_sum(float *out, const float *a, const float *v, size_t vs, int n_t, int n)
+/* R rows, n / 8 * 8 channels. */
+INLINE void sum_rows(int R, float *out, size_t os, const float *a, size_t as, const float *v,
+                     size_t vs, int n_t, int step, int n, int add)
 {
-    int c = 0;
-    for (; c + 64 <= n; c += 64) sum_rows(8, out + c, a, v + c, vs, n_t);
-    for (; c + 8 <= n; c += 8) sum_rows(1, out + c, a, v + c, vs, n_t);
-    if (c < n) kernels_base.weighted_sum(out + c, a, v + c, vs, n_t, n - c);
+    int c = 0, keys[3], common = SUM_SEG;
+    for (int r = 0; r < R; r++) {
+        keys[r] = n_t + r * step < SUM_SEG ? n_t + r * step : SUM_SEG;
+        common = keys[r] < common ? keys[r] : common;
+    }
+    if (common < 0) common = 0;
+    for (; R == 1 && c + 64 <= n; c += 64)
+        sum_block(R, 8, out + c, os, a, as, v + c, vs, keys, common, add);
+    for (; c + 32 <= n; c += 32)
+        sum_block(R, 4, out + c, os, a, as, v + c, vs, keys, common, add);
+    for (; c + 8 <= n; c += 8)
+        sum_block(R, 1, out + c, os, a, as, v + c, vs, keys, common, add);
+}
+
+static void weighted_sum(float *out, size_t os, const float *a, size_t as, int rows, const float *v,
+                         size_t vs, int n_t, int step, int n, int add)
+{
+    int c = n / 8 * 8;
+    if (c < n)
+        kernels_base.weighted_sum(out + c, os, a, as, rows, v + c, vs, n_t, step, n - c, add);
+    for (int i = 0, R; i < rows; i += R) {
+        float *to = out + (size_t)i * os;
+        const float *from = a + (size_t)i * as;
+        int left = rows - i;
+        R = left == 4 ? 2 : left < 3 ? left : 3;
+        if (R == 3) sum_rows(3, to, os, from, as, v, vs, n_t + i * step, step, n, add);
+        if (R == 2) sum_rows(2, to, os, from, as, v, vs, n_t + i * step, step, n, add);
+        if (R == 1) sum_rows(1, to, os, from, as, v, vs, n_t + i * step, step, n, add);
+    }
 }
 
 /* exp_f32 of run.c, step by step. A NaN stays one: min and max return their second operand. */
@@ -398,22 +912,22 @@ static float max_of_row(const float *x, int n)
 static void softmax(float *x, int n)
 {
     __m256 lane[4], max = _mm256_set1_ps(max_of_row(x, n));
+    int i = 0;
     for (int g = 0; g < 4; g++) lane[g] = _mm256_setzero_ps();
-    for (int i = 0; i < n; i += 8) {
-        int g = i / 8 % 4;
-        if (i + 8 <= n) {
-            __m256 v = exp8(_mm256_sub_ps(_mm256_loadu_ps(x + i), max));
-            _mm256_storeu_ps(x + i, v);
+    for (; i + LANES <= n; i += LANES)
+        for (int g = 0; g < 4; g++) {
+            __m256 v = exp8(_mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * g), max));
+            _mm256_storeu_ps(x + i + 8 * g, v);
             lane[g] = _mm256_add_ps(lane[g], v);
-        } else {
-            __m256i mask = tail_mask(n % 8, 0);
-            __m256 v = exp8(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask), max));
-            _mm256_maskstore_ps(x + i, mask, v);
-            lane[g] = _mm256_add_ps(lane[g], _mm256_and_ps(v, _mm256_castsi256_ps(mask)));
         }
+    for (int g = 0; i + 8 * g < n; g++) {
+        __m256i mask = mask_of(n - i - 8 * g);
+        __m256 v = exp8(_mm256_sub_ps(_mm256_maskload_ps(x + i + 8 * g, mask), max));
+        _mm256_maskstore_ps(x + i + 8 * g, mask, v);
+        lane[g] = _mm256_add_ps(lane[g], _mm256_and_ps(v, _mm256_castsi256_ps(mask)));
     }
-    float inv = 1.0f / tree8(tree32(lane[0], lane[1], lane[2], lane[3]));
-    for (int i = 0; i < n; i++) x[i] *= inv;
+    float inv = 1.0f / tree8(tree32(lane));
+    for (i = 0; i < n; i++) x[i] *= inv;
 }
 
 static void silu_mul(float *y, const float *g, int n)
@@ -428,17 +942,24 @@ static void silu_mul(float *y, const float *g, int n)
     kernels_base.silu_mul(y + i, g + i, n - i);
 }
 
+/* clang-format off */
 const Kernels kernels_avx2 = {
     .name = "avx2",
     .usable = usable,
     .matmul = matmul,
     .qmatmul = qmatmul,
+    .matvec = {[T_F32] = matvec_f32, [T_F16] = matvec_f16, [T_BF16] = matvec_bf16,
+               [T_Q8_0] = matvec_q8_0, [T_Q4_0] = matvec_q4_0, [T_Q4_1] = matvec_q4_1},
+    .qmatvec = {[T_Q8_0] = qmatvec_q8_0, [T_Q4_0] = qmatvec_q4_0, [T_Q4_1] = qmatvec_q4_1,
+                [T_Q4_K] = qmatvec_q4_k, [T_Q5_K] = qmatvec_q5_k, [T_Q6_K] = qmatvec_q6_k},
     .quantize = quantize,
     .unpack_f16 = unpack_f16,
     .unpack_bf16 = unpack_bf16,
     .unpack_q32 = unpack_q32,
+    .pack_f16 = pack_f16,
     .unpack = {[T_Q4_0] = unpack_q4_0, [T_Q4_1] = unpack_q4_1, [T_Q8_0] = unpack_q8_0},
     .weighted_sum = weighted_sum,
     .softmax = softmax,
     .silu_mul = silu_mul};
+/* clang-format on */
 #endif

@@ -26,6 +26,21 @@ static inline float tree32(__m512 l0, __m512 l16)
     return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));
 }
 
+/* The rest of four trees at once, from 16 lanes each: 8 + 8 and 4 + 4 by moving quarters of the
+ * vectors together, 2 + 2 and 1 + 1 within the quarters. Result i is the tree of v[i]. */
+static inline __m128 trees4(const __m512 v[4])
+{
+    __m512 p = _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44),  /* lanes 0 .. 7 */
+                             _mm512_shuffle_f32x4(v[0], v[1], 0xee)); /* lanes 8 .. 15 */
+    __m512 q = _mm512_add_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44),
+                             _mm512_shuffle_f32x4(v[2], v[3], 0xee));
+    __m512 r = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+    r = _mm512_add_ps(r, _mm512_permute_ps(r, 0x4e));
+    r = _mm512_add_ps(r, _mm512_permute_ps(r, 0xb1));
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    return _mm512_castps512_ps128(_mm512_permutexvar_ps(first, r));
+}
+
 /* Of the last n % 32 elements, those that stand in vector g: a mask. */
 static inline __mmask16 tail_mask(int n, int g)
 {
@@ -33,17 +48,28 @@ static inline __mmask16 tail_mask(int n, int g)
     return k >= 16 ? 0xffff : k <= 0 ? 0 : (__mmask16)((1u << k) - 1);
 }
 
-#define BLOCK 24 /* outputs at a time: 6 rows by 4 tokens, of 32 registers */
+/* Matrix times matrix. A block of 6 rows by 4 tokens holds one half of the lanes of its 24 outputs
+ * in registers; the values are taken DEPTH at a time, so that those of the 4 tokens stay in L1 while
+ * all the rows pass, and between two depths the lanes rest in memory. */
+#define R_MAX 6
+#define T_MAX 4
+#define DEPTH 1024 /* a multiple of LANES */
+#define STRIP 48   /* rows whose lanes rest at a time */
 
-/* R rows times T tokens, both constant after inlining: lanes 16g .. 16g+15 of each dot product. */
-static inline __attribute__((always_inline)) void block_lanes(int R, int T, int g, __m512 *out,
-                                                              const float *w, size_t ws,
+typedef struct {
+    float lane[LANES];
+} Lanes;
+
+/* Lanes 16g .. 16g+15 of R x T dot products, over n values; `first`: they begin at 0. */
+static inline __attribute__((always_inline)) void block_lanes(int R, int T, int g, Lanes *rest,
+                                                              int first, const float *w, size_t ws,
                                                               const float *x, size_t xs, int n)
 {
-    __m512 acc[BLOCK], xv[4];
+    __m512 acc[R_MAX * T_MAX], xv[T_MAX];
     int c = 16 * g, full = n / LANES * LANES;
     __mmask16 tail = tail_mask(n, g);
-    for (int o = 0; o < R * T; o++) acc[o] = _mm512_setzero_ps();
+    for (int o = 0; o < R * T; o++)
+        acc[o] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(rest[o].lane + 16 * g);
     for (; c < full; c += LANES) {
         for (int i = 0; i < T; i++) xv[i] = _mm512_loadu_ps(x + (size_t)i * xs + c);
         for (int r = 0; r < R; r++) {
@@ -56,37 +82,210 @@ static inline __attribute__((always_inline)) void block_lanes(int R, int T, int 
         __m512 xt = _mm512_maskz_loadu_ps(tail, x + (size_t)(o % T) * xs + c);
         acc[o] = _mm512_mask3_fmadd_ps(wv, xt, acc[o], tail);
     }
-    for (int o = 0; o < R * T; o++) out[o] = acc[o];
+    for (int o = 0; o < R * T; o++) _mm512_storeu_ps(rest[o].lane + 16 * g, acc[o]);
 }
 
-static inline __attribute__((always_inline)) void block(int R, int T, float *y, size_t ys,
-                                                        const float *w, size_t ws, const float *x,
-                                                        size_t xs, int n)
+static inline __m512 halves(const Lanes *l)
 {
-    __m512 lanes[2][BLOCK];
-    for (int g = 0; g < 2; g++) block_lanes(R, T, g, lanes[g], w, ws, x, xs, n);
-    for (int o = 0; o < R * T; o++)
-        y[(size_t)(o % T) * ys + (size_t)(o / T)] = tree32(lanes[0][o], lanes[1][o]);
+    return _mm512_add_ps(_mm512_loadu_ps(l->lane), _mm512_loadu_ps(l->lane + 16));
 }
 
-/* All rows for T tokens, six rows at a time. */
+/* The outputs of R x T (T is 4 or 1) finished dot products. */
+static inline __attribute__((always_inline)) void finish(int R, int T, float *y, size_t ys,
+                                                         const Lanes *rest)
+{
+    for (int r = 0; r < R; r++) {
+        if (T == 1) {
+            y[r] = tree32(_mm512_loadu_ps(rest[r].lane), _mm512_loadu_ps(rest[r].lane + 16));
+            continue;
+        }
+        __m512 v[4];
+        float out[4];
+        for (int i = 0; i < 4; i++) v[i] = halves(&rest[r * T + i]);
+        _mm_storeu_ps(out, trees4(v));
+        for (int i = 0; i < 4; i++) y[(size_t)i * ys + (size_t)r] = out[i];
+    }
+}
+
+/* Values c0 .. c0+n-1 of R rows and T tokens; all: the length of the whole dot product. */
+static inline __attribute__((always_inline)) void block(int R, int T, float *y, size_t ys,
+                                                        Lanes *rest, const float *w, size_t ws,
+                                                        const float *x, size_t xs, int c0, int all)
+{
+    int n = all - c0 < DEPTH ? all - c0 : DEPTH;
+    for (int g = 0; g < 2; g++) block_lanes(R, T, g, rest, c0 == 0, w + c0, ws, x + c0, xs, n);
+    if (c0 + n == all) finish(R, T, y, ys, rest);
+}
+
+/* At most STRIP rows for T tokens. */
 static inline __attribute__((always_inline)) void columns(int T, float *y, size_t ys,
                                                           const float *w, size_t ws, int rows,
                                                           const float *x, size_t xs, int n)
 {
-    int r = 0;
-    for (; r + 6 <= rows; r += 6) block(6, T, y + r, ys, w + (size_t)r * ws, ws, x, xs, n);
-    for (; r < rows; r++) block(1, T, y + r, ys, w + (size_t)r * ws, ws, x, xs, n);
+    Lanes rest[STRIP * T_MAX];
+    for (int c0 = 0, r; c0 == 0 || c0 < n; c0 += DEPTH) {
+        for (r = 0; r + R_MAX <= rows; r += R_MAX)
+            block(R_MAX, T, y + r, ys, rest + r * T, w + (size_t)r * ws, ws, x, xs, c0, n);
+        for (; r + 2 <= rows; r += 2)
+            block(2, T, y + r, ys, rest + r * T, w + (size_t)r * ws, ws, x, xs, c0, n);
+        for (; r < rows; r++)
+            block(1, T, y + r, ys, rest + r * T, w + (size_t)r * ws, ws, x, xs, c0, n);
+    }
 }
 
 static void matmul(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
                    size_t xs, int toks, int n)
 {
-    int i = 0;
-    for (; i + 4 <= toks; i += 4)
-        columns(4, y + (size_t)i * ys, ys, w, ws, rows, x + (size_t)i * xs, xs, n);
-    for (; i < toks; i++)
-        columns(1, y + (size_t)i * ys, ys, w, ws, rows, x + (size_t)i * xs, xs, n);
+    for (int r = 0; r < rows; r += STRIP) {
+        int part = rows - r < STRIP ? rows - r : STRIP, i = 0;
+        const float *wr = w + (size_t)r * ws;
+        for (; i + T_MAX <= toks; i += T_MAX)
+            columns(T_MAX, y + (size_t)i * ys + r, ys, wr, ws, part, x + (size_t)i * xs, xs, n);
+        for (; i < toks; i++)
+            columns(1, y + (size_t)i * ys + r, ys, wr, ws, part, x + (size_t)i * xs, xs, n);
+    }
+}
+
+/* Matrix times vector: the file's rows one after the other are one stream, which memory likes best.
+ * It is fetched AHEAD bytes in advance, across the ends of rows, where the sums are drawn together. */
+#define AHEAD 2048
+
+/* Values c .. c+15 of a row, those in the mask, as floats. */
+typedef __m512 Load(const uint8_t *row, int c, __mmask16 m);
+
+static inline __m512 load_f32(const uint8_t *row, int c, __mmask16 m)
+{
+    return _mm512_maskz_loadu_ps(m, row + 4 * (size_t)c);
+}
+
+static inline __m512 load_f16(const uint8_t *row, int c, __mmask16 m)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, row + 2 * (size_t)c));
+}
+
+static inline __m512 load_bf16(const uint8_t *row, int c, __mmask16 m)
+{
+    __m512i u = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, row + 2 * (size_t)c));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
+}
+
+/* rows of n values of `size` bytes (constant after inlining). */
+static inline __attribute__((always_inline)) void
+vectors(Load *load, int size, float *y, const uint8_t *w, int rows, const float *x, int n)
+{
+    int full = n / LANES * LANES;
+    for (int r = 0; r < rows; r++, w += (size_t)n * (size_t)size) {
+        __m512 l0 = _mm512_setzero_ps(), l16 = _mm512_setzero_ps();
+        int c = 0;
+        for (; c < full; c += LANES) {
+            for (int b = 0; b < LANES * size; b += 64)
+                _mm_prefetch((const char *)w + (size_t)c * (size_t)size + b + AHEAD, _MM_HINT_T0);
+            l0 = _mm512_fmadd_ps(load(w, c, 0xffff), _mm512_loadu_ps(x + c), l0);
+            l16 = _mm512_fmadd_ps(load(w, c + 16, 0xffff), _mm512_loadu_ps(x + c + 16), l16);
+        }
+        if (c < n) {
+            __mmask16 m0 = tail_mask(n, 0), m16 = tail_mask(n, 1);
+            __m512 x0 = _mm512_maskz_loadu_ps(m0, x + c),
+                   x16 = _mm512_maskz_loadu_ps(m16, x + c + 16);
+            l0 = _mm512_mask3_fmadd_ps(load(w, c, m0), x0, l0, m0);
+            l16 = _mm512_mask3_fmadd_ps(load(w, c + 16, m16), x16, l16, m16);
+        }
+        y[r] = tree32(l0, l16);
+    }
+}
+
+static void matvec_f32(float *y, const uint8_t *w, int rows, const float *x, int n)
+{
+    vectors(load_f32, 4, y, w, rows, x, n);
+}
+
+static void matvec_f16(float *y, const uint8_t *w, int rows, const float *x, int n)
+{
+    vectors(load_f16, 2, y, w, rows, x, n);
+}
+
+static void matvec_bf16(float *y, const uint8_t *w, int rows, const float *x, int n)
+{
+    vectors(load_bf16, 2, y, w, rows, x, n);
+}
+
+/* Blocks of 32: lanes 0 .. 15 and 16 .. 31 of value d q (+ m), rounded as unpack_q32 does. */
+typedef struct {
+    __m128i q[2];
+    float d, m;
+} Block;
+
+typedef Block LoadBlock(const uint8_t *p);
+
+static inline float half_at(const uint8_t *p)
+{
+    return _cvtsh_ss((unsigned short)(p[0] | p[1] << 8));
+}
+
+static inline Block block_q8_0(const uint8_t *p)
+{
+    return (Block){
+        .q = {_mm_loadu_si128((const void *)(p + 2)), _mm_loadu_si128((const void *)(p + 18))},
+        .d = half_at(p)};
+}
+
+static inline Block block_nibbles(const uint8_t *p, int offset)
+{
+    __m128i b = _mm_loadu_si128((const void *)p), low = _mm_set1_epi8(15);
+    __m128i off = _mm_set1_epi8((char)offset);
+    return (Block){.q = {_mm_sub_epi8(_mm_and_si128(b, low), off),
+                         _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(b, 4), low), off)}};
+}
+
+static inline Block block_q4_0(const uint8_t *p)
+{
+    Block b = block_nibbles(p + 2, 8);
+    b.d = half_at(p);
+    return b;
+}
+
+static inline Block block_q4_1(const uint8_t *p)
+{
+    Block b = block_nibbles(p + 4, 0);
+    b.d = half_at(p);
+    b.m = half_at(p + 2);
+    return b;
+}
+
+/* rows of n / 32 blocks of `size` bytes times float activations. */
+static inline __attribute__((always_inline)) void
+exacts(LoadBlock *load, size_t size, float *y, const uint8_t *w, int rows, const float *x, int n)
+{
+    for (int r = 0; r < rows; r++) {
+        __m512 l0 = _mm512_setzero_ps(), l16 = _mm512_setzero_ps();
+        for (int c = 0; c < n; c += QB, w += size) {
+            Block k = load(w);
+            __m512 d = _mm512_set1_ps(k.d), m = _mm512_set1_ps(k.m);
+            _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
+            __m512 q0 = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(k.q[0]));
+            __m512 q16 = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(k.q[1]));
+            q0 = _mm512_add_ps(_mm512_mul_ps(d, q0), m);
+            q16 = _mm512_add_ps(_mm512_mul_ps(d, q16), m);
+            l0 = _mm512_fmadd_ps(q0, _mm512_loadu_ps(x + c), l0);
+            l16 = _mm512_fmadd_ps(q16, _mm512_loadu_ps(x + c + 16), l16);
+        }
+        y[r] = tree32(l0, l16);
+    }
+}
+
+static void matvec_q8_0(float *y, const uint8_t *w, int rows, const float *x, int n)
+{
+    exacts(block_q8_0, 34, y, w, rows, x, n);
+}
+
+static void matvec_q4_0(float *y, const uint8_t *w, int rows, const float *x, int n)
+{
+    exacts(block_q4_0, 18, y, w, rows, x, n);
+}
+
+static void matvec_q4_1(float *y, const uint8_t *w, int rows, const float *x, int n)
+{
+    exacts(block_q4_1, 20, y, w, rows, x, n);
 }
 
 static void unpack_f16(float *out, const uint16_t *in, int n)
@@ -119,31 +318,75 @@ static void unpack_q32(float *out, const Q32 *in, int nb)
         }
 }
 
-/* Channels c .. c + 16 V - 1 of the weighted sum of rows, V vectors in registers. */
-static inline __attribute__((always_inline)) void sum_rows(int V, float *out, const float *a,
-                                                           const float *v, size_t vs, int n_t)
+static void pack_f16(uint16_t *out, const float *in, int n)
 {
-    __m512 total[4], seg[4];
-    for (int i = 0; i < V; i++) total[i] = _mm512_setzero_ps();
-    for (int t0 = 0; t0 < n_t; t0 += SUM_SEG) {
-        int t1 = n_t < t0 + SUM_SEG ? n_t : t0 + SUM_SEG;
-        for (int i = 0; i < V; i++) seg[i] = _mm512_setzero_ps();
-        for (int t = t0; t < t1; t++) {
-            __m512 at = _mm512_set1_ps(a[t]);
-            for (int i = 0; i < V; i++)
-                seg[i] = _mm512_fmadd_ps(at, _mm512_loadu_ps(v + (size_t)t * vs + 16 * i), seg[i]);
-        }
-        for (int i = 0; i < V; i++) total[i] = t0 ? _mm512_add_ps(total[i], seg[i]) : seg[i];
-    }
-    for (int i = 0; i < V; i++) _mm512_storeu_ps(out + 16 * i, total[i]);
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256((void *)(out + i), _mm512_cvtps_ph(_mm512_loadu_ps(in + i), 0));
+    kernels_base.pack_f16(out + i, in + i, n - i);
 }
 
-static void weighted_sum(float *out, const float *a, const float *v, size_t vs, int n_t, int n)
+/* Key t of the weighted sum, 16 V channels: added to the rows from `first` on. */
+static inline __attribute__((always_inline)) void add_key(int R, int V, __m512 *seg, const float *a,
+                                                          size_t as, const float *v, int first)
+{
+    __m512 vt[4];
+    for (int j = 0; j < V; j++) vt[j] = _mm512_loadu_ps(v + 16 * j);
+    for (int i = 0; i < R; i++) {
+        __mmask16 m = i >= first ? 0xffff : 0;
+        __m512 at = _mm512_set1_ps(a[(size_t)i * as]);
+        for (int j = 0; j < V; j++)
+            seg[i * V + j] = _mm512_mask3_fmadd_ps(at, vt[j], seg[i * V + j], m);
+    }
+}
+
+/* 16 V channels of R rows; row i sums n_t + i * step keys (step 0 or 1). */
+static inline __attribute__((always_inline)) void sum_rows(int R, int V, float *out, size_t os,
+                                                           const float *a, size_t as,
+                                                           const float *v, size_t vs, int n_t,
+                                                           int step, int add)
+{
+    __m512 seg[16];
+    int t = 0;
+    for (int o = 0; o < R * V; o++) seg[o] = _mm512_setzero_ps();
+    for (; t < n_t; t++) add_key(R, V, seg, a + t, as, v + (size_t)t * vs, 0);
+    for (; t < n_t + (R - 1) * step; t++)
+        add_key(R, V, seg, a + t, as, v + (size_t)t * vs, t - n_t + 1);
+    for (int o = 0; o < R * V; o++) {
+        float *to = out + (size_t)(o / V) * os + 16 * (o % V);
+        if (add) seg[o] = _mm512_add_ps(_mm512_loadu_ps(to), seg[o]);
+        _mm512_storeu_ps(to, seg[o]);
+    }
+}
+
+/* All channels of R rows, each of which has keys. */
+static inline __attribute__((always_inline)) void sums(int R, float *out, size_t os, const float *a,
+                                                       size_t as, const float *v, size_t vs,
+                                                       int n_t, int step, int n, int add)
 {
     int c = 0;
-    for (; c + 64 <= n; c += 64) sum_rows(4, out + c, a, v + c, vs, n_t);
-    for (; c + 16 <= n; c += 16) sum_rows(1, out + c, a, v + c, vs, n_t);
-    if (c < n) kernels_base.weighted_sum(out + c, a, v + c, vs, n_t, n - c);
+    for (; c + 64 <= n; c += 64) sum_rows(R, 4, out + c, os, a, as, v + c, vs, n_t, step, add);
+    for (; c + 16 <= n; c += 16) sum_rows(R, 1, out + c, os, a, as, v + c, vs, n_t, step, add);
+    if (c < n) kernels_base.weighted_sum(out + c, os, a, as, R, v + c, vs, n_t, step, n - c, add);
+}
+
+/* Four rows share each value, where none of them ends within the segment but by causality. */
+static void weighted_sum(float *out, size_t os, const float *a, size_t as, int rows, const float *v,
+                         size_t vs, int n_t, int step, int n, int add)
+{
+    for (int i = 0; i < rows;) {
+        int keys = n_t + i * step, together = i + 4 <= rows && keys > 0;
+        if (keys > SUM_SEG) keys = SUM_SEG;
+        int grows = keys < SUM_SEG ? step : 0; /* whole segments are alike */
+        if (together && (step == 0 || keys == SUM_SEG || keys + 3 <= SUM_SEG)) {
+            sums(4, out + (size_t)i * os, os, a + (size_t)i * as, as, v, vs, keys, grows, n, add);
+            i += 4;
+        } else {
+            if (keys > 0)
+                sums(1, out + (size_t)i * os, os, a + (size_t)i * as, as, v, vs, keys, 0, n, add);
+            i++;
+        }
+    }
 }
 
 /* exp_f32 of run.c, step by step. A NaN stays one: min and max return their second operand. */
@@ -185,8 +428,11 @@ static void softmax(float *x, int n)
         _mm512_mask_storeu_ps(x + i, m, v);
         lane[i / 16 % 2] = _mm512_mask_add_ps(lane[i / 16 % 2], m, lane[i / 16 % 2], v);
     }
-    float inv = 1.0f / tree32(lane[0], lane[1]);
-    for (int i = 0; i < n; i++) x[i] *= inv;
+    __m512 inv = _mm512_set1_ps(1.0f / tree32(lane[0], lane[1]));
+    for (int i = 0; i < n; i += 16) {
+        __mmask16 m = i + 16 <= n ? 0xffff : tail_mask(n % 16, 0);
+        _mm512_mask_storeu_ps(x + i, m, _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), inv));
+    }
 }
 
 static void silu_mul(float *y, const float *g, int n)
@@ -207,6 +453,13 @@ const Kernels kernels_avx512 = {.name = "avx512",
                                 .unpack_f16 = unpack_f16,
                                 .unpack_bf16 = unpack_bf16,
                                 .unpack_q32 = unpack_q32,
+                                .pack_f16 = pack_f16,
+                                .matvec = {[T_F32] = matvec_f32,
+                                           [T_F16] = matvec_f16,
+                                           [T_BF16] = matvec_bf16,
+                                           [T_Q8_0] = matvec_q8_0,
+                                           [T_Q4_0] = matvec_q4_0,
+                                           [T_Q4_1] = matvec_q4_1},
                                 .weighted_sum = weighted_sum,
                                 .softmax = softmax,
                                 .silu_mul = silu_mul};

@@ -66,30 +66,6 @@ static inline void load_signed(Wide *o, const uint8_t *const row[ROWS], size_t a
     o->offset = 128;
 }
 
-/* Bytes at + 0..15 of each row are nibbles: the low ones, then the high ones. */
-static inline void load_nibbles(Wide *o, const uint8_t *const row[ROWS], size_t at)
-{
-    const __m512i low = _mm512_set1_epi8(15);
-    turn(o->q, row, at);
-    for (int k = 0; k < 4; k++) {
-        o->q[4 + k] = _mm512_and_si512(_mm512_srli_epi16(o->q[k], 4), low);
-        o->q[k] = _mm512_and_si512(o->q[k], low);
-    }
-}
-
-/* The two half-precision numbers at `at` of each row: d, then dm if the type has one. */
-static inline void load_scales(Wide *o, const uint8_t *const row[ROWS], size_t at, int has_min)
-{
-    int32_t pair[ROWS];
-    for (int r = 0; r < ROWS; r++) __builtin_memcpy(&pair[r], row[r] + at, sizeof pair[r]);
-    __m512i p = _mm512_loadu_si512(pair);
-    o->d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(p));
-    o->dm = _mm512_setzero_ps();
-    if (has_min) o->dm = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(p, 16)));
-    o->has_min = _mm512_cmp_ps_mask(o->dm, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    o->scaled = 0;
-}
-
 static inline void load_q32(Wide *o, const uint8_t *const row[ROWS], int b)
 {
     __m512i rest[4], ones = _mm512_set1_epi16(1);
@@ -103,26 +79,6 @@ static inline void load_q32(Wide *o, const uint8_t *const row[ROWS], int b)
     o->scaled =
         (_mm512_cmpneq_epi16_mask(o->sc, ones) | _mm512_cmpneq_epi16_mask(o->mn, ones)) != 0;
     o->has_min = _mm512_cmp_ps_mask(o->dm, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-}
-
-static inline void load_q4_0(Wide *o, const uint8_t *const row[ROWS], int b)
-{
-    load_scales(o, row, (size_t)b * 18, 0);
-    load_nibbles(o, row, (size_t)b * 18 + 2);
-    o->offset = 8;
-}
-
-static inline void load_q4_1(Wide *o, const uint8_t *const row[ROWS], int b)
-{
-    load_scales(o, row, (size_t)b * 20, 1);
-    load_nibbles(o, row, (size_t)b * 20 + 4);
-    o->offset = 0;
-}
-
-static inline void load_q8_0(Wide *o, const uint8_t *const row[ROWS], int b)
-{
-    load_scales(o, row, (size_t)b * 34, 0);
-    load_signed(o, row, (size_t)b * 34 + 2);
 }
 
 /* lo * a + hi * b with the two 16-bit numbers of each row. */
@@ -211,27 +167,393 @@ static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, si
     strips(load_q32, y, ys, (const uint8_t *)w, (size_t)nb * sizeof *w, rows, x, xs, toks, nb);
 }
 
-static void rows_q4_0(float *y, size_t ys, const uint8_t *w, int rows, const Q8 *x, size_t xs,
-                      int toks, int nb)
+/* Matrix times vector, from the file's rows, one after the other: they are read as one stream.
+ *
+ * 16 blocks of a row at a time. Products of four weights stand in 32-bit lanes; the lanes of a block
+ * are then added across, which leaves S_b of 16 blocks in one vector. The sum over blocks is one
+ * chain per row: it waits in `Terms` until 8 rows can go down their chains side by side. */
+#define GROUP  16   /* blocks */
+#define TERMS  192  /* blocks of a row that wait */
+#define CHAINS 8    /* rows */
+#define AHEAD  2048 /* bytes fetched in advance */
+
+/* 16 blocks of activations, halves of blocks in the order in which a type meets them. */
+typedef struct {
+    __m512i q[8];
+    __m512i sum[2]; /* of each half of blocks 0 .. 15 */
+    __m512 d;
+} X16;
+
+/* S_b, d_b dx_b, and for types with a minimum M_b, dm_b dx_b. */
+typedef struct {
+    float s[TERMS], p[TERMS], m[TERMS], pm[TERMS];
+} Terms;
+
+/* The terms of 16 blocks that begin at p, to place b of t. */
+typedef void Sixteen(Terms *t, int b, const uint8_t *p, const X16 *x);
+
+/* Place i of X16.q, 16 bytes, holds half order[i] % 2 of block order[i] / 2. */
+typedef uint8_t Order[32];
+
+static void arrange(X16 *o, const Order order, const Q8 *x, int n)
 {
-    strips(load_q4_0, y, ys, w, (size_t)nb * 18, rows, x, xs, toks, nb);
+    float d[GROUP] = {0};
+    int32_t sum[2][GROUP] = {{0}};
+    uint8_t *to = (uint8_t *)o->q;
+    for (int b = 0; b < n; b++) {
+        d[b] = x[b].d;
+        sum[0][b] = x[b].sum[0];
+        sum[1][b] = x[b].sum[1];
+    }
+    for (int i = 0; i < 32; i++, to += 16) {
+        int b = order[i] / 2;
+        __m128i q =
+            b < n ? load16((const uint8_t *)x[b].q + 16 * (order[i] % 2)) : _mm_setzero_si128();
+        _mm_storeu_si128((void *)to, q);
+    }
+    o->d = _mm512_loadu_ps(d);
+    for (int g = 0; g < 2; g++) o->sum[g] = _mm512_loadu_si512(sum[g]);
 }
 
-static void rows_q4_1(float *y, size_t ys, const uint8_t *w, int rows, const Q8 *x, size_t xs,
-                      int toks, int nb)
+/* a[i] holds four lanes for each of four blocks: they are added. Quarter j of the result holds the
+ * sums of quarters j of a[0] .. a[3]. */
+static inline __m512i across(const __m512i a[4])
 {
-    strips(load_q4_1, y, ys, w, (size_t)nb * 20, rows, x, xs, toks, nb);
+    __m512i p =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
+    __m512i q =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(p, q), _mm512_unpackhi_epi64(p, q));
 }
 
-static void rows_q8_0(float *y, size_t ys, const uint8_t *w, int rows, const Q8 *x, size_t xs,
-                      int toks, int nb)
+static inline void put(float *to, __m512i s)
 {
-    strips(load_q8_0, y, ys, w, (size_t)nb * 34, rows, x, xs, toks, nb);
+    _mm512_storeu_ps(to, _mm512_cvtepi32_ps(s));
 }
 
-const Kernels kernels_vnni = {
-    .name = "vnni",
-    .usable = usable,
-    .qmatmul = qmatmul,
-    .qrows = {[T_Q4_0] = rows_q4_0, [T_Q4_1] = rows_q4_1, [T_Q8_0] = rows_q8_0}};
+/* Quarters of 16 bytes at p, p + step, p + 2 step, p + 3 step. */
+static inline __m512i quarters(const uint8_t *p, size_t step)
+{
+    __m512i v = _mm512_castsi128_si512(load16(p));
+    v = _mm512_inserti32x4(v, load16(p + step), 1);
+    v = _mm512_inserti32x4(v, load16(p + 2 * step), 2);
+    return _mm512_inserti32x4(v, load16(p + 3 * step), 3);
+}
+
+/* Sums of 16 blocks of `size` bytes, nibbles from byte `at` on; the halves in order lo, hi of blocks
+ * i, i + 4, i + 8, i + 12, i = 0 .. 3. */
+static inline __m512i nibble_sums(const uint8_t *p, size_t size, size_t at, const X16 *x)
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i a[4];
+    for (size_t i = 0; i < 4; i++) {
+        __m512i v = quarters(p + i * size + at, 4 * size);
+        __m512i lo = _mm512_and_si512(v, low);
+        __m512i hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+        a[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lo, x->q[2 * i]);
+        a[i] = _mm512_dpbusd_epi32(a[i], hi, x->q[2 * i + 1]);
+    }
+    return across(a);
+}
+
+/* The first 16-bit numbers of 16 blocks of `size` <= 34 bytes, then the second ones. */
+static inline __m512i heads(const uint8_t *p, int size)
+{
+    const __m512i n = _mm512_set_epi16(3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0,
+                                       3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0);
+    const __m512i at = _mm512_mask_add_epi16(
+        _mm512_mullo_epi16(n, _mm512_set1_epi16((short)(size / 2))), 0xffff0000,
+        _mm512_mullo_epi16(n, _mm512_set1_epi16((short)(size / 2))), _mm512_set1_epi16(1));
+    __m512i out = _mm512_setzero_si512();
+    for (int j = 0; j < 4; j++, p += 4 * size) { /* four blocks at a time: 64 bytes, or 102 */
+        __m512i a = _mm512_loadu_si512(p), b = a;
+        if (size > 20) b = _mm512_loadu_si512(p + 64);
+        a = size > 20 ? _mm512_permutex2var_epi16(a, at, b) : _mm512_permutexvar_epi16(at, a);
+        out = _mm512_mask_mov_epi16(out, 0x000f000fu << 4 * j, a);
+    }
+    return out;
+}
+
+static inline __m512 first_heads(__m512i heads)
+{
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(heads));
+}
+
+static inline __m512 second_heads(__m512i heads)
+{
+    return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(heads, 1));
+}
+
+static inline __m512i x_sums(const X16 *x)
+{
+    return _mm512_add_epi32(x->sum[0], x->sum[1]);
+}
+
+static inline void sixteen_q4_0(Terms *t, int b, const uint8_t *p, const X16 *x)
+{
+    __m512i off = _mm512_slli_epi32(x_sums(x), 3);
+    put(t->s + b, _mm512_sub_epi32(nibble_sums(p, 18, 2, x), off));
+    _mm512_storeu_ps(t->p + b, _mm512_mul_ps(first_heads(heads(p, 18)), x->d));
+}
+
+static inline void sixteen_q4_1(Terms *t, int b, const uint8_t *p, const X16 *x)
+{
+    put(t->s + b, nibble_sums(p, 20, 4, x));
+    put(t->m + b, x_sums(x));
+    __m512i h = heads(p, 20);
+    _mm512_storeu_ps(t->p + b, _mm512_mul_ps(first_heads(h), x->d));
+    _mm512_storeu_ps(t->pm + b, _mm512_mul_ps(second_heads(h), x->d));
+}
+
+/* Four lanes per block from eight, of two vectors of two blocks each: blocks 0, 1 of a, then b. */
+static inline __m512i fold(__m512i a, __m512i b)
+{
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+}
+
+static inline __m512i pair_q8_0(const uint8_t *p, size_t i, const X16 *x, int k)
+{
+    __m512i w = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(p + 34 * i + 2)));
+    w = _mm512_inserti64x4(w, _mm256_loadu_si256((const void *)(p + 34 * (i + 4) + 2)), 1);
+    w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x->q[k]);
+}
+
+static inline void sixteen_q8_0(Terms *t, int b, const uint8_t *p, const X16 *x)
+{
+    __m512i a[4], off = _mm512_slli_epi32(x_sums(x), 7);
+    for (int i = 0; i < 4; i++)
+        a[i] = fold(pair_q8_0(p, (size_t)i, x, 2 * i), pair_q8_0(p, (size_t)i + 8, x, 2 * i + 1));
+    put(t->s + b, _mm512_sub_epi32(across(a), off));
+    _mm512_storeu_ps(t->p + b, _mm512_mul_ps(first_heads(heads(p, 34)), x->d));
+}
+
+/* The 6-bit scales and minima (k_scale_min in run.c) of two super-blocks, a byte for each group. */
+static inline void k_scales(__m128i *sc, __m128i *mn, const uint8_t *p0, const uint8_t *p1)
+{
+    const __m128i six = _mm_set1_epi32(0x3f3f3f3f), four = _mm_set1_epi32(0x0f0f0f0f);
+    __m128i v0 = load16(p0), v1 = load16(p1); /* three words count */
+    __m128i x = _mm_unpacklo_epi32(v0, v1), c = _mm_unpackhi_epi32(v0, v1);
+    c = _mm_srlv_epi32(_mm_unpacklo_epi64(c, c), _mm_setr_epi32(0, 0, 4, 4));
+    __m128i top = _mm_and_si128(_mm_srli_epi32(x, 2), _mm_set1_epi32(0x30303030));
+    __m128i lo = _mm_and_si128(x, six), hi = _mm_or_si128(_mm_and_si128(c, four), top);
+    *sc = _mm_unpacklo_epi32(lo, hi);
+    *mn = _mm_unpackhi_epi32(lo, hi);
+}
+
+/* One number for each of two super-blocks, eight times. */
+static inline __m512 eight_each(float a, float b)
+{
+    return _mm512_insertf32x8(_mm512_set1_ps(a), _mm256_set1_ps(b), 1);
+}
+
+static inline float half_at(const uint8_t *p)
+{
+    return _cvtsh_ss((unsigned short)(p[0] | p[1] << 8));
+}
+
+/* A super-block of Q4_K: products of groups 0 2, 4 6 (low nibbles) and 1 3, 5 7 (high ones). */
+static inline void super_q4_k(__m512i a[2], const uint8_t *p, const __m512i q[4])
+{
+    const __m512i low = _mm512_set1_epi8(15), zero = _mm512_setzero_si512();
+    __m512i v[2], lo[2], hi[2];
+    for (int i = 0; i < 2; i++) {
+        v[i] = _mm512_loadu_si512(p + 16 + 64 * i);
+        lo[i] = _mm512_dpbusd_epi32(zero, _mm512_and_si512(v[i], low), q[i]);
+        v[i] = _mm512_and_si512(_mm512_srli_epi16(v[i], 4), low);
+        hi[i] = _mm512_dpbusd_epi32(zero, v[i], q[2 + i]);
+    }
+    a[0] = fold(lo[0], lo[1]);
+    a[1] = fold(hi[0], hi[1]);
+}
+
+static inline void sixteen_q4_k(Terms *t, int b, const uint8_t *p, const X16 *x)
+{
+    const __m512i order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const uint8_t *p1 = p + 144;
+    __m128i sc, mn;
+    __m512i a[4];
+    super_q4_k(a, p, x->q);
+    super_q4_k(a + 2, p1, x->q + 4);
+    k_scales(&sc, &mn, p + 4, p1 + 4);
+    __m512i s = _mm512_permutexvar_epi32(order, across(a));
+    put(t->s + b, _mm512_mullo_epi32(s, _mm512_cvtepu8_epi32(sc)));
+    put(t->m + b, _mm512_mullo_epi32(x_sums(x), _mm512_cvtepu8_epi32(mn)));
+    _mm512_storeu_ps(t->p + b, _mm512_mul_ps(eight_each(half_at(p), half_at(p1)), x->d));
+    __m512 dm = eight_each(-half_at(p + 2), -half_at(p1 + 2));
+    _mm512_storeu_ps(t->pm + b, _mm512_mul_ps(dm, x->d));
+}
+
+/* Half h of a super-block of Q6_K: products of its groups 0 1 and 2 3, then the lanes of the first
+ * half of each of the four groups, and of the second. */
+static inline void half_q6_k(__m512i *first, __m512i *second, const uint8_t *p, int h,
+                             const __m512i q[2])
+{
+    const __m512i low = _mm512_set1_epi8(15), zero = _mm512_setzero_si512();
+    const __m512i two = _mm512_set1_epi8(0x30);
+    __m512i l = _mm512_loadu_si512(p + 64 * h);
+    __m512i high = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)(p + 128 + 32 * h)));
+    high = _mm512_mask_srli_epi32(high, 0xff00, high, 2); /* bits 2k, 2k + 1 belong to group k */
+    __m512i lo = _mm512_and_si512(_mm512_slli_epi16(high, 4), two);
+    __m512i hi = _mm512_and_si512(high, two);
+    lo = _mm512_or_si512(lo, _mm512_and_si512(l, low));
+    hi = _mm512_or_si512(hi, _mm512_and_si512(_mm512_srli_epi16(l, 4), low));
+    lo = _mm512_dpbusd_epi32(zero, lo, q[0]);
+    hi = _mm512_dpbusd_epi32(zero, hi, q[1]);
+    *first = _mm512_shuffle_i32x4(lo, hi, 0x88);
+    *second = _mm512_shuffle_i32x4(lo, hi, 0xdd);
+}
+
+static inline void sixteen_q6_k(Terms *t, int b, const uint8_t *p, const X16 *x)
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const uint8_t *p1 = p + 210;
+    __m512i a[2][4], s = _mm512_setzero_si512();
+    for (int i = 0; i < 4; i++) half_q6_k(&a[0][i], &a[1][i], i < 2 ? p : p1, i % 2, x->q + 2 * i);
+    /* 16-bit pairs of scales, for the two halves of 16 groups */
+    __m512i sc = _mm512_cvtepi8_epi16(_mm256_set_m128i(load16(p1 + 192), load16(p + 192)));
+    __m512i of[2] = {_mm512_srai_epi32(_mm512_slli_epi32(sc, 16), 16), _mm512_srai_epi32(sc, 16)};
+    for (int g = 0; g < 2; g++) {
+        __m512i sum = _mm512_permutexvar_epi32(order, across(a[g]));
+        sum = _mm512_sub_epi32(sum, _mm512_slli_epi32(x->sum[g], 5));
+        s = _mm512_add_epi32(s, _mm512_mullo_epi32(sum, of[g]));
+    }
+    put(t->s + b, s);
+    __m512 d = eight_each(half_at(p + 208), half_at(p1 + 208));
+    _mm512_storeu_ps(t->p + b, _mm512_mul_ps(d, x->d));
+}
+
+/* 8 blocks of 8 rows: out[b] holds block b of rows 0 .. 7; row r begins at p + r * stride. */
+static inline void turn8(__m256 out[8], const float *p, size_t stride)
+{
+    for (int g = 0; g < 8; g += 4) {
+        __m256 a[4];
+        for (size_t i = 0; i < 4; i++)
+            a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + i * stride + g)),
+                                        _mm_loadu_ps(p + (i + 4) * stride + g), 1);
+        __m256d l0 = _mm256_castps_pd(_mm256_unpacklo_ps(a[0], a[1]));
+        __m256d l2 = _mm256_castps_pd(_mm256_unpacklo_ps(a[2], a[3]));
+        __m256d h0 = _mm256_castps_pd(_mm256_unpackhi_ps(a[0], a[1]));
+        __m256d h2 = _mm256_castps_pd(_mm256_unpackhi_ps(a[2], a[3]));
+        out[g] = _mm256_castpd_ps(_mm256_unpacklo_pd(l0, l2));
+        out[g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(l0, l2));
+        out[g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(h0, h2));
+        out[g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(h0, h2));
+    }
+}
+
+/* y[r] += the terms of n blocks of row r, CHAINS rows side by side. */
+static inline void chains(float y[CHAINS], const Terms *t, int n, int has_min)
+{
+    enum { STRIDE = sizeof *t / sizeof(float) };
+    __m256 sum = _mm256_loadu_ps(y), s[8], p[8], m[8], pm[8];
+    for (int b0 = 0; b0 < n; b0 += 8) { /* what is beyond n adds 0 * 0 */
+        turn8(s, t->s + b0, STRIDE);
+        turn8(p, t->p + b0, STRIDE);
+        if (has_min) turn8(m, t->m + b0, STRIDE);
+        if (has_min) turn8(pm, t->pm + b0, STRIDE);
+        for (int b = 0; b < 8; b++) {
+            sum = _mm256_fmadd_ps(s[b], p[b], sum);
+            if (has_min) sum = _mm256_fmadd_ps(m[b], pm[b], sum);
+        }
+    }
+    _mm256_storeu_ps(y, sum);
+}
+
+/* How a type is read. */
+typedef struct {
+    Sixteen *sixteen;
+    size_t bytes; /* of 16 blocks */
+    int has_min;
+    const uint8_t *order;
+} Direct;
+
+/* The terms of n blocks of one row; the last of 16 blocks may be fewer. */
+static inline __attribute__((always_inline)) void row_terms(Terms *t, Direct k, const uint8_t *p,
+                                                            const X16 *x, int n)
+{
+    int b = 0;
+    for (; b + GROUP <= n; b += GROUP, p += k.bytes, x++) {
+        for (size_t i = 0; i < k.bytes; i += 64)
+            _mm_prefetch((const char *)p + i + AHEAD, _MM_HINT_T0);
+        k.sixteen(t, b, p, x);
+    }
+    if (b == n) return;
+    uint8_t last[GROUP * 34] = {0};
+    __builtin_memcpy(last, p, k.bytes * (size_t)(n - b) / GROUP);
+    k.sixteen(t, b, last, x);
+}
+
+/* y = w x for rows of nb blocks; k is constant after inlining. */
+static inline __attribute__((always_inline)) void direct(Direct k, float *y, const uint8_t *w,
+                                                         int rows, const Q8 *x, int nb)
+{
+    X16 xs[TERMS / GROUP];
+    Terms t[CHAINS];
+    size_t row = (size_t)nb * k.bytes / GROUP;
+    for (int r = 0; r < rows; r++) y[r] = 0;
+    for (int b0 = 0; b0 < nb; b0 += TERMS) {
+        int n = nb - b0 < TERMS ? nb - b0 : TERMS;
+        const uint8_t *p = w + (size_t)b0 * k.bytes / GROUP;
+        for (int b = 0; b < n; b += GROUP)
+            arrange(&xs[b / GROUP], k.order, x + b0 + b, n - b < GROUP ? n - b : GROUP);
+        for (int r0 = 0; r0 < rows; r0 += CHAINS) {
+            float sum[CHAINS];
+            for (int r = 0; r < CHAINS; r++) { /* rows that are not there repeat the last one */
+                int at = r0 + r < rows ? r0 + r : rows - 1;
+                row_terms(&t[r], k, p + (size_t)at * row, xs, n);
+                sum[r] = y[at];
+            }
+            chains(sum, t, n, k.has_min);
+            for (int r = r0; r < r0 + CHAINS && r < rows; r++) y[r] = sum[r - r0];
+        }
+    }
+}
+
+/* Places of X16.q: half h of four blocks, or both halves of two. */
+#define QUAD(b, h) 2 * (b) + h, 2 * (b) + 8 + h, 2 * (b) + 16 + h, 2 * (b) + 24 + h
+#define PAIR(a, b) 2 * (a), 2 * (a) + 1, 2 * (b), 2 * (b) + 1
+
+static const Order nibble_order = {QUAD(0, 0), QUAD(0, 1), QUAD(1, 0), QUAD(1, 1),
+                                   QUAD(2, 0), QUAD(2, 1), QUAD(3, 0), QUAD(3, 1)};
+static const Order q8_0_order = {PAIR(0, 4), PAIR(8, 12),  PAIR(1, 5), PAIR(9, 13),
+                                 PAIR(2, 6), PAIR(10, 14), PAIR(3, 7), PAIR(11, 15)};
+static const Order q4_k_order = {PAIR(0, 2),  PAIR(4, 6),   PAIR(1, 3),  PAIR(5, 7),
+                                 PAIR(8, 10), PAIR(12, 14), PAIR(9, 11), PAIR(13, 15)};
+static const Order q6_k_order = {PAIR(0, 1), PAIR(2, 3),   PAIR(4, 5),   PAIR(6, 7),
+                                 PAIR(8, 9), PAIR(10, 11), PAIR(12, 13), PAIR(14, 15)};
+
+static void qmatvec_q4_0(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
+{
+    direct((Direct){sixteen_q4_0, 16 * 18, 0, nibble_order}, y, w, rows, x, nb);
+}
+
+static void qmatvec_q4_1(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
+{
+    direct((Direct){sixteen_q4_1, 16 * 20, 1, nibble_order}, y, w, rows, x, nb);
+}
+
+static void qmatvec_q8_0(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
+{
+    direct((Direct){sixteen_q8_0, 16 * 34, 0, q8_0_order}, y, w, rows, x, nb);
+}
+
+static void qmatvec_q4_k(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
+{
+    direct((Direct){sixteen_q4_k, 2 * 144, 1, q4_k_order}, y, w, rows, x, nb);
+}
+
+static void qmatvec_q6_k(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
+{
+    direct((Direct){sixteen_q6_k, 2 * 210, 0, q6_k_order}, y, w, rows, x, nb);
+}
+
+const Kernels kernels_vnni = {.name = "vnni",
+                              .usable = usable,
+                              .qmatmul = qmatmul,
+                              .qmatvec = {[T_Q4_0] = qmatvec_q4_0,
+                                          [T_Q4_1] = qmatvec_q4_1,
+                                          [T_Q8_0] = qmatvec_q8_0,
+                                          [T_Q4_K] = qmatvec_q4_k,
+                                          [T_Q6_K] = qmatvec_q6_k}};
 #endif

@@ -8,6 +8,8 @@
 #include "ref.h"
 
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define U 0x1p-24 /* half a unit in the last place of a float near 1 */
 
@@ -51,6 +53,43 @@ static void room_check(Room *r, const char *what)
     for (size_t i = 0; i < GUARD; i++) whole &= r->v[r->n + i] == 12345.0f + (float)i;
     CHECK_MSG(whole, "%s wrote outside its output of %zu", what, r->n);
     free(r->mem);
+}
+
+/* n bytes that end where the memory ends, as the last tensor of a mapped file may: the next page
+ * cannot be read. `back` bytes earlier, for other alignments. */
+typedef struct {
+    uint8_t *map, *v;
+    size_t mapped;
+} Edge;
+
+static Edge edge_new(size_t n, size_t back)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (n + back + page - 1) / page * page;
+    Edge e = {.mapped = size + page};
+    e.map = mmap(NULL, e.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (e.map == MAP_FAILED || mprotect(e.map + size, page, PROT_NONE)) die("mmap of %zu", size);
+    e.v = e.map + size - n - back;
+    return e;
+}
+
+/* rows of n floats, all NaN, a stride apart; the last row ends at the edge. */
+static Edge edge_rows(int rows, size_t stride, int n)
+{
+    size_t count = (size_t)(rows - 1) * stride + (size_t)n;
+    Edge e = edge_new(count * sizeof(float), 0);
+    float *v = (float *)(void *)e.v;
+    for (size_t i = 0; i < count; i++) v[i] = NAN;
+    return e;
+}
+
+static float *edge_floats(const Edge *e)
+{
+    return (float *)(void *)e->v;
+}
+
+static void edge_free(Edge *e)
+{
+    munmap(e->map, e->mapped);
 }
 
 /* Equal bits; two NaNs count as equal, whatever their payload. */
@@ -111,18 +150,6 @@ static float literal_qdot(const Q32 *w, const Q8 *x, int nb)
     return y;
 }
 
-static float literal_weighted(const float *a, const float *v, size_t vs, int n_t, int c)
-{
-    float out = 0;
-    for (int t0 = 0; t0 < n_t; t0 += 256) {
-        float part = 0;
-        for (int t = t0; t < n_t && t < t0 + 256; t++)
-            part = fmaf(a[t], v[(size_t)t * vs + (size_t)c], part);
-        out += part;
-    }
-    return out;
-}
-
 static void literal_softmax(float *x, int n)
 {
     float max = x[0], lane[32] = {0};
@@ -135,23 +162,29 @@ static void literal_softmax(float *x, int n)
 
 /* ---------------------------------------------------------------- matmul */
 
-static void matmul_case(const Kernels *k, int n, int rows, int toks)
+static void matmul_strides(const Kernels *k, int n, int rows, int toks, size_t ws, size_t xs)
 {
-    size_t ws = (size_t)n + 3, xs = (size_t)n + 5, ys = (size_t)rows + 2;
-    Room w = room_new((size_t)rows * ws), x = room_new((size_t)toks * xs);
+    size_t ys = (size_t)rows + 2;
+    Edge we = edge_rows(rows, ws, n), xe = edge_rows(toks, xs, n);
+    float *w = edge_floats(&we), *x = edge_floats(&xe);
     Room y = room_new((size_t)toks * ys), want = room_new((size_t)toks * ys);
-    for (int r = 0; r < rows; r++) fill(w.v + (size_t)r * ws, (size_t)n); /* gaps stay NaN */
-    for (int i = 0; i < toks; i++) fill(x.v + (size_t)i * xs, (size_t)n);
+    for (int r = 0; r < rows; r++) fill(w + (size_t)r * ws, (size_t)n); /* gaps stay NaN */
+    for (int i = 0; i < toks; i++) fill(x + (size_t)i * xs, (size_t)n);
     for (int i = 0; i < toks; i++)
         for (int r = 0; r < rows; r++)
             want.v[(size_t)i * ys + (size_t)r] =
-                literal_dot(w.v + (size_t)r * ws, x.v + (size_t)i * xs, n);
-    k->matmul(y.v, ys, w.v, ws, rows, x.v, xs, toks, n);
+                literal_dot(w + (size_t)r * ws, x + (size_t)i * xs, n);
+    k->matmul(y.v, ys, w, ws, rows, x, xs, toks, n);
     check_same(&y, &want, k->name, "matmul", n, rows * 100 + toks);
     room_check(&y, "matmul");
-    free(w.mem);
-    free(x.mem);
+    edge_free(&we);
+    edge_free(&xe);
     free(want.mem);
+}
+
+static void matmul_case(const Kernels *k, int n, int rows, int toks)
+{
+    matmul_strides(k, n, rows, toks, (size_t)n + 3, (size_t)n + 5);
 }
 
 /* A sum of n products by fused operations over 32 lanes and a tree: each product passes through
@@ -190,6 +223,36 @@ static void test_matmul(const Kernels *k)
             matmul_case(k, 93, counts[r], counts[t]);
             matmul_case(k, 576, counts[r], counts[t]);
         }
+}
+
+/* The shapes of a prefill (panels of rows padded by 16 floats) and of attention (keys by queries),
+ * and those around them: kernels go through n, rows and tokens in blocks. */
+static void test_matmul_blocks(const Kernels *k)
+{
+    static const int shapes[][3] = {
+        {6000, 48, 33}, {5632, 47, 7},  {4096, 12, 12}, {3000, 24, 4}, {64, 256, 16},
+        {128, 255, 15}, {80, 131, 16},  {64, 9, 1},     {96, 300, 2},  {1536, 48, 13},
+        {2049, 13, 32}, {1100, 31, 23}, {8191, 17, 3},  {64, 1, 16},   {576, 16, 64}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        int n = shapes[i][0];
+        matmul_strides(k, n, shapes[i][1], shapes[i][2], (size_t)n + 16, (size_t)n);
+    }
+    for (int n = 128; n <= 2048; n *= 2)
+        for (int d = -1; d <= 1; d++) matmul_strides(k, n + d, 18, 14, (size_t)n + 16, (size_t)n + 1);
+}
+
+/* Products that vanish leave -0 in every lane; elements that are not there must not make it 0. */
+static void test_matmul_minus_zero(const Kernels *k)
+{
+    float w[4 * 96], x[5 * 96], y[20];
+    for (int i = 0; i < 4 * 96; i++) w[i] = -1e-30f;
+    for (int i = 0; i < 5 * 96; i++) x[i] = 1e-30f;
+    for (int n = 32; n <= 96; n++) {
+        int good = 0;
+        k->matmul(y, 4, w, 96, 4, x, 96, 5, n);
+        for (int i = 0; i < 20; i++) good += y[i] == 0 && signbit(y[i]);
+        CHECK_MSG(good == 20, "%s: %d of 20 sums of %d are -0", k->name, good, n);
+    }
 }
 
 /* Products that overflow, vanish, or are subnormal; infinities and NaN go through. */
@@ -288,45 +351,6 @@ static void test_qmatmul(const Kernels *k)
                 qmatmul_case(k, blocks[b], counts[r], counts[t], (r + t + b) % 3 == 0);
 }
 
-/* Straight from rows of the file = unpacked by the plain code, then the literal sum. */
-static void qrows_case(const Kernels *k, int type, int nb, int rows, int toks)
-{
-    const TensorType *tt = tensor_type(type);
-    size_t xs = (size_t)nb + 1, ys = (size_t)rows + 1, n_w = (size_t)rows * (size_t)nb;
-    uint8_t *raw = xcalloc(n_w * (size_t)tt->bytes, 1);
-    Q32 *w = xcalloc(n_w, sizeof *w);
-    Q8 *x = xcalloc((size_t)toks * xs, sizeof *x);
-    Room y = room_new((size_t)toks * ys), want = room_new((size_t)toks * ys);
-    for (size_t i = 0; i < n_w * (size_t)tt->bytes; i++) raw[i] = (uint8_t)rng_u64(&rng);
-    for (size_t b = 0; b < n_w; b++) { /* half-precision scales below 2, so that sums are finite */
-        raw[b * (size_t)tt->bytes + 1] &= 0xbf;
-        raw[b * (size_t)tt->bytes + 3] &= 0xbf;
-    }
-    for (int r = 0; r < rows; r++)
-        tt->unpack(w + r * nb, raw + (size_t)r * (size_t)nb * (size_t)tt->bytes, nb);
-    for (size_t i = 0; i < (size_t)toks * xs; i++) random_q8(x + i, 0);
-    for (int i = 0; i < toks; i++)
-        for (int r = 0; r < rows; r++)
-            want.v[(size_t)i * ys + (size_t)r] =
-                literal_qdot(w + (size_t)r * (size_t)nb, x + (size_t)i * xs, nb);
-    k->qrows[type](y.v, ys, raw, rows, x, xs, toks, nb);
-    check_same(&y, &want, k->name, tt->name, nb, rows * 100 + toks);
-    room_check(&y, "qrows");
-    free(want.mem);
-    free(raw);
-    free(w);
-    free(x);
-}
-
-static void test_qrows(const Kernels *k)
-{
-    static const int blocks[] = {1, 2, 18, 33, 48};
-    for (int type = 0; type < T_N_TYPES; type++)
-        for (int r = 0; k->qrows[type] && r < N_COUNTS; r++)
-            for (int t = 0; t < N_COUNTS; t++)
-                qrows_case(k, type, blocks[(r + t) % 5], counts[r], counts[t]);
-}
-
 /* A NaN block (d = NaN, q = 0) must not vanish in the sum. */
 static void test_qmatmul_nan(const Kernels *k)
 {
@@ -337,6 +361,182 @@ static void test_qmatmul_nan(const Kernels *k)
     x[1] = (Q8){.d = NAN};
     k->qmatmul(&y, 1, w, 1, x, 3, 1, 3);
     CHECK_MSG(isnan(y), "%s: a block that is not finite gave %g", k->name, (double)y);
+}
+
+/* ---------------------------------------------------------------- matvec, from the file's rows */
+
+enum { TAME, WILD, BROKEN }; /* scales below 2; any finite; now and then an infinity or a NaN */
+
+static uint16_t random_half(int mode)
+{
+    static const uint16_t ends[] = {0,      0x8000, 1,      0x8001, 0x03ff, 0x8400,
+                                    0x7bff, 0xfbff, 0x3c00, 0,      0x7c00, 0xfc00,
+                                    0x7e00, 0x7c01, 0xfe55};
+    if (mode == BROKEN && rng_int(&rng, 0, 63) == 0) return ends[rng_int(&rng, 10, 14)];
+    if (mode != TAME && rng_u64(&rng) & 1) return ends[rng_int(&rng, 0, 9)];
+    return (uint16_t)(rng_u64(&rng) & 0xbfff);
+}
+
+/* Where the scale and the minimum of a block stand; -1: the type has none. */
+static void scales_at(int type, int at[2])
+{
+    at[0] = type == T_Q2_K ? 80 : type == T_Q3_K ? 108 : type == T_Q6_K ? 208 : 0;
+    at[1] = type == T_Q2_K ? 82 : -1;
+    if (type == T_Q4_1 || type == T_Q5_1 || type == T_Q4_K || type == T_Q5_K) at[1] = 2;
+}
+
+/* n values of any type. */
+static void random_row(uint8_t *raw, int type, size_t n, int mode)
+{
+    const TensorType *tt = tensor_type(type);
+    size_t blocks = n / (size_t)tt->block;
+    int at[2];
+    scales_at(type, at);
+    for (size_t i = 0; i < blocks * (size_t)tt->bytes; i++) raw[i] = (uint8_t)rng_u64(&rng);
+    for (size_t b = 0; b < blocks; b++, raw += tt->bytes) {
+        float f = rng_float(&rng) * (mode == TAME ? 1 : ldexpf(1, rng_int(&rng, -140, 100)));
+        uint32_t u;
+        if (mode == BROKEN && rng_int(&rng, 0, 999) == 0) f = rng_u64(&rng) & 1 ? INFINITY : NAN;
+        memcpy(&u, &f, 4);
+        uint16_t top = (uint16_t)(u >> 16), half = random_half(mode);
+        if (type == T_F32) memcpy(raw, &u, 4);
+        if (type == T_BF16) memcpy(raw, &top, 2);
+        if (type != T_F32 && type != T_BF16) memcpy(raw + at[0], &half, 2);
+        half = random_half(mode);
+        if (at[1] >= 0) memcpy(raw + at[1], &half, 2);
+    }
+}
+
+/* One row as floats, by the plain code: Q32 and its formula, or the number formats. */
+static void row_literal(float *out, int type, const uint8_t *row, int n)
+{
+    const TensorType *tt = tensor_type(type);
+    Q32 *q = xcalloc((size_t)n / QB + 1, sizeof *q);
+    if (tt->unpack) tt->unpack(q, row, n / QB);
+    for (int i = 0; i < n; i++) {
+        const Q32 *b = &q[i / QB];
+        uint16_t h;
+        uint32_t u;
+        memcpy(&h, row + (type == T_F32 ? 0 : 2 * i * !tt->unpack), 2);
+        u = (uint32_t)h << 16;
+        if (type == T_F32)
+            memcpy(&out[i], row + 4 * i, 4);
+        else if (type == T_F16)
+            out[i] = (float)ref_f16(h);
+        else if (type == T_BF16)
+            memcpy(&out[i], &u, 4);
+        else
+            out[i] = b->d * (float)b->sc[i % QB / 16] * (float)b->q[i % QB] +
+                     b->dm * (float)b->mn[i % QB / 16];
+    }
+    free(q);
+}
+
+static void matvec_case(const Kernels *k, int type, int n, int rows, int mode)
+{
+    const TensorType *tt = tensor_type(type);
+    size_t row_bytes = (size_t)(n / tt->block * tt->bytes);
+    size_t unit = tt->unpack ? 1 : (size_t)tt->bytes; /* of alignment */
+    Edge w = edge_new((size_t)rows * row_bytes, unit * (size_t)rng_int(&rng, 0, 1));
+    Edge x = edge_rows(1, 0, n);
+    Room y = room_new((size_t)rows), want = room_new((size_t)rows), row = room_new((size_t)n);
+    fill(edge_floats(&x), (size_t)n);
+    for (int i = 0; mode != TAME && i < n; i += 7) edge_floats(&x)[i] *= i & 1 ? 1e-38f : 0;
+    for (int r = 0; r < rows; r++) {
+        random_row(w.v + (size_t)r * row_bytes, type, (size_t)n, mode);
+        row_literal(row.v, type, w.v + (size_t)r * row_bytes, n);
+        want.v[r] = literal_dot(row.v, edge_floats(&x), n);
+    }
+    k->matvec[type](y.v, w.v, rows, edge_floats(&x), n);
+    check_same(&y, &want, k->name, tt->name, n, rows);
+    room_check(&y, "matvec");
+    edge_free(&w);
+    edge_free(&x);
+    free(want.mem);
+    free(row.mem);
+}
+
+/* What quantize makes of odd activations: nothing, the ends of the range, or NaN. */
+static void odd_q8(Q8 *x, int mode)
+{
+    static const float ends[] = {3.4e38f / 127, 1e-30f / 127, 1e36f, 1e-32f};
+    int pick = rng_int(&rng, 0, 29);
+    if (mode == TAME) return;
+    if (pick < 4) x->d = ends[pick];
+    if (pick == 4) *x = (Q8){.d = 0};
+    if (mode == BROKEN && pick == 5 && rng_int(&rng, 0, 31) == 0) *x = (Q8){.d = NAN};
+}
+
+static void qmatvec_case(const Kernels *k, int type, int nb, int rows, int mode)
+{
+    const TensorType *tt = tensor_type(type);
+    size_t row_bytes = (size_t)(nb * QB / tt->block * tt->bytes);
+    Edge w = edge_new((size_t)rows * row_bytes, (size_t)rng_int(&rng, 0, 1));
+    Edge xe = edge_new((size_t)nb * sizeof(Q8), 0);
+    Q8 *x = (Q8 *)(void *)xe.v;
+    Q32 *row = xcalloc((size_t)nb, sizeof *row);
+    Room y = room_new((size_t)rows), want = room_new((size_t)rows);
+    for (int b = 0; b < nb; b++) {
+        random_q8(x + b, b % 5 == 4);
+        odd_q8(x + b, mode);
+    }
+    random_row(w.v, type, (size_t)rows * (size_t)nb * QB, mode);
+    for (int r = 0; r < rows; r++) {
+        if (r == 2) memset(w.v + 2 * row_bytes + row_bytes / 2, 0x80, row_bytes / 4); /* -128 */
+        if (r == 3) memset(w.v + 3 * row_bytes + row_bytes / 2, 0x77, row_bytes / 4);
+        tt->unpack(row, w.v + (size_t)r * row_bytes, nb);
+        want.v[r] = literal_qdot(row, x, nb);
+    }
+    k->qmatvec[type](y.v, w.v, rows, x, nb);
+    check_same(&y, &want, k->name, tt->name, nb, rows);
+    room_check(&y, "qmatvec");
+    edge_free(&w);
+    edge_free(&xe);
+    free(want.mem);
+    free(row);
+}
+
+/* Every type that an instance takes from the file's rows, by number of rows and of blocks, and the
+ * float types by n, which need not be a multiple of anything. */
+static void test_matvec(const Kernels *k)
+{
+    static const int rows[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64};
+    static const int blocks[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 127, 128, 129, 172, 300};
+    enum { N_ROWS = sizeof rows / sizeof *rows, N_BLOCKS = sizeof blocks / sizeof *blocks };
+    for (int type = 0; type < T_N_TYPES; type++)
+        for (int i = 0; tensor_type(type) && i < N_ROWS * N_BLOCKS; i++) {
+            int group = (tensor_type(type)->block + QB - 1) / QB;
+            int r = rows[i % N_ROWS], nb = (blocks[i / N_ROWS] + group - 1) / group * group;
+            if (r * nb > 6000) continue;
+            if (k->matvec[type]) matvec_case(k, type, nb * QB, r, i % 3);
+            if (k->qmatvec[type]) qmatvec_case(k, type, nb, r, i % 3);
+        }
+    for (int type = 0; type < T_N_TYPES; type++)
+        for (int i = 1; tensor_type(type) && tensor_type(type)->block == 1 && i < 160; i++) {
+            if (!k->matvec[type]) continue;
+            matvec_case(k, type, i, 1 + i % 19, i % 2);
+            matvec_case(k, type, 32 * i + 1 + i % 31, 1 + i % 3, TAME);
+        }
+}
+
+/* As for matmul: the lanes of the last n % 32 elements that are not there keep their -0. */
+static void test_matvec_minus_zero(const Kernels *k)
+{
+    static const int types[] = {T_F32, T_F16, T_BF16};
+    for (int t = 0; t < 3; t++)
+        for (int n = 32; k->matvec[types[t]] && n <= 96; n++) {
+            float x[96], tiny = -0x1p-24f, y[3];
+            uint8_t w[3 * 96 * 4], bits[4];
+            int size = tensor_type(types[t])->bytes, good = 0;
+            memcpy(bits, &tiny, 4);
+            memcpy(bits, types[t] == T_F16 ? (const uint8_t[]){1, 0x80} : bits + 4 - size, 2);
+            if (types[t] == T_F32) memcpy(bits, &tiny, 4);
+            for (int i = 0; i < n; i++) x[i] = 0x1p-130f;
+            for (int i = 0; i < 3 * n; i++) memcpy(w + i * size, bits, (size_t)size);
+            k->matvec[types[t]](y, w, 3, x, n);
+            for (int i = 0; i < 3; i++) good += y[i] == 0 && signbit(y[i]);
+            CHECK_MSG(good == 3, "%s: %d of 3 sums of %d are -0, type %d", k->name, good, n, t);
+        }
 }
 
 /* ---------------------------------------------------------------- quantize */
@@ -463,6 +663,66 @@ static void test_unpack_tails(const Kernels *k)
     }
 }
 
+/* Nearest half, ties to even, by way of the double that counts units of its last place. */
+static uint16_t pack_literal(float f)
+{
+    uint32_t u;
+    int e;
+    memcpy(&u, &f, 4);
+    uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
+    if (isnan(f)) return (uint16_t)(sign | 0x7e00 | (u >> 13 & 0x3ff)); /* quiet, payload cut */
+    double a = fabs((double)f);
+    if (a >= 65520) return sign | 0x7c00;
+    frexp(a, &e); /* a < 2^e */
+    e = e < -13 ? -13 : e;
+    return (uint16_t)(sign | ((e + 13) * 1024 + (int)rint(ldexp(a, 11 - e))));
+}
+
+static void pack_case(const Kernels *k, const float *in, int n, const char *what)
+{
+    uint16_t *out = xcalloc((size_t)n + 1, sizeof *out);
+    out[n] = 0x5a5a;
+    k->pack_f16(out, in, n);
+    int i = 0;
+    while (i < n && out[i] == pack_literal(in[i])) i++;
+    CHECK_MSG(i == n, "%s, %s: half of %a is %04x", k->name, what, (double)in[i % n], out[i]);
+    CHECK_MSG(out[n] == 0x5a5a, "%s: pack_f16 wrote past %d", k->name, n);
+    free(out);
+}
+
+/* Every half comes back (a signalling NaN quiet); the middle between each two, and its neighbours,
+ * of both signs; any float; every length, up to where the memory ends. */
+static void test_pack_f16(const Kernels *k)
+{
+    static uint16_t half[65536], back[65536];
+    static float f[65536], mid[6 * 0x7c00];
+    long bad = 0;
+    for (int i = 0; i < 65536; i++) half[i] = (uint16_t)i;
+    k->unpack_f16(f, half, 65536);
+    k->pack_f16(back, f, 65536);
+    for (int i = 0; i < 65536; i++) bad += back[i] != (i | (isnan(f[i]) ? 0x200 : 0));
+    CHECK_MSG(bad == 0, "%s: %ld of 65536 halves do not come back", k->name, bad);
+    for (int i = 0; i < 0x7c00; i++) {
+        float above = i + 1 < 0x7c00 ? f[i + 1] : 65536, m = f[i] + (above - f[i]) / 2;
+        const float near[3] = {m, nextafterf(m, 0), nextafterf(m, INFINITY)};
+        for (int j = 0; j < 6; j++) mid[6 * i + j] = j < 3 ? near[j] : -near[j - 3];
+    }
+    pack_case(k, mid, 6 * 0x7c00, "halfway");
+    for (int i = 0; i < 65536; i++) {
+        uint32_t u = (uint32_t)rng_u64(&rng);
+        memcpy(&f[i], &u, 4);
+        mid[i] = ldexpf(rng_float(&rng), rng_int(&rng, -30, 18));
+    }
+    pack_case(k, f, 65536, "any float");
+    pack_case(k, mid, 65536, "random");
+    for (int n = 1; n <= 100; n++) {
+        Edge e = edge_rows(1, 0, n);
+        fill(edge_floats(&e), (size_t)n);
+        pack_case(k, edge_floats(&e), n, "length");
+        edge_free(&e);
+    }
+}
+
 static void test_unpack_q32(const Kernels *k)
 {
     for (int nb = 0; nb <= 20; nb++) {
@@ -555,41 +815,69 @@ static void test_reference_blocks(void)
 
 /* ---------------------------------------------------------------- weighted_sum */
 
-static void weighted_case(const Kernels *k, int n_t, int n)
+/* How many keys row i sums. */
+static int keys_of(int n_t, int step, int i)
 {
-    size_t vs = (size_t)n + 3;
-    Room a = room_new((size_t)n_t), v = room_new((size_t)n_t * vs);
-    Room out = room_new((size_t)n), want = room_new((size_t)n);
-    fill(a.v, (size_t)n_t);
-    for (int t = 0; t < n_t; t++) fill(v.v + (size_t)t * vs, (size_t)n);
-    for (int c = 0; c < n; c++) {
-        want.v[c] = literal_weighted(a.v, v.v, vs, n_t, c);
-        double sum = 0, abs = 0, got;
-        for (int t = 0; t < n_t; t++) {
-            double p = (double)a.v[t] * (double)v.v[(size_t)t * vs + (size_t)c];
-            sum += p;
-            abs += fabs(p);
-        }
-        got = (double)want.v[c];
-        /* a product passes through at most 256 roundings in its part, then one for each part */
-        if (!(fabs(got - sum) <= (256 + n_t / 256 + 1) * U * abs))
-            CHECK_MSG(0, "weighted sum of %d: %g is not %g", n_t, got, sum);
+    int n = n_t + i * step;
+    return n < 0 ? 0 : n > SUM_SEG ? SUM_SEG : n;
+}
+
+static float literal_weighted(const float *a, const float *v, size_t vs, int keys, int c)
+{
+    float part = 0;
+    double sum = 0, abs = 0;
+    for (int t = 0; t < keys; t++) {
+        double p = (double)a[t] * (double)v[(size_t)t * vs + (size_t)c];
+        part = fmaf(a[t], v[(size_t)t * vs + (size_t)c], part);
+        sum += p;
+        abs += fabs(p);
     }
-    k->weighted_sum(out.v, a.v, v.v, vs, n_t, n);
-    check_same(&out, &want, k->name, "weighted_sum", n, n_t);
+    /* a product passes through at most `keys` roundings */
+    if (!(fabs((double)part - sum) <= keys * U * abs))
+        CHECK_MSG(0, "weighted sum of %d: %g is not %g", keys, (double)part, sum);
+    return part;
+}
+
+/* Weights behind a row's last key are NaN, and so are the gaps: nobody may look at them. */
+static void weighted_case(const Kernels *k, int rows, int n_t, int step, int n, int add)
+{
+    size_t vs = (size_t)n + 3, os = (size_t)n + 2, as = SUM_SEG + 5;
+    int most = keys_of(n_t, step, step > 0 ? rows - 1 : 0);
+    Edge ve = edge_rows(most ? most : 1, vs, n);
+    float *v = edge_floats(&ve);
+    Room a = room_new((size_t)rows * as);
+    Room out = room_new((size_t)rows * os), want = room_new((size_t)rows * os);
+    for (int t = 0; t < most; t++) fill(v + (size_t)t * vs, (size_t)n);
+    for (int i = 0; i < rows; i++) {
+        int keys = keys_of(n_t, step, i);
+        float *ai = a.v + (size_t)i * as, *to = out.v + (size_t)i * os;
+        fill(ai, (size_t)keys);
+        if (add || !keys) fill(to, (size_t)n); /* a row without keys is left alone */
+        for (int c = 0; c < n; c++) {
+            float sum = keys ? literal_weighted(ai, v, vs, keys, c) : 0;
+            want.v[(size_t)i * os + (size_t)c] = !keys ? to[c] : add ? to[c] + sum : sum;
+        }
+    }
+    k->weighted_sum(out.v, os, a.v, as, rows, v, vs, n_t, step, n, add);
+    check_same(&out, &want, k->name, "weighted_sum", n, rows * 1000 + n_t);
     room_check(&out, "weighted_sum");
+    edge_free(&ve);
     free(a.mem);
-    free(v.mem);
     free(want.mem);
 }
 
+/* Queries in a row (step 1), from before the segment to past its end, and heads of one group
+ * (step 0); every remainder of every vector width. */
 static void test_weighted_sum(const Kernels *k)
 {
-    static const int keys[] = {0, 1, 2, 3, 31, 255, 256, 257, 511, 512, 513, 1000};
-    static const int widths[] = {64, 80, 128, 96, 17};
-    for (int n = 0; n <= 100; n++) weighted_case(k, 1 + n % 5, n);
-    for (int i = 0; i < 12; i++)
-        for (int j = 0; j < 5; j++) weighted_case(k, keys[i], widths[j]);
+    static const int keys[] = {-20, -3, -1, 0, 1, 2, 31, 200, 250, 255, 256, 257, 600};
+    static const int widths[] = {64, 80, 128, 96, 17, 256};
+    static const int rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 16, 17};
+    for (int n = 0; n <= 100; n++) weighted_case(k, 1 + n % 7, 1 + n % 5, n & 1, n, n % 3 == 0);
+    for (int i = 0; i < 13; i++)
+        for (int j = 0; j < 6; j++)
+            for (int r = 0; r < 10; r++)
+                weighted_case(k, rows[r], keys[i], (i + j + r) % 3 > 0, widths[j], (i + r) % 2);
 }
 
 /* ---------------------------------------------------------------- exp, softmax, silu */
@@ -734,15 +1022,19 @@ static void test_silu(const Kernels *k)
 static void test_instance(const Kernels *k)
 {
     test_matmul(k);
+    test_matmul_blocks(k);
+    test_matmul_minus_zero(k);
     test_matmul_extremes(k);
     matmul_near_double(k);
     test_qmatmul(k);
     test_qmatmul_nan(k);
-    test_qrows(k);
+    test_matvec(k);
+    test_matvec_minus_zero(k);
     test_quantize(k);
     test_unpack_f16(k);
     test_unpack_bf16(k);
     test_unpack_tails(k);
+    test_pack_f16(k);
     test_unpack_q32(k);
     test_unpack_types(k);
     test_golden_blocks(k);
