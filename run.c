@@ -331,8 +331,9 @@ static uint16_t f32_to_f16(float f)
     uint32_t u;
     memcpy(&u, &f, sizeof u);
     uint32_t sign = u >> 16 & 0x8000, mag = u & 0x7fffffff;
-    if (mag > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (mag >> 13 & 0x3ff)); /* NaN, made quiet */
-    if (mag >= 0x47800000) return (uint16_t)(sign | 0x7c00);            /* 2^16 and more */
+    if (mag > 0x7f800000)
+        return (uint16_t)(sign | 0x7e00 | (mag >> 13 & 0x3ff)); /* NaN, made quiet */
+    if (mag >= 0x47800000) return (uint16_t)(sign | 0x7c00);    /* 2^16 and more */
     if (mag < 0x38800000) { /* below 2^-14 the places are those of 2^-24: adding 0.5 rounds there */
         float shifted;
         memcpy(&shifted, &mag, sizeof shifted);
@@ -802,7 +803,7 @@ static const float *row_floats(const Kernels *k, const Tensor *w, int64_t r, flo
     return buf;
 }
 
-/* Weight rows of one piece of a product of n tokens. Few tokens: about 64 KB of the file, as one
+/* Weight rows of one piece of a product of n tokens. Few tokens: about 128 KB of the file, as one
  * stream. Many: as many rows as stay in L2, as floats, while all tokens pass; or as integers. */
 #define FEW        4
 #define Q_ROWS     16
@@ -824,7 +825,7 @@ static int takes_int8(const State *s, const Tensor *w)
 static int piece_rows(const State *s, const Tensor *w, int n)
 {
     if (n >= FEW) return takes_int8(s, w) ? Q_ROWS : panel_rows((int)w->ne[0]);
-    size_t rows = (65536 / w->row_bytes + Q_ROWS - 1) / Q_ROWS * Q_ROWS;
+    size_t rows = (131072 / w->row_bytes + Q_ROWS - 1) / Q_ROWS * Q_ROWS;
     int most = (int)(w->ne[1] / (4 * s->n_threads)) / Q_ROWS * Q_ROWS;
     if ((int64_t)rows > most) rows = (size_t)most;
     return rows < Q_ROWS ? Q_ROWS : (int)rows;
@@ -853,8 +854,8 @@ static void qmatmul_rows(const State *s, float *y, size_t ys, const Tensor *w, i
     int nb = (int)w->ne[0] / QB;
     Q32 *q = (Q32 *)(void *)me(s)->scratch;
     for (int r = 0; r < rows; r++)
-        unpack(s->k, w->type, q + (size_t)r * (size_t)nb,
-               w->data + (size_t)(r0 + r) * w->row_bytes, nb);
+        unpack(s->k, w->type, q + (size_t)r * (size_t)nb, w->data + (size_t)(r0 + r) * w->row_bytes,
+               nb);
     s->k->qmatmul(y + r0, ys, q, rows, s->xq, s->xq_stride, n, nb);
 }
 
@@ -898,7 +899,8 @@ static void matmul(const State *s, float *y, size_t ys, const Tensor *w, const f
                    const float *x, size_t xs, int n)
 {
     int all = (int)w->ne[1], step = piece_rows(s, w, n);
-    SHARED (piece, s, (all + step - 1) / step) {
+    SHARED(piece, s, (all + step - 1) / step)
+    {
         int r0 = piece * step, r1 = all - r0 < step ? all : r0 + step;
         matmul_piece(s, y, ys, w, x, xs, n, r0, r1 - r0);
         for (int i = 0; bias && i < n; i++)
@@ -925,7 +927,8 @@ static void rmsnorm(const State *s, float *out, const float *x, const float *w, 
 static void add_norm(State *s, float *x, const float *add, const float *w, int n)
 {
     int E = s->m->n_embd;
-    SHARED (i, s, n) {
+    SHARED(i, s, n)
+    {
         float *xi = x + (size_t)i * (size_t)E, *xb = s->xb + (size_t)i * (size_t)E;
         for (int c = 0; add && c < E; c++) xi[c] += add[(size_t)i * (size_t)E + (size_t)c];
         rmsnorm(s, xb, xi, w, E);
@@ -1081,7 +1084,8 @@ static void key_value_head(const State *s, int l, int kh, int n)
 static void rotate_and_cache(const State *s, int l, int n)
 {
     int H = s->m->layer[l].n_heads, K = s->m->layer[l].n_kv_heads;
-    SHARED (h, s, H + K) {
+    SHARED(h, s, H + K)
+    {
         if (h < H)
             query_head(s, l, h, n);
         else
@@ -1102,7 +1106,7 @@ static int first_key(const Layer *ly, int pos)
  * many heads of one token, from head h on, which read the same keys (step 0). */
 typedef struct {
     int l, h, kh, i, rows, step;
-    int t0;         /* first key that any of them sees; row 0 sees n_t from there on */
+    int t0; /* first key that any of them sees; row 0 sees n_t from there on */
     int n_t;
     float *q, *out; /* of row 0 */
     size_t stride;  /* from row to row of q and out */
@@ -1211,7 +1215,8 @@ static void attention_token(const State *s, int l)
     int K = ly->n_kv_heads, G = ly->n_heads / K, parts = 1;
     while (parts < G && (K * parts < 2 * s->n_threads || G > parts * SCORE_ROWS)) parts++;
     int rows = (G + parts - 1) / parts;
-    SHARED (task, s, K * parts) {
+    SHARED(task, s, K * parts)
+    {
         int h0 = task % parts * rows, h1 = h0 + rows < G ? h0 + rows : G;
         if (h0 >= h1) continue;
         Attend a = attend_rows(s, l, task / parts * G + h0, 0, h1 - h0, 0);
@@ -1229,7 +1234,8 @@ static void attention(const State *s, int l, int n)
         attention_token(s, l);
         return;
     }
-    SHARED (task, s, H * runs) {
+    SHARED(task, s, H * runs)
+    {
         int last = runs == 1 ? blocks : runs - task / H;
         for (int b = runs == 1 ? 0 : last - 1; b < last; b++) {
             int i = b * SCORE_ROWS, rows = n - i < SCORE_ROWS ? n - i : SCORE_ROWS;
@@ -1246,7 +1252,8 @@ static void activate(State *s, int F, int n)
 {
     enum { FF_PIECE = 1024 };
     int pieces = (F + FF_PIECE - 1) / FF_PIECE;
-    SHARED (task, s, n * pieces) {
+    SHARED(task, s, n * pieces)
+    {
         int i = task / pieces, c0 = task % pieces * FF_PIECE;
         int c1 = c0 + FF_PIECE < F ? c0 + FF_PIECE : F;
         float *up = s->ff_up + (size_t)i * (size_t)F;
@@ -1259,7 +1266,7 @@ static void activate(State *s, int F, int n)
 static void quantize_rows(State *s, const float *x, int cols, int n)
 {
     if (s->exact) return;
-    SHARED (i, s, n) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
+    SHARED(i, s, n) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
     team_wait(s);
 }
 
@@ -1267,7 +1274,8 @@ static void embed(State *s, const int *tok, int n)
 {
     const Tensor *w = s->m->tok_embd;
     size_t E = (size_t)s->m->n_embd;
-    SHARED (i, s, n) {
+    SHARED(i, s, n)
+    {
         float *buf = me(s)->scratch;
         Q32 *q = (Q32 *)(void *)(buf + E);
         memcpy(s->x + (size_t)i * E, row_floats(s->k, w, tok[i], buf, q), E * sizeof(float));
@@ -1310,7 +1318,8 @@ static void layer_forward(State *s, int l, const float *add, int n)
 static void show_residual(State *s, int l, int n)
 {
     if (!s->probe || !(s->probe->want & PROBE_RESID)) return;
-    SHARED (once, s, 1) {
+    SHARED(once, s, 1)
+    {
         size_t E = (size_t)s->m->n_embd;
         for (size_t c = 0; c < (size_t)n * E; c++) s->xb[c] = s->x[c] + s->xo[c];
         s->probe->resid(s->probe->ctx, l, s->pos, n, s->xb, E);
@@ -2457,7 +2466,8 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 /* ------------------------------------------------------------ 11 commands */
 
 typedef struct {
-    const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe, *kv;
+    const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
+        *kv;
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt;
     int json, exact, int8, special, ids, tensors;
     double temp, top_p, min_p, repeat_penalty, rope_scale;

@@ -29,6 +29,13 @@ static inline __m256i mask_of(int k)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(k), lane);
 }
 
+/* Keeps gcc from loading v again wherever it is used. */
+INLINE __m256 in_register(__m256 v)
+{
+    __asm__("" : "+x"(v));
+    return v;
+}
+
 static inline __m128i load16(const void *p)
 {
     return _mm_loadu_si128(p);
@@ -70,105 +77,121 @@ INLINE __m256 trees(const __m256 v[8])
 }
 
 /* ---------------------------------------------------------------- matmul
- * A block of 4 rows by 3 tokens takes the lanes 8 at a time: four passes, each with its 12
- * accumulators in registers, over a piece of n that stays in L1. From piece to piece the lanes wait
- * in a Panel. It also holds the activations of the piece close together: where they come from they
- * may be a power of two apart, all in the same few sets of the cache.
+ * Three tokens stay in L1, a piece of n at a time, while all rows pass. A block of 4 rows takes the
+ * lanes 8 at a time: four passes over the piece, each with its 12 accumulators in registers. From
+ * piece to piece the lanes wait in a Panel. It also holds the activations of the piece: its end may
+ * be filled up there, and each cache line is read once from where it was.
  *
  * Where n is no multiple of 32, lanes of elements that are not there must keep their bits, also
- * those of -0: weights are filled up with +0, activations with -0, and x + +0 * -0 is x. */
-#ifndef TOKS
-#define TOKS     6
-#define ROWS     48
-#define PIECE    512
-#endif
-#define X_STRIDE (PIECE + 16)
+ * those of -0: weights are filled up with +0, activations with -0, and v + +0 * -0 is v.
+ *
+ * Measured (Zen 4, one thread): 48 rows of 2048 values, 57 GFLOP/s when each block went over all
+ * of n, 82 so; 256 keys of 64 values, where trees one by one took half of the time, 50 and 54. */
+#define TOKS  3
+#define ROWS  48
+#define PIECE 1024
 
 typedef struct {
-    __m256 lane[TOKS][ROWS][4];
-    float x[TOKS][X_STRIDE];
+    __m256 lane[ROWS][TOKS][4];
+    float x[TOKS][PIECE + 16]; /* 16: so that tokens do not meet in the same sets */
 } Panel;
 
-/* Lanes 8g .. 8g+7 of R rows, from row r0 on, times T tokens, from i0 on; n more elements. R, T and
- * g are constant after inlining. */
-INLINE void block_lanes(int R, int T, int g, Panel *p, int r0, int i0, const float *const w[],
-                        int n, int first)
+/* acc[r][i] += 8 elements of R rows (masked, of n, at the tail) times T tokens. */
+INLINE void step(int R, int T, __m256 acc[8][TOKS], const float *const *w, const Panel *p, int c,
+                 int n, int tail)
 {
-    __m256 acc[12], xv[3];
-    int c = 8 * g;
-    for (int o = 0; o < R * T; o++)
-        acc[o] = first ? _mm256_setzero_ps() : p->lane[i0 + o / R][r0 + o % R][g];
-    for (; c + 8 <= n; c += LANES) {
-        for (int i = 0; i < T; i++) xv[i] = _mm256_loadu_ps(p->x[i0 + i] + c);
-        for (int r = 0; r < R; r++) {
-            __m256 wv = _mm256_loadu_ps(w[r] + c);
-            for (int i = 0; i < T; i++) acc[i * R + r] = _mm256_fmadd_ps(wv, xv[i], acc[i * R + r]);
-        }
+    __m256 xv[TOKS];
+    for (int i = 0; i < T; i++) xv[i] = in_register(_mm256_loadu_ps(p->x[i] + c));
+    for (int r = 0; r < R; r++) {
+        __m256 wv = in_register(tail ? _mm256_maskload_ps(w[r] + c, mask_of(n - c))
+                                     : _mm256_loadu_ps(w[r] + c));
+        for (int i = 0; i < T; i++) acc[r][i] = _mm256_fmadd_ps(wv, xv[i], acc[r][i]);
     }
-    for (int o = 0; c < n && o < R * T; o++) {
-        __m256 wv = _mm256_maskload_ps(w[o % R] + c, mask_of(n - c));
-        acc[o] = _mm256_fmadd_ps(wv, _mm256_loadu_ps(p->x[i0 + o / R] + c), acc[o]);
-    }
-    for (int o = 0; o < R * T; o++) p->lane[i0 + o / R][r0 + o % R][g] = acc[o];
 }
 
-/* T tokens times 8 rows. */
-INLINE void block(int T, Panel *p, int r0, int i0, const float *const w[8], int n, int first)
+/* n more elements of the lanes of R rows times T tokens, from row r0 of the panel on (first: they
+ * begin at 0). R, T and first are constant after inlining. */
+INLINE void block(int R, int T, int first, Panel *p, int r0, const float *const *w, int n)
 {
-    for (int g = 0; g < 4; g++)
-        if (T == 1) {
-            block_lanes(8, T, g, p, r0, i0, w, n, first);
-        } else {
-            block_lanes(4, T, g, p, r0, i0, w, n, first);
-            block_lanes(4, T, g, p, r0 + 4, i0, w + 4, n, first);
-        }
+    for (int g = 0; g < 4; g++) {
+        __m256 acc[8][TOKS];
+        int c = 8 * g;
+        for (int r = 0; r < R; r++)
+            for (int i = 0; i < T; i++)
+                acc[r][i] = first ? _mm256_setzero_ps() : p->lane[r0 + r][i][g];
+        for (; c + 8 <= n; c += LANES) step(R, T, acc, w, p, c, n, 0);
+        if (c < n) step(R, T, acc, w, p, c, n, 1);
+        for (int r = 0; r < R; r++)
+            for (int i = 0; i < T; i++) p->lane[r0 + r][i][g] = acc[r][i];
+    }
 }
 
-/* n more elements of all products of a panel: 8 rows stay in L1 while its tokens pass. Rows that
- * are not there repeat the last one. */
-static void panel_add(Panel *p, const float *w, size_t ws, int rows, int toks, int n, int first)
+/* y[i * ys + r] of T tokens and 8 rows, of which `rows` are there. */
+INLINE void store_sums(int T, float *y, size_t ys, int rows, const Panel *p, int r0)
+{
+    for (int i = 0; i < T; i++, y += ys) {
+        __m256 v[8];
+        for (int r = 0; r < 8; r++) v[r] = tree32(p->lane[r0 + r][i]);
+        if (rows >= 8)
+            _mm256_storeu_ps(y, trees(v));
+        else
+            _mm256_maskstore_ps(y, mask_of(rows), trees(v));
+    }
+}
+
+/* n more elements of `rows` rows times T tokens; whole: there are no others, so lanes need not wait
+ * and are stored at once. Rows that are not there repeat the last one. */
+INLINE void piece(int T, int whole, float *y, size_t ys, const float *w, size_t ws, int rows,
+                  Panel *p, int n)
 {
     for (int r = 0; r < rows; r += 8) {
         const float *row[8];
+        int r0 = whole ? 0 : r;
         for (int j = 0; j < 8; j++) row[j] = w + (size_t)(r + j < rows ? r + j : rows - 1) * ws;
-        for (int i = 0, T; i < toks; i += T) {
-            int left = toks - i;
-            T = left == 4 ? 2 : left < 3 ? left : 3;
-            if (T == 3) block(3, p, r, i, row, n, first);
-            if (T == 2) block(2, p, r, i, row, n, first);
-            if (T == 1) block(1, p, r, i, row, n, first);
+        if (T == 1) {
+            block(8, T, whole, p, r0, row, n);
+        } else {
+            block(4, T, whole, p, r0, row, n);
+            block(4, T, whole, p, r0 + 4, row + 4, n);
         }
+        if (whole) store_sums(T, y + r, ys, rows - r, p, r0);
     }
 }
 
-static void panel(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
-                  size_t xs, int toks, int n)
+/* T tokens; rows <= ROWS unless n <= PIECE. */
+INLINE void panel(int T, float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
+                  size_t xs, int n)
 {
     Panel p;
+    if (n > PIECE) memset(p.lane, 0, sizeof p.lane);
     for (int c = 0; c < n || c == 0; c += PIECE) {
         int part = n - c < PIECE ? n - c : PIECE;
-        for (int i = 0; i < toks; i++) {
+        for (int i = 0; i < T; i++) {
             memcpy(p.x[i], x + (size_t)i * xs + c, (size_t)part * sizeof *x);
             for (int e = part; e % LANES; e++) p.x[i][e] = -0.0f;
         }
-        panel_add(&p, w + c, ws, rows, toks, part, c == 0);
+        if (n <= PIECE)
+            piece(T, 1, y, ys, w, ws, rows, &p, n);
+        else
+            piece(T, 0, y, ys, w + c, ws, rows, &p, part);
     }
-    for (int i = 0; i < toks; i++)
-        for (int r = 0; r < rows; r += 8) {
-            __m256 v[8];
-            for (int j = 0; j < 8; j++) v[j] = tree32(p.lane[i][r + j]);
-            _mm256_maskstore_ps(y + (size_t)i * ys + r, mask_of(rows - r), trees(v));
-        }
+    for (int r = 0; n > PIECE && r < rows; r += 8) store_sums(T, y + r, ys, rows - r, &p, r);
 }
 
 static void matmul(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
                    size_t xs, int toks, int n)
 {
-    for (int i = 0; i < toks; i += TOKS)
-        for (int r = 0; r < rows; r += ROWS)
-            panel(y + (size_t)i * ys + r, ys, w + (size_t)r * ws, ws,
-                  rows - r < ROWS ? rows - r : ROWS, x + (size_t)i * xs, xs,
-                  toks - i < TOKS ? toks - i : TOKS, n);
+    int most = n > PIECE ? ROWS : rows;
+    for (int r0 = 0; r0 < rows; r0 += most, w += (size_t)most * ws)
+        for (int i = 0, T; i < toks; i += T) {
+            float *to = y + (size_t)i * ys + r0;
+            const float *from = x + (size_t)i * xs;
+            int left = toks - i, part = rows - r0 < most ? rows - r0 : most;
+            T = left == 4 ? 2 : left < 3 ? left : 3;
+            if (T == 3) panel(3, to, ys, w, ws, part, from, xs, n);
+            if (T == 2) panel(2, to, ys, w, ws, part, from, xs, n);
+            if (T == 1) panel(1, to, ys, w, ws, part, from, xs, n);
+        }
 }
 
 /* ---------------------------------------------------------------- matvec
@@ -347,8 +370,7 @@ INLINE __m256 halves(const uint8_t *p, size_t bytes)
 {
     int16_t h[8];
     for (size_t b = 0; b < 8; b++) memcpy(&h[b], p + b * bytes, sizeof *h);
-    return _mm256_cvtph_ps(
-        _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
+    return _mm256_cvtph_ps(_mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
 }
 
 /* maddubs wants one factor without sign: |w|, and x with the sign of w. 2 * 128 * 127 fits 16 bits,
@@ -403,9 +425,9 @@ INLINE void k_terms(Terms *t, const uint8_t *w, __m256i s, const Eight *x)
 {
     uint32_t u[3], low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, top2 = 0x30303030;
     memcpy(u, w + 4, sizeof u);
-    __m128i packed = _mm_setr_epi32(
-        (int)(u[0] & low6), (int)((u[2] & low4) | (u[0] >> 2 & top2)), (int)(u[1] & low6),
-        (int)((u[2] >> 4 & low4) | (u[1] >> 2 & top2)));
+    __m128i packed =
+        _mm_setr_epi32((int)(u[0] & low6), (int)((u[2] & low4) | (u[0] >> 2 & top2)),
+                       (int)(u[1] & low6), (int)((u[2] >> 4 & low4) | (u[1] >> 2 & top2)));
     __m256i sc = _mm256_cvtepu8_epi32(packed);
     __m256i mn = _mm256_cvtepu8_epi32(_mm_srli_si128(packed, 8));
     __m256 dm = _mm256_xor_ps(half_at(w + 2), _mm256_set1_ps(-0.0f));
@@ -495,7 +517,7 @@ INLINE void transpose(__m256 out[8], const float *in, size_t stride)
  * times factors, so it cannot vanish by rounding), and a factor NaN has made y NaN by then. */
 INLINE __m256 chain(int has_min, __m256 y, const Terms t[][EIGHTS], int n)
 {
-    const size_t stride = sizeof t[0] / sizeof(float);
+    const size_t stride = EIGHTS * sizeof(Terms) / sizeof(float);
     __m256 s[8], f[8], m[8], fm[8];
     transpose(s, (const float *)&t[0][0].s, stride);
     transpose(f, (const float *)&t[0][0].f, stride);
@@ -546,8 +568,7 @@ INLINE void qmatvec(Dot *dot, int has_min, size_t bytes, float *y, const uint8_t
     memset(y, 0, (size_t)rows * sizeof *y);
     for (int b0 = 0; b0 < nb; b0 += 8 * EIGHTS, w += EIGHTS * bytes) {
         int n = nb - b0 < 8 * EIGHTS ? nb - b0 : 8 * EIGHTS;
-        for (int b = 0; b < n; b += 8)
-            eight_from(&eight[b / 8], x + b0 + b, n - b < 8 ? n - b : 8);
+        for (int b = 0; b < n; b += 8) eight_from(&eight[b / 8], x + b0 + b, n - b < 8 ? n - b : 8);
         for (int r = 0; r < rows; r += STRIP)
             qstrip(dot, has_min, bytes, y + r, w + (size_t)r * row_bytes, row_bytes,
                    rows - r < STRIP ? rows - r : STRIP, eight, n);
@@ -813,11 +834,11 @@ static void unpack_q8_0(Q32 *o, const uint8_t *p, int n)
 INLINE void sum_block(int R, int V, float *out, size_t os, const float *a, size_t as,
                       const float *v, size_t vs, const int *keys, int common, int add)
 {
-    __m256 seg[12];
+    __m256 seg[8];
     for (int o = 0; o < R * V; o++) seg[o] = _mm256_setzero_ps();
     for (size_t t = 0; t < (size_t)common; t++)
         for (int i = 0; i < V; i++) {
-            __m256 vv = _mm256_loadu_ps(v + t * vs + 8 * i);
+            __m256 vv = in_register(_mm256_loadu_ps(v + t * vs + 8 * i));
             for (int r = 0; r < R; r++)
                 seg[r * V + i] =
                     _mm256_fmadd_ps(_mm256_set1_ps(a[(size_t)r * as + t]), vv, seg[r * V + i]);
@@ -840,7 +861,7 @@ INLINE void sum_block(int R, int V, float *out, size_t os, const float *a, size_
 INLINE void sum_rows(int R, float *out, size_t os, const float *a, size_t as, const float *v,
                      size_t vs, int n_t, int step, int n, int add)
 {
-    int c = 0, keys[3], common = SUM_SEG;
+    int c = 0, keys[2], common = SUM_SEG;
     for (int r = 0; r < R; r++) {
         keys[r] = n_t + r * step < SUM_SEG ? n_t + r * step : SUM_SEG;
         common = keys[r] < common ? keys[r] : common;
@@ -848,10 +869,8 @@ INLINE void sum_rows(int R, float *out, size_t os, const float *a, size_t as, co
     if (common < 0) common = 0;
     for (; R == 1 && c + 64 <= n; c += 64)
         sum_block(R, 8, out + c, os, a, as, v + c, vs, keys, common, add);
-    for (; c + 32 <= n; c += 32)
-        sum_block(R, 4, out + c, os, a, as, v + c, vs, keys, common, add);
-    for (; c + 8 <= n; c += 8)
-        sum_block(R, 1, out + c, os, a, as, v + c, vs, keys, common, add);
+    for (; c + 32 <= n; c += 32) sum_block(R, 4, out + c, os, a, as, v + c, vs, keys, common, add);
+    for (; c + 8 <= n; c += 8) sum_block(R, 1, out + c, os, a, as, v + c, vs, keys, common, add);
 }
 
 static void weighted_sum(float *out, size_t os, const float *a, size_t as, int rows, const float *v,
@@ -863,9 +882,7 @@ static void weighted_sum(float *out, size_t os, const float *a, size_t as, int r
     for (int i = 0, R; i < rows; i += R) {
         float *to = out + (size_t)i * os;
         const float *from = a + (size_t)i * as;
-        int left = rows - i;
-        R = left == 4 ? 2 : left < 3 ? left : 3;
-        if (R == 3) sum_rows(3, to, os, from, as, v, vs, n_t + i * step, step, n, add);
+        R = rows - i < 2 ? 1 : 2;
         if (R == 2) sum_rows(2, to, os, from, as, v, vs, n_t + i * step, step, n, add);
         if (R == 1) sum_rows(1, to, os, from, as, v, vs, n_t + i * step, step, n, add);
     }
@@ -896,38 +913,43 @@ static inline __m256 exp8(__m256 x)
     return _mm256_blendv_ps(p, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 
+/* A NaN may get lost here: it comes back with its exponential. */
 static float max_of_row(const float *x, int n)
 {
     int i = 0;
-    float max = x[0];
-    if (n >= 8) {
-        __m256 m = _mm256_loadu_ps(x);
-        for (i = 8; i + 8 <= n; i += 8) m = _mm256_max_ps(_mm256_loadu_ps(x + i), m);
-        max = max8(m);
-    }
+    __m256 m[4];
+    for (int g = 0; g < 4; g++) m[g] = _mm256_set1_ps(x[0]);
+    for (; i + LANES <= n; i += LANES)
+        for (int g = 0; g < 4; g++) m[g] = _mm256_max_ps(_mm256_loadu_ps(x + i + 8 * g), m[g]);
+    float max = max8(_mm256_max_ps(_mm256_max_ps(m[0], m[1]), _mm256_max_ps(m[2], m[3])));
     for (; i < n; i++) max = x[i] > max ? x[i] : max;
     return max;
+}
+
+/* x = exp(x - max) of 8 values, of which n are there; the others are returned as 0. */
+static inline __m256 exp_minus(float *x, __m256 max, int n)
+{
+    if (n >= 8) {
+        __m256 v = exp8(_mm256_sub_ps(_mm256_loadu_ps(x), max));
+        _mm256_storeu_ps(x, v);
+        return v;
+    }
+    __m256i mask = mask_of(n);
+    __m256 v = exp8(_mm256_sub_ps(_mm256_maskload_ps(x, mask), max));
+    _mm256_maskstore_ps(x, mask, v);
+    return _mm256_and_ps(v, _mm256_castsi256_ps(mask));
 }
 
 static void softmax(float *x, int n)
 {
     __m256 lane[4], max = _mm256_set1_ps(max_of_row(x, n));
-    int i = 0;
     for (int g = 0; g < 4; g++) lane[g] = _mm256_setzero_ps();
-    for (; i + LANES <= n; i += LANES)
-        for (int g = 0; g < 4; g++) {
-            __m256 v = exp8(_mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * g), max));
-            _mm256_storeu_ps(x + i + 8 * g, v);
-            lane[g] = _mm256_add_ps(lane[g], v);
-        }
-    for (int g = 0; i + 8 * g < n; g++) {
-        __m256i mask = mask_of(n - i - 8 * g);
-        __m256 v = exp8(_mm256_sub_ps(_mm256_maskload_ps(x + i + 8 * g, mask), max));
-        _mm256_maskstore_ps(x + i + 8 * g, mask, v);
-        lane[g] = _mm256_add_ps(lane[g], _mm256_and_ps(v, _mm256_castsi256_ps(mask)));
-    }
+    for (int i = 0; i < n; i += LANES)
+        for (int g = 0; g < 4; g++)
+            if (i + 8 * g < n)
+                lane[g] = _mm256_add_ps(lane[g], exp_minus(x + i + 8 * g, max, n - i - 8 * g));
     float inv = 1.0f / tree8(tree32(lane));
-    for (i = 0; i < n; i++) x[i] *= inv;
+    for (int i = 0; i < n; i++) x[i] *= inv;
 }
 
 static void silu_mul(float *y, const float *g, int n)

@@ -48,107 +48,160 @@ static inline __mmask16 tail_mask(int n, int g)
     return k >= 16 ? 0xffff : k <= 0 ? 0 : (__mmask16)((1u << k) - 1);
 }
 
-/* Matrix times matrix. A block of 6 rows by 4 tokens holds one half of the lanes of its 24 outputs
- * in registers; the values are taken DEPTH at a time, so that those of the 4 tokens stay in L1 while
- * all the rows pass, and between two depths the lanes rest in memory. */
-#define R_MAX 6
-#define T_MAX 4
-#define DEPTH 1024 /* a multiple of LANES */
-#define STRIP 48   /* rows whose lanes rest at a time */
-
-typedef struct {
-    float lane[LANES];
-} Lanes;
-
-/* Lanes 16g .. 16g+15 of R x T dot products, over n values; `first`: they begin at 0. */
-static inline __attribute__((always_inline)) void block_lanes(int R, int T, int g, Lanes *rest,
-                                                              int first, const float *w, size_t ws,
+/* Matrix times matrix. Short dot products (attention): a block of 3 rows by 4 tokens holds all the
+ * lanes of its 12 outputs in registers. */
+static inline __attribute__((always_inline)) void short_block(int R, int T, float *y, size_t ys,
+                                                              const float *w, size_t ws,
                                                               const float *x, size_t xs, int n)
 {
-    __m512 acc[R_MAX * T_MAX], xv[T_MAX];
-    int c = 16 * g, full = n / LANES * LANES;
-    __mmask16 tail = tail_mask(n, g);
+    __m512 acc[3 * 4][2], xv[4];
     for (int o = 0; o < R * T; o++)
-        acc[o] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(rest[o].lane + 16 * g);
-    for (; c < full; c += LANES) {
-        for (int i = 0; i < T; i++) xv[i] = _mm512_loadu_ps(x + (size_t)i * xs + c);
-        for (int r = 0; r < R; r++) {
-            __m512 wv = _mm512_loadu_ps(w + (size_t)r * ws + c);
-            for (int i = 0; i < T; i++) acc[r * T + i] = _mm512_fmadd_ps(wv, xv[i], acc[r * T + i]);
+        for (int g = 0; g < 2; g++) acc[o][g] = _mm512_setzero_ps();
+    for (int c = 0; c < n; c += LANES)
+        for (int g = 0; g < 2; g++) {
+            __mmask16 m = c + LANES <= n ? 0xffff : tail_mask(n, g);
+            for (int i = 0; i < T; i++)
+                xv[i] = _mm512_maskz_loadu_ps(m, x + (size_t)i * xs + c + 16 * g);
+            for (int r = 0; r < R; r++) {
+                __m512 wv = _mm512_maskz_loadu_ps(m, w + (size_t)r * ws + c + 16 * g);
+                for (int i = 0; i < T; i++)
+                    acc[r * T + i][g] = _mm512_mask3_fmadd_ps(wv, xv[i], acc[r * T + i][g], m);
+            }
         }
-    }
-    for (int o = 0; tail && o < R * T; o++) {
-        __m512 wv = _mm512_maskz_loadu_ps(tail, w + (size_t)(o / T) * ws + c);
-        __m512 xt = _mm512_maskz_loadu_ps(tail, x + (size_t)(o % T) * xs + c);
-        acc[o] = _mm512_mask3_fmadd_ps(wv, xt, acc[o], tail);
-    }
-    for (int o = 0; o < R * T; o++) _mm512_storeu_ps(rest[o].lane + 16 * g, acc[o]);
-}
-
-static inline __m512 halves(const Lanes *l)
-{
-    return _mm512_add_ps(_mm512_loadu_ps(l->lane), _mm512_loadu_ps(l->lane + 16));
-}
-
-/* The outputs of R x T (T is 4 or 1) finished dot products. */
-static inline __attribute__((always_inline)) void finish(int R, int T, float *y, size_t ys,
-                                                         const Lanes *rest)
-{
     for (int r = 0; r < R; r++) {
-        if (T == 1) {
-            y[r] = tree32(_mm512_loadu_ps(rest[r].lane), _mm512_loadu_ps(rest[r].lane + 16));
-            continue;
-        }
         __m512 v[4];
         float out[4];
-        for (int i = 0; i < 4; i++) v[i] = halves(&rest[r * T + i]);
+        for (int i = 0; i < 4; i++) {
+            const __m512 *l = acc[r * T + (i < T ? i : 0)];
+            v[i] = _mm512_add_ps(l[0], l[1]);
+        }
+        _mm_storeu_ps(out, trees4(v));
+        for (int i = 0; i < T; i++) y[(size_t)i * ys + (size_t)r] = out[i];
+    }
+}
+
+static inline __attribute__((always_inline)) void short_columns(int T, float *y, size_t ys,
+                                                                const float *w, size_t ws, int rows,
+                                                                const float *x, size_t xs, int n)
+{
+    int r = 0;
+    for (; r + 3 <= rows; r += 3) short_block(3, T, y + r, ys, w + (size_t)r * ws, ws, x, xs, n);
+    for (; r < rows; r++) short_block(1, T, y + r, ys, w + (size_t)r * ws, ws, x, xs, n);
+}
+
+/* Long ones, DEPTH values at a time, so that those of 4 tokens stay in L1 while all rows pass. A
+ * block of 6 rows by 4 tokens holds half of the lanes of its 24 outputs in registers: two passes.
+ * Between two depths, and before the trees, the lanes rest in memory. */
+#define DEPTH 3072
+#define STRIP 48 /* rows whose lanes rest at a time */
+
+typedef struct {
+    __m512 lane[2][6 * 4];
+} Lanes;
+
+/* Adds n values more, a multiple of LANES, to lanes 16g .. 16g+15 of 6 x 4 dot products. */
+static inline __attribute__((always_inline)) void
+long_lanes(__m512 acc[24], int g, const float *w, size_t ws, const float *x, size_t xs, int n)
+{
+    __m512 xv[4];
+    for (int c = 16 * g; c < n; c += LANES) {
+        for (int i = 0; i < 4; i++) xv[i] = _mm512_loadu_ps(x + (size_t)i * xs + c);
+        for (int r = 0; r < 6; r++) {
+            __m512 wv = _mm512_loadu_ps(w + (size_t)r * ws + c);
+            for (int i = 0; i < 4; i++) acc[4 * r + i] = _mm512_fmadd_ps(wv, xv[i], acc[4 * r + i]);
+        }
+    }
+}
+
+/* The last n < 32 values of lanes 16g .. 16g+15, which rest in memory. */
+static void long_tail(__m512 rest[24], int g, const float *w, size_t ws, const float *x, size_t xs,
+                      int n)
+{
+    __mmask16 m = tail_mask(n, g);
+    for (int o = 0; m && o < 24; o++) {
+        __m512 wv = _mm512_maskz_loadu_ps(m, w + (size_t)(o / 4) * ws + 16 * g);
+        __m512 xv = _mm512_maskz_loadu_ps(m, x + (size_t)(o % 4) * xs + 16 * g);
+        rest[o] = _mm512_mask3_fmadd_ps(wv, xv, rest[o], m);
+    }
+}
+
+/* Values c .. c + n - 1 of 6 rows and 4 tokens; tail: how many of the last ones, n % LANES. */
+static inline __attribute__((always_inline)) void long_half(int g, __m512 rest[24], const float *w,
+                                                            size_t ws, const float *x, size_t xs,
+                                                            int c, int n)
+{
+    __m512 acc[24];
+    int full = n / LANES * LANES;
+    for (int o = 0; o < 24; o++) acc[o] = c ? rest[o] : _mm512_setzero_ps();
+    long_lanes(acc, g, w + c, ws, x + c, xs, full);
+    for (int o = 0; o < 24; o++) rest[o] = acc[o];
+    if (full < n) long_tail(rest, g, w + c + full, ws, x + c + full, xs, n - full);
+}
+
+static void long_block(float *y, size_t ys, Lanes *rest, const float *w, size_t ws, const float *x,
+                       size_t xs, int c, int n, int last)
+{
+    for (int g = 0; g < 2; g++) long_half(g, rest->lane[g], w, ws, x, xs, c, n);
+    for (int r = 0; last && r < 6; r++) {
+        __m512 v[4];
+        float out[4];
+        for (int i = 0; i < 4; i++)
+            v[i] = _mm512_add_ps(rest->lane[0][4 * r + i], rest->lane[1][4 * r + i]);
         _mm_storeu_ps(out, trees4(v));
         for (int i = 0; i < 4; i++) y[(size_t)i * ys + (size_t)r] = out[i];
     }
 }
 
-/* Values c0 .. c0+n-1 of R rows and T tokens; all: the length of the whole dot product. */
-static inline __attribute__((always_inline)) void block(int R, int T, float *y, size_t ys,
-                                                        Lanes *rest, const float *w, size_t ws,
-                                                        const float *x, size_t xs, int c0, int all)
+/* Values c0 .. c1-1 of the 4 tokens at x, which come next, on their way from L3 or memory to L2. */
+static inline void ask_for(const float *x, size_t xs, int c0, int c1)
 {
-    int n = all - c0 < DEPTH ? all - c0 : DEPTH;
-    for (int g = 0; g < 2; g++) block_lanes(R, T, g, rest, c0 == 0, w + c0, ws, x + c0, xs, n);
-    if (c0 + n == all) finish(R, T, y, ys, rest);
+    for (int i = 0; i < 4; i++)
+        for (int c = c0; c < c1; c += 16)
+            _mm_prefetch((const char *)(x + (size_t)i * xs + c), _MM_HINT_T1);
 }
 
-/* At most STRIP rows for T tokens. */
-static inline __attribute__((always_inline)) void columns(int T, float *y, size_t ys,
-                                                          const float *w, size_t ws, int rows,
-                                                          const float *x, size_t xs, int n)
+/* rows, at most STRIP and a multiple of 6, for 4 tokens. */
+static void long_columns(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
+                         size_t xs, int n)
 {
-    Lanes rest[STRIP * T_MAX];
-    for (int c0 = 0, r; c0 == 0 || c0 < n; c0 += DEPTH) {
-        for (r = 0; r + R_MAX <= rows; r += R_MAX)
-            block(R_MAX, T, y + r, ys, rest + r * T, w + (size_t)r * ws, ws, x, xs, c0, n);
-        for (; r + 2 <= rows; r += 2)
-            block(2, T, y + r, ys, rest + r * T, w + (size_t)r * ws, ws, x, xs, c0, n);
-        for (; r < rows; r++)
-            block(1, T, y + r, ys, rest + r * T, w + (size_t)r * ws, ws, x, xs, c0, n);
+    Lanes rest[STRIP / 6];
+    int parts = (n + DEPTH - 1) / DEPTH, depth = ((n - 1) / LANES / parts + 1) * LANES;
+    for (int c = 0; c < n; c += depth) {
+        int last = n - c <= depth, part = last ? n - c : depth;
+        const float *next = last ? x + 4 * xs : x + c + depth;
+        for (int r = 0; r < rows; r += 6) {
+            ask_for(next, xs, depth * r / rows, depth * (r + 6) / rows);
+            long_block(y + r, ys, &rest[r / 6], w + (size_t)r * ws, ws, x, xs, c, part, last);
+        }
     }
+}
+
+static void short_matmul(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
+                         size_t xs, int toks, int n)
+{
+    int i = 0;
+    for (; i + 4 <= toks; i += 4)
+        short_columns(4, y + (size_t)i * ys, ys, w, ws, rows, x + (size_t)i * xs, xs, n);
+    for (; i + 2 <= toks; i += 2)
+        short_columns(2, y + (size_t)i * ys, ys, w, ws, rows, x + (size_t)i * xs, xs, n);
+    if (i < toks) short_columns(1, y + (size_t)i * ys, ys, w, ws, rows, x + (size_t)i * xs, xs, n);
 }
 
 static void matmul(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
                    size_t xs, int toks, int n)
 {
-    for (int r = 0; r < rows; r += STRIP) {
-        int part = rows - r < STRIP ? rows - r : STRIP, i = 0;
-        const float *wr = w + (size_t)r * ws;
-        for (; i + T_MAX <= toks; i += T_MAX)
-            columns(T_MAX, y + (size_t)i * ys + r, ys, wr, ws, part, x + (size_t)i * xs, xs, n);
-        for (; i < toks; i++)
-            columns(1, y + (size_t)i * ys + r, ys, wr, ws, part, x + (size_t)i * xs, xs, n);
-    }
+    int quads = n >= 512 ? toks / 4 * 4 : 0, sixes = quads ? rows / 6 * 6 : 0;
+    for (int r = 0; r < sixes; r += STRIP)
+        for (int i = 0; i < quads; i += 4)
+            long_columns(y + (size_t)i * ys + r, ys, w + (size_t)r * ws, ws,
+                         sixes - r < STRIP ? sixes - r : STRIP, x + (size_t)i * xs, xs, n);
+    short_matmul(y + sixes, ys, w + (size_t)sixes * ws, ws, rows - sixes, x, xs, quads, n);
+    short_matmul(y + (size_t)quads * ys, ys, w, ws, rows, x + (size_t)quads * xs, xs, toks - quads,
+                 n);
 }
 
 /* Matrix times vector: the file's rows one after the other are one stream, which memory likes best.
- * It is fetched AHEAD bytes in advance, across the ends of rows, where the sums are drawn together. */
-#define AHEAD 2048
+ * (Rows side by side: 16 GB/s where this reads 22; fetching in advance by instructions: no gain.) */
 
 /* Values c .. c+15 of a row, those in the mask, as floats. */
 typedef __m512 Load(const uint8_t *row, int c, __mmask16 m);
@@ -178,8 +231,6 @@ vectors(Load *load, int size, float *y, const uint8_t *w, int rows, const float 
         __m512 l0 = _mm512_setzero_ps(), l16 = _mm512_setzero_ps();
         int c = 0;
         for (; c < full; c += LANES) {
-            for (int b = 0; b < LANES * size; b += 64)
-                _mm_prefetch((const char *)w + (size_t)c * (size_t)size + b + AHEAD, _MM_HINT_T0);
             l0 = _mm512_fmadd_ps(load(w, c, 0xffff), _mm512_loadu_ps(x + c), l0);
             l16 = _mm512_fmadd_ps(load(w, c + 16, 0xffff), _mm512_loadu_ps(x + c + 16), l16);
         }
@@ -261,7 +312,6 @@ exacts(LoadBlock *load, size_t size, float *y, const uint8_t *w, int rows, const
         for (int c = 0; c < n; c += QB, w += size) {
             Block k = load(w);
             __m512 d = _mm512_set1_ps(k.d), m = _mm512_set1_ps(k.m);
-            _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
             __m512 q0 = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(k.q[0]));
             __m512 q16 = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(k.q[1]));
             q0 = _mm512_add_ps(_mm512_mul_ps(d, q0), m);

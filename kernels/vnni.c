@@ -171,16 +171,16 @@ static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, si
  *
  * 16 blocks of a row at a time. Products of four weights stand in 32-bit lanes; the lanes of a block
  * are then added across, which leaves S_b of 16 blocks in one vector. The sum over blocks is one
- * chain per row: it waits in `Terms` until 8 rows can go down their chains side by side. */
+ * chain per row: it waits in `Terms` until 16 rows can go down their chains side by side. */
 #define GROUP  16   /* blocks */
-#define TERMS  192  /* blocks of a row that wait */
-#define CHAINS 8    /* rows */
-#define AHEAD  2048 /* bytes fetched in advance */
+#define TERMS  128  /* blocks of a row that wait, at most */
+#define CHAINS 16   /* rows: two vectors, so that one waits while the other adds */
+#define AHEAD  8192 /* bytes fetched in advance, to L2 */
 
 /* 16 blocks of activations, halves of blocks in the order in which a type meets them. */
 typedef struct {
     __m512i q[8];
-    __m512i sum[2]; /* of each half of blocks 0 .. 15 */
+    __m512i sum[2], all; /* of each half of blocks 0 .. 15, and of both */
     __m512 d;
 } X16;
 
@@ -213,17 +213,19 @@ static void arrange(X16 *o, const Order order, const Q8 *x, int n)
     }
     o->d = _mm512_loadu_ps(d);
     for (int g = 0; g < 2; g++) o->sum[g] = _mm512_loadu_si512(sum[g]);
+    o->all = _mm512_add_epi32(o->sum[0], o->sum[1]);
 }
 
-/* a[i] holds four lanes for each of four blocks: they are added. Quarter j of the result holds the
- * sums of quarters j of a[0] .. a[3]. */
+/* a[i] holds four lanes for each of four blocks, 4i .. 4i+3: added, and in the order of blocks. */
 static inline __m512i across(const __m512i a[4])
 {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     __m512i p =
         _mm512_add_epi32(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
     __m512i q =
         _mm512_add_epi32(_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
-    return _mm512_add_epi32(_mm512_unpacklo_epi64(p, q), _mm512_unpackhi_epi64(p, q));
+    p = _mm512_add_epi32(_mm512_unpacklo_epi64(p, q), _mm512_unpackhi_epi64(p, q));
+    return _mm512_permutexvar_epi32(order, p); /* from a transpose of what is wanted */
 }
 
 static inline void put(float *to, __m512i s)
@@ -240,14 +242,14 @@ static inline __m512i quarters(const uint8_t *p, size_t step)
     return _mm512_inserti32x4(v, load16(p + 3 * step), 3);
 }
 
-/* Sums of 16 blocks of `size` bytes, nibbles from byte `at` on; the halves in order lo, hi of blocks
- * i, i + 4, i + 8, i + 12, i = 0 .. 3. */
+/* Sums of 16 blocks of `size` bytes, nibbles from byte `at` on; four blocks at a time, first
+ * their first halves, then their second ones. */
 static inline __m512i nibble_sums(const uint8_t *p, size_t size, size_t at, const X16 *x)
 {
     const __m512i low = _mm512_set1_epi8(15);
     __m512i a[4];
     for (size_t i = 0; i < 4; i++) {
-        __m512i v = quarters(p + i * size + at, 4 * size);
+        __m512i v = quarters(p + 4 * i * size + at, size);
         __m512i lo = _mm512_and_si512(v, low);
         __m512i hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
         a[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lo, x->q[2 * i]);
@@ -256,20 +258,25 @@ static inline __m512i nibble_sums(const uint8_t *p, size_t size, size_t at, cons
     return across(a);
 }
 
-/* The first 16-bit numbers of 16 blocks of `size` <= 34 bytes, then the second ones. */
+/* The first 16-bit numbers of 16 blocks of `size` <= 34 bytes, then the second ones: four blocks at a
+ * time, of which one load reaches all of 18 and 20 bytes. */
 static inline __m512i heads(const uint8_t *p, int size)
 {
-    const __m512i n = _mm512_set_epi16(3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0,
-                                       3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0);
-    const __m512i at = _mm512_mask_add_epi16(
-        _mm512_mullo_epi16(n, _mm512_set1_epi16((short)(size / 2))), 0xffff0000,
-        _mm512_mullo_epi16(n, _mm512_set1_epi16((short)(size / 2))), _mm512_set1_epi16(1));
+    const short h = (short)(size / 2), h2 = (short)(2 * h), h3 = (short)(3 * h);
+    const __m512i at = _mm512_inserti64x4(
+        _mm512_set1_epi64((long long)h << 16 | (long long)h2 << 32 | (long long)h3 << 48),
+        _mm256_set1_epi64x(1 | (long long)(h + 1) << 16 | (long long)(h2 + 1) << 32 |
+                           (long long)(h3 + 1) << 48),
+        1);
     __m512i out = _mm512_setzero_si512();
-    for (int j = 0; j < 4; j++, p += 4 * size) { /* four blocks at a time: 64 bytes, or 102 */
-        __m512i a = _mm512_loadu_si512(p), b = a;
-        if (size > 20) b = _mm512_loadu_si512(p + 64);
-        a = size > 20 ? _mm512_permutex2var_epi16(a, at, b) : _mm512_permutexvar_epi16(at, a);
-        out = _mm512_mask_mov_epi16(out, 0x000f000fu << 4 * j, a);
+    for (int j = 0; j < 4; j++, p += 4 * size) {
+        __mmask32 quad = 0x000f000fu << 4 * j;
+        __m512i a = _mm512_loadu_si512(p);
+        if (size <= 20)
+            out = _mm512_mask_permutexvar_epi16(out, quad, at, a);
+        else
+            out = _mm512_mask_mov_epi16(
+                out, quad, _mm512_permutex2var_epi16(a, at, _mm512_loadu_si512(p + 64)));
     }
     return out;
 }
@@ -284,14 +291,9 @@ static inline __m512 second_heads(__m512i heads)
     return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(heads, 1));
 }
 
-static inline __m512i x_sums(const X16 *x)
-{
-    return _mm512_add_epi32(x->sum[0], x->sum[1]);
-}
-
 static inline void sixteen_q4_0(Terms *t, int b, const uint8_t *p, const X16 *x)
 {
-    __m512i off = _mm512_slli_epi32(x_sums(x), 3);
+    __m512i off = _mm512_slli_epi32(x->all, 3);
     put(t->s + b, _mm512_sub_epi32(nibble_sums(p, 18, 2, x), off));
     _mm512_storeu_ps(t->p + b, _mm512_mul_ps(first_heads(heads(p, 18)), x->d));
 }
@@ -299,7 +301,7 @@ static inline void sixteen_q4_0(Terms *t, int b, const uint8_t *p, const X16 *x)
 static inline void sixteen_q4_1(Terms *t, int b, const uint8_t *p, const X16 *x)
 {
     put(t->s + b, nibble_sums(p, 20, 4, x));
-    put(t->m + b, x_sums(x));
+    put(t->m + b, x->all);
     __m512i h = heads(p, 20);
     _mm512_storeu_ps(t->p + b, _mm512_mul_ps(first_heads(h), x->d));
     _mm512_storeu_ps(t->pm + b, _mm512_mul_ps(second_heads(h), x->d));
@@ -311,19 +313,20 @@ static inline __m512i fold(__m512i a, __m512i b)
     return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
 }
 
-static inline __m512i pair_q8_0(const uint8_t *p, size_t i, const X16 *x, int k)
+static inline __m512i pair_q8_0(const uint8_t *p, const __m512i *q)
 {
-    __m512i w = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(p + 34 * i + 2)));
-    w = _mm512_inserti64x4(w, _mm256_loadu_si256((const void *)(p + 34 * (i + 4) + 2)), 1);
+    __m512i w = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(p + 2)));
+    w = _mm512_inserti64x4(w, _mm256_loadu_si256((const void *)(p + 36)), 1);
     w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
-    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x->q[k]);
+    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, *q);
 }
 
 static inline void sixteen_q8_0(Terms *t, int b, const uint8_t *p, const X16 *x)
 {
-    __m512i a[4], off = _mm512_slli_epi32(x_sums(x), 7);
+    __m512i a[4], off = _mm512_slli_epi32(x->all, 7);
     for (int i = 0; i < 4; i++)
-        a[i] = fold(pair_q8_0(p, (size_t)i, x, 2 * i), pair_q8_0(p, (size_t)i + 8, x, 2 * i + 1));
+        a[i] = fold(pair_q8_0(p + 136 * i, &x->q[2 * i]),
+                    pair_q8_0(p + 136 * i + 68, &x->q[2 * i + 1]));
     put(t->s + b, _mm512_sub_epi32(across(a), off));
     _mm512_storeu_ps(t->p + b, _mm512_mul_ps(first_heads(heads(p, 34)), x->d));
 }
@@ -352,33 +355,31 @@ static inline float half_at(const uint8_t *p)
     return _cvtsh_ss((unsigned short)(p[0] | p[1] << 8));
 }
 
-/* A super-block of Q4_K: products of groups 0 2, 4 6 (low nibbles) and 1 3, 5 7 (high ones). */
+/* A super-block of Q4_K: four lanes for each of groups 0 .. 3 and 4 .. 7. Bytes 32 i .. 32 i + 31 are
+ * the nibbles of groups 2 i, low, and 2 i + 1. */
 static inline void super_q4_k(__m512i a[2], const uint8_t *p, const __m512i q[4])
 {
     const __m512i low = _mm512_set1_epi8(15), zero = _mm512_setzero_si512();
-    __m512i v[2], lo[2], hi[2];
     for (int i = 0; i < 2; i++) {
-        v[i] = _mm512_loadu_si512(p + 16 + 64 * i);
-        lo[i] = _mm512_dpbusd_epi32(zero, _mm512_and_si512(v[i], low), q[i]);
-        v[i] = _mm512_and_si512(_mm512_srli_epi16(v[i], 4), low);
-        hi[i] = _mm512_dpbusd_epi32(zero, v[i], q[2 + i]);
+        __m512i v = _mm512_loadu_si512(p + 16 + 64 * i);
+        __m512i lo = _mm512_dpbusd_epi32(zero, _mm512_and_si512(v, low), q[2 * i]);
+        v = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+        __m512i hi = _mm512_dpbusd_epi32(zero, v, q[2 * i + 1]);
+        a[i] = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), fold(lo, hi));
     }
-    a[0] = fold(lo[0], lo[1]);
-    a[1] = fold(hi[0], hi[1]);
 }
 
 static inline void sixteen_q4_k(Terms *t, int b, const uint8_t *p, const X16 *x)
 {
-    const __m512i order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
     const uint8_t *p1 = p + 144;
     __m128i sc, mn;
     __m512i a[4];
     super_q4_k(a, p, x->q);
     super_q4_k(a + 2, p1, x->q + 4);
     k_scales(&sc, &mn, p + 4, p1 + 4);
-    __m512i s = _mm512_permutexvar_epi32(order, across(a));
+    __m512i s = across(a);
     put(t->s + b, _mm512_mullo_epi32(s, _mm512_cvtepu8_epi32(sc)));
-    put(t->m + b, _mm512_mullo_epi32(x_sums(x), _mm512_cvtepu8_epi32(mn)));
+    put(t->m + b, _mm512_mullo_epi32(x->all, _mm512_cvtepu8_epi32(mn)));
     _mm512_storeu_ps(t->p + b, _mm512_mul_ps(eight_each(half_at(p), half_at(p1)), x->d));
     __m512 dm = eight_each(-half_at(p + 2), -half_at(p1 + 2));
     _mm512_storeu_ps(t->pm + b, _mm512_mul_ps(dm, x->d));
@@ -406,7 +407,6 @@ static inline void half_q6_k(__m512i *first, __m512i *second, const uint8_t *p, 
 
 static inline void sixteen_q6_k(Terms *t, int b, const uint8_t *p, const X16 *x)
 {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const uint8_t *p1 = p + 210;
     __m512i a[2][4], s = _mm512_setzero_si512();
     for (int i = 0; i < 4; i++) half_q6_k(&a[0][i], &a[1][i], i < 2 ? p : p1, i % 2, x->q + 2 * i);
@@ -414,7 +414,7 @@ static inline void sixteen_q6_k(Terms *t, int b, const uint8_t *p, const X16 *x)
     __m512i sc = _mm512_cvtepi8_epi16(_mm256_set_m128i(load16(p1 + 192), load16(p + 192)));
     __m512i of[2] = {_mm512_srai_epi32(_mm512_slli_epi32(sc, 16), 16), _mm512_srai_epi32(sc, 16)};
     for (int g = 0; g < 2; g++) {
-        __m512i sum = _mm512_permutexvar_epi32(order, across(a[g]));
+        __m512i sum = across(a[g]);
         sum = _mm512_sub_epi32(sum, _mm512_slli_epi32(x->sum[g], 5));
         s = _mm512_add_epi32(s, _mm512_mullo_epi32(sum, of[g]));
     }
@@ -442,22 +442,29 @@ static inline void turn8(__m256 out[8], const float *p, size_t stride)
     }
 }
 
-/* y[r] += the terms of n blocks of row r, CHAINS rows side by side. */
+/* y[r] += the terms of n blocks of row r, CHAINS rows side by side; what is beyond n adds 0 * 0. */
 static inline void chains(float y[CHAINS], const Terms *t, int n, int has_min)
 {
     enum { STRIDE = sizeof *t / sizeof(float) };
-    __m256 sum = _mm256_loadu_ps(y), s[8], p[8], m[8], pm[8];
-    for (int b0 = 0; b0 < n; b0 += 8) { /* what is beyond n adds 0 * 0 */
-        turn8(s, t->s + b0, STRIDE);
-        turn8(p, t->p + b0, STRIDE);
-        if (has_min) turn8(m, t->m + b0, STRIDE);
-        if (has_min) turn8(pm, t->pm + b0, STRIDE);
-        for (int b = 0; b < 8; b++) {
-            sum = _mm256_fmadd_ps(s[b], p[b], sum);
-            if (has_min) sum = _mm256_fmadd_ps(m[b], pm[b], sum);
+    __m256 sum[2] = {_mm256_loadu_ps(y), _mm256_loadu_ps(y + 8)}, s[2][8], p[2][8];
+    for (int b0 = 0; b0 < n; b0 += 8) {
+        for (int g = 0; g < 2; g++) turn8(s[g], t[8 * g].s + b0, STRIDE);
+        for (int g = 0; g < 2; g++) turn8(p[g], t[8 * g].p + b0, STRIDE);
+        if (!has_min) {
+            for (int b = 0; b < 8; b++)
+                for (int g = 0; g < 2; g++) sum[g] = _mm256_fmadd_ps(s[g][b], p[g][b], sum[g]);
+            continue;
         }
+        __m256 m[2][8], pm[2][8];
+        for (int g = 0; g < 2; g++) turn8(m[g], t[8 * g].m + b0, STRIDE);
+        for (int g = 0; g < 2; g++) turn8(pm[g], t[8 * g].pm + b0, STRIDE);
+        for (int b = 0; b < 8; b++)
+            for (int g = 0; g < 2; g++) {
+                sum[g] = _mm256_fmadd_ps(s[g][b], p[g][b], sum[g]);
+                sum[g] = _mm256_fmadd_ps(m[g][b], pm[g][b], sum[g]);
+            }
     }
-    _mm256_storeu_ps(y, sum);
+    for (int g = 0; g < 2; g++) _mm256_storeu_ps(y + 8 * g, sum[g]);
 }
 
 /* How a type is read. */
@@ -475,7 +482,7 @@ static inline __attribute__((always_inline)) void row_terms(Terms *t, Direct k, 
     int b = 0;
     for (; b + GROUP <= n; b += GROUP, p += k.bytes, x++) {
         for (size_t i = 0; i < k.bytes; i += 64)
-            _mm_prefetch((const char *)p + i + AHEAD, _MM_HINT_T0);
+            _mm_prefetch((const char *)p + i + AHEAD, _MM_HINT_T1);
         k.sixteen(t, b, p, x);
     }
     if (b == n) return;
@@ -492,13 +499,14 @@ static inline __attribute__((always_inline)) void direct(Direct k, float *y, con
     Terms t[CHAINS];
     size_t row = (size_t)nb * k.bytes / GROUP;
     for (int r = 0; r < rows; r++) y[r] = 0;
-    for (int b0 = 0; b0 < nb; b0 += TERMS) {
-        int n = nb - b0 < TERMS ? nb - b0 : TERMS;
+    int parts = (nb + TERMS - 1) / TERMS, part = ((nb - 1) / GROUP / (parts + !parts) + 1) * GROUP;
+    for (int b0 = 0; b0 < nb; b0 += part) {
+        int n = nb - b0 < part ? nb - b0 : part;
         const uint8_t *p = w + (size_t)b0 * k.bytes / GROUP;
         for (int b = 0; b < n; b += GROUP)
             arrange(&xs[b / GROUP], k.order, x + b0 + b, n - b < GROUP ? n - b : GROUP);
         for (int r0 = 0; r0 < rows; r0 += CHAINS) {
-            float sum[CHAINS];
+            float sum[CHAINS] = {0};
             for (int r = 0; r < CHAINS; r++) { /* rows that are not there repeat the last one */
                 int at = r0 + r < rows ? r0 + r : rows - 1;
                 row_terms(&t[r], k, p + (size_t)at * row, xs, n);
@@ -510,42 +518,40 @@ static inline __attribute__((always_inline)) void direct(Direct k, float *y, con
     }
 }
 
-/* Places of X16.q: half h of four blocks, or both halves of two. */
-#define QUAD(b, h) 2 * (b) + h, 2 * (b) + 8 + h, 2 * (b) + 16 + h, 2 * (b) + 24 + h
+/* Places of X16.q: half h of blocks b .. b + 3, or both halves of two blocks. */
+#define QUAD(b, h) 2 * (b) + h, 2 * (b) + 2 + h, 2 * (b) + 4 + h, 2 * (b) + 6 + h
 #define PAIR(a, b) 2 * (a), 2 * (a) + 1, 2 * (b), 2 * (b) + 1
 
-static const Order nibble_order = {QUAD(0, 0), QUAD(0, 1), QUAD(1, 0), QUAD(1, 1),
-                                   QUAD(2, 0), QUAD(2, 1), QUAD(3, 0), QUAD(3, 1)};
-static const Order q8_0_order = {PAIR(0, 4), PAIR(8, 12),  PAIR(1, 5), PAIR(9, 13),
-                                 PAIR(2, 6), PAIR(10, 14), PAIR(3, 7), PAIR(11, 15)};
-static const Order q4_k_order = {PAIR(0, 2),  PAIR(4, 6),   PAIR(1, 3),  PAIR(5, 7),
-                                 PAIR(8, 10), PAIR(12, 14), PAIR(9, 11), PAIR(13, 15)};
-static const Order q6_k_order = {PAIR(0, 1), PAIR(2, 3),   PAIR(4, 5),   PAIR(6, 7),
-                                 PAIR(8, 9), PAIR(10, 11), PAIR(12, 13), PAIR(14, 15)};
+static const Order by_halves = {QUAD(0, 0), QUAD(0, 1), QUAD(4, 0),  QUAD(4, 1),
+                                QUAD(8, 0), QUAD(8, 1), QUAD(12, 0), QUAD(12, 1)};
+static const Order by_blocks = {PAIR(0, 1), PAIR(2, 3),   PAIR(4, 5),   PAIR(6, 7),
+                                PAIR(8, 9), PAIR(10, 11), PAIR(12, 13), PAIR(14, 15)};
+static const Order by_parity = {PAIR(0, 2),  PAIR(1, 3),  PAIR(4, 6),   PAIR(5, 7),
+                                PAIR(8, 10), PAIR(9, 11), PAIR(12, 14), PAIR(13, 15)};
 
 static void qmatvec_q4_0(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
 {
-    direct((Direct){sixteen_q4_0, 16 * 18, 0, nibble_order}, y, w, rows, x, nb);
+    direct((Direct){sixteen_q4_0, 16 * 18, 0, by_halves}, y, w, rows, x, nb);
 }
 
 static void qmatvec_q4_1(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
 {
-    direct((Direct){sixteen_q4_1, 16 * 20, 1, nibble_order}, y, w, rows, x, nb);
+    direct((Direct){sixteen_q4_1, 16 * 20, 1, by_halves}, y, w, rows, x, nb);
 }
 
 static void qmatvec_q8_0(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
 {
-    direct((Direct){sixteen_q8_0, 16 * 34, 0, q8_0_order}, y, w, rows, x, nb);
+    direct((Direct){sixteen_q8_0, 16 * 34, 0, by_blocks}, y, w, rows, x, nb);
 }
 
 static void qmatvec_q4_k(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
 {
-    direct((Direct){sixteen_q4_k, 2 * 144, 1, q4_k_order}, y, w, rows, x, nb);
+    direct((Direct){sixteen_q4_k, 2 * 144, 1, by_parity}, y, w, rows, x, nb);
 }
 
 static void qmatvec_q6_k(float *y, const uint8_t *w, int rows, const Q8 *x, int nb)
 {
-    direct((Direct){sixteen_q6_k, 2 * 210, 0, q6_k_order}, y, w, rows, x, nb);
+    direct((Direct){sixteen_q6_k, 2 * 210, 0, by_blocks}, y, w, rows, x, nb);
 }
 
 const Kernels kernels_vnni = {.name = "vnni",

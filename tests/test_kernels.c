@@ -229,16 +229,17 @@ static void test_matmul(const Kernels *k)
  * and those around them: kernels go through n, rows and tokens in blocks. */
 static void test_matmul_blocks(const Kernels *k)
 {
-    static const int shapes[][3] = {
-        {6000, 48, 33}, {5632, 47, 7},  {4096, 12, 12}, {3000, 24, 4}, {64, 256, 16},
-        {128, 255, 15}, {80, 131, 16},  {64, 9, 1},     {96, 300, 2},  {1536, 48, 13},
-        {2049, 13, 32}, {1100, 31, 23}, {8191, 17, 3},  {64, 1, 16},   {576, 16, 64}};
+    static const int shapes[][3] = {{6000, 48, 33}, {5632, 47, 7},  {4096, 12, 12}, {3000, 24, 4},
+                                    {64, 256, 16},  {128, 255, 15}, {80, 131, 16},  {64, 9, 1},
+                                    {96, 300, 2},   {1536, 48, 13}, {2049, 13, 32}, {1100, 31, 23},
+                                    {8191, 17, 3},  {64, 1, 16},    {576, 16, 64}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         int n = shapes[i][0];
         matmul_strides(k, n, shapes[i][1], shapes[i][2], (size_t)n + 16, (size_t)n);
     }
     for (int n = 128; n <= 2048; n *= 2)
-        for (int d = -1; d <= 1; d++) matmul_strides(k, n + d, 18, 14, (size_t)n + 16, (size_t)n + 1);
+        for (int d = -1; d <= 1; d++)
+            matmul_strides(k, n + d, 18, 14, (size_t)n + 16, (size_t)n + 1);
 }
 
 /* Products that vanish leave -0 in every lane; elements that are not there must not make it 0. */
@@ -369,9 +370,8 @@ enum { TAME, WILD, BROKEN }; /* scales below 2; any finite; now and then an infi
 
 static uint16_t random_half(int mode)
 {
-    static const uint16_t ends[] = {0,      0x8000, 1,      0x8001, 0x03ff, 0x8400,
-                                    0x7bff, 0xfbff, 0x3c00, 0,      0x7c00, 0xfc00,
-                                    0x7e00, 0x7c01, 0xfe55};
+    static const uint16_t ends[] = {0,      0x8000, 1,      0x8001, 0x03ff, 0x8400, 0x7bff, 0xfbff,
+                                    0x3c00, 0,      0x7c00, 0xfc00, 0x7e00, 0x7c01, 0xfe55};
     if (mode == BROKEN && rng_int(&rng, 0, 63) == 0) return ends[rng_int(&rng, 10, 14)];
     if (mode != TAME && rng_u64(&rng) & 1) return ends[rng_int(&rng, 0, 9)];
     return (uint16_t)(rng_u64(&rng) & 0xbfff);
