@@ -33,7 +33,7 @@ endif
 
 SOURCES = run.c tokenizer.c analysis.c $(wildcard rope/*.c)
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
-SOURCES += kernels/avx2.c kernels/avx512.c kernels/vnni.c
+SOURCES += kernels/avx2.c kernels/avx512.c kernels/vnni.c kernels/amx.c
 DEFS     = -DKERNELS_X86
 endif
 OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
@@ -41,7 +41,10 @@ AVX2     = -mavx2 -mfma -mf16c
 AVX512   = $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
 $(BUILD)/kernels/avx2.o:   ISA = $(AVX2)
 $(BUILD)/kernels/avx512.o: ISA = $(AVX512)
-$(BUILD)/kernels/vnni.o:   ISA = $(AVX512) -mavx512vnni
+VNNI     = $(AVX512) -mavx512vnni
+AMX      = $(VNNI) -mamx-tile -mamx-int8
+$(BUILD)/kernels/vnni.o:   ISA = $(VNNI)
+$(BUILD)/kernels/amx.o:    ISA = $(AMX)
 
 # V=1 shows the commands.
 Q       = $(if $(V),,@)
@@ -79,6 +82,11 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(LIBRARY)
 $(BUILD)/tests/test_run: $(BUILD)/tests/test_run.o $(filter-out $(BUILD)/run_lib.o,$(LIBRARY))
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
+# test_amx.c includes kernels/amx.c, over a model of the tile instructions.
+ifneq ($(filter x86_64 amd64,$(ARCH)),)
+$(BUILD)/tests/test_amx.o: ISA = $(AMX)
+endif
 
 test: ropescope $(TESTS) $(BUILD)/tests/dump_logits
 	@sh tests/all.sh $(BUILD) $(TESTS)

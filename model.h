@@ -220,6 +220,10 @@ typedef struct {
     void (*softmax)(float *x, int n);
     /* y[i] = g[i] / (1 + exp(-g[i])) * y[i] */
     void (*silu_mul)(float *y, const float *g, int n);
+    /* What `bench` holds speed against: independent multiplications and additions in registers, in
+     * floats and in int8 sums, as fast as this instruction set goes. The number of both done. */
+    double (*peak_float)(int rounds);
+    double (*peak_int8)(int rounds);
 } Kernels;
 
 extern const Kernels kernels_base;

@@ -408,6 +408,26 @@ static void silu_mul_base(float *y, const float *g, int n)
     for (int i = 0; i < n; i++) y[i] = g[i] / (1.0f + exp_f32(-g[i])) * y[i];
 }
 
+static volatile float peak_sink; /* what was computed must be wanted */
+
+static double peak_float_base(int rounds)
+{
+    float a[8] = {0};
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 8; i++) a[i] = fma1(a[i], 0.5f, 1.0f);
+    for (int i = 0; i < 8; i++) peak_sink = a[i];
+    return 2.0 * 8 * rounds;
+}
+
+static double peak_int8_base(int rounds)
+{
+    int32_t a[8] = {0};
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 8; i++) a[i] += (int8_t)k * (int8_t)(k + i);
+    for (int i = 0; i < 8; i++) peak_sink = (float)a[i];
+    return 2.0 * 8 * rounds;
+}
+
 static int usable_always(void)
 {
     return 1;
@@ -424,13 +444,15 @@ const Kernels kernels_base = {.name = "base",
                               .pack_f16 = pack_f16_base,
                               .weighted_sum = weighted_sum_base,
                               .softmax = softmax_base,
-                              .silu_mul = silu_mul_base};
+                              .silu_mul = silu_mul_base,
+                              .peak_float = peak_float_base,
+                              .peak_int8 = peak_int8_base};
 
 /* The Makefile defines KERNELS_X86 when it links the x86 instances of kernels/. */
 #ifdef KERNELS_X86
-extern const Kernels kernels_avx2, kernels_avx512, kernels_vnni;
+extern const Kernels kernels_avx2, kernels_avx512, kernels_vnni, kernels_amx;
 static const Kernels *const instances[] = {&kernels_base, &kernels_avx2, &kernels_avx512,
-                                           &kernels_vnni};
+                                           &kernels_vnni, &kernels_amx};
 #else
 static const Kernels *const instances[] = {&kernels_base};
 #endif
@@ -446,7 +468,7 @@ const Kernels *kernels_at(int i)
 #define FILL(member) k.member = k.member || !slower ? k.member : slower->member
     FILL(matmul), FILL(qmatmul), FILL(quantize), FILL(weighted_sum), FILL(softmax);
     FILL(silu_mul), FILL(unpack_f16), FILL(unpack_bf16), FILL(unpack_q32);
-    FILL(pack_f16);
+    FILL(pack_f16), FILL(peak_float), FILL(peak_int8);
     for (int t = 0; t < T_N_TYPES; t++) FILL(unpack[t]), FILL(matvec[t]), FILL(qmatvec[t]);
 #undef FILL
     whole[i] = k;
@@ -806,8 +828,8 @@ static const float *row_floats(const Kernels *k, const Tensor *w, int64_t r, flo
 /* Weight rows of one piece of a product of n tokens. Few tokens: about 128 KB of the file, as one
  * stream. Many: as many rows as stay in L2, as floats, while all tokens pass; or as integers. */
 #define FEW        4
-#define Q_ROWS     16
-#define PANEL_MAX  48
+#define ROWS_STEP  16     /* pieces are a multiple of this many rows */
+#define PANEL_MAX  48     /* rows */
 #define PANEL_SIZE 147456 /* floats */
 #define ROW_PAD    16     /* floats between panel rows, so that they do not meet in one cache set */
 
@@ -824,11 +846,11 @@ static int takes_int8(const State *s, const Tensor *w)
 
 static int piece_rows(const State *s, const Tensor *w, int n)
 {
-    if (n >= FEW) return takes_int8(s, w) ? Q_ROWS : panel_rows((int)w->ne[0]);
-    size_t rows = (131072 / w->row_bytes + Q_ROWS - 1) / Q_ROWS * Q_ROWS;
-    int most = (int)(w->ne[1] / (4 * s->n_threads)) / Q_ROWS * Q_ROWS;
+    if (n >= FEW) return takes_int8(s, w) ? PANEL_MAX : panel_rows((int)w->ne[0]);
+    size_t rows = (131072 / w->row_bytes + ROWS_STEP - 1) / ROWS_STEP * ROWS_STEP;
+    int most = (int)(w->ne[1] / (4 * s->n_threads)) / ROWS_STEP * ROWS_STEP;
     if ((int64_t)rows > most) rows = (size_t)most;
-    return rows < Q_ROWS ? Q_ROWS : (int)rows;
+    return rows < ROWS_STEP ? ROWS_STEP : (int)rows;
 }
 
 /* Rows r0 .. r0 + rows - 1 of y = w x for one token, if there is a kernel for that. */
@@ -847,7 +869,7 @@ static int matvec_rows(const State *s, float *y, const Tensor *w, const float *x
     return 1;
 }
 
-/* At most Q_ROWS rows by way of Q32. */
+/* At most PANEL_MAX rows by way of Q32. */
 static void qmatmul_rows(const State *s, float *y, size_t ys, const Tensor *w, int n, int r0,
                          int rows)
 {
@@ -878,7 +900,7 @@ static void matmul_rows(const State *s, float *y, size_t ys, const Tensor *w, co
 static void matmul_piece(const State *s, float *y, size_t ys, const Tensor *w, const float *x,
                          size_t xs, int n, int r0, int rows)
 {
-    int done = 0, most = takes_int8(s, w) ? Q_ROWS : panel_rows((int)w->ne[0]);
+    int done = 0, most = takes_int8(s, w) ? PANEL_MAX : panel_rows((int)w->ne[0]);
     while (n < FEW && done < n &&
            matvec_rows(s, y + (size_t)done * ys, w, x + (size_t)done * xs,
                        s->xq + (size_t)done * s->xq_stride, r0, rows))
@@ -2323,7 +2345,7 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
     double widest = fmax(fmax(E, F), Q), blocks = floor(widest / QB);
     double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD)), q32 = blocks * sizeof(Q32) / 4;
     double attention = 2 * SCORE_ROWS * T + SUM_SEG * (double)m->head_dim;
-    double scratch = ceil(fmax(fmax(unpacked + q32, Q_ROWS * q32), attention) / 64) * 64;
+    double scratch = ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
     s->xq_stride = (size_t)blocks;
     s->scratch_floats = (size_t)scratch;
     s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 4;
@@ -2468,7 +2490,7 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
         *kv;
-    int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt;
+    int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth;
     int json, exact, int8, special, ids, tensors;
     double temp, top_p, min_p, repeat_penalty, rope_scale;
     int top_k, repeat_last_n;
@@ -2529,11 +2551,12 @@ static const Option option_table[] = {
      "factor of --rope linear, instead of the file's"},
     {"kv", 0, O_STR, F(kv), 0, 0, "gcpba", "f32|f16", "type of the cached keys and values (f32)"},
     {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME",
-     "base, avx2, avx512, vnni (default: the fastest this CPU has)"},
+     "base, avx2, ... (default: the fastest this CPU has; bench: all)"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME",
      "llama.cpp (second half of each window) or full (all of it)"},
     {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
     {"n-prompt", 0, O_INT, F(n_prompt), 1, 1e6, "b", "N", "prompt tokens (512)"},
+    {"depth", 0, O_INT, F(depth), 0, 1e6, "b", "N", "decode after N other tokens (0)"},
     {"repeat", 'r', O_INT, F(repeat), 1, 1000, "b", "N", "runs; the median is shown (3)"},
     {"probe", 0, O_STR, F(probe), 0, 0, "b", "off|on", "measure with the observing probe attached"},
     {"skip", 0, O_INT, F(analysis.n_skip), 0, 1e6, "a", "N",
@@ -2652,7 +2675,7 @@ static int session_open(Session *ss, const Options *o, int exact, Err *e)
                        .n_threads = o->n_threads,
                        .exact = exact,
                        .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
-                       .isa = o->isa};
+                       .isa = o->isa && strcmp(o->isa, "all") == 0 ? NULL : o->isa};
     *ss = (Session){.bos = -1};
     if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
         return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
@@ -3369,100 +3392,195 @@ static double peak_memory(void)
 #endif
 }
 
-typedef struct {
-    double load, first, prompt, decode, bandwidth, bytes, peak;
-    int n_prompt, n_decode, repeat;
-    uint64_t hash;
-} Bench;
-
-static int bench_runs(Session *ss, const Options *o, Bench *b, Err *e)
+/* Operations per second of all threads, in floats or in int8 sums, each in registers: best of 5. */
+static double peak_arithmetic(const Kernels *k, int n_threads, int int8)
 {
-    uint64_t rng = o->seed < 0 ? 1 : (uint64_t)o->seed;
-    int V = ss->m.n_vocab, n = b->n_prompt + b->n_decode;
-    int *ids = xcalloc((size_t)n, sizeof *ids);
-    double *pp = xcalloc((size_t)b->repeat, sizeof *pp),
-           *tg = xcalloc((size_t)b->repeat, sizeof *tg);
-    for (int i = 0; i < n; i++) ids[i] = (int)(rng_next(&rng) % (uint64_t)V);
-    double t0 = now();
-    forward(&ss->s, ids, 1, 1);
-    b->first = now() - t0;
-    int done = 0;
-    for (int r = 0; r < b->repeat && !interrupted; r++, done++) {
-        state_reset(&ss->s);
-        t0 = now();
-        prefill(&ss->s, ids, b->n_prompt);
-        double t1 = now();
-        for (int i = 0; i < b->n_decode && !interrupted; i++)
-            forward(&ss->s, ids + b->n_prompt + i, 1, 1);
-        pp[r] = b->n_prompt / (t1 - t0);
-        tg[r] = b->n_decode / (now() - t1);
+    double (*run)(int) = int8 ? k->peak_int8 : k->peak_float, best = 0, once = run(1);
+    int rounds = (int)(4e8 / once); /* some milliseconds */
+    (void)n_threads;                /* used by OpenMP alone */
+    for (int pass = 0; pass < 5; pass++) {
+        double t0 = now();
+#pragma omp parallel num_threads(n_threads)
+        run(rounds);
+        double rate = once * rounds * n_threads / (now() - t0);
+        best = rate > best ? rate : best;
     }
-    b->hash = hash_bytes(ss->s.logits, (size_t)V * sizeof(float));
-    b->repeat = interrupted ? done - 1 : done; /* the run that was cut short does not count */
-    if (b->repeat > 0) {
-        b->prompt = median(pp, b->repeat);
-        b->decode = median(tg, b->repeat);
-    }
-    free(ids);
-    free(pp);
-    free(tg);
-    return b->repeat > 0 ? 0 : err_set(e, "interrupted before the first run was done");
+    return best;
 }
 
-static void bench_json(FILE *f, const Session *ss, const Bench *b, int probe)
+/* Multiplications and additions of the matrices for one token; quantized: only of those that meet
+ * int8 activations. */
+static double operations_per_token(const State *s, int int8)
 {
+    double sum = 0;
+    for (size_t i = 0; i < s->m->g.n_tensors; i++) {
+        const Tensor *t = &s->m->g.tensors[i];
+        if (t->n_dims < 2 || t == s->m->tok_embd || t == s->m->output) continue;
+        if (!int8 || takes_int8(s, t)) sum += 2.0 * (double)t->ne[0] * (double)t->ne[1];
+    }
+    return sum;
+}
+
+typedef struct {
+    double prompt, decode; /* tokens per second, medians */
+    uint64_t hash;         /* of the last logits */
+} Speed;
+
+typedef struct {
+    int n_prompt, n_decode, depth, repeat, probe;
+    double load, first, bandwidth, peak_float, peak_int8, bytes, share, memory;
+    Speed speed, unprobed; /* unprobed: the same runs without the probe, in turn */
+} Bench;
+
+/* One round: the prompt from an empty context, then tokens one by one after `depth` others. */
+static void bench_round(Session *ss, const Bench *b, const int *ids, const Probe *probe,
+                        double *prompt, double *decode)
+{
+    State *s = &ss->s;
+    s->probe = probe;
+    state_reset(s);
+    double t0 = now();
+    prefill(s, ids, b->n_prompt);
+    *prompt = b->n_prompt / (now() - t0);
+    state_reset(s);
+    s->probe = NULL; /* the way to the depth is not measured */
+    if (b->depth) prefill(s, ids, b->depth);
+    s->probe = probe;
+    t0 = now();
+    for (int i = 0; i < b->n_decode && !interrupted; i++) forward(s, ids + b->depth + i, 1, 1);
+    *decode = b->n_decode / (now() - t0);
+}
+
+/* As many rounds as asked for, each with the probe and then without it if there is one. */
+static int bench_runs(Session *ss, const Options *o, Bench *b, const Probe *probe, Err *e)
+{
+    uint64_t rng = o->seed < 0 ? 1 : (uint64_t)o->seed, V = (uint64_t)ss->m.n_vocab;
+    int n = b->n_prompt > b->depth + b->n_decode ? b->n_prompt : b->depth + b->n_decode, done = 0;
+    int *ids = xcalloc((size_t)n, sizeof *ids);
+    double *rate[4];
+    for (int i = 0; i < 4; i++) rate[i] = xcalloc((size_t)b->repeat, sizeof **rate);
+    for (int i = 0; i < n; i++) ids[i] = (int)(rng_next(&rng) % V);
+    state_reset(&ss->s);
+    double t0 = now();
+    forward(&ss->s, ids, 1, 1);
+    if (b->first == 0) b->first = now() - t0;
+    for (; done < b->repeat && !interrupted; done++) {
+        bench_round(ss, b, ids, probe, &rate[0][done], &rate[1][done]);
+        if (probe && !interrupted) bench_round(ss, b, ids, NULL, &rate[2][done], &rate[3][done]);
+    }
+    b->speed.hash = hash_bytes(ss->s.logits, (size_t)V * sizeof(float));
+    b->repeat = interrupted ? done - 1 : done; /* the round that was cut short does not count */
+    if (b->repeat > 0) {
+        b->speed.prompt = median(rate[0], b->repeat);
+        b->speed.decode = median(rate[1], b->repeat);
+        b->unprobed.prompt = median(rate[2], b->repeat);
+        b->unprobed.decode = median(rate[3], b->repeat);
+    }
+    for (int i = 0; i < 4; i++) free(rate[i]);
+    free(ids);
+    return b->repeat > 0 ? 0 : err_set(e, "interrupted before the first round was done");
+}
+
+/* How long a token's operations would take at the peaks, times tokens per second. */
+static double share_of_peak(const State *s, const Bench *b)
+{
+    double int8 = operations_per_token(s, 1), floats = operations_per_token(s, 0) - int8;
+    return (int8 / b->peak_int8 + floats / b->peak_float) * b->speed.prompt;
+}
+
+static void bench_json(FILE *f, const Session *ss, const Bench *b)
+{
+    const State *s = &ss->s;
     fprintf(f,
             "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
     json_str(f, ss->m.g.path, strlen(ss->m.g.path));
-    fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"probe\":%s,\"repeat\":%d,",
-            ss->s.k->name, ss->s.n_threads, ss->s.exact ? "true" : "false",
-            probe ? "true" : "false", b->repeat);
-    fprintf(f,
-            "\"n_prompt\":%d,\"n_decode\":%d,\"load_seconds\":%.6g,\"first_token_seconds\":%.6g,",
-            b->n_prompt, b->n_decode, b->load, b->first);
-    fprintf(f, "\"prompt_tokens_per_second\":%.6g,\"decode_tokens_per_second\":%.6g,", b->prompt,
-            b->decode);
-    fprintf(f,
-            "\"bytes_per_token\":%.17g,\"decode_bytes_per_second\":%.6g,\"read_bandwidth\":%.6g,",
-            b->bytes, b->bytes * b->decode, b->bandwidth);
-    fprintf(
-        f, "\"share_of_bandwidth\":%.4g,\"peak_memory_bytes\":%.17g,\"logits_hash\":\"%016llx\"}\n",
-        b->bytes * b->decode / b->bandwidth, b->peak, (unsigned long long)b->hash);
+    fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"kv\":\"%s\",\"probe\":%s,",
+            s->k->name, s->n_threads, s->exact ? "true" : "false",
+            s->kv_type == T_F16 ? "f16" : "f32", b->probe ? "true" : "false");
+    fprintf(f, "\"repeat\":%d,\"n_prompt\":%d,\"n_decode\":%d,\"depth\":%d,", b->repeat,
+            b->n_prompt, b->n_decode, b->depth);
+    fprintf(f, "\"load_seconds\":%.6g,\"first_token_seconds\":%.6g,", b->load, b->first);
+    fprintf(f, "\"prompt_tokens_per_second\":%.6g,\"decode_tokens_per_second\":%.6g,",
+            b->speed.prompt, b->speed.decode);
+    if (b->probe)
+        fprintf(f, "\"prompt_without_probe\":%.6g,\"decode_without_probe\":%.6g,",
+                b->unprobed.prompt, b->unprobed.decode);
+    fprintf(f, "\"bytes_per_token\":%.17g,\"decode_bytes_per_second\":%.6g,", b->bytes,
+            b->bytes * b->speed.decode);
+    fprintf(f, "\"read_bandwidth\":%.6g,\"share_of_bandwidth\":%.4g,", b->bandwidth,
+            b->bytes * b->speed.decode / b->bandwidth);
+    fprintf(f, "\"peak_float_per_second\":%.6g,\"peak_int8_per_second\":%.6g,", b->peak_float,
+            b->peak_int8);
+    fprintf(f, "\"share_of_peak\":%.4g,\"peak_memory_bytes\":%.17g,", share_of_peak(s, b),
+            b->memory);
+    fprintf(f, "\"logits_hash\":\"%016llx\"}\n", (unsigned long long)b->speed.hash);
 }
 
-static void bench_print(FILE *f, const Session *ss, const Bench *b, int probe)
+static void bench_print(FILE *f, const Session *ss, const Bench *b)
 {
+    const State *s = &ss->s;
+    const Speed *v = &b->speed, *u = &b->unprobed;
     fprintf(f, "%s: %.1fM parameters, %.1f MB read per token\n", ss->m.g.path,
             (double)ss->m.n_params / 1e6, b->bytes / 1e6);
-    fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", ss->s.k->name, ss->s.n_threads,
-            ss->s.n_threads > 1 ? "s" : "", activations(&ss->s), probe ? "on" : "off", b->repeat);
+    fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", s->k->name, s->n_threads,
+            s->n_threads > 1 ? "s" : "", activations(s), b->probe ? "on" : "off", b->repeat);
     fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
             b->first * 1e3);
-    fprintf(f, "  prompt %6d   %10.1f tok/s\n", b->n_prompt, b->prompt);
-    fprintf(f, "  decode %6d   %10.1f tok/s  %.2f GB/s, %.0f %% of the %.1f GB/s measured here\n",
-            b->n_decode, b->decode, b->bytes * b->decode / 1e9,
-            100 * b->bytes * b->decode / b->bandwidth, b->bandwidth / 1e9);
-    fprintf(f, "  peak memory     %10.1f MB\n", b->peak / 1e6);
-    fprintf(f, "  logits hash     %016llx\n", (unsigned long long)b->hash);
+    fprintf(f, "  prompt %6d   %10.1f tok/s  %.0f %% of the peak measured here: %.1f Gflop/s",
+            b->n_prompt, v->prompt, 100 * share_of_peak(s, b), b->peak_float / 1e9);
+    fprintf(f, operations_per_token(s, 1) > 0 ? ", %.1f Gop/s in int8\n" : "\n",
+            b->peak_int8 / 1e9);
+    fprintf(f, "  decode %6d   %10.1f tok/s  %.2f GB/s, %.0f %% of the %.1f GB/s measured here",
+            b->n_decode, v->decode, b->bytes * v->decode / 1e9,
+            100 * b->bytes * v->decode / b->bandwidth, b->bandwidth / 1e9);
+    fprintf(f, b->depth ? ", after %d others\n" : "\n", b->depth);
+    if (b->probe)
+        fprintf(f,
+                "  probe costs     %10.1f %% of the time per prompt token, %.1f %% in decoding\n",
+                100 * (u->prompt / v->prompt - 1), 100 * (u->decode / v->decode - 1));
+    fprintf(f, "  peak memory     %10.1f MB\n", b->memory / 1e6);
+    fprintf(f, "  logits hash     %016llx\n", (unsigned long long)v->hash);
+}
+
+/* One instance. */
+static int bench_instance(Session *ss, const Options *o, Bench *b, FILE *f, Err *e)
+{
+    AnalysisOptions ao = analysis_defaults();
+    Analysis *a = b->probe ? analysis_new(&ss->m, &ao) : NULL;
+    int rc = bench_runs(ss, o, b, a ? analysis_probe(a) : NULL, e);
+    if (b->memory == 0) b->memory = peak_memory(); /* before memory is read for its speed */
+    if (!rc) {
+        if (b->bandwidth == 0) b->bandwidth = read_bandwidth(ss->s.n_threads);
+        b->peak_float = peak_arithmetic(ss->s.k, ss->s.n_threads, 0);
+        b->peak_int8 = peak_arithmetic(ss->s.k, ss->s.n_threads, 1);
+        (o->json ? bench_json : bench_print)(f, ss, b);
+    }
+    ss->s.probe = NULL;
+    analysis_free(a);
+    return rc;
 }
 
 static int bench_session(Session *ss, const Options *o, OutFile *out, Err *e)
 {
-    int probe = o->probe && strcmp(o->probe, "on") == 0, room = ss->s.n_ctx;
-    Bench b = {.repeat = o->repeat, .load = ss->load_seconds, .bytes = bytes_per_token(&ss->m)};
-    AnalysisOptions ao = analysis_defaults();
-    Analysis *a = probe ? analysis_new(&ss->m, &ao) : NULL;
-    b.n_prompt = o->n_prompt < room ? o->n_prompt : room / 2 > 0 ? room / 2 : 1;
-    b.n_decode = o->n_predict >= 0 ? o->n_predict : 128;
-    if (b.n_decode > room - b.n_prompt) b.n_decode = room - b.n_prompt;
-    if (a) ss->s.probe = analysis_probe(a);
-    int rc = bench_runs(ss, o, &b, e);
-    b.peak = peak_memory();
-    if (!rc) {
-        b.bandwidth = read_bandwidth(ss->s.n_threads);
-        (o->json ? bench_json : bench_print)(out->f, ss, &b, probe);
+    int room = ss->s.n_ctx, all = o->isa && strcmp(o->isa, "all") == 0, rc = 0;
+    Bench b = {.probe = o->probe && strcmp(o->probe, "on") == 0,
+               .repeat = o->repeat,
+               .load = ss->load_seconds,
+               .bytes = bytes_per_token(&ss->m),
+               .depth = o->depth,
+               .n_prompt = o->n_prompt,
+               .n_decode = o->n_predict >= 0 ? o->n_predict : 128};
+    if (b.depth >= room)
+        return err_usage(e, "--depth %d: the context has %d tokens; -c sets a larger one", b.depth,
+                         room);
+    if (b.n_prompt > room) b.n_prompt = room;
+    if (b.n_decode > room - b.depth) b.n_decode = room - b.depth;
+    if (!all) return bench_instance(ss, o, &b, out->f, e);
+    for (int i = 0; !rc && kernels_at(i); i++) {
+        if (!kernels_at(i)->usable()) continue;
+        ss->s.k = kernels_at(i);
+        rc = bench_instance(ss, o, &b, out->f, e);
     }
-    analysis_free(a);
     return rc;
 }
 
@@ -3775,12 +3893,11 @@ static void help(FILE *f)
           f);
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-10s %-26s %s\n", commands[i].name, commands[i].args, commands[i].what);
-    fputs(
-        "\n`ropescope COMMAND --help` lists the options of a command. The model is the first\n"
-        "argument or -m FILE. Flags are those of llama.cpp where it has them: -t is threads, -p\n"
-        "the prompt. ROPESCOPE_ISA=base|avx2|avx512|vnni chooses the instruction set; the results\n"
-        "are the same.\n",
-        f);
+    fputs("\n`ropescope COMMAND --help` lists the options of a command. The model is the first\n"
+          "argument or -m FILE. Flags are those of llama.cpp where it has them: -t is threads, -p\n"
+          "the prompt. ROPESCOPE_ISA=base|avx2|... chooses the instruction set; the results\n"
+          "are the same.\n",
+          f);
 }
 
 static void command_help(FILE *f, const Command *c)

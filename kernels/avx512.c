@@ -376,12 +376,14 @@ static void pack_f16(uint16_t *out, const float *in, int n)
     kernels_base.pack_f16(out + i, in + i, n - i);
 }
 
-/* Key t of the weighted sum, 16 V channels: added to the rows from `first` on. */
+/* Key t of the weighted sum, 16 V channels (those of the last vector in `has`): added to the rows
+ * from `first` on. */
 static inline __attribute__((always_inline)) void add_key(int R, int V, __m512 *seg, const float *a,
-                                                          size_t as, const float *v, int first)
+                                                          size_t as, const float *v, __mmask16 has,
+                                                          int first)
 {
     __m512 vt[4];
-    for (int j = 0; j < V; j++) vt[j] = _mm512_loadu_ps(v + 16 * j);
+    for (int j = 0; j < V; j++) vt[j] = _mm512_maskz_loadu_ps(j < V - 1 ? 0xffff : has, v + 16 * j);
     for (int i = 0; i < R; i++) {
         __mmask16 m = i >= first ? 0xffff : 0;
         __m512 at = _mm512_set1_ps(a[(size_t)i * as]);
@@ -393,19 +395,20 @@ static inline __attribute__((always_inline)) void add_key(int R, int V, __m512 *
 /* 16 V channels of R rows; row i sums n_t + i * step keys (step 0 or 1). */
 static inline __attribute__((always_inline)) void sum_rows(int R, int V, float *out, size_t os,
                                                            const float *a, size_t as,
-                                                           const float *v, size_t vs, int n_t,
-                                                           int step, int add)
+                                                           const float *v, size_t vs, __mmask16 has,
+                                                           int n_t, int step, int add)
 {
     __m512 seg[16];
     int t = 0;
     for (int o = 0; o < R * V; o++) seg[o] = _mm512_setzero_ps();
-    for (; t < n_t; t++) add_key(R, V, seg, a + t, as, v + (size_t)t * vs, 0);
+    for (; t < n_t; t++) add_key(R, V, seg, a + t, as, v + (size_t)t * vs, has, 0);
     for (; t < n_t + (R - 1) * step; t++)
-        add_key(R, V, seg, a + t, as, v + (size_t)t * vs, t - n_t + 1);
+        add_key(R, V, seg, a + t, as, v + (size_t)t * vs, has, t - n_t + 1);
     for (int o = 0; o < R * V; o++) {
         float *to = out + (size_t)(o / V) * os + 16 * (o % V);
-        if (add) seg[o] = _mm512_add_ps(_mm512_loadu_ps(to), seg[o]);
-        _mm512_storeu_ps(to, seg[o]);
+        __mmask16 m = o % V < V - 1 ? 0xffff : has;
+        if (add) seg[o] = _mm512_add_ps(_mm512_maskz_loadu_ps(m, to), seg[o]);
+        _mm512_mask_storeu_ps(to, m, seg[o]);
     }
 }
 
@@ -415,9 +418,12 @@ static inline __attribute__((always_inline)) void sums(int R, float *out, size_t
                                                        int n_t, int step, int n, int add)
 {
     int c = 0;
-    for (; c + 64 <= n; c += 64) sum_rows(R, 4, out + c, os, a, as, v + c, vs, n_t, step, add);
-    for (; c + 16 <= n; c += 16) sum_rows(R, 1, out + c, os, a, as, v + c, vs, n_t, step, add);
-    if (c < n) kernels_base.weighted_sum(out + c, os, a, as, R, v + c, vs, n_t, step, n - c, add);
+    for (; c + 64 <= n; c += 64)
+        sum_rows(R, 4, out + c, os, a, as, v + c, vs, 0xffff, n_t, step, add);
+    for (; c < n; c += 16) {
+        __mmask16 has = n - c >= 16 ? 0xffff : tail_mask((n - c) % 16, 0);
+        sum_rows(R, 1, out + c, os, a, as, v + c, vs, has, n_t, step, add);
+    }
 }
 
 /* Four rows share each value, where none of them ends within the segment but by causality. */
@@ -487,14 +493,26 @@ static void softmax(float *x, int n)
 
 static void silu_mul(float *y, const float *g, int n)
 {
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        __m512 v = _mm512_loadu_ps(g + i);
+    for (int i = 0; i < n; i += 16) {
+        __mmask16 m = n - i >= 16 ? 0xffff : tail_mask((n - i) % 16, 0);
+        __m512 v = _mm512_maskz_loadu_ps(m, g + i);
         __m512 e = exp16(_mm512_xor_ps(v, _mm512_set1_ps(-0.0f)));
         __m512 s = _mm512_div_ps(v, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
-        _mm512_storeu_ps(y + i, _mm512_mul_ps(s, _mm512_loadu_ps(y + i)));
+        _mm512_mask_storeu_ps(y + i, m, _mm512_mul_ps(s, _mm512_maskz_loadu_ps(m, y + i)));
     }
-    kernels_base.silu_mul(y + i, g + i, n - i);
+}
+
+static double peak_float(int rounds)
+{
+    volatile float sink;
+    __m512 a[12];
+    for (int i = 0; i < 12; i++) a[i] = _mm512_setzero_ps();
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 12; i++)
+            a[i] = _mm512_fmadd_ps(a[i], _mm512_set1_ps(0.5f), _mm512_set1_ps(1));
+    for (int i = 0; i < 12; i++) sink = _mm512_reduce_add_ps(a[i]);
+    (void)sink;
+    return 2.0 * 16 * 12 * rounds;
 }
 
 const Kernels kernels_avx512 = {.name = "avx512",
@@ -512,5 +530,6 @@ const Kernels kernels_avx512 = {.name = "avx512",
                                            [T_Q4_1] = matvec_q4_1},
                                 .weighted_sum = weighted_sum,
                                 .softmax = softmax,
-                                .silu_mul = silu_mul};
+                                .silu_mul = silu_mul,
+                                .peak_float = peak_float};
 #endif

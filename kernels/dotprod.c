@@ -141,6 +141,9 @@ static void qmatmul_wide(float *y, size_t ys, const Q32 *w, int rows, const Q8 *
     qmatmul(y + (size_t)whole * ys, ys, w, rows, x + (size_t)whole * xs, xs, toks - whole, nb);
 }
 
-const Kernels kernels_dotprod = {
-    .name = "dotprod", .usable = usable, .qmatmul = qmatmul_wide, .qmatvec = QMATVEC};
+const Kernels kernels_dotprod = {.name = "dotprod",
+                                 .usable = usable,
+                                 .qmatmul = qmatmul_wide,
+                                 .qmatvec = QMATVEC,
+                                 .peak_int8 = peak_int8};
 #endif

@@ -186,5 +186,19 @@ static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, si
                             toks - whole, nb);
 }
 
-const Kernels kernels_i8mm = {.name = "i8mm", .usable = usable, .qmatmul = qmatmul};
+static double peak_int8(int rounds)
+{
+    volatile int sink;
+    int32x4_t a[16];
+    int8x16_t b = vdupq_n_s8((int8_t)rounds);
+    for (int i = 0; i < 16; i++) a[i] = vdupq_n_s32(0);
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 16; i++) a[i] = vmmlaq_s32(a[i], b, b);
+    for (int i = 0; i < 16; i++) sink = vaddvq_s32(a[i]);
+    (void)sink;
+    return 2.0 * 32 * 16 * rounds;
+}
+
+const Kernels kernels_i8mm = {
+    .name = "i8mm", .usable = usable, .qmatmul = qmatmul, .peak_int8 = peak_int8};
 #endif

@@ -425,6 +425,18 @@ static void silu_mul(float *y, const float *g, int n)
     kernels_base.silu_mul(y + i, g + i, n - i);
 }
 
+static double peak_float(int rounds)
+{
+    volatile float sink;
+    float32x4_t a[16];
+    for (int i = 0; i < 16; i++) a[i] = vdupq_n_f32(0);
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 16; i++) a[i] = vfmaq_f32(vdupq_n_f32(1), a[i], vdupq_n_f32(0.5f));
+    for (int i = 0; i < 16; i++) sink = vaddvq_f32(a[i]);
+    (void)sink;
+    return 2.0 * 4 * 16 * rounds;
+}
+
 const Kernels kernels_neon = {
     .name = "neon",
     .usable = usable,
@@ -440,5 +452,7 @@ const Kernels kernels_neon = {
     .unpack = {[T_Q4_0] = unpack_q4_0, [T_Q4_1] = unpack_q4_1, [T_Q8_0] = unpack_q8_0},
     .weighted_sum = weighted_sum,
     .softmax = softmax,
-    .silu_mul = silu_mul};
+    .silu_mul = silu_mul,
+    .peak_float = peak_float,
+    .peak_int8 = peak_int8};
 #endif

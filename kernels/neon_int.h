@@ -309,6 +309,20 @@ static void qmatvec_q6_k(float *y, const uint8_t *w, int rows, const Q8 *x, int 
     strips(load_q6_k, 1, y, 0, w, (size_t)(nb / 8) * 210, rows, x, 0, nb);
 }
 
+/* The sums are factors too, or the compiler would take the products out of the loop. */
+static double peak_int8(int rounds)
+{
+    volatile int sink;
+    int32x4_t a[16];
+    int8x16_t b = vdupq_n_s8((int8_t)(rounds % 100));
+    for (int i = 0; i < 16; i++) a[i] = vdupq_n_s32(i);
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 16; i++) a[i] = dot16(a[i], vreinterpretq_s8_s32(a[i]), b);
+    for (int i = 0; i < 16; i++) sink = vaddvq_s32(a[i]);
+    (void)sink;
+    return 2.0 * 16 * 16 * rounds;
+}
+
 #define QMATVEC                                                                                    \
     {                                                                                              \
         [T_Q4_0] = qmatvec_q4_0, [T_Q4_1] = qmatvec_q4_1, [T_Q8_0] = qmatvec_q8_0,                 \

@@ -554,9 +554,22 @@ static void qmatvec_q6_k(float *y, const uint8_t *w, int rows, const Q8 *x, int 
     direct((Direct){sixteen_q6_k, 2 * 210, 0, by_blocks}, y, w, rows, x, nb);
 }
 
+static double peak_int8(int rounds)
+{
+    volatile int sink;
+    __m512i a[12], b = _mm512_set1_epi32(rounds);
+    for (int i = 0; i < 12; i++) a[i] = _mm512_setzero_si512();
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 12; i++) a[i] = _mm512_dpbusd_epi32(a[i], b, b);
+    for (int i = 0; i < 12; i++) sink = _mm512_reduce_add_epi32(a[i]);
+    (void)sink;
+    return 2.0 * 64 * 12 * rounds;
+}
+
 const Kernels kernels_vnni = {.name = "vnni",
                               .usable = usable,
                               .qmatmul = qmatmul,
+                              .peak_int8 = peak_int8,
                               .qmatvec = {[T_Q4_0] = qmatvec_q4_0,
                                           [T_Q4_1] = qmatvec_q4_1,
                                           [T_Q8_0] = qmatvec_q8_0,

@@ -232,7 +232,7 @@ static void test_matmul_blocks(const Kernels *k)
     static const int shapes[][3] = {{6000, 48, 33}, {5632, 47, 7},  {4096, 12, 12}, {3000, 24, 4},
                                     {64, 256, 16},  {128, 255, 15}, {80, 131, 16},  {64, 9, 1},
                                     {96, 300, 2},   {1536, 48, 13}, {2049, 13, 32}, {1100, 31, 23},
-                                    {8191, 17, 3},  {64, 1, 16},    {576, 16, 64}};
+                                    {8191, 17, 3},  {64, 1, 16},    {576, 16, 64},  {1536, 61, 5}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         int n = shapes[i][0];
         matmul_strides(k, n, shapes[i][1], shapes[i][2], (size_t)n + 16, (size_t)n);
