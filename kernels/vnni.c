@@ -169,13 +169,14 @@ static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, si
 
 /* Matrix times vector, from the file's rows, one after the other: they are read as one stream.
  *
- * 16 blocks of a row at a time. Products of four weights stand in 32-bit lanes; the lanes of a block
- * are then added across, which leaves S_b of 16 blocks in one vector. The sum over blocks is one
- * chain per row: it waits in `Terms` until 16 rows can go down their chains side by side. */
-#define GROUP  16   /* blocks */
-#define TERMS  128  /* blocks of a row that wait, at most */
-#define CHAINS 16   /* rows: two vectors, so that one waits while the other adds */
-#define AHEAD  8192 /* bytes fetched in advance, to L2 */
+ * 16 blocks at a time, of one row or of two. Products of four weights stand in 32-bit lanes; the
+ * lanes of a block are then added across, which leaves S_b of 16 blocks in one vector. The sum over
+ * blocks is one chain per row: it waits in `Terms` until 16 rows go down their chains side by side. */
+#define GROUP   16   /* blocks */
+#define TERMS   128  /* blocks of a row that wait, at most */
+#define CHAINS  16   /* rows: two vectors, so that one waits while the other adds */
+#define PERIODS 48   /* groups of activations, at most */
+#define AHEAD   8192 /* bytes fetched in advance, to L2 */
 
 /* 16 blocks of activations, halves of blocks in the order in which a type meets them. */
 typedef struct {
@@ -186,7 +187,8 @@ typedef struct {
 
 /* S_b, d_b dx_b, and for types with a minimum M_b, dm_b dx_b. */
 typedef struct {
-    float s[TERMS], p[TERMS], m[TERMS], pm[TERMS];
+    float s[CHAINS * TERMS + GROUP], p[CHAINS * TERMS + GROUP];
+    float m[CHAINS * TERMS + GROUP], pm[CHAINS * TERMS + GROUP];
 } Terms;
 
 /* The terms of 16 blocks that begin at p, to place b of t. */
@@ -195,24 +197,23 @@ typedef void Sixteen(Terms *t, int b, const uint8_t *p, const X16 *x);
 /* Place i of X16.q, 16 bytes, holds half order[i] % 2 of block order[i] / 2. */
 typedef uint8_t Order[32];
 
-static void arrange(X16 *o, const Order order, const Q8 *x, int n)
+/* Group g of activations, when blocks 0 .. nb-1 follow each other again and again. */
+static void arrange(X16 *o, const Order order, const Q8 *x, int g, int nb)
 {
-    float d[GROUP] = {0};
-    int32_t sum[2][GROUP] = {{0}};
+    float d[GROUP];
+    int32_t sum[2][GROUP];
     uint8_t *to = (uint8_t *)o->q;
-    for (int b = 0; b < n; b++) {
-        d[b] = x[b].d;
-        sum[0][b] = x[b].sum[0];
-        sum[1][b] = x[b].sum[1];
+    const Q8 *at[GROUP];
+    for (int i = 0; i < GROUP; i++) {
+        at[i] = x + (g * GROUP + i) % nb;
+        d[i] = at[i]->d;
+        sum[0][i] = at[i]->sum[0];
+        sum[1][i] = at[i]->sum[1];
     }
-    for (int i = 0; i < 32; i++, to += 16) {
-        int b = order[i] / 2;
-        __m128i q =
-            b < n ? load16((const uint8_t *)x[b].q + 16 * (order[i] % 2)) : _mm_setzero_si128();
-        _mm_storeu_si128((void *)to, q);
-    }
+    for (int i = 0; i < 32; i++, to += 16)
+        __builtin_memcpy(to, at[order[i] / 2]->q + 16 * (order[i] % 2), 16);
     o->d = _mm512_loadu_ps(d);
-    for (int g = 0; g < 2; g++) o->sum[g] = _mm512_loadu_si512(sum[g]);
+    for (int h = 0; h < 2; h++) o->sum[h] = _mm512_loadu_si512(sum[h]);
     o->all = _mm512_add_epi32(o->sum[0], o->sum[1]);
 }
 
@@ -442,26 +443,21 @@ static inline void turn8(__m256 out[8], const float *p, size_t stride)
     }
 }
 
-/* y[r] += the terms of n blocks of row r, CHAINS rows side by side; what is beyond n adds 0 * 0. */
-static inline void chains(float y[CHAINS], const Terms *t, int n, int has_min)
+/* y[r] += n terms, of row r from place r * stride on; CHAINS rows side by side. */
+static inline void chains(float y[CHAINS], const Terms *t, size_t stride, int n, int has_min)
 {
-    enum { STRIDE = sizeof *t / sizeof(float) };
-    __m256 sum[2] = {_mm256_loadu_ps(y), _mm256_loadu_ps(y + 8)}, s[2][8], p[2][8];
+    __m256 sum[2] = {_mm256_loadu_ps(y), _mm256_loadu_ps(y + 8)}, s[2][8], p[2][8], m[2][8],
+           pm[2][8];
     for (int b0 = 0; b0 < n; b0 += 8) {
-        for (int g = 0; g < 2; g++) turn8(s[g], t[8 * g].s + b0, STRIDE);
-        for (int g = 0; g < 2; g++) turn8(p[g], t[8 * g].p + b0, STRIDE);
-        if (!has_min) {
-            for (int b = 0; b < 8; b++)
-                for (int g = 0; g < 2; g++) sum[g] = _mm256_fmadd_ps(s[g][b], p[g][b], sum[g]);
-            continue;
-        }
-        __m256 m[2][8], pm[2][8];
-        for (int g = 0; g < 2; g++) turn8(m[g], t[8 * g].m + b0, STRIDE);
-        for (int g = 0; g < 2; g++) turn8(pm[g], t[8 * g].pm + b0, STRIDE);
-        for (int b = 0; b < 8; b++)
+        int some = n - b0 < 8 ? n - b0 : 8;
+        for (int g = 0; g < 2; g++) turn8(s[g], t->s + 8 * g * stride + b0, stride);
+        for (int g = 0; g < 2; g++) turn8(p[g], t->p + 8 * g * stride + b0, stride);
+        for (int g = 0; has_min && g < 2; g++) turn8(m[g], t->m + 8 * g * stride + b0, stride);
+        for (int g = 0; has_min && g < 2; g++) turn8(pm[g], t->pm + 8 * g * stride + b0, stride);
+        for (int b = 0; b < 8 && b < some; b++)
             for (int g = 0; g < 2; g++) {
                 sum[g] = _mm256_fmadd_ps(s[g][b], p[g][b], sum[g]);
-                sum[g] = _mm256_fmadd_ps(m[g][b], pm[g][b], sum[g]);
+                if (has_min) sum[g] = _mm256_fmadd_ps(m[g][b], pm[g][b], sum[g]);
             }
     }
     for (int g = 0; g < 2; g++) _mm256_storeu_ps(y + 8 * g, sum[g]);
@@ -475,46 +471,66 @@ typedef struct {
     const uint8_t *order;
 } Direct;
 
-/* The terms of n blocks of one row; the last of 16 blocks may be fewer. */
-static inline __attribute__((always_inline)) void row_terms(Terms *t, Direct k, const uint8_t *p,
-                                                            const X16 *x, int n)
+/* The terms of n blocks that follow each other, to place `at` on; x comes again after `period`
+ * groups. The last group may be cut short: what it writes beyond is not used. */
+static inline __attribute__((always_inline)) void
+terms(Terms *t, int at, Direct k, const uint8_t *p, int n, const X16 *x, int period)
 {
-    int b = 0;
-    for (; b + GROUP <= n; b += GROUP, p += k.bytes, x++) {
+    int g = 0;
+    for (; n >= GROUP; n -= GROUP, at += GROUP, p += k.bytes) {
         for (size_t i = 0; i < k.bytes; i += 64)
             _mm_prefetch((const char *)p + i + AHEAD, _MM_HINT_T1);
-        k.sixteen(t, b, p, x);
+        k.sixteen(t, at, p, &x[g]);
+        g = g + 1 < period ? g + 1 : 0;
     }
-    if (b == n) return;
+    if (n == 0) return;
     uint8_t last[GROUP * 34] = {0};
-    __builtin_memcpy(last, p, k.bytes * (size_t)(n - b) / GROUP);
-    k.sixteen(t, b, last, x);
+    __builtin_memcpy(last, p, k.bytes * (size_t)n / GROUP);
+    k.sixteen(t, at, last, &x[g]);
+}
+
+/* y += blocks b0 .. b0+n-1 of `rows` <= CHAINS rows of nb. whole: these are all of them, x is
+ * arranged for that, and one row is read after the other without a gap. */
+static inline __attribute__((always_inline)) void strip16(Terms *t, Direct k, float *y,
+                                                          const uint8_t *w, int rows, const X16 *x,
+                                                          int period, int whole, int b0, int n,
+                                                          int nb)
+{
+    float sum[CHAINS] = {0};
+    size_t row = (size_t)nb * k.bytes / GROUP;
+    w += (size_t)b0 * k.bytes / GROUP;
+    if (whole) terms(t, 0, k, w, rows * nb, x, period);
+    for (int r = 0; !whole && r < rows; r++) terms(t, r * n, k, w + (size_t)r * row, n, x, period);
+    __builtin_memcpy(sum, y, (size_t)rows * sizeof *y);
+    chains(sum, t, (size_t)n, n, k.has_min);
+    __builtin_memcpy(y, sum, (size_t)rows * sizeof *y);
+}
+
+/* Groups after which x comes again: of as many rows as end with the end of a group. */
+static int period_of(int nb)
+{
+    int rows = 1;
+    while (rows * nb % GROUP) rows *= 2;
+    return rows * nb / GROUP;
 }
 
 /* y = w x for rows of nb blocks; k is constant after inlining. */
 static inline __attribute__((always_inline)) void direct(Direct k, float *y, const uint8_t *w,
                                                          int rows, const Q8 *x, int nb)
 {
-    X16 xs[TERMS / GROUP];
-    Terms t[CHAINS];
+    X16 xs[PERIODS];
+    Terms t;
+    int whole = nb <= TERMS && period_of(nb) <= PERIODS, parts = (nb + TERMS - 1) / TERMS;
+    int part = whole ? nb : parts ? ((nb - 1) / GROUP / parts + 1) * GROUP : 0;
     size_t row = (size_t)nb * k.bytes / GROUP;
     for (int r = 0; r < rows; r++) y[r] = 0;
-    int parts = (nb + TERMS - 1) / TERMS, part = ((nb - 1) / GROUP / (parts + !parts) + 1) * GROUP;
     for (int b0 = 0; b0 < nb; b0 += part) {
         int n = nb - b0 < part ? nb - b0 : part;
-        const uint8_t *p = w + (size_t)b0 * k.bytes / GROUP;
-        for (int b = 0; b < n; b += GROUP)
-            arrange(&xs[b / GROUP], k.order, x + b0 + b, n - b < GROUP ? n - b : GROUP);
-        for (int r0 = 0; r0 < rows; r0 += CHAINS) {
-            float sum[CHAINS] = {0};
-            for (int r = 0; r < CHAINS; r++) { /* rows that are not there repeat the last one */
-                int at = r0 + r < rows ? r0 + r : rows - 1;
-                row_terms(&t[r], k, p + (size_t)at * row, xs, n);
-                sum[r] = y[at];
-            }
-            chains(sum, t, n, k.has_min);
-            for (int r = r0; r < r0 + CHAINS && r < rows; r++) y[r] = sum[r - r0];
-        }
+        int period = whole ? period_of(nb) : (n + GROUP - 1) / GROUP;
+        for (int g = 0; g < period; g++) arrange(&xs[g], k.order, x + b0, g, n);
+        for (int r = 0; r < rows; r += CHAINS)
+            strip16(&t, k, y + r, w + (size_t)r * row, rows - r < CHAINS ? rows - r : CHAINS, xs,
+                    period, whole, b0, n, nb);
     }
 }
 
