@@ -171,9 +171,10 @@ static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, si
  *
  * 16 blocks at a time, of one row or of two. Products of four weights stand in 32-bit lanes; the
  * lanes of a block are then added across, which leaves S_b of 16 blocks in one vector. The sum over
- * blocks is one chain per row: it waits in `Terms` until 16 rows go down their chains side by side. */
+ * blocks is one chain per row: it waits in `Terms` until 16 rows (of wide ones, fewer) go down their
+ * chains side by side. A stream that is left and taken up again is read at half the speed. */
 #define GROUP   16   /* blocks */
-#define TERMS   128  /* blocks of a row that wait, at most */
+#define TERMS   3072 /* blocks that wait, of all rows */
 #define CHAINS  16   /* rows: two vectors, so that one waits while the other adds */
 #define PERIODS 48   /* groups of activations, at most */
 #define AHEAD   8192 /* bytes fetched in advance, to L2 */
@@ -187,8 +188,7 @@ typedef struct {
 
 /* S_b, d_b dx_b, and for types with a minimum M_b, dm_b dx_b. */
 typedef struct {
-    float s[CHAINS * TERMS + GROUP], p[CHAINS * TERMS + GROUP];
-    float m[CHAINS * TERMS + GROUP], pm[CHAINS * TERMS + GROUP];
+    float s[TERMS + GROUP], p[TERMS + GROUP], m[TERMS + GROUP], pm[TERMS + GROUP];
 } Terms;
 
 /* The terms of 16 blocks that begin at p, to place b of t. */
@@ -424,14 +424,14 @@ static inline void sixteen_q6_k(Terms *t, int b, const uint8_t *p, const X16 *x)
     _mm512_storeu_ps(t->p + b, _mm512_mul_ps(d, x->d));
 }
 
-/* 8 blocks of 8 rows: out[b] holds block b of rows 0 .. 7; row r begins at p + r * stride. */
-static inline void turn8(__m256 out[8], const float *p, size_t stride)
+/* 8 blocks of 8 rows: out[b] holds block b of each; row[r] is where row r begins. */
+static inline void turn8(__m256 out[8], const float *t, const size_t row[8])
 {
     for (int g = 0; g < 8; g += 4) {
         __m256 a[4];
-        for (size_t i = 0; i < 4; i++)
-            a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + i * stride + g)),
-                                        _mm_loadu_ps(p + (i + 4) * stride + g), 1);
+        for (int i = 0; i < 4; i++)
+            a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(t + row[i] + g)),
+                                        _mm_loadu_ps(t + row[i + 4] + g), 1);
         __m256d l0 = _mm256_castps_pd(_mm256_unpacklo_ps(a[0], a[1]));
         __m256d l2 = _mm256_castps_pd(_mm256_unpacklo_ps(a[2], a[3]));
         __m256d h0 = _mm256_castps_pd(_mm256_unpackhi_ps(a[0], a[1]));
@@ -443,17 +443,18 @@ static inline void turn8(__m256 out[8], const float *p, size_t stride)
     }
 }
 
-/* y[r] += n terms, of row r from place r * stride on; CHAINS rows side by side. */
-static inline void chains(float y[CHAINS], const Terms *t, size_t stride, int n, int has_min)
+/* y[r] += n terms of row r, CHAINS rows side by side; row[r] is where they begin. */
+static inline void chains(float y[CHAINS], const Terms *t, const size_t row[CHAINS], int n,
+                          int has_min)
 {
     __m256 sum[2] = {_mm256_loadu_ps(y), _mm256_loadu_ps(y + 8)}, s[2][8], p[2][8], m[2][8],
            pm[2][8];
     for (int b0 = 0; b0 < n; b0 += 8) {
         int some = n - b0 < 8 ? n - b0 : 8;
-        for (int g = 0; g < 2; g++) turn8(s[g], t->s + 8 * g * stride + b0, stride);
-        for (int g = 0; g < 2; g++) turn8(p[g], t->p + 8 * g * stride + b0, stride);
-        for (int g = 0; has_min && g < 2; g++) turn8(m[g], t->m + 8 * g * stride + b0, stride);
-        for (int g = 0; has_min && g < 2; g++) turn8(pm[g], t->pm + 8 * g * stride + b0, stride);
+        for (int g = 0; g < 2; g++) turn8(s[g], t->s + b0, row + 8 * g);
+        for (int g = 0; g < 2; g++) turn8(p[g], t->p + b0, row + 8 * g);
+        for (int g = 0; has_min && g < 2; g++) turn8(m[g], t->m + b0, row + 8 * g);
+        for (int g = 0; has_min && g < 2; g++) turn8(pm[g], t->pm + b0, row + 8 * g);
         for (int b = 0; b < 8 && b < some; b++)
             for (int g = 0; g < 2; g++) {
                 sum[g] = _mm256_fmadd_ps(s[g][b], p[g][b], sum[g]);
@@ -489,29 +490,40 @@ terms(Terms *t, int at, Direct k, const uint8_t *p, int n, const X16 *x, int per
     k.sixteen(t, at, last, &x[g]);
 }
 
-/* y += blocks b0 .. b0+n-1 of `rows` <= CHAINS rows of nb. whole: these are all of them, x is
- * arranged for that, and one row is read after the other without a gap. */
-static inline __attribute__((always_inline)) void strip16(Terms *t, Direct k, float *y,
-                                                          const uint8_t *w, int rows, const X16 *x,
-                                                          int period, int whole, int b0, int n,
-                                                          int nb)
-{
-    float sum[CHAINS] = {0};
-    size_t row = (size_t)nb * k.bytes / GROUP;
-    w += (size_t)b0 * k.bytes / GROUP;
-    if (whole) terms(t, 0, k, w, rows * nb, x, period);
-    for (int r = 0; !whole && r < rows; r++) terms(t, r * n, k, w + (size_t)r * row, n, x, period);
-    __builtin_memcpy(sum, y, (size_t)rows * sizeof *y);
-    chains(sum, t, (size_t)n, n, k.has_min);
-    __builtin_memcpy(y, sum, (size_t)rows * sizeof *y);
-}
+/* What the rows of one call have in common. */
+typedef struct {
+    int nb;     /* blocks of a row */
+    int part;   /* blocks taken at a time: all of them, but for rows that are very wide or odd */
+    int period; /* groups after which x comes again: of as many rows as end with the end of a group */
+} Plan;
 
-/* Groups after which x comes again: of as many rows as end with the end of a group. */
-static int period_of(int nb)
+static Plan plan_rows(int nb)
 {
     int rows = 1;
     while (rows * nb % GROUP) rows *= 2;
-    return rows * nb / GROUP;
+    if (rows * nb <= PERIODS * GROUP) return (Plan){nb, nb, rows * nb / GROUP};
+    int most = PERIODS * GROUP, parts = (nb + most - 1) / most;
+    int groups = (nb - 1) / GROUP / parts + 1;
+    return (Plan){nb, groups * GROUP, groups};
+}
+
+/* y += blocks b0 .. b0+n-1 of `rows` <= CHAINS rows. Rows taken whole follow each other without a
+ * gap. */
+static inline __attribute__((always_inline)) void strip16(Terms *t, Direct k, const Plan *plan,
+                                                          float *y, const uint8_t *w, int rows,
+                                                          const X16 *x, int b0, int n)
+{
+    float sum[CHAINS] = {0};
+    size_t bytes = (size_t)plan->nb * k.bytes / GROUP, row[CHAINS];
+    int whole = plan->part == plan->nb;
+    w += (size_t)b0 * k.bytes / GROUP;
+    if (whole) terms(t, 0, k, w, rows * n, x, plan->period);
+    for (int r = 0; !whole && r < rows; r++)
+        terms(t, r * n, k, w + (size_t)r * bytes, n, x, plan->period);
+    for (int r = 0; r < CHAINS; r++) row[r] = (size_t)n * (size_t)(r < rows ? r : 0);
+    __builtin_memcpy(sum, y, (size_t)rows * sizeof *y);
+    chains(sum, t, row, n, k.has_min);
+    __builtin_memcpy(y, sum, (size_t)rows * sizeof *y);
 }
 
 /* y = w x for rows of nb blocks; k is constant after inlining. */
@@ -520,17 +532,17 @@ static inline __attribute__((always_inline)) void direct(Direct k, float *y, con
 {
     X16 xs[PERIODS];
     Terms t;
-    int whole = nb <= TERMS && period_of(nb) <= PERIODS, parts = (nb + TERMS - 1) / TERMS;
-    int part = whole ? nb : parts ? ((nb - 1) / GROUP / parts + 1) * GROUP : 0;
-    size_t row = (size_t)nb * k.bytes / GROUP;
     for (int r = 0; r < rows; r++) y[r] = 0;
-    for (int b0 = 0; b0 < nb; b0 += part) {
-        int n = nb - b0 < part ? nb - b0 : part;
-        int period = whole ? period_of(nb) : (n + GROUP - 1) / GROUP;
-        for (int g = 0; g < period; g++) arrange(&xs[g], k.order, x + b0, g, n);
-        for (int r = 0; r < rows; r += CHAINS)
-            strip16(&t, k, y + r, w + (size_t)r * row, rows - r < CHAINS ? rows - r : CHAINS, xs,
-                    period, whole, b0, n, nb);
+    if (nb == 0) return;
+    Plan plan = plan_rows(nb);
+    size_t bytes = (size_t)nb * k.bytes / GROUP;
+    int most = TERMS / plan.part < CHAINS ? TERMS / plan.part : CHAINS;
+    for (int b0 = 0; b0 < nb; b0 += plan.part) {
+        int n = nb - b0 < plan.part ? nb - b0 : plan.part;
+        for (int g = 0; g < plan.period; g++) arrange(&xs[g], k.order, x + b0, g, n);
+        for (int r = 0; r < rows; r += most)
+            strip16(&t, k, &plan, y + r, w + (size_t)r * bytes, rows - r < most ? rows - r : most,
+                    xs, b0, n);
     }
 }
 
