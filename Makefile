@@ -36,6 +36,10 @@ ifneq ($(filter x86_64 amd64,$(ARCH)),)
 SOURCES += kernels/avx2.c kernels/avx512.c kernels/vnni.c kernels/amx.c
 DEFS     = -DKERNELS_X86
 endif
+ifneq ($(filter aarch64 arm64,$(ARCH)),)
+SOURCES += kernels/neon.c kernels/dotprod.c kernels/i8mm.c
+DEFS     = -DKERNELS_ARM
+endif
 OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 AVX2     = -mavx2 -mfma -mf16c
 AVX512   = $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
@@ -45,6 +49,8 @@ VNNI     = $(AVX512) -mavx512vnni
 AMX      = $(VNNI) -mamx-tile -mamx-int8
 $(BUILD)/kernels/vnni.o:   ISA = $(VNNI)
 $(BUILD)/kernels/amx.o:    ISA = $(AMX)
+$(BUILD)/kernels/dotprod.o: ISA = -march=armv8.2-a+dotprod
+$(BUILD)/kernels/i8mm.o:    ISA = -march=armv8.2-a+dotprod+i8mm
 
 # V=1 shows the commands.
 Q       = $(if $(V),,@)

@@ -448,11 +448,15 @@ const Kernels kernels_base = {.name = "base",
                               .peak_float = peak_float_base,
                               .peak_int8 = peak_int8_base};
 
-/* The Makefile defines KERNELS_X86 when it links the x86 instances of kernels/. */
+/* The Makefile defines one of these when it links the instances of kernels/. */
 #ifdef KERNELS_X86
 extern const Kernels kernels_avx2, kernels_avx512, kernels_vnni, kernels_amx;
 static const Kernels *const instances[] = {&kernels_base, &kernels_avx2, &kernels_avx512,
                                            &kernels_vnni, &kernels_amx};
+#elif defined(KERNELS_ARM)
+extern const Kernels kernels_neon, kernels_dotprod, kernels_i8mm;
+static const Kernels *const instances[] = {&kernels_base, &kernels_neon, &kernels_dotprod,
+                                           &kernels_i8mm};
 #else
 static const Kernels *const instances[] = {&kernels_base};
 #endif
