@@ -2277,13 +2277,65 @@ void model_close(Model *m)
 
 /* ------------------------------------------------------------ 9 state */
 
-/* Processors this process may run on: its affinity, then what the batch system or the user says. */
+#ifdef __linux__
+/* The first numbers in a file of the control groups, -1 for what is not there or says "max". */
+static void cgroup_numbers(const char *dir, const char *path, const char *name, double *a,
+                           double *b)
+{
+    char file[600];
+    *a = *b = -1;
+    snprintf(file, sizeof file, "/sys/fs/cgroup%s%s/%s", dir, path, name);
+    FILE *f = fopen(file, "r");
+    if (f && fscanf(f, "%lf %lf", a, b) < 1) *a = -1;
+    if (f) fclose(f);
+}
+
+/* Processors' worth of time that the group at `path` grants, rounded up; n if that is less. */
+static long cgroup_limit(int version, const char *path, long n)
+{
+    double quota, period, none;
+    if (version == 2) {
+        cgroup_numbers("", path, "cpu.max", &quota, &period);
+    } else {
+        cgroup_numbers("/cpu", path, "cpu.cfs_quota_us", &quota, &none);
+        cgroup_numbers("/cpu", path, "cpu.cfs_period_us", &period, &none);
+    }
+    if (!(quota > 0) || !(period > 0)) return n;
+    return ceil(quota / period) < (double)n ? (long)ceil(quota / period) : n;
+}
+
+/* Processors of the affinity mask, and no more than the control groups above this process grant. */
+static long processors(long n)
+{
+    cpu_set_t set;
+    char line[600];
+    if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
+    FILE *f = fopen("/proc/self/cgroup", "r");
+    while (f &&
+           fgets(line, sizeof line, f)) { /* "0::/path", or of version 1 "7:cpu,cpuacct:/path" */
+        char *name = strchr(line, ':'), *path = name ? strchr(name + 1, ':') : NULL;
+        if (!path) continue;
+        *path++ = 0;
+        int version = name[1] == 0 ? 2 : strncmp(name + 1, "cpu", 3) == 0 ? 1 : 0;
+        if (!version || name[1 + 3 * (version == 1)] > ',') continue; /* cpuset */
+        path[strcspn(path, "\n")] = 0;
+        for (char *slash = path; slash; *slash = 0) {
+            n = cgroup_limit(version, path, n);
+            slash = strrchr(path, '/');
+            if (!slash) break;
+        }
+    }
+    if (f) fclose(f);
+    return n;
+}
+#endif
+
+/* Processors this process may use; the batch system or the user may say otherwise. */
 static int default_threads(void)
 {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
 #ifdef __linux__
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
+    n = processors(n);
 #endif
     const char *vars[] = {"SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"};
     for (int i = 0; i < 2; i++) {
