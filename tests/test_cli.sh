@@ -185,6 +185,51 @@ ROPESCOPE_ISA=base "$program" perplexity $model -f $sample -c 128 --chunks 2 --j
 cp "$out" "$dir/ppl2"
 run perplexity $model -f $sample -c 128 --chunks 2 --json
 ok "the same perplexity with ROPESCOPE_ISA=base" cmp -s "$out" "$dir/ppl2"
+# every instance in one call: one line each, and one hash
+run bench $model -n 8 --n-prompt 16 -r 1 --json --isa all
+ok "bench --isa all exits 0" exits 0
+ok "bench --isa all has a line for each instance" [ "$(wc -l <"$out")" -eq "$(echo $isas | wc -w)" ]
+ok "bench --isa all gives one hash" \
+    [ "$(sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/\1/' "$out" | sort -u)" = "$hash" ]
+
+run bench $model -n 4 --n-prompt 8 -r 1 --depth 20
+ok "bench --depth says so" says 'after 20 others'
+refused 2 'depth 100000' bench $model --depth 100000
+
+# the cache in float16: other numbers than in float32, the same on every instance and thread count
+run bench $model -n 8 --n-prompt 16 -r 1 --json --isa all --kv f16 -t 1
+half=$(sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/\1/' "$out" | sort -u)
+ok "--kv f16 gives one hash" [ ${#half} -eq 16 ]
+ok "--kv f16 is not f32" [ "$half" != "$hash" ]
+run bench $model -n 8 --n-prompt 16 -r 1 --json --kv f16 -t 2
+ok "--kv f16 gives the same on two threads" says "$half"
+refused 2 'expected f32 or f16' bench $model --kv f8
+
+# the comparison with other programs, with one that answers at once
+if [ $json_tool -eq 1 ]; then
+    cat >"$dir/llama-bench" <<'END'
+#!/bin/sh
+prompt=512 decode=128
+while [ $# -gt 0 ]; do
+    case $1 in -p) prompt=$2 ;; -n) decode=$2 ;; esac
+    shift
+done
+for pair in "$prompt 0" "0 $decode"; do
+    set -- $pair
+    [ $(($1 + $2)) -gt 0 ] && list="$list${list:+,}{\"n_prompt\":$1,\"n_gen\":$2,\"avg_ts\":1,\"n_threads\":1}"
+done
+echo "[$list]"
+END
+    chmod +x "$dir/llama-bench"
+    last=tests/bench/compare
+    LLAMA_BENCH=$dir/llama-bench record tests/bench/compare -t 1 -r 1 --n-prompt 16 -n 4 \
+        --ropescope "$program" $model
+    ok "compare exits 0" exits 0
+    ok "compare prints ratios" says 'ratio'
+    (unset LLAMA_BENCH && record tests/bench/compare $model; exits 0) >/dev/null 2>&1
+    ok "compare without a peer says what is missing" [ $? -ne 0 ]
+fi
+
 run bench $model -n 8 --n-prompt 16 -r 1 --probe on
 ok "the same hash with a probe" says "$hash"
 
