@@ -366,6 +366,7 @@ typedef struct {
     const Probe *probe; /* or NULL */
     int n_ctx, n_batch, n_threads;
     int exact; /* 1: quantized weights times float activations; 0: int8 activations */
+    int int8;  /* not exact, and there are quantized weights */
     int pos;   /* tokens in the cache */
     void *mem;
     float *x, *xo, *xb;          /* [N][E] residual stream, branch output, normalised x */

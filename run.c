@@ -761,6 +761,12 @@ static void piece_done(const State *s)
 
 #define SHARED(i, s, n) for (int i; (i = piece_take(s, n)) >= 0; piece_done(s))
 
+/* The same where one i is little work: a piece is a run of them, some eight for each thread. */
+#define SHARED_RUNS(i, s, n)                                                                       \
+    for (int run_ = (n) / (8 * (s)->n_threads) + 1, r_;                                            \
+         (r_ = piece_take(s, ((n) + run_ - 1) / run_)) >= 0; piece_done(s))                        \
+        for (int i = r_ * run_; i < (n) && i < (r_ + 1) * run_; i++)
+
 static inline void pause_briefly(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
@@ -845,7 +851,7 @@ static int panel_rows(int cols)
 
 static int takes_int8(const State *s, const Tensor *w)
 {
-    return !s->exact && tensor_types[w->type].unpack;
+    return s->int8 && tensor_types[w->type].unpack;
 }
 
 static int piece_rows(const State *s, const Tensor *w, int n)
@@ -937,7 +943,7 @@ static void matmul(const State *s, float *y, size_t ys, const Tensor *w, const f
 /* Blocks b0 .. b1-1 of token i's activations to int8, when there are quantized weights to meet. */
 static void quantize_blocks(State *s, const float *x, int i, int b0, int b1)
 {
-    if (!s->exact) s->k->quantize(s->xq + (size_t)i * s->xq_stride + b0, x + b0 * QB, b1 - b0);
+    if (s->int8) s->k->quantize(s->xq + (size_t)i * s->xq_stride + b0, x + b0 * QB, b1 - b0);
 }
 
 /* out = x / sqrt(mean(x^2) + eps) * w, all [n]. */
@@ -953,7 +959,7 @@ static void rmsnorm(const State *s, float *out, const float *x, const float *w, 
 static void add_norm(State *s, float *x, const float *add, const float *w, int n)
 {
     int E = s->m->n_embd;
-    SHARED(i, s, n)
+    SHARED_RUNS(i, s, n)
     {
         float *xi = x + (size_t)i * (size_t)E, *xb = s->xb + (size_t)i * (size_t)E;
         for (int c = 0; add && c < E; c++) xi[c] += add[(size_t)i * (size_t)E + (size_t)c];
@@ -1278,7 +1284,7 @@ static void activate(State *s, int F, int n)
 {
     enum { FF_PIECE = 1024 };
     int pieces = (F + FF_PIECE - 1) / FF_PIECE;
-    SHARED(task, s, n * pieces)
+    SHARED_RUNS(task, s, n * pieces)
     {
         int i = task / pieces, c0 = task % pieces * FF_PIECE;
         int c1 = c0 + FF_PIECE < F ? c0 + FF_PIECE : F;
@@ -1291,8 +1297,8 @@ static void activate(State *s, int F, int n)
 
 static void quantize_rows(State *s, const float *x, int cols, int n)
 {
-    if (s->exact) return;
-    SHARED(i, s, n) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
+    if (!s->int8) return;
+    SHARED_RUNS(i, s, n) quantize_blocks(s, x + (size_t)i * (size_t)cols, i, 0, cols / QB);
     team_wait(s);
 }
 
@@ -1300,7 +1306,7 @@ static void embed(State *s, const int *tok, int n)
 {
     const Tensor *w = s->m->tok_embd;
     size_t E = (size_t)s->m->n_embd;
-    SHARED(i, s, n)
+    SHARED_RUNS(i, s, n)
     {
         float *buf = me(s)->scratch;
         Q32 *q = (Q32 *)(void *)(buf + E);
@@ -1373,7 +1379,7 @@ void forward(State *s, const int *tok, int n, int n_logits)
     int team = team_size(s, n);
     (void)team; /* used by OpenMP alone */
     team_begin(s);
-#pragma omp parallel num_threads(team)
+#pragma omp parallel num_threads(team) if (team > 1)
     {
         embed(s, tok, n);
         for (int l = 0; l < m->n_layers; l++) {
@@ -2345,6 +2351,14 @@ static int default_threads(void)
     return n < 1 ? 1 : n > 1024 ? 1024 : (int)n;
 }
 
+static int has_quantized(const Model *m)
+{
+    int any = 0;
+    for (size_t i = 0; i < m->g.n_tensors; i++)
+        any |= tensor_types[m->g.tensors[i].type].unpack != NULL;
+    return any;
+}
+
 static int state_sizes(State *s, const StateOptions *opt, Err *e)
 {
     const Model *m = s->m;
@@ -2356,6 +2370,7 @@ static int state_sizes(State *s, const StateOptions *opt, Err *e)
     s->n_threads = 1;
 #endif
     s->exact = opt->exact;
+    s->int8 = !opt->exact && has_quantized(m);
     s->kv_type = opt->kv_type;
     s->k = kernels_pick(opt->isa, e);
     for (int r = 0; r < m->n_ropes; r++) s->max_pairs = max_of(s->max_pairs, m->rope[r].n_pairs);
@@ -2897,10 +2912,9 @@ static int generate_text(Session *ss, Sampler *sp, Tokens *ids, int limit, int s
 /* What meets the weights; without quantized weights the two modes are one. */
 static const char *activations(const State *s)
 {
-    int quantized = 0;
-    for (size_t i = 0; i < s->m->g.n_tensors; i++)
-        quantized |= tensor_types[s->m->g.tensors[i].type].unpack != NULL;
-    return !quantized ? "float (no quantized weights)" : s->exact ? "exact" : "int8 activations";
+    return !has_quantized(s->m) ? "float (no quantized weights)"
+           : s->int8            ? "int8 activations"
+                                : "exact";
 }
 
 static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)

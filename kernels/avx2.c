@@ -47,6 +47,20 @@ static inline __m256i load_pair(const void *lo, const void *hi)
     return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(lo)), load16(hi), 1);
 }
 
+/* The 16 bytes at offset `at` of 8 rows, transposed: out[k] holds the k-th 4 bytes of each row. */
+INLINE void turn(__m256i out[4], const void *const row[8], size_t at)
+{
+    __m256i a[4];
+    for (int j = 0; j < 4; j++)
+        a[j] = load_pair((const char *)row[j] + at, (const char *)row[j + 4] + at);
+    __m256i lo01 = _mm256_unpacklo_epi32(a[0], a[1]), lo23 = _mm256_unpacklo_epi32(a[2], a[3]);
+    __m256i hi01 = _mm256_unpackhi_epi32(a[0], a[1]), hi23 = _mm256_unpackhi_epi32(a[2], a[3]);
+    out[0] = _mm256_unpacklo_epi64(lo01, lo23);
+    out[1] = _mm256_unpackhi_epi64(lo01, lo23);
+    out[2] = _mm256_unpacklo_epi64(hi01, hi23);
+    out[3] = _mm256_unpackhi_epi64(hi01, hi23);
+}
+
 /* ---------------------------------------------------------------- the canonical sum
  * Its 32 lanes are four vectors of 8, and the first steps of the tree add whole vectors. */
 
@@ -195,8 +209,10 @@ static void matmul(float *y, size_t ys, const float *w, size_t ws, int rows, con
 }
 
 /* ---------------------------------------------------------------- matvec
- * Rows of any type, two at a time, all 32 lanes in registers. */
-#define AHEAD 1536 /* bytes: memory is asked for that long before it is used */
+ * Rows of any type, one after the other: as one stream they come fastest from memory. Asking for
+ * them in advance makes it slower, unless x crowds L1: then (5632 values) F16 gains a half. */
+#define WIDE  4096
+#define AHEAD 8192 /* bytes: so long before they are used, rows are asked for, to L2 */
 
 /* Values 8g .. 8g+7 of the 32 at p; g is constant after inlining. */
 typedef __m256 Load(const uint8_t *p, int g);
@@ -254,41 +270,34 @@ INLINE __m256 load_q4_1(const uint8_t *p, int g)
     return scaled(half_at(p), nibbles8(p + 4, g), half_at(p + 2));
 }
 
-/* acc[r][..] += 32 values of two rows times x[0 .. 31]. */
-INLINE void two_rows(Load *load, __m256 acc[2][4], const uint8_t *w0, const uint8_t *w1,
-                     const float *x)
+/* acc[..] += w[0 .. 31] * x[0 .. 31]. */
+INLINE void lanes(Load *load, __m256 acc[4], const uint8_t *w, const float *x)
 {
-    for (int g = 0; g < 4; g++) {
-        __m256 xv = _mm256_loadu_ps(x + 8 * g);
-        acc[0][g] = _mm256_fmadd_ps(load(w0, g), xv, acc[0][g]);
-        acc[1][g] = _mm256_fmadd_ps(load(w1, g), xv, acc[1][g]);
-    }
+    for (int g = 0; g < 4; g++)
+        acc[g] = _mm256_fmadd_ps(load(w, g), _mm256_loadu_ps(x + 8 * g), acc[g]);
 }
 
-/* unit: bytes of 32 values. A last odd row is computed twice. */
+/* unit: bytes of 32 values. */
 INLINE void matvec(Load *load, size_t unit, float *y, const uint8_t *w, int rows, const float *x,
                    int n)
 {
-    size_t left = (size_t)(n % LANES), whole = (size_t)(n / LANES) * unit;
-    size_t tail = left * unit / LANES, row_bytes = whole + tail;
+    size_t left = (size_t)(n % LANES), tail = left * unit / LANES;
     float xt[LANES];
     for (size_t i = 0; i < LANES; i++) xt[i] = i < left ? x[n / LANES * LANES + (int)i] : -0.0f;
-    for (int r = 0; r < rows; r += 2) {
-        const uint8_t *w0 = w + (size_t)r * row_bytes, *w1 = r + 1 < rows ? w0 + row_bytes : w0;
-        __m256 acc[2][4] = {{_mm256_setzero_ps()}};
-        for (size_t at = 0, c = 0; at < whole; at += unit, c += LANES) {
-            _mm_prefetch((const char *)w0 + at + AHEAD, _MM_HINT_T0);
-            _mm_prefetch((const char *)w1 + at + AHEAD, _MM_HINT_T0);
-            two_rows(load, acc, w0 + at, w1 + at, x + c);
+    for (int r = 0; r < rows; r++) {
+        __m256 acc[4] = {_mm256_setzero_ps()};
+        for (int c = 0; c + LANES <= n; c += LANES, w += unit) {
+            for (size_t i = 0; n >= WIDE && i < unit; i += 64)
+                _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T1);
+            lanes(load, acc, w, x + c);
         }
         if (tail) {
-            uint8_t wt[2][LANES * sizeof(float)] = {{0}};
-            memcpy(wt[0], w0 + whole, tail);
-            memcpy(wt[1], w1 + whole, tail);
-            two_rows(load, acc, wt[0], wt[1], xt);
+            uint8_t wt[LANES * sizeof(float)] = {0};
+            memcpy(wt, w, tail);
+            lanes(load, acc, wt, xt);
+            w += tail;
         }
-        y[r] = tree8(tree32(acc[0]));
-        if (r + 1 < rows) y[r + 1] = tree8(tree32(acc[1]));
+        y[r] = tree8(tree32(acc));
     }
 }
 
@@ -305,11 +314,13 @@ MATVEC(q4_0, 18)
 MATVEC(q4_1, 20)
 
 /* ---------------------------------------------------------------- qmatvec
- * Rows are read one after the other: the terms of each block, an exact integer and its factor, go
- * to a table. Then the fused chain over the blocks runs for 8 rows side by side, two such chains at
- * a time, since each only waits for itself. */
-#define STRIP  16 /* rows */
-#define EIGHTS 16 /* of 8 blocks: 38 KB of stack with STRIP rows of terms */
+ * Rows are read one after the other: the terms of each block, an exact integer and its factor, wait
+ * until 16 rows (of wide ones, fewer) go through the fused chain over the blocks side by side: in two
+ * vectors, since each chain only waits for itself. A stream that is left and taken up again is read
+ * at half the speed, so rows are taken whole, and short ones as one run of blocks, 8 at a time. */
+#define CHAINS  16   /* rows */
+#define WAITING 2048 /* blocks of all rows: 33 KB of stack */
+#define EIGHTS  64   /* of activations: 23 KB */
 
 /* 8 blocks of activations. q[k][h]: values 16h .. 16h+15 of block k, then those of block k + 4: so
  * lie the halves of a Q6_K, and from there 8 sums come into order by themselves. */
@@ -320,30 +331,34 @@ typedef struct {
     __m256 d;
 } Eight;
 
-/* Of one row and 8 blocks: y = fma(s, f, y), then fma(m, fm, y) for types with a minimum. */
+/* Of 8 blocks: y = fma(s, f, y), then fma(m, fm, y) for types with a minimum. */
 typedef struct {
     __m256 s, f, m, fm;
 } Terms;
 
-/* 8 blocks of a row times x. */
+typedef struct {
+    float s[WAITING + 8], f[WAITING + 8], m[WAITING + 8], fm[WAITING + 8];
+} Waiting;
+
+/* 8 blocks that begin at w times x. */
 typedef void Dot(Terms *t, const uint8_t *w, const Eight *x);
 
-/* n <= 8 blocks; those that are not there are 0. */
-static void eight_from(Eight *o, const Q8 *x, int n)
+/* Blocks at .. at+7, when blocks 0 .. nb-1 follow each other again and again. */
+static void eight_from(Eight *o, const Q8 *x, int at, int nb)
 {
-    Q8 part[8] = {{.d = 0}};
+    const Q8 *part[8];
     int32_t sum[8];
     int16_t half[16];
     float d[8];
-    memcpy(part, x, (size_t)n * sizeof *x);
+    for (int b = 0; b < 8; b++) {
+        part[b] = x + (at + b) % nb;
+        sum[b] = part[b]->sum[0] + part[b]->sum[1];
+        for (int h = 0; h < 2; h++) half[2 * b + h] = (int16_t)part[b]->sum[h];
+        d[b] = part[b]->d;
+    }
     for (int k = 0; k < 4; k++)
         for (int h = 0; h < 2; h++)
-            o->q[k][h] = load_pair(part[k].q + 16 * h, part[k + 4].q + 16 * h);
-    for (int b = 0; b < 8; b++) {
-        sum[b] = part[b].sum[0] + part[b].sum[1];
-        for (int h = 0; h < 2; h++) half[2 * b + h] = (int16_t)part[b].sum[h];
-        d[b] = part[b].d;
-    }
+            o->q[k][h] = load_pair(part[k]->q + 16 * h, part[k + 4]->q + 16 * h);
     o->sum = _mm256_loadu_si256((const void *)sum);
     o->half = _mm256_loadu_si256((const void *)half);
     o->d = _mm256_loadu_ps(d);
@@ -365,29 +380,39 @@ INLINE __m256i low_bits(__m256i v, int mask)
     return _mm256_and_si256(v, _mm256_set1_epi8((char)mask));
 }
 
-/* The half-precision numbers of 8 blocks of `bytes` each. */
-INLINE __m256 halves(const uint8_t *p, size_t bytes)
+/* The first 4 bytes of 8 blocks of `bytes` each. */
+INLINE __m256i heads(const uint8_t *p, size_t bytes)
 {
-    int16_t h[8];
+    int32_t h[8];
     for (size_t b = 0; b < 8; b++) memcpy(&h[b], p + b * bytes, sizeof *h);
-    return _mm256_cvtph_ps(_mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
+    return _mm256_setr_epi32(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]);
 }
 
-/* maddubs wants one factor without sign: |w|, and x with the sign of w. 2 * 128 * 127 fits 16 bits,
- * but not twice. */
+/* The half-precision numbers in the low halves of 8 words. */
+INLINE __m256 halves(__m256i v)
+{
+    v = _mm256_blend_epi16(v, _mm256_setzero_si256(), 0xaa);
+    return _mm256_cvtph_ps(
+        _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+
+/* Four products added in each lane. maddubs wants one factor without sign: |w|, and x with the sign
+ * of w. 2 * 128 * 127 fits 16 bits, but not twice. */
+INLINE __m256i signed_products(__m256i w, __m256i x)
+{
+    return add_pairs(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)));
+}
+
 INLINE void dot_q8_0(Terms *t, const uint8_t *w, const Eight *x)
 {
-    __m256i v[4], part[2];
-    for (int k = 0; k < 4; k++) {
-        for (int h = 0; h < 2; h++) {
-            const uint8_t *p = w + 34 * k + 2 + 16 * h;
-            __m256i q = load_pair(p, p + 4 * 34), signed_x = _mm256_sign_epi8(x->q[k][h], q);
-            part[h] = add_pairs(_mm256_maddubs_epi16(_mm256_abs_epi8(q), signed_x));
-        }
-        v[k] = _mm256_add_epi32(part[0], part[1]);
+    __m256i v[4];
+    for (size_t k = 0; k < 4; k++) {
+        const uint8_t *p = w + 34 * k + 2;
+        v[k] = _mm256_add_epi32(signed_products(load_pair(p, p + 136), x->q[k][0]),
+                                signed_products(load_pair(p + 16, p + 152), x->q[k][1]));
     }
     t->s = _mm256_cvtepi32_ps(sums(v));
-    t->f = _mm256_mul_ps(halves(w, 34), x->d);
+    t->f = _mm256_mul_ps(halves(heads(w, 34)), x->d);
 }
 
 /* Sums of nibbles, 0 .. 15, which stand at `at` in blocks of `bytes`: 4 * 15 * 127 fits. */
@@ -408,28 +433,28 @@ INLINE void dot_q4_0(Terms *t, const uint8_t *w, const Eight *x)
 {
     __m256i s = _mm256_sub_epi32(dot_nibbles(w, 18, 2, x), _mm256_slli_epi32(x->sum, 3));
     t->s = _mm256_cvtepi32_ps(s);
-    t->f = _mm256_mul_ps(halves(w, 18), x->d);
+    t->f = _mm256_mul_ps(halves(heads(w, 18)), x->d);
 }
 
 INLINE void dot_q4_1(Terms *t, const uint8_t *w, const Eight *x)
 {
     t->s = _mm256_cvtepi32_ps(dot_nibbles(w, 20, 4, x));
-    t->f = _mm256_mul_ps(halves(w, 20), x->d);
+    t->f = _mm256_mul_ps(halves(heads(w, 20)), x->d);
     t->m = _mm256_cvtepi32_ps(x->sum);
-    t->fm = _mm256_mul_ps(halves(w + 2, 20), x->d);
+    t->fm = _mm256_mul_ps(halves(heads(w + 2, 20)), x->d);
 }
 
 /* The terms of Q4_K and Q5_K from the sums of their 8 blocks: d, dmin, then scales[12], six-bit
  * scales and minima (k_scale_min in run.c; here 4 of them at a time). */
 INLINE void k_terms(Terms *t, const uint8_t *w, __m256i s, const Eight *x)
 {
-    uint32_t u[3], low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, top2 = 0x30303030;
-    memcpy(u, w + 4, sizeof u);
-    __m128i packed =
-        _mm_setr_epi32((int)(u[0] & low6), (int)((u[2] & low4) | (u[0] >> 2 & top2)),
-                       (int)(u[1] & low6), (int)((u[2] >> 4 & low4) | (u[1] >> 2 & top2)));
-    __m256i sc = _mm256_cvtepu8_epi32(packed);
-    __m256i mn = _mm256_cvtepu8_epi32(_mm_srli_si128(packed, 8));
+    __m128i v = load16(w), low4 = _mm_set1_epi8(15);
+    __m128i c = _mm_srlv_epi32(_mm_shuffle_epi32(v, 0xff), _mm_setr_epi32(0, 0, 4, 0));
+    __m128i top = _mm_and_si128(_mm_srli_epi32(v, 2), _mm_set1_epi8(0x30));
+    __m128i lo = _mm_and_si128(v, _mm_set1_epi8(0x3f)),
+            hi = _mm_or_si128(_mm_and_si128(c, low4), top);
+    __m256i sc = _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(_mm_unpacklo_epi32(lo, hi), lo));
+    __m256i mn = _mm256_cvtepu8_epi32(_mm_unpackhi_epi32(lo, hi));
     __m256 dm = _mm256_xor_ps(half_at(w + 2), _mm256_set1_ps(-0.0f));
     t->s = _mm256_cvtepi32_ps(_mm256_mullo_epi32(s, sc));
     t->f = _mm256_mul_ps(half_at(w), x->d);
@@ -495,83 +520,92 @@ INLINE void dot_q6_k(Terms *t, const uint8_t *w, const Eight *x)
     t->f = _mm256_mul_ps(half_at(w + 208), x->d);
 }
 
-/* out[b] holds element b of 8 vectors, which lie `stride` floats apart. */
-INLINE void transpose(__m256 out[8], const float *in, size_t stride)
+/* The terms of n blocks that follow each other, to place `at` on; x comes again after `period`
+ * eights. bytes: of 8 blocks. */
+INLINE void terms(Dot *dot, int has_min, size_t bytes, Waiting *to, int at, const uint8_t *w, int n,
+                  const Eight *x, int period)
 {
-    for (int half = 0; half < 2; half++, in += 4, out += 4) {
-        __m256 a[4];
-        for (size_t j = 0; j < 4; j++)
-            a[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(in + j * stride)),
-                                        _mm_loadu_ps(in + (j + 4) * stride), 1);
-        __m256 lo01 = _mm256_unpacklo_ps(a[0], a[1]), hi01 = _mm256_unpackhi_ps(a[0], a[1]);
-        __m256 lo23 = _mm256_unpacklo_ps(a[2], a[3]), hi23 = _mm256_unpackhi_ps(a[2], a[3]);
-        out[0] = _mm256_shuffle_ps(lo01, lo23, 0x44);
-        out[1] = _mm256_shuffle_ps(lo01, lo23, 0xee);
-        out[2] = _mm256_shuffle_ps(hi01, hi23, 0x44);
-        out[3] = _mm256_shuffle_ps(hi01, hi23, 0xee);
-    }
-}
-
-/* The chain over n <= 8 blocks of 8 rows. qdot_base leaves out the minimum where dm is 0; here it
- * adds a zero to y, which changes nothing: y is never -0 (it begins as +0, and is a sum of integers
- * times factors, so it cannot vanish by rounding), and a factor NaN has made y NaN by then. */
-INLINE __m256 chain(int has_min, __m256 y, const Terms t[][EIGHTS], int n)
-{
-    const size_t stride = EIGHTS * sizeof(Terms) / sizeof(float);
-    __m256 s[8], f[8], m[8], fm[8];
-    transpose(s, (const float *)&t[0][0].s, stride);
-    transpose(f, (const float *)&t[0][0].f, stride);
-    if (has_min) {
-        transpose(m, (const float *)&t[0][0].m, stride);
-        transpose(fm, (const float *)&t[0][0].fm, stride);
-    }
-    for (int b = 0; b < n; b++) {
-        y = _mm256_fmadd_ps(s[b], f[b], y);
-        if (has_min) y = _mm256_fmadd_ps(m[b], fm[b], y);
-    }
-    return y;
-}
-
-/* y += n blocks of up to 16 rows times x; bytes: of 8 blocks. Terms of rows that are not there are
- * whatever they were: their sums are not stored. */
-INLINE void qstrip(Dot *dot, int has_min, size_t bytes, float *y, const uint8_t *w,
-                   size_t row_bytes, int rows, const Eight *x, int n)
-{
-    Terms t[STRIP][EIGHTS];
-    __m256 acc[2];
-    for (int r = 0; r < rows; r++, w += row_bytes) {
-        const uint8_t *p = w;
-        for (int e = 0; e < n / 8; e++, p += bytes) {
+    for (int g = 0; n > 0; n -= 8, at += 8, w += bytes) {
+        Terms t;
+        if (n >= 8) {
             for (size_t i = 0; i < bytes; i += 64)
-                _mm_prefetch((const char *)p + AHEAD + i, _MM_HINT_T0);
-            dot(&t[r][e], p, x + e);
+                _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T1);
+            dot(&t, w, x + g);
+        } else {
+            uint8_t last[8 * 34] = {0}; /* what comes from beyond the last block is not used */
+            memcpy(last, w, (size_t)n * bytes / 8);
+            dot(&t, last, x + g);
         }
-        if (n % 8) {
-            uint8_t last[8 * 34] = {0}; /* block types only: the others come in eights */
-            memcpy(last, p, (size_t)(n % 8) * bytes / 8);
-            dot(&t[r][n / 8], last, x + n / 8);
-        }
+        _mm256_storeu_ps(to->s + at, t.s);
+        _mm256_storeu_ps(to->f + at, t.f);
+        if (has_min) _mm256_storeu_ps(to->m + at, t.m);
+        if (has_min) _mm256_storeu_ps(to->fm + at, t.fm);
+        g = g + 1 < period ? g + 1 : 0;
     }
-    for (int i = 0; i < 2; i++) acc[i] = _mm256_maskload_ps(y + 8 * i, mask_of(rows - 8 * i));
-    for (int e = 0; 8 * e < n; e++)
-        for (int i = 0; i < 2; i++)
-            acc[i] = chain(has_min, acc[i], (const Terms(*)[EIGHTS]) & t[8 * i][e],
-                           n - 8 * e < 8 ? n - 8 * e : 8);
-    for (int i = 0; i < 2; i++) _mm256_maskstore_ps(y + 8 * i, mask_of(rows - 8 * i), acc[i]);
 }
 
+/* The terms of 4 blocks of 8 rows: out[k] holds those of block k. */
+INLINE void terms_of(__m256 out[4], const float *t, const size_t row[8])
+{
+    __m256i v[4];
+    const void *at[8];
+    for (int r = 0; r < 8; r++) at[r] = t + row[r];
+    turn(v, at, 0);
+    for (int k = 0; k < 4; k++) out[k] = _mm256_castsi256_ps(v[k]);
+}
+
+/* y[r] += n terms of row r; row[r] is where they begin. qdot_base leaves out the minimum where dm is
+ * 0; here it adds a zero to y, which changes nothing: y is never -0 (it begins as +0, and is a sum of
+ * integers times factors, so it cannot vanish by rounding), and a factor NaN has made y NaN by then. */
+INLINE void chains(int has_min, float y[CHAINS], const Waiting *t, const size_t row[CHAINS], int n)
+{
+    __m256 acc[2] = {_mm256_loadu_ps(y), _mm256_loadu_ps(y + 8)};
+    for (int b = 0; b < n; b += 4)
+        for (int i = 0; i < 2; i++) {
+            __m256 s[4], f[4], m[4], fm[4];
+            terms_of(s, t->s + b, row + 8 * i);
+            terms_of(f, t->f + b, row + 8 * i);
+            if (has_min) terms_of(m, t->m + b, row + 8 * i);
+            if (has_min) terms_of(fm, t->fm + b, row + 8 * i);
+            for (int k = 0; k < 4 && b + k < n; k++) {
+                acc[i] = _mm256_fmadd_ps(s[k], f[k], acc[i]);
+                if (has_min) acc[i] = _mm256_fmadd_ps(m[k], fm[k], acc[i]);
+            }
+        }
+    for (int i = 0; i < 2; i++) _mm256_storeu_ps(y + 8 * i, acc[i]);
+}
+
+/* y = w x. Blocks of a row are taken `part` at a time: all of them, but for very wide rows. Where as
+ * many rows as end with the end of an eight have few enough eights, rows follow without a gap. */
 INLINE void qmatvec(Dot *dot, int has_min, size_t bytes, float *y, const uint8_t *w, int rows,
                     const Q8 *x, int nb)
 {
     Eight eight[EIGHTS];
-    size_t row_bytes = (size_t)nb * bytes / 8;
+    Waiting t;
+    size_t row_bytes = (size_t)nb * bytes / 8, row[CHAINS];
+    int period = nb / (nb % 8 == 0 ? 8 : nb % 4 == 0 ? 4 : nb % 2 == 0 ? 2 : 1), part = nb;
+    int run = period <= EIGHTS;
+    if (!run) {
+        int parts = (nb - 1) / (8 * EIGHTS) + 1;
+        period = (nb - 1) / 8 / parts + 1;
+        part = 8 * period;
+    }
     memset(y, 0, (size_t)rows * sizeof *y);
-    for (int b0 = 0; b0 < nb; b0 += 8 * EIGHTS, w += EIGHTS * bytes) {
-        int n = nb - b0 < 8 * EIGHTS ? nb - b0 : 8 * EIGHTS;
-        for (int b = 0; b < n; b += 8) eight_from(&eight[b / 8], x + b0 + b, n - b < 8 ? n - b : 8);
-        for (int r = 0; r < rows; r += STRIP)
-            qstrip(dot, has_min, bytes, y + r, w + (size_t)r * row_bytes, row_bytes,
-                   rows - r < STRIP ? rows - r : STRIP, eight, n);
+    for (int b0 = 0; b0 < nb; b0 += part) {
+        int n = nb - b0 < part ? nb - b0 : part;
+        int most = WAITING / n < CHAINS ? WAITING / n : CHAINS;
+        for (int g = 0; g < period; g++) eight_from(&eight[g], x + b0, 8 * g, n);
+        for (int r0 = 0, some; r0 < rows; r0 += some) {
+            const uint8_t *from = w + (size_t)r0 * row_bytes + (size_t)b0 * bytes / 8;
+            float sum[CHAINS] = {0};
+            some = rows - r0 < most ? rows - r0 : most;
+            for (int r = 0; r < (run ? 1 : some); r++, from += row_bytes)
+                terms(dot, has_min, bytes, &t, r * n, from, run ? some * n : n, eight, period);
+            for (int r = 0; r < CHAINS; r++) row[r] = (size_t)n * (size_t)(r < some ? r : 0);
+            memcpy(sum, y + r0, (size_t)some * sizeof *y);
+            chains(has_min, sum, &t, row, n);
+            memcpy(y + r0, sum, (size_t)some * sizeof *y);
+        }
     }
 }
 
@@ -603,26 +637,14 @@ typedef struct {
     int scaled, has_min;
 } Wide;
 
-/* The 16 bytes at offset `at` of 8 rows, transposed: out[k] holds the k-th 4 bytes of each row. */
-static inline void turn(__m256i out[4], const Q32 *const w[QROWS], size_t at)
-{
-    __m256i a[4];
-    for (int j = 0; j < 4; j++)
-        a[j] = load_pair((const char *)w[j] + at, (const char *)w[j + 4] + at);
-    __m256i lo01 = _mm256_unpacklo_epi32(a[0], a[1]), lo23 = _mm256_unpacklo_epi32(a[2], a[3]);
-    __m256i hi01 = _mm256_unpackhi_epi32(a[0], a[1]), hi23 = _mm256_unpackhi_epi32(a[2], a[3]);
-    out[0] = _mm256_unpacklo_epi64(lo01, lo23);
-    out[1] = _mm256_unpackhi_epi64(lo01, lo23);
-    out[2] = _mm256_unpacklo_epi64(hi01, hi23);
-    out[3] = _mm256_unpackhi_epi64(hi01, hi23);
-}
-
-static inline void widen(Wide *o, const Q32 *const w[QROWS])
+/* Block b of 8 rows. */
+static inline void widen(Wide *o, const void *const row[QROWS], int b)
 {
     __m256i rest[4], ones = _mm256_set1_epi16(1);
-    turn(o->q, w, 0);
-    turn(o->q + 4, w, 16);
-    turn(rest, w, 32);
+    size_t at = (size_t)b * sizeof(Q32);
+    turn(o->q, row, at);
+    turn(o->q + 4, row, at + 16);
+    turn(rest, row, at + 32);
     o->sc = rest[0];
     o->mn = rest[1];
     o->d = _mm256_castsi256_ps(rest[2]);
@@ -639,15 +661,12 @@ static inline __m256i weigh(__m256i pair, __m256i a, __m256i b)
     return _mm256_add_epi32(_mm256_mullo_epi32(lo, a), _mm256_mullo_epi32(hi, b));
 }
 
-/* Four products of each row, added: maddubs wants one unsigned factor, so |w| times x with the
- * sign of w; 2 * 128 * 127 fits 16 bits. */
+/* Four products of each row, added. */
 static inline __m256i four_products(__m256i w, const Q8 *x, int k)
 {
     int32_t v;
-    __builtin_memcpy(&v, x->q + 4 * k, sizeof v);
-    __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(v), w);
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), signed_x);
-    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    memcpy(&v, x->q + 4 * k, sizeof v);
+    return signed_products(w, _mm256_set1_epi32(v));
 }
 
 /* acc + one block of 8 rows times one token. */
@@ -672,13 +691,11 @@ static inline __m256 qblock(__m256 acc, const Wide *w, const Q8 *x)
 static void strip(float *y, size_t ys, const Q32 *w, const Q8 *x, size_t xs, int toks, int nb)
 {
     Wide wide[CHUNK];
+    const void *row[QROWS];
+    for (int r = 0; r < QROWS; r++) row[r] = w + (size_t)r * (size_t)nb;
     for (int b0 = 0; b0 < nb; b0 += CHUNK) {
         int n = nb - b0 < CHUNK ? nb - b0 : CHUNK;
-        for (int b = 0; b < n; b++) {
-            const Q32 *row[QROWS];
-            for (int r = 0; r < QROWS; r++) row[r] = w + (size_t)r * (size_t)nb + b0 + b;
-            widen(&wide[b], row);
-        }
+        for (int b = 0; b < n; b++) widen(&wide[b], row, b0 + b);
         for (int i = 0; i < toks; i++) {
             float *yi = y + (size_t)i * ys;
             __m256 acc = b0 ? _mm256_loadu_ps(yi) : _mm256_setzero_ps();
@@ -752,20 +769,14 @@ static void quantize(Q8 *out, const float *x, int nb)
 static void unpack_f16(float *out, const uint16_t *in, int n)
 {
     int i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(out + i,
-                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(in + i))));
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load_f16((const void *)(in + i), 0));
     kernels_base.unpack_f16(out + i, in + i, n - i);
 }
 
 static void unpack_bf16(float *out, const uint16_t *in, int n)
 {
     int i = 0;
-    for (; i + 8 <= n; i += 8) {
-        __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(in + i));
-        __m256i w = _mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16);
-        _mm256_storeu_si256((__m256i *)(void *)(out + i), w);
-    }
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load_bf16((const void *)(in + i), 0));
     kernels_base.unpack_bf16(out + i, in + i, n - i);
 }
 
@@ -793,7 +804,7 @@ static void unpack_q32(float *out, const Q32 *in, int nb)
 /* The low nibbles of 16 bytes, then the high ones. */
 static inline __m256i nibbles(const uint8_t *p)
 {
-    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p), low = _mm_set1_epi8(15);
+    __m128i b = load16(p), low = _mm_set1_epi8(15);
     return _mm256_set_m128i(_mm_and_si128(_mm_srli_epi16(b, 4), low), _mm_and_si128(b, low));
 }
 
@@ -964,6 +975,38 @@ static void silu_mul(float *y, const float *g, int n)
     kernels_base.silu_mul(y + i, g + i, n - i);
 }
 
+/* ---------------------------------------------------------------- peaks, for `bench` */
+
+static double peak_float(int rounds)
+{
+    volatile float sink;
+    __m256 a[12];
+    for (int i = 0; i < 12; i++) a[i] = _mm256_setzero_ps();
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 12; i++)
+            a[i] = _mm256_fmadd_ps(a[i], _mm256_set1_ps(0.5f), _mm256_set1_ps(1));
+    for (int i = 0; i < 12; i++) sink = tree8(a[i]);
+    (void)sink;
+    return 2.0 * 8 * 12 * rounds;
+}
+
+/* in_register: the products would be taken out of the loop. */
+static double peak_int8(int rounds)
+{
+    volatile float sink;
+    __m256i a[12];
+    __m256 b = _mm256_castsi256_ps(_mm256_set1_epi8((char)(rounds % 100)));
+    for (int i = 0; i < 12; i++) a[i] = _mm256_setzero_si256();
+    for (int k = 0; k < rounds; k++)
+        for (int i = 0; i < 12; i++) {
+            __m256i w = _mm256_castps_si256(b = in_register(b));
+            a[i] = _mm256_add_epi32(a[i], add_pairs(_mm256_maddubs_epi16(w, w)));
+        }
+    for (int i = 0; i < 12; i++) sink = tree8(_mm256_cvtepi32_ps(a[i]));
+    (void)sink;
+    return 2.0 * 32 * 12 * rounds;
+}
+
 /* clang-format off */
 const Kernels kernels_avx2 = {
     .name = "avx2",
@@ -982,6 +1025,8 @@ const Kernels kernels_avx2 = {
     .unpack = {[T_Q4_0] = unpack_q4_0, [T_Q4_1] = unpack_q4_1, [T_Q8_0] = unpack_q8_0},
     .weighted_sum = weighted_sum,
     .softmax = softmax,
-    .silu_mul = silu_mul};
+    .silu_mul = silu_mul,
+    .peak_float = peak_float,
+    .peak_int8 = peak_int8};
 /* clang-format on */
 #endif
