@@ -857,7 +857,7 @@ static int takes_int8(const State *s, const Tensor *w)
 static int piece_rows(const State *s, const Tensor *w, int n)
 {
     if (n >= FEW) return takes_int8(s, w) ? PANEL_MAX : panel_rows((int)w->ne[0]);
-    size_t rows = (131072 / w->row_bytes + ROWS_STEP - 1) / ROWS_STEP * ROWS_STEP;
+    size_t rows = (524288 / w->row_bytes + ROWS_STEP - 1) / ROWS_STEP * ROWS_STEP;
     int most = (int)(w->ne[1] / (4 * s->n_threads)) / ROWS_STEP * ROWS_STEP;
     if ((int64_t)rows > most) rows = (size_t)most;
     return rows < ROWS_STEP ? ROWS_STEP : (int)rows;

@@ -994,17 +994,17 @@ static double peak_float(int rounds)
 static double peak_int8(int rounds)
 {
     volatile float sink;
-    __m256i a[12];
+    __m256i a[8];
     __m256 b = _mm256_castsi256_ps(_mm256_set1_epi8((char)(rounds % 100)));
-    for (int i = 0; i < 12; i++) a[i] = _mm256_setzero_si256();
+    for (int i = 0; i < 8; i++) a[i] = _mm256_setzero_si256();
     for (int k = 0; k < rounds; k++)
-        for (int i = 0; i < 12; i++) {
+        for (int i = 0; i < 8; i++) {
             __m256i w = _mm256_castps_si256(b = in_register(b));
             a[i] = _mm256_add_epi32(a[i], add_pairs(_mm256_maddubs_epi16(w, w)));
         }
-    for (int i = 0; i < 12; i++) sink = tree8(_mm256_cvtepi32_ps(a[i]));
+    for (int i = 0; i < 8; i++) sink = tree8(_mm256_cvtepi32_ps(a[i]));
     (void)sink;
-    return 2.0 * 32 * 12 * rounds;
+    return 2.0 * 32 * 8 * rounds;
 }
 
 /* clang-format off */
