@@ -33,8 +33,14 @@ endif
 
 SOURCES = run.c tokenizer.c analysis.c $(wildcard rope/*.c)
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
-SOURCES += kernels/avx2.c kernels/avx512.c kernels/vnni.c kernels/amx.c
+SOURCES += kernels/avx2.c kernels/avx512.c kernels/vnni.c
 DEFS     = -DKERNELS_X86
+# gcc and clang know the tile instructions since version 11.
+ifeq ($(shell $(CC) -mamx-tile -mamx-int8 -E -x c /dev/null >/dev/null 2>&1 && echo yes),yes)
+SOURCES += kernels/amx.c
+DEFS    += -DKERNELS_AMX
+TILES    = -mamx-tile -mamx-int8
+endif
 endif
 ifneq ($(filter aarch64 arm64,$(ARCH)),)
 SOURCES += kernels/neon.c kernels/dotprod.c kernels/i8mm.c
@@ -46,7 +52,7 @@ AVX512   = $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
 $(BUILD)/kernels/avx2.o:   ISA = $(AVX2)
 $(BUILD)/kernels/avx512.o: ISA = $(AVX512)
 VNNI     = $(AVX512) -mavx512vnni
-AMX      = $(VNNI) -mamx-tile -mamx-int8
+AMX      = $(VNNI) $(TILES)
 $(BUILD)/kernels/vnni.o:   ISA = $(VNNI)
 $(BUILD)/kernels/amx.o:    ISA = $(AMX)
 $(BUILD)/kernels/dotprod.o: ISA = -march=armv8.2-a+dotprod

@@ -451,8 +451,12 @@ const Kernels kernels_base = {.name = "base",
 /* The Makefile defines one of these when it links the instances of kernels/. */
 #ifdef KERNELS_X86
 extern const Kernels kernels_avx2, kernels_avx512, kernels_vnni, kernels_amx;
-static const Kernels *const instances[] = {&kernels_base, &kernels_avx2, &kernels_avx512,
-                                           &kernels_vnni, &kernels_amx};
+static const Kernels *const instances[] = {
+    &kernels_base, &kernels_avx2, &kernels_avx512, &kernels_vnni,
+#ifdef KERNELS_AMX
+    &kernels_amx,
+#endif
+};
 #elif defined(KERNELS_ARM)
 extern const Kernels kernels_neon, kernels_dotprod, kernels_i8mm;
 static const Kernels *const instances[] = {&kernels_base, &kernels_neon, &kernels_dotprod,

@@ -6,7 +6,7 @@
 
 #include "check.h"
 
-#if defined(__x86_64__) && defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && (defined(__AMX_INT8__) || defined(__AMXINT8__))
 #include <immintrin.h>
 
 #include "amx_model.h"
