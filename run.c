@@ -324,8 +324,8 @@ static void unpack_q32_base(float *out, const Q32 *in, int nb)
         }
 }
 
-/* To nearest, ties to even, by adding half of the last place that stays: a carry out of the mantissa
- * raises the exponent, as it should, up to infinity. */
+/* To nearest, ties to even, by adding half of the last place that stays: a carry out of the
+ * mantissa raises the exponent, as it should, up to infinity. */
 static uint16_t f32_to_f16(float f)
 {
     uint32_t u;
@@ -421,9 +421,9 @@ static double peak_float_base(int rounds)
 
 static double peak_int8_base(int rounds)
 {
-    int32_t a[8] = {0};
+    uint32_t a[8] = {0}; /* unsigned: they wrap around */
     for (int k = 0; k < rounds; k++)
-        for (int i = 0; i < 8; i++) a[i] += (int8_t)k * (int8_t)(k + i);
+        for (int i = 0; i < 8; i++) a[i] += (uint32_t)((int8_t)k * (int8_t)(k + i));
     for (int i = 0; i < 8; i++) peak_sink = (float)a[i];
     return 2.0 * 8 * rounds;
 }
@@ -718,8 +718,8 @@ const TensorType *tensor_type(int type)
 
 /* ------------------------------------------------------------ 3 the team
  * `forward` is one parallel region: every thread of the team executes all of it, and the loops
- * written SHARED are handed out piece by piece to whoever comes first. Which thread computes a piece
- * is chance; what it computes is not.
+ * written SHARED are handed out piece by piece to whoever comes first. Which thread computes a
+ * piece is chance; what it computes is not.
  *
  * Waiting is for pieces, not for threads: one that the system has taken off its processor is missed
  * only if it holds a piece; then the others soon sleep, so that it can be moved to where they ran.
@@ -800,7 +800,8 @@ static void team_wait(const State *s)
 
 static void team_begin(State *s)
 {
-    for (size_t i = 0; i < s->n_loops; i++) atomic_store(&s->loop[i].next, 0);
+    for (size_t i = 0; i < s->n_loops; i++)
+        atomic_store_explicit(&s->loop[i].next, 0, memory_order_relaxed);
     atomic_store(&s->progress->done, 0);
     for (int i = 0; i < s->n_threads; i++) s->worker[i].loop = s->worker[i].due = 0;
 }
@@ -2314,22 +2315,31 @@ static long cgroup_limit(int version, const char *path, long n)
     return ceil(quota / period) < (double)n ? (long)ceil(quota / period) : n;
 }
 
+/* A line of /proc/self/cgroup: "0::/path", or of version 1 "7:cpu,cpuacct:/path". The version if it
+ * is about processor time, else 0. */
+static int cgroup_line(char *line, char **path)
+{
+    char *list = strchr(line, ':'), *end = list ? strchr(list + 1, ':') : NULL;
+    if (!end) return 0;
+    *end = 0;
+    *path = end + 1;
+    (*path)[strcspn(*path, "\n")] = 0;
+    if (!list[1]) return 2;
+    for (char *word = strtok(list + 1, ","); word; word = strtok(NULL, ","))
+        if (strcmp(word, "cpu") == 0) return 1;
+    return 0;
+}
+
 /* Processors of the affinity mask, and no more than the control groups above this process grant. */
 static long processors(long n)
 {
     cpu_set_t set;
-    char line[600];
+    char line[600], *path;
     if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
     FILE *f = fopen("/proc/self/cgroup", "r");
-    while (f &&
-           fgets(line, sizeof line, f)) { /* "0::/path", or of version 1 "7:cpu,cpuacct:/path" */
-        char *name = strchr(line, ':'), *path = name ? strchr(name + 1, ':') : NULL;
-        if (!path) continue;
-        *path++ = 0;
-        int version = name[1] == 0 ? 2 : strncmp(name + 1, "cpu", 3) == 0 ? 1 : 0;
-        if (!version || name[1 + 3 * (version == 1)] > ',') continue; /* cpuset */
-        path[strcspn(path, "\n")] = 0;
-        for (char *slash = path; slash; *slash = 0) {
+    while (f && fgets(line, sizeof line, f)) {
+        int version = cgroup_line(line, &path);
+        for (char *slash = version ? path : NULL; slash; *slash = 0) {
             n = cgroup_limit(version, path, n);
             slash = strrchr(path, '/');
             if (!slash) break;
@@ -2594,7 +2604,8 @@ static const Option option_table[] = {
     {"predict", 'n', O_INT, F(n_predict), 0, 1e9, "b", "N", "tokens to decode (128)"},
     {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "a", "N", "read N tokens of the text at most"},
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpba", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpba", "N", "threads (default: all CPUs)"},
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpba", "N",
+     "threads (default: as many CPUs as it may use)"},
     {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpba", "N", "tokens of one batch (512)"},
     {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
      "random seed (-1: the clock)"},
@@ -2626,7 +2637,7 @@ static const Option option_table[] = {
      "factor of --rope linear, instead of the file's"},
     {"kv", 0, O_STR, F(kv), 0, 0, "gcpba", "f32|f16", "type of the cached keys and values (f32)"},
     {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME",
-     "base, avx2, ... (default: the fastest this CPU has; bench: all)"},
+     "base, avx2, ... (the fastest this CPU has); bench: all of them"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME",
      "llama.cpp (second half of each window) or full (all of it)"},
     {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
@@ -3430,25 +3441,28 @@ static double bytes_per_token(const Model *m)
     return sum;
 }
 
-/* Bytes per second at which n_threads read 512 MB, more than caches hold: the best of 5 passes. */
+/* Bytes per second at which n_threads read 512 MB, or an eighth of the memory if that is less: the
+ * best of 5 passes. */
 static double read_bandwidth(int n_threads)
 {
-    size_t words = (size_t)1 << 26;
+    enum { PIECE = 8192 };
+    double eighth = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 8;
+    size_t words = (size_t)(fmin(eighth, 512e6) / 8) / PIECE * PIECE;
     uint64_t *buf = xcalloc(words, sizeof *buf), total = 0;
     double best = 0;
-    (void)n_threads;                                    /* used by OpenMP alone */
-    for (size_t i = 0; i < words; i += 512) buf[i] = i; /* give every page memory of its own */
-    for (int pass = 0; pass < 5; pass++) {
+    (void)n_threads; /* used by OpenMP alone */
+    for (int pass = -1; pass < 5; pass++) {
         double t0 = now();
 #pragma omp parallel for num_threads(n_threads) schedule(static)
-        for (size_t b = 0; b < words; b += 8192) {
+        for (size_t b = 0; b < words; b += PIECE) {
             uint64_t sum = 0;
-            for (size_t i = 0; i < 8192; i++) sum += buf[b + i];
+            for (size_t i = 0; pass < 0 && i < PIECE; i += 512) buf[b + i] = i; /* own the page */
+            for (size_t i = 0; i < PIECE; i++) sum += buf[b + i];
 #pragma omp atomic
             total += sum;
         }
         double rate = (double)(words * sizeof *buf) / (now() - t0);
-        best = rate > best ? rate : best;
+        if (pass >= 0 && rate > best) best = rate;
     }
     if (total == 1) note("(sum of the bandwidth test)"); /* keeps the reads */
     free(buf);
@@ -3537,12 +3551,12 @@ static int bench_runs(Session *ss, const Options *o, Bench *b, const Probe *prob
     state_reset(&ss->s);
     double t0 = now();
     forward(&ss->s, ids, 1, 1);
-    if (b->first == 0) b->first = now() - t0;
+    b->first = now() - t0;
     for (; done < b->repeat && !interrupted; done++) {
         bench_round(ss, b, ids, probe, &rate[0][done], &rate[1][done]);
+        b->speed.hash = hash_bytes(ss->s.logits, (size_t)V * sizeof(float));
         if (probe && !interrupted) bench_round(ss, b, ids, NULL, &rate[2][done], &rate[3][done]);
     }
-    b->speed.hash = hash_bytes(ss->s.logits, (size_t)V * sizeof(float));
     b->repeat = interrupted ? done - 1 : done; /* the round that was cut short does not count */
     if (b->repeat > 0) {
         b->speed.prompt = median(rate[0], b->repeat);

@@ -315,8 +315,8 @@ MATVEC(q4_1, 20)
 
 /* ---------------------------------------------------------------- qmatvec
  * Rows are read one after the other: the terms of each block, an exact integer and its factor, wait
- * until 16 rows (of wide ones, fewer) go through the fused chain over the blocks side by side: in two
- * vectors, since each chain only waits for itself. A stream that is left and taken up again is read
+ * until 16 rows (of wide ones, fewer) go through the fused chain over the blocks side by side: in
+ * two vectors, since each chain only waits for itself. A stream that is left and taken up again is read
  * at half the speed, so rows are taken whole, and short ones as one run of blocks, 8 at a time. */
 #define CHAINS  16   /* rows */
 #define WAITING 2048 /* blocks of all rows: 33 KB of stack */
@@ -554,9 +554,10 @@ INLINE void terms_of(__m256 out[4], const float *t, const size_t row[8])
     for (int k = 0; k < 4; k++) out[k] = _mm256_castsi256_ps(v[k]);
 }
 
-/* y[r] += n terms of row r; row[r] is where they begin. qdot_base leaves out the minimum where dm is
- * 0; here it adds a zero to y, which changes nothing: y is never -0 (it begins as +0, and is a sum of
- * integers times factors, so it cannot vanish by rounding), and a factor NaN has made y NaN by then. */
+/* y[r] += n terms of row r; row[r] is where they begin. qdot_base leaves out the minimum where dm
+ * is 0; here it adds a zero to y, which changes nothing: y is never -0 (it begins as +0, and is a
+ * sum of integers times factors, so it cannot vanish by rounding), and a factor NaN has made y NaN
+ * by then. */
 INLINE void chains(int has_min, float y[CHAINS], const Waiting *t, const size_t row[CHAINS], int n)
 {
     __m256 acc[2] = {_mm256_loadu_ps(y), _mm256_loadu_ps(y + 8)};
@@ -575,8 +576,8 @@ INLINE void chains(int has_min, float y[CHAINS], const Waiting *t, const size_t 
     for (int i = 0; i < 2; i++) _mm256_storeu_ps(y + 8 * i, acc[i]);
 }
 
-/* y = w x. Blocks of a row are taken `part` at a time: all of them, but for very wide rows. Where as
- * many rows as end with the end of an eight have few enough eights, rows follow without a gap. */
+/* y = w x. Blocks of a row are taken `part` at a time: all of them, but for very wide rows. Where
+ * as many rows as end with the end of an eight have few enough eights, rows follow without a gap. */
 INLINE void qmatvec(Dot *dot, int has_min, size_t bytes, float *y, const uint8_t *w, int rows,
                     const Q8 *x, int nb)
 {

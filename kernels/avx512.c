@@ -125,7 +125,7 @@ static void long_tail(__m512 rest[24], int g, const float *w, size_t ws, const f
     }
 }
 
-/* Values c .. c + n - 1 of 6 rows and 4 tokens; tail: how many of the last ones, n % LANES. */
+/* One half of the lanes of 6 rows and 4 tokens, over values c .. c + n - 1. */
 static inline __attribute__((always_inline)) void long_half(int g, __m512 rest[24], const float *w,
                                                             size_t ws, const float *x, size_t xs,
                                                             int c, int n)
@@ -200,9 +200,9 @@ static void matmul(float *y, size_t ys, const float *w, size_t ws, int rows, con
                  n);
 }
 
-/* Matrix times vector: the file's rows one after the other are one stream, which memory likes best.
- * (Rows side by side: 16 GB/s where this reads 22; fetching in advance by instructions: a loss,
- * but where x fills half of L1, from WIDE values on: BF16 16 GB/s instead of 7.) */
+/* Matrix times vector: the file's rows one after the other are one stream, which memory likes best
+ * (16 GB/s with four rows side by side, 22 so). To ask for it in advance is a loss, but where x
+ * fills half of L1, from WIDE values on (BF16: 16 GB/s instead of 7). */
 #define WIDE  4096
 #define AHEAD 8192 /* bytes */
 

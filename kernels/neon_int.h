@@ -269,7 +269,7 @@ FORCE void strips(Load *load, int T, float *y, size_t ys, const uint8_t *w, size
     }
 }
 
-/* The weights, at most some ten rows, pass once for every four tokens. */
+/* All the rows of the call pass once for every four tokens. */
 static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, size_t xs, int toks,
                     int nb)
 {

@@ -1,8 +1,8 @@
 /* Integer products for x86-64 with AVX-512 VNNI (Ice Lake, Zen 4, and later); everything else is
  * taken from AVX-512. The scalar twin, and what it computes, is qmatmul_base in run.c.
  *
- * 16 weight rows stand side by side, one in each 32-bit lane, so no sum ever crosses lanes:
- * vpdpbusd adds four products of one row to its lane. Its gain is in README.md, "Speed". */
+ * For prompts 16 weight rows stand side by side, one in each 32-bit lane, so no sum ever crosses
+ * lanes: vpdpbusd adds four products of one row to its lane. For single tokens see below. */
 #include "../model.h"
 
 #ifdef __AVX512VNNI__
@@ -129,7 +129,7 @@ static inline __attribute__((always_inline)) void tokens(int T, float *y, size_t
     for (int i = 0; i < T; i++) _mm512_mask_storeu_ps(y + (size_t)i * ys, rows, acc[i]);
 }
 
-/* Up to 16 rows times all tokens. Rows that are not there repeat the last one; they are not stored. */
+/* Up to 16 rows times all tokens. Rows that are not there repeat the last; they are not stored. */
 static inline __attribute__((always_inline)) void strip(Load *load, float *y, size_t ys,
                                                         const uint8_t *w, size_t row_bytes,
                                                         int rows, const Q8 *x, size_t xs, int toks,
@@ -171,8 +171,8 @@ static void qmatmul(float *y, size_t ys, const Q32 *w, int rows, const Q8 *x, si
  *
  * 16 blocks at a time, of one row or of two. Products of four weights stand in 32-bit lanes; the
  * lanes of a block are then added across, which leaves S_b of 16 blocks in one vector. The sum over
- * blocks is one chain per row: it waits in `Terms` until 16 rows (of wide ones, fewer) go down their
- * chains side by side. A stream that is left and taken up again is read at half the speed. */
+ * blocks is one chain per row: it waits in `Terms` until 16 rows (of wide ones, fewer) go down
+ * their chains side by side. A stream that is left and taken up again is read at half the speed. */
 #define GROUP   16   /* blocks */
 #define TERMS   3072 /* blocks that wait, of all rows */
 #define CHAINS  16   /* rows: two vectors, so that one waits while the other adds */
@@ -259,8 +259,8 @@ static inline __m512i nibble_sums(const uint8_t *p, size_t size, size_t at, cons
     return across(a);
 }
 
-/* The first 16-bit numbers of 16 blocks of `size` <= 34 bytes, then the second ones: four blocks at a
- * time, of which one load reaches all of 18 and 20 bytes. */
+/* The first 16-bit numbers of 16 blocks of `size` <= 34 bytes, then the second ones: four blocks at
+ * a time, of which one load reaches all of 18 and 20 bytes. */
 static inline __m512i heads(const uint8_t *p, int size)
 {
     const short h = (short)(size / 2), h2 = (short)(2 * h), h3 = (short)(3 * h);
@@ -356,8 +356,8 @@ static inline float half_at(const uint8_t *p)
     return _cvtsh_ss((unsigned short)(p[0] | p[1] << 8));
 }
 
-/* A super-block of Q4_K: four lanes for each of groups 0 .. 3 and 4 .. 7. Bytes 32 i .. 32 i + 31 are
- * the nibbles of groups 2 i, low, and 2 i + 1. */
+/* A super-block of Q4_K: four lanes for each of groups 0 .. 3 and 4 .. 7. Bytes 32 i .. 32 i + 31
+ * are the nibbles of groups 2 i, low, and 2 i + 1. */
 static inline void super_q4_k(__m512i a[2], const uint8_t *p, const __m512i q[4])
 {
     const __m512i low = _mm512_set1_epi8(15), zero = _mm512_setzero_si512();
@@ -494,7 +494,7 @@ terms(Terms *t, int at, Direct k, const uint8_t *p, int n, const X16 *x, int per
 typedef struct {
     int nb;     /* blocks of a row */
     int part;   /* blocks taken at a time: all of them, but for rows that are very wide or odd */
-    int period; /* groups after which x comes again: of as many rows as end with the end of a group */
+    int period; /* groups after which x comes again: of rows that end with the end of a group */
 } Plan;
 
 static Plan plan_rows(int nb)
@@ -526,7 +526,7 @@ static inline __attribute__((always_inline)) void strip16(Terms *t, Direct k, co
     __builtin_memcpy(y, sum, (size_t)rows * sizeof *y);
 }
 
-/* y = w x for rows of nb blocks; k is constant after inlining. */
+/* y = w x for rows of nb blocks; k is constant after inlining. 88 KB of stack. */
 static inline __attribute__((always_inline)) void direct(Direct k, float *y, const uint8_t *w,
                                                          int rows, const Q8 *x, int nb)
 {
