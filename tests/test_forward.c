@@ -6,6 +6,7 @@
 #include "ref.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define U          0x1p-24
 #define MAX_TOKENS 320
@@ -47,6 +48,7 @@ typedef struct {
     const char *isa;
     int exact, threads, batch;
     const Probe *probe;
+    int kv_type; /* T_F32 or T_F16 */
 } Config;
 
 /* Logits [n][V] of a fresh timeline, in batches. From malloc. */
@@ -54,8 +56,12 @@ static float *logits_of(const Model *m, const int *ids, int n, const Config *c)
 {
     State s;
     Err e;
-    StateOptions o = {
-        .n_ctx = n, .n_batch = c->batch, .n_threads = c->threads, .exact = c->exact, .isa = c->isa};
+    StateOptions o = {.n_ctx = n,
+                      .n_batch = c->batch,
+                      .n_threads = c->threads,
+                      .exact = c->exact,
+                      .kv_type = c->kv_type,
+                      .isa = c->isa};
     size_t V = (size_t)m->n_vocab;
     float *out = xcalloc((size_t)n * V, sizeof *out);
     if (state_new(&s, m, &o, &e) < 0) {
@@ -309,80 +315,174 @@ static void check_seen(const Seen *s, const Model *m, int n)
     }
 }
 
-/* Configuration j of 24: threads, batch, probe. The last instance, which is the one in use, is
- * tried in all; the others in every fifth, which covers every value of each. */
-static void same_on(const char *what, const Model *m, const Kernels *k, int n, const int *ids,
-                    Config c, uint64_t want)
+/* One model, and the hashes of its logits with a cache of float32 and of float16. Those in int8
+ * are 0 for types that have no such mode. */
+typedef struct {
+    TinyModel t;
+    uint64_t exact[2], int8[2];
+} Entry;
+
+/* Each weight type with kernels of its own, and two without. Heads in groups of 2 to 5; rows with
+ * tails, of an odd number of blocks, and of one and two blocks of 256; windows that end within the
+ * first sum of 256 keys, and behind it. As with `golden` below, a hash that changes is a change of
+ * the canonical arithmetic; being constants, they compare compilers and processors as well. */
+static const Entry matrix[] = {
+    {{NULL, 2, 128, 8, 2, 16, 256, 61, .seed = 1},
+     {0x6763775f120e6b34, 0x56f554d606588751},
+     {0, 0}},
+    {{NULL, 2, 60, 6, 3, 10, 172, 37, .window = 90, .untied = 1, .seed = 2},
+     {0x438173e3c7d8a4eb, 0xfaed5a76cf731192},
+     {0, 0}},
+    {{NULL, 1, 120, 4, 2, 30, 172, 61, .type = T_F16, .embd_type = T_F16, .seed = 3},
+     {0xb20ab05bb74edefb, 0x3cc4fbb343be789d},
+     {0, 0}},
+    {{NULL, 1, 128, 4, 1, 32, 344, 61, .type = T_BF16, .embd_type = T_BF16, .window = 270,
+      .seed = 4},
+     {0x6cf98d46b2485d70, 0x77380ba4e5f7eff5},
+     {0, 0}},
+    {{NULL, 1, 160, 10, 2, 16, 544, 61, .type = T_Q8_0, .embd_type = T_Q8_0, .biases = 1,
+      .seed = 5},
+     {0xed1a5168e4d0e90b, 0xc48ede4f5421760a},
+     {0x92921de504d455ed, 0x547dbc6fb8fa60f6}},
+    {{NULL, 1, 160, 10, 2, 16, 352, 61, .type = T_Q4_0, .embd_type = T_Q4_0, .window = 90,
+      .seed = 6},
+     {0x3f98b7e9aa79bd12, 0xdde7c88ff1ee4fe4},
+     {0x363945294bac918b, 0x8af094faf0cde825}},
+    {{NULL, 1, 160, 10, 2, 16, 352, 61, .type = T_Q4_1, .embd_type = T_Q4_1, .seed = 7},
+     {0x7da950c717368b17, 0x1d4a027d250490e7},
+     {0x258cdc2940175de8, 0xc0db48199111a697}},
+    {{NULL, 1, 160, 10, 2, 16, 352, 61, .type = T_Q5_0, .embd_type = T_Q5_0, .seed = 8},
+     {0xc714e1c7aa9169e4, 0x69c79db625e142ae},
+     {0x84fc4b31f047c231, 0xadf162d087846a29}},
+    {{NULL, 1, 256, 8, 2, 32, 512, 61, .type = T_Q4_K, .embd_type = T_Q4_K, .seed = 9},
+     {0xdaba0b107552e233, 0x1a0ced299c21ea6a},
+     {0xb229616ba62269cc, 0x6b5da451fa05a6b9}},
+    {{NULL, 1, 256, 8, 2, 32, 256, 61, .type = T_Q5_K, .embd_type = T_Q5_K, .window = 270,
+      .seed = 10},
+     {0xad09392c3f57e601, 0x61c1c6749dbf1afd},
+     {0x73bb4535b9c165ee, 0x05ffc5cd4876f6c6}},
+    {{NULL, 1, 256, 8, 2, 32, 256, 61, .type = T_Q6_K, .embd_type = T_Q6_K, .biases = 1,
+      .seed = 11},
+     {0xcec6a66438f617b8, 0xc25665ccbef74492},
+     {0x0209a74f1beb3097, 0x10cdf334042dd564}},
+};
+
+static const int threads_of[] = {1, 2, 3, 4}, batches_of[] = {1, 7, 512};
+#define N_CELLS 24 /* threads x batches x probe */
+
+/* Cell j, of 300 tokens. */
+static void check_cell(const Entry *en, const Model *m, Config c, int j)
 {
-    static const int threads[] = {1, 2, 4}, batches[] = {1, 3, 7, MAX_TOKENS};
-    int last = 0;
+    enum { N = 300 };
+    int ids[N], f16 = c.kv_type == T_F16, batch = batches_of[j / 4 % 3];
+    uint64_t want = c.exact ? en->exact[f16] : en->int8[f16];
+    Seen seen = {.resid = 0};
+    Probe p = {PROBE_QK | PROBE_ATTN | PROBE_RESID, &seen, see_q, see_k, see_attn, see_resid};
+    pick_ids(ids, N, m->n_vocab, 77);
+    c.threads = threads_of[j % 4];
+    c.batch = batch < N ? batch : N;
+    c.probe = j >= N_CELLS / 2 ? &p : NULL;
+    uint64_t got = hash_of(m, ids, N, &c);
+    CHECK_MSG(
+        got == want, "%s (seed %d), %s, cache %s: %s, %d threads, batch %d, probe %d: 0x%016llx",
+        tensor_type(en->t.type)->name, (int)en->t.seed, c.exact ? "exact" : "int8",
+        f16 ? "f16" : "f32", c.isa, c.threads, batch, c.probe != NULL, (unsigned long long)got);
+    if (c.probe) check_seen(&seen, m, N);
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+/* The instance in use, which is the last one, takes all cells; the others a diagonal, every fifth,
+ * which has every value of each. With a float16 cache all take a diagonal, another one. The base
+ * instance is 50 times as slow: one thread in one batch, without a probe; then, float16, 4 threads
+ * token by token with one. Sanitized, or with `few`: no instance takes all. */
+static int wanted(int k, int last, int f16, int j, int few)
+{
+    if (k == 0) return j == (f16 ? 15 : 8);
+    if (k == last && !f16 && !few) return 1;
+    return j % 5 == (f16 ? 3 : 0);
+}
+
+static void check_entry(const Entry *en, int few)
+{
+    int last = 0, modes = en->int8[0] ? 2 : 1;
+    Loaded x;
+    if (!load(&x, &en->t)) return;
+    x.m.n_params = 1u << 30; /* `forward` leaves threads out where there is little to do */
     while (kernels_at(last + 1) && kernels_at(last + 1)->usable()) last++;
-    for (int j = 0; j < 24; j += k == kernels_at(last) ? 1 : 5) {
-        Seen seen = {.resid = 0};
-        Probe p = {PROBE_QK | PROBE_ATTN | PROBE_RESID, &seen, see_q, see_k, see_attn, see_resid};
-        c = (Config){k->name, c.exact, threads[j % 3], batches[j / 3 % 4], j >= 12 ? &p : NULL};
-        if (c.batch > n) c.batch = n;
-        uint64_t got = hash_of(m, ids, n, &c);
-        CHECK_MSG(got == want, "%s, %s: %s, %d threads, batches of %d, probe %d: other bits", what,
-                  c.exact ? "exact" : "int8", c.isa, c.threads, c.batch, j >= 12);
-        if (c.probe) check_seen(&seen, m, n);
+    for (int i = 0; i < (last + 1) * modes * 2 * N_CELLS; i++) {
+        int j = i % N_CELLS, f16 = i / N_CELLS % 2, mode = i / N_CELLS / 2 % modes;
+        int k = i / N_CELLS / 2 / modes;
+        Config c = {.isa = kernels_at(k)->name, .exact = !mode, .kv_type = f16 ? T_F16 : T_F32};
+        if (wanted(k, last, f16, j, few)) check_cell(en, &x.m, c, j);
+    }
+    unload(&x);
+}
+
+/* Instances x threads x batches x probe x cache: one hash per model and mode. */
+static void test_matrix(int n_names, char **names)
+{
+    for (size_t i = 0; i < sizeof matrix / sizeof *matrix; i++) {
+        int named = !n_names;
+        for (int a = 0; a < n_names; a++)
+            named |= strcmp(names[a], tensor_type(matrix[i].t.type)->name) == 0;
+        if (named) check_entry(&matrix[i], n_names || SANITIZED);
     }
 }
 
-/* Every configuration gives the bits of the base instance on one thread, token by token. */
-static void same_everywhere(const char *what, const Model *m, int n, int exact)
+/* More threads than processors, and than there are pieces to share out: the waiting ends, always.
+ * 200 passes of one token, 3 to 16 threads; a hang is ended by the alarm. */
+static void test_team(void)
 {
-    int ids[MAX_TOKENS];
-    Config c = {"base", exact, 1, 1, NULL};
-    pick_ids(ids, n, m->n_vocab, 77);
-    uint64_t want = hash_of(m, ids, n, &c);
-    for (int i = 0; kernels_at(i); i++)
-        if (kernels_at(i)->usable()) same_on(what, m, kernels_at(i), n, ids, c, want);
+    static const int teams[] = {3, 4, 16};
+    int ids[50];
+    Loaded x;
+    if (!load(&x, &(TinyModel){NULL, 2, 32, 4, 2, 8, 86, 40, .seed = 21})) return;
+    x.m.n_params = 1u << 30;
+    pick_ids(ids, 50, 40, 5);
+    uint64_t want = hash_of(&x.m, ids, 50, &(Config){.exact = 1, .threads = 1, .batch = 50});
+    alarm(120);
+    for (int round = 0; round < 12; round++) {
+        Config c = {.exact = 1, .threads = teams[round % 3], .batch = 1};
+        CHECK_MSG(hash_of(&x.m, ids, 50, &c) == want, "%d threads: other bits", c.threads);
+    }
+    alarm(0);
+    unload(&x);
 }
 
-static void test_same_bits(void)
+/* Two timelines of one model, in turns: each as if it were alone. */
+static void test_two_states(void)
 {
-    static const int types[] = {T_F32, T_F16, T_Q4_0, T_Q5_1, T_Q8_0, T_Q4_K, T_Q6_K};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        int K = tensor_type(types[i])->block == 256;
-        TinyModel t = {.n_layers = K ? 1 : 2,
-                       .n_embd = K ? 256 : 128,
-                       .n_heads = 4,
-                       .n_kv_heads = 2,
-                       .head_dim = K ? 64 : 32,
-                       .n_ff = K ? 256 : 352,
-                       .n_vocab = 300,
-                       .biases = 1,
-                       .type = types[i],
-                       .embd_type = types[i],
-                       .seed = i};
-        Loaded x; /* over 400,000 parameters: enough work for 4 threads even with one token */
-        if (!load(&x, &t)) continue;
-        same_everywhere(tensor_type(types[i])->name, &x.m, 11, 1);
-        if (tensor_type(types[i])->block > 1)
-            same_everywhere(tensor_type(types[i])->name, &x.m, 11, 0);
-        unload(&x);
+    int ids[40];
+    State s[2];
+    Err e;
+    Loaded x;
+    if (!load(&x, &(TinyModel){NULL, 2, 32, 4, 2, 8, 96, 40, .type = T_Q8_0, .seed = 22})) return;
+    x.m.n_params = 1u << 30;
+    pick_ids(ids, 40, 40, 6);
+    for (int i = 0; i < 2; i++) {
+        StateOptions o = {.n_ctx = 40, .n_threads = 3 - i, .exact = i};
+        if (!CHECK_MSG(state_new(&s[i], &x.m, &o, &e) == 0, "%s", e.msg)) exit(check_done());
     }
-}
-
-/* More keys than one partial sum, more queries than one block, with and without a window. */
-static void test_same_bits_long(void)
-{
-    for (int window = 0; window <= 90; window += 90) {
-        TinyModel t = {.n_layers = 2,
-                       .n_embd = 24,
-                       .n_heads = 4,
-                       .n_kv_heads = 2,
-                       .head_dim = 6,
-                       .n_ff = 20,
-                       .n_vocab = 17,
-                       .window = window,
-                       .seed = 5};
-        Loaded x;
-        if (!load(&x, &t)) continue;
-        same_everywhere(window ? "long, window" : "long", &x.m, MAX_TOKENS - 3, 1);
-        unload(&x);
+    for (int at = 0; at < 20; at += 4)
+        for (int i = 0; i < 2; i++) forward(&s[i], ids + 20 * i + at, 4, 4);
+    for (int i = 0; i < 2; i++) {
+        Config c = {.exact = i, .threads = 1, .batch = 20};
+        float *want = logits_of(&x.m, ids + 20 * i, 20, &c);
+        CHECK_CLOSE(s[i].logits, want + (size_t)16 * 40, 4 * 40, 0);
+        free(want);
+        state_free(&s[i]);
     }
+    unload(&x);
 }
 
 /* Asking for fewer rows, starting again, and a window as wide as the text change nothing. */
@@ -401,7 +501,7 @@ static void test_rows_and_reset(void)
     Err e;
     Loaded x, wide;
     StateOptions o = {.n_ctx = 10, .n_threads = 1, .exact = 1};
-    Config c = {NULL, 1, 1, 10, NULL};
+    Config c = {.exact = 1, .threads = 1, .batch = 10};
     if (!load(&x, &t)) return;
     pick_ids(ids, 10, 40, 4);
     float *want = logits_of(&x.m, ids, 10, &c);
@@ -463,7 +563,7 @@ static void test_golden(void)
         pick_ids(ids, 8, 41, 1);
         for (int k = 0; kernels_at(k); k++) {
             if (!kernels_at(k)->usable()) continue;
-            Config c = {kernels_at(k)->name, 1, 1, 8, NULL};
+            Config c = {.isa = kernels_at(k)->name, .exact = 1, .threads = 1, .batch = 8};
             uint64_t exact = hash_of(&x.m, ids, 8, &c);
             c.exact = 0;
             uint64_t int8 = hash_of(&x.m, ids, 8, &c);
@@ -476,15 +576,18 @@ static void test_golden(void)
     }
 }
 
-int main(void)
+/* With names of weight types: their part of the matrix, a diagonal of it, and the golden hashes. */
+int main(int argc, char **argv)
 {
+    test_golden();
+    test_matrix(argc - 1, argv + 1);
+    test_team();
+    test_two_states();
+    if (argc > 1) return check_done();
     test_shapes();
     test_weight_types();
     test_negative_control();
     test_stories();
-    test_same_bits();
-    test_same_bits_long();
     test_rows_and_reset();
-    test_golden();
     return check_done();
 }
