@@ -258,8 +258,8 @@ static void test_stories(void)
 
 /* What a probe was shown, per layer and head. */
 typedef struct {
-    long q[4][8], k[4][8], rows[4][8], resid;
-    int last[4][8], bad;
+    long q[4][10], k[4][10], rows[4][10], resid;
+    int last[4][10], bad;
 } Seen;
 
 static void see_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride)
@@ -404,9 +404,12 @@ static void check_cell(const Entry *en, const Model *m, Config c, int j)
 /* The instance in use, which is the last one, takes all cells; the others a diagonal, every fifth,
  * which has every value of each. With a float16 cache all take a diagonal, another one. The base
  * instance is 50 times as slow: one thread in one batch, without a probe; then, float16, 4 threads
- * token by token with one. Sanitized, or with `few`: no instance takes all. */
+ * token by token with one. Sanitized, or with `few`: the last instance takes the diagonals, the
+ * others that of float32. (On processors that others use too, two threads that spin in OpenMP's
+ * barrier take 100 times as long: OMP_WAIT_POLICY=passive.) */
 static int wanted(int k, int last, int f16, int j, int few)
 {
+    if (few && f16 && k != last) return 0;
     if (k == 0) return j == (f16 ? 15 : 8);
     if (k == last && !f16 && !few) return 1;
     return j % 5 == (f16 ? 3 : 0);
