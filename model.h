@@ -188,7 +188,7 @@ typedef struct {
     const char *name;
     int (*usable)(void); /* does this CPU, and its operating system, have it? */
     /* Matrix times matrix: y[i * ys + r] = sum_c w[r * ws + c] * x[i * xs + c], for rows r and
-     * toks i, c < n. Fastest when ws is not a multiple of a power of two above 64. */
+     * toks i, c < n. Fastest where rows ws apart do not meet in one cache set. */
     void (*matmul)(float *y, size_t ys, const float *w, size_t ws, int rows, const float *x,
                    size_t xs, int toks, int n);
     /* The same from integers: y = sum over blocks b, ascending, in one lane, of

@@ -2576,7 +2576,7 @@ typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
         *kv;
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth;
-    int json, exact, int8, special, ids, tensors;
+    int json, exact, int8, special, ids, tensors, all_isas;
     double temp, top_p, min_p, repeat_penalty, rope_scale;
     int top_k, repeat_last_n;
     double seed;
@@ -2761,7 +2761,7 @@ static int session_open(Session *ss, const Options *o, int exact, Err *e)
                        .n_threads = o->n_threads,
                        .exact = exact,
                        .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
-                       .isa = o->isa && strcmp(o->isa, "all") == 0 ? NULL : o->isa};
+                       .isa = o->isa};
     *ss = (Session){.bos = -1};
     if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
         return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
@@ -3480,24 +3480,26 @@ static double peak_memory(void)
 #endif
 }
 
-/* Operations per second of all threads, in floats or in int8 sums, each in registers: best of 5. */
+/* Operations per second of all threads, in floats or in int8 sums, each in registers: the best of
+ * 5 passes of some 5 milliseconds. */
 static double peak_arithmetic(const Kernels *k, int n_threads, int int8)
 {
-    double (*run)(int) = int8 ? k->peak_int8 : k->peak_float, best = 0, once = run(1);
-    int rounds = (int)(4e8 / once); /* some milliseconds */
-    (void)n_threads;                /* used by OpenMP alone */
+    double (*run)(int) = int8 ? k->peak_int8 : k->peak_float, best = 0, t0 = now();
+    double done = run(1000), rounds = 1000 * 5e-3 / (now() - t0 + 1e-9);
+    int n = rounds < 1 ? 1 : rounds > 1e8 ? (int)1e8 : (int)rounds;
+    (void)n_threads; /* used by OpenMP alone */
     for (int pass = 0; pass < 5; pass++) {
-        double t0 = now();
+        t0 = now();
 #pragma omp parallel num_threads(n_threads)
-        run(rounds);
-        double rate = once * rounds * n_threads / (now() - t0);
+        run(n);
+        double rate = done / 1000 * n * n_threads / (now() - t0);
         best = rate > best ? rate : best;
     }
     return best;
 }
 
-/* Multiplications and additions of the matrices for one token; quantized: only of those that meet
- * int8 activations. */
+/* Multiplications and additions of the layers' matrices for one token; int8: only of those that
+ * meet int8 activations. */
 static double operations_per_token(const State *s, int int8)
 {
     double sum = 0;
@@ -3511,13 +3513,13 @@ static double operations_per_token(const State *s, int int8)
 
 typedef struct {
     double prompt, decode; /* tokens per second, medians */
-    uint64_t hash;         /* of the last logits */
 } Speed;
 
 typedef struct {
     int n_prompt, n_decode, depth, repeat, probe;
-    double load, first, bandwidth, peak_float, peak_int8, bytes, share, memory;
+    double load, first, bandwidth, peak_float, peak_int8, bytes, memory;
     Speed speed, unprobed; /* unprobed: the same runs without the probe, in turn */
+    uint64_t hash;         /* of the last logits, under the probe if there is one */
 } Bench;
 
 /* One round: the prompt from an empty context, then tokens one by one after `depth` others. */
@@ -3554,7 +3556,7 @@ static int bench_runs(Session *ss, const Options *o, Bench *b, const Probe *prob
     b->first = now() - t0;
     for (; done < b->repeat && !interrupted; done++) {
         bench_round(ss, b, ids, probe, &rate[0][done], &rate[1][done]);
-        b->speed.hash = hash_bytes(ss->s.logits, (size_t)V * sizeof(float));
+        b->hash = hash_bytes(ss->s.logits, (size_t)V * sizeof(float));
         if (probe && !interrupted) bench_round(ss, b, ids, NULL, &rate[2][done], &rate[3][done]);
     }
     b->repeat = interrupted ? done - 1 : done; /* the round that was cut short does not count */
@@ -3601,7 +3603,7 @@ static void bench_json(FILE *f, const Session *ss, const Bench *b)
             b->peak_int8);
     fprintf(f, "\"share_of_peak\":%.4g,\"peak_memory_bytes\":%.17g,", share_of_peak(s, b),
             b->memory);
-    fprintf(f, "\"logits_hash\":\"%016llx\"}\n", (unsigned long long)b->speed.hash);
+    fprintf(f, "\"logits_hash\":\"%016llx\"}\n", (unsigned long long)b->hash);
 }
 
 static void bench_print(FILE *f, const Session *ss, const Bench *b)
@@ -3627,7 +3629,7 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b)
                 "  probe costs     %10.1f %% of the time per prompt token, %.1f %% in decoding\n",
                 100 * (u->prompt / v->prompt - 1), 100 * (u->decode / v->decode - 1));
     fprintf(f, "  peak memory     %10.1f MB\n", b->memory / 1e6);
-    fprintf(f, "  logits hash     %016llx\n", (unsigned long long)v->hash);
+    fprintf(f, "  logits hash     %016llx\n", (unsigned long long)b->hash);
 }
 
 /* One instance. */
@@ -3650,7 +3652,7 @@ static int bench_instance(Session *ss, const Options *o, Bench *b, FILE *f, Err 
 
 static int bench_session(Session *ss, const Options *o, OutFile *out, Err *e)
 {
-    int room = ss->s.n_ctx, all = o->isa && strcmp(o->isa, "all") == 0, rc = 0;
+    int room = ss->s.n_ctx, rc = 0;
     Bench b = {.probe = o->probe && strcmp(o->probe, "on") == 0,
                .repeat = o->repeat,
                .load = ss->load_seconds,
@@ -3663,7 +3665,7 @@ static int bench_session(Session *ss, const Options *o, OutFile *out, Err *e)
                          room);
     if (b.n_prompt > room) b.n_prompt = room;
     if (b.n_decode > room - b.depth) b.n_decode = room - b.depth;
-    if (!all) return bench_instance(ss, o, &b, out->f, e);
+    if (!o->all_isas) return bench_instance(ss, o, &b, out->f, e);
     for (int i = 0; !rc && kernels_at(i); i++) {
         if (!kernels_at(i)->usable()) continue;
         ss->s.k = kernels_at(i);
@@ -3676,6 +3678,8 @@ static int run_bench(Options *o, Err *e)
 {
     if (o->probe && strcmp(o->probe, "on") && strcmp(o->probe, "off"))
         return err_usage(e, "--probe %s: expected off or on", o->probe);
+    o->all_isas = o->isa && strcmp(o->isa, "all") == 0;
+    if (o->all_isas) o->isa = NULL;
     return with_output(o, o->exact, bench_session, e);
 }
 

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs every test and adds up what they say: all.sh BUILD TEST...
 # Each test closes with "N passed, N failed"; so does this, over all of them.
-# GNU's OpenMP spins for milliseconds where more threads than processors wait: 22 seconds, not 3.
+# Where more threads than processors wait, GNU's OpenMP spins for milliseconds: test_forward then
+# takes several times as long.
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
 build=$1
 shift

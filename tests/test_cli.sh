@@ -194,6 +194,7 @@ ok "bench --isa all gives one hash" \
 
 run bench $model -n 4 --n-prompt 8 -r 1 --depth 20
 ok "bench --depth says so" says 'after 20 others'
+refused 2 "instruction set 'all'" generate $model -n 1 --isa all
 refused 2 'depth 100000' bench $model --depth 100000
 
 # the cache in float16: other numbers than in float32, the same on every instance and thread count
