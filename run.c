@@ -29,7 +29,6 @@
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
-#include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #endif
@@ -742,11 +741,15 @@ static int piece_take(const State *s, int n)
     return -1;
 }
 
+#ifdef __linux__
+enum { FUTEX_WAIT_HERE = 128, FUTEX_WAKE_HERE = 129 }; /* private ones; musl-gcc has no header */
+#endif
+
 /* Sleeps until *word is no longer `seen`, or for no reason. */
 static void sleep_on(_Atomic uint32_t *word, uint32_t seen)
 {
 #ifdef __linux__
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    syscall(SYS_futex, word, FUTEX_WAIT_HERE, seen, NULL, NULL, 0);
 #else
     (void)word, (void)seen;
     sched_yield();
@@ -759,7 +762,7 @@ static void piece_done(const State *s)
     atomic_fetch_add(&s->progress->done, 1);
 #ifdef __linux__
     if (atomic_load(&s->progress->sleepers))
-        syscall(SYS_futex, &s->progress->done, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+        syscall(SYS_futex, &s->progress->done, FUTEX_WAKE_HERE, INT_MAX, NULL, NULL, 0);
 #endif
 }
 
