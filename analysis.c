@@ -37,41 +37,107 @@ static const char CHANCE_NOTE[] = "Chance: the share of phi in [0, 2 pi) that sa
 
 /* ---------------------------------------------------------------- types */
 
-/* Sums of one pair of one head over tokens. Raw sums, so that readings can be merged. */
+/* A sum that comes out the same whatever the order of its terms: a whole number of 2^-96 in 192
+ * bits, two's complement, lowest word first. |sum| < 2^95; what does not fit, or is not finite,
+ * makes it BAD for good. */
 typedef struct {
-    double r, r2;            /* radius before rotation, and its square */
-    double a, b, aa, bb, ab; /* both members, their squares and product, before rotation */
-    double r_after;          /* radius after rotation: r times the amplitude, a self-check */
-    double r_skip;           /* radius of the first tokens, which are left out above */
-    double max_r;            /* over all tokens, the first ones included */
-    uint64_t max_window;
-    int max_pos;
+    uint64_t w[3];
+} Exact;
+
+/* Sums over tokens. All are doubles while a window is open; closed windows are added exactly, so
+ * that readings can be merged in any order. Counts are whole numbers. */
+typedef struct {
+    double r, r2;                     /* radius before rotation, and its square */
+    double a, b, aa, bb, ab;          /* both members, their squares and product, before rotation */
+    double r_skip;                    /* radius of the first tokens, which are left out above */
+    double r_after, a_after, b_after; /* after rotation: r times the amplitude, a self-check */
 } PairSum;
 
 typedef struct {
-    uint64_t n, n_after, n_skip; /* tokens in the sums, in r_after, in r_skip */
-    PairSum pair[];              /* [P] */
+    double before, after; /* sums of |x| of one value of the head */
+    double sq_after;      /* sum of x^2 after rotation */
+} ChannelSum;
+
+/* Parts of the logits: sums over queries of one pair's (or the unrotated values') part of the
+ * logit of key 0, and of its mean part over the other keys. */
+typedef struct {
+    double sink, others;
+} LogitSum;
+
+/* What rows of attention look like: sums over queries. */
+typedef struct {
+    double n, n_bad;           /* rows; those that are not finite, left out below */
+    double entropy, n_entropy; /* row entropy / log of its length, rows of two or more */
+    double distance;           /* mean of pos - t under the weights */
+    double previous, duplicate, induction; /* weight on t = pos - 1; on earlier copies of the
+                                              token; on what followed those copies */
+    double first4, n_first4;               /* weight on keys 0 .. 3, rows of keys 0 .. 4 and more */
+    double third[3], n_thirds;             /* weight per third of the keys, rows of three or more */
+    double n_known;                        /* rows whose tokens are known: behind the two above */
+    double n_logits;                       /* rows behind LogitSum: those that begin with key 0 */
+} RowSum;
+
+/* The sums of one head, as a view of one row of doubles. */
+typedef struct {
+    double *n, *n_skip,
+        *n_after;        /* tokens in the sums, left out of them, in those after rotation */
+    PairSum *pair;       /* [P] */
+    ChannelSum *channel; /* [D] in the order of this model's file */
+    double *moments;     /* [D (D + 1) / 2] sum of x_i x_c, c >= i, before rotation */
+    LogitSum *logit;     /* [P + 1], the last of values that do not turn; queries only */
+    RowSum *row;         /* queries only */
 } HeadSums;
 
-/* Weights on key 0 of n queries of one window: their sum, and what equal weights would give. */
+/* The largest value of something, and where it was. */
+typedef struct {
+    double value;
+    uint64_t window;
+    int32_t pos, token; /* token: -1 if unknown */
+} Peak;
+
+/* Everything kept of one head (query or key). */
+typedef struct {
+    HeadSums open; /* the open window */
+    double *sum;   /* the same as one row, [n_sums] */
+    Exact *total;  /* closed windows, [n_sums] */
+    Peak *peak;    /* [P] radius; [D] |x| before; [D] |x| after rotation */
+    size_t n_sums, n_peaks;
+    float *first; /* [FIRST][D] tokens of window 0 before rotation, the skipped left out */
+    int *n_first;
+} Tally;
+
+#define FIRST     64 /* tokens of the first window that are kept as they are */
+#define SINK_KEYS 64 /* keys that may be sinks */
+
+/* Weights on the first keys of n queries of one window, and what equal weights on key 0 would be. */
 typedef struct {
     int n, n_bad; /* all queries; those whose row of attention is not finite */
-    double sum, uniform;
+    double uniform, sum[SINK_KEYS];
 } SinkWindow;
 
-/* alpha_1 of windows over t queries each; t is the largest seen, shorter windows are no samples. */
+/* alpha_k of windows over t queries each; t is the largest seen, shorter windows are no samples. */
 typedef struct {
-    int t;
-    uint64_t n, n_sink, n_bad; /* windows; those with alpha_1 > sink_eps; not finite: left out */
-    double alpha, uniform;     /* sums over the n windows of the mean over queries */
+    int64_t t;
+    Exact n, n_bad; /* windows; those with a row that is not finite, left out */
+    Exact uniform, alpha[SINK_KEYS], n_sink[SINK_KEYS]; /* sums; windows with alpha_k > sink_eps */
 } SinkSamples;
 
-/* Attention of one head to the first key: the open window, and closed ones. */
+/* Attention of one head to the first keys: the open window, and closed ones. */
 typedef struct {
     SinkWindow open, open_t; /* all of its queries; the first sink_t of them */
     SinkSamples whole, at_t; /* whole windows; their first sink_t queries */
-    uint64_t n_bad;          /* rows of attention that are not finite */
+    double *keys, *key0;     /* [D] sum of keys 1 .. pos after rotation, and key 0: open window */
+    float *map;              /* [FIRST (FIRST + 1) / 2] rows of window 0 */
+    int n_map;
 } Sink;
+
+/* Massive activations of the residual stream after one layer. */
+typedef struct {
+    Peak most;     /* largest |h|; pos is the position, token the channel */
+    double median; /* median |h| of that state */
+    double *sum;   /* [E] massive values per channel, of the open window */
+    Exact *total;  /* [E] of closed windows */
+} Massive;
 
 /* The rotary axis of a Rope: pair j and where its members lie in a head. */
 typedef struct {
@@ -81,15 +147,24 @@ typedef struct {
     double *theta, *x; /* radians per position, and over P */
 } Axis;
 
+/* Tokens of the open window, for head scores: before[pos] is the last place of the same token. */
+typedef struct {
+    int *id, *before, n, cap;
+} Seen;
+
 struct Analysis {
     const Model *m;
     AnalysisOptions o;
     Probe probe;
-    Axis *axis;              /* [n_ropes] */
-    int *first_q, *first_k;  /* [L + 1] where a layer's heads begin in the arrays below */
-    HeadSums **q, **k;       /* [all query heads], [all kv heads] */
-    Sink **sink;             /* [all query heads] */
-    uint64_t window, n_seen; /* number of the open window; tokens before it */
+    Axis *axis;             /* [n_ropes] */
+    int *first_q, *first_k; /* [L + 1] where a layer's heads begin in the arrays below */
+    Tally *q, *k;           /* [all query heads], [all kv heads] */
+    Sink *sink;             /* [all query heads] */
+    Massive *massive;       /* [L] */
+    Seen seen;
+    uint64_t window; /* number of the open window */
+    float *scratch;  /* [E] */
+    void *mem;       /* what the pointers above point into */
 };
 
 /* What one side of a pair, queries or keys, turned out to be. */
@@ -109,13 +184,20 @@ typedef struct {
     int strong, candidate;
 } Pair;
 
+/* SinkSamples as numbers. */
+typedef struct {
+    int t;
+    double n, n_bad, uniform, alpha[SINK_KEYS], n_sink[SINK_KEYS];
+} Samples;
+
 typedef struct {
     int l, h, kh, top; /* top: pair with the largest strength, -1 if there is none */
     int n_strong, n_candidates;
     const Axis *axis;
-    const HeadSums *q, *k;
+    const Tally *q_seen, *k_seen; /* peaks and first tokens */
+    HeadSums q, k;                /* every window closed */
+    Samples whole, at_t;
     Pair *pair; /* [P] */
-    Sink sink;  /* every window closed */
 } Head;
 
 enum { BOUND_F1, BOUND_F2, BOUND_T3, BOUND_B1, BOUND_B2, BOUND_B3, BOUND_B4, N_BOUNDS };
@@ -158,118 +240,406 @@ AnalysisOptions analysis_defaults(void)
         .n_skip = 1, .strong_ratio = 20, .strong_r = 0.95, .sink_eps = 0.3, .sink_t = 64};
 }
 
-/* ---------------------------------------------------------------- the probe */
+/* ---------------------------------------------------------------- exact sums */
 
-/* One token into the sums of one pair, z = a + ib before rotation. */
-static void add_pair(PairSum *s, double a, double b, int skip, uint64_t window, int pos)
+static const Exact BAD = {{0, 0, (uint64_t)1 << 63}};
+
+static int exact_bad(const Exact *s)
 {
-    double r = sqrt(a * a + b * b);
-    if (r > s->max_r) s->max_r = r, s->max_window = window, s->max_pos = pos;
-    if (skip) {
-        s->r_skip += r;
+    return s->w[2] == BAD.w[2] && !s->w[0] && !s->w[1];
+}
+
+/* s += t. Integers: associative and commutative, so any order and grouping gives the same bits. */
+static void exact_merge(Exact *s, const Exact *t)
+{
+    uint64_t carry = 0, sign_s = s->w[2] >> 63, sign_t = t->w[2] >> 63;
+    if (exact_bad(s) || exact_bad(t)) {
+        *s = BAD;
         return;
     }
-    s->r += r, s->r2 += r * r;
-    s->a += a, s->b += b;
-    s->aa += a * a, s->bb += b * b, s->ab += a * b;
+    for (int i = 0; i < 3; i++) {
+        uint64_t sum = s->w[i] + t->w[i], out = sum < s->w[i];
+        s->w[i] = sum + carry;
+        carry = out | (s->w[i] < sum);
+    }
+    if (sign_s == sign_t && s->w[2] >> 63 != sign_s) *s = BAD;
+}
+
+static void exact_negate(Exact *s)
+{
+    uint64_t carry = 1;
+    for (int i = 0; i < 3; i++) {
+        s->w[i] = ~s->w[i] + carry;
+        carry = carry && !s->w[i];
+    }
+}
+
+/* s += v, whose bits below 2^-96 are cut off. */
+static void exact_add(Exact *s, double v)
+{
+    Exact t = {{0}};
+    int e;
+    if (v == 0) return;
+    if (!(fabs(v) < 0x1p94)) {
+        *s = BAD;
+        return;
+    }
+    uint64_t m = (uint64_t)ldexp(frexp(fabs(v), &e), 53); /* |v| = m 2^(e - 53) */
+    int shift = e - 53 + 96, word = shift >> 6, bits = shift & 63;
+    if (shift < 0) {
+        t.w[0] = shift > -64 ? m >> -shift : 0;
+    } else {
+        t.w[word] = m << bits;
+        if (bits && word < 2) t.w[word + 1] = m >> (64 - bits);
+    }
+    if (v < 0) exact_negate(&t);
+    exact_merge(s, &t);
+}
+
+/* To a double: within two units of its last place; a whole number below 2^53 exactly. */
+static double exact_value(const Exact *s)
+{
+    Exact t = *s;
+    if (exact_bad(s)) return NONE;
+    int negative = (int)(t.w[2] >> 63);
+    if (negative) exact_negate(&t);
+    double v = ((double)t.w[0] * 0x1p-96 + (double)t.w[1] * 0x1p-32) + (double)t.w[2] * 0x1p32;
+    return negative ? -v : v;
+}
+
+/* ---------------------------------------------------------------- the probe: queries and keys */
+
+static void peak_see(Peak *p, double v, const Analysis *an, int pos)
+{
+    if (!(v > p->value)) return;
+    int token = pos < an->seen.n ? an->seen.id[pos] : -1;
+    *p = (Peak){v, an->window, pos, token};
+}
+
+/* moments += x x^T, its upper triangle row by row. */
+static void add_moments(double *m, const float *x, int D)
+{
+    for (int i = 0; i < D; i++) {
+        double xi = (double)x[i];
+        for (int c = i; c < D; c++) m[c - i] += xi * (double)x[c];
+        m += D - i;
+    }
+}
+
+static void add_pairs_before(const Analysis *an, Tally *y, const Axis *ax, int pos, const float *x)
+{
+    int skip = pos < an->o.n_skip;
+    for (int j = 0; j < ax->n; j++) {
+        PairSum *s = &y->open.pair[j];
+        double a = (double)x[ax->a[j]], b = (double)x[ax->b[j]], rr = a * a + b * b, r = sqrt(rr);
+        peak_see(&y->peak[j], r, an, pos);
+        if (skip) {
+            s->r_skip += r;
+            continue;
+        }
+        s->r += r, s->r2 += rr;
+        s->a += a, s->b += b;
+        s->aa += a * a, s->bb += b * b, s->ab += a * b;
+    }
+}
+
+/* One token before rotation. The first n_skip of a window count in the peaks and r_skip alone. */
+static void add_before(const Analysis *an, Tally *y, const Axis *ax, int pos, const float *x)
+{
+    int D = an->m->head_dim;
+    Peak *peak = y->peak + ax->n;
+    add_pairs_before(an, y, ax, pos, x);
+    for (int c = 0; c < D; c++) peak_see(&peak[c], fabs((double)x[c]), an, pos);
+    if (pos < an->o.n_skip) {
+        *y->open.n_skip += 1;
+        return;
+    }
+    for (int c = 0; c < D; c++) y->open.channel[c].before += fabs((double)x[c]);
+    add_moments(y->open.moments, x, D);
+    *y->open.n += 1;
+    if (an->window == 0 && *y->n_first < FIRST)
+        memcpy(y->first + (size_t)(*y->n_first)++ * (size_t)D, x, (size_t)D * sizeof *x);
+}
+
+/* One token after rotation. */
+static void add_after(const Analysis *an, Tally *y, const Axis *ax, int pos, const float *x)
+{
+    int D = an->m->head_dim;
+    Peak *peak = y->peak + ax->n + D;
+    for (int c = 0; c < D; c++) peak_see(&peak[c], fabs((double)x[c]), an, pos);
+    if (pos < an->o.n_skip) return;
+    for (int j = 0; j < ax->n; j++) {
+        PairSum *s = &y->open.pair[j];
+        double a = (double)x[ax->a[j]], b = (double)x[ax->b[j]];
+        s->r_after += sqrt(a * a + b * b);
+        s->a_after += a, s->b_after += b;
+    }
+    for (int c = 0; c < D; c++) {
+        ChannelSum *s = &y->open.channel[c];
+        s->after += fabs((double)x[c]);
+        s->sq_after += (double)x[c] * (double)x[c];
+    }
+    *y->open.n_after += 1;
 }
 
 /* n tokens of one head. Token by token, so that batches of any size give the same sums. */
-static void add_tokens(const Analysis *an, HeadSums *s, const Axis *ax, int stage, int pos, int n,
+static void add_tokens(const Analysis *an, Tally *y, int l, int stage, int pos, int n,
                        const float *x, size_t stride)
 {
-    for (int i = 0; i < n; i++, x += stride) {
-        int skip = pos + i < an->o.n_skip;
-        if (stage == BEFORE_ROPE) {
-            for (int j = 0; j < ax->n; j++)
-                add_pair(&s->pair[j], (double)x[ax->a[j]], (double)x[ax->b[j]], skip, an->window,
-                         pos + i);
-            *(skip ? &s->n_skip : &s->n) += 1;
-        } else if (!skip) {
-            for (int j = 0; j < ax->n; j++) {
-                double a = (double)x[ax->a[j]], b = (double)x[ax->b[j]];
-                s->pair[j].r_after += sqrt(a * a + b * b);
-            }
-            s->n_after++;
-        }
-    }
+    const Axis *ax = &an->axis[an->m->layer[l].rope];
+    for (int i = 0; i < n; i++, x += stride)
+        (stage == BEFORE_ROPE ? add_before : add_after)(an, y, ax, pos + i, x);
 }
 
 static void on_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride)
 {
     const Analysis *a = ctx;
-    add_tokens(a, a->q[a->first_q[l] + h], &a->axis[a->m->layer[l].rope], stage, pos, n, q, stride);
+    add_tokens(a, &a->q[a->first_q[l] + h], l, stage, pos, n, q, stride);
 }
 
 static void on_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t stride)
 {
     const Analysis *a = ctx;
-    add_tokens(a, a->k[a->first_k[l] + kh], &a->axis[a->m->layer[l].rope], stage, pos, n, k,
-               stride);
+    add_tokens(a, &a->k[a->first_k[l] + kh], l, stage, pos, n, k, stride);
 }
 
-/* The weight w of one more query on the first key, among n_keys keys; 0: the key is not seen. */
-static void add_query(SinkWindow *s, double w, int n_keys)
+/* ---------------------------------------------------------------- the probe: attention */
+
+/* The weights of one more query on the first keys; keys that a window hides count as 0. */
+static void add_sinks(SinkWindow *s, const AttnRow *r, int finite)
 {
     s->n++;
-    if (!isfinite(w)) {
+    if (!finite) {
         s->n_bad++;
         return;
     }
-    s->sum += w;
-    if (n_keys) s->uniform += 1.0 / n_keys;
+    if (r->t0 == 0) s->uniform += 1.0 / r->n_t;
+    for (int k = r->t0; k < SINK_KEYS && k < r->t0 + r->n_t; k++)
+        s->sum[k] += (double)r->weights[k - r->t0];
 }
 
-/* The weight of the first key; 0 where a sliding window no longer shows it. A row with a NaN is
- * NaN throughout, as softmax divides by the sum. */
-static void on_attn(void *ctx, int l, int h, int pos, int t0, const float *scores,
-                    const float *weights, const float *out)
+#define PARTS 8 /* partial sums of a row, added in one order: fast without -ffast-math */
+
+/* Running sums over a row of attention, PARTS of each. */
+typedef struct {
+    double score[PARTS], dist[PARTS], weight[PARTS]; /* of a * score, a * t, a */
+    float max[PARTS];                                /* largest weight */
+} RowScan;
+
+static double parts_sum(const double *v)
 {
-    const Analysis *a = ctx;
-    Sink *s = a->sink[a->first_q[l] + h];
-    (void)scores, (void)out;
-    int finite = isfinite(weights[0]), n_keys = t0 == 0 ? pos + 1 : 0;
-    double w = !finite ? NONE : t0 == 0 ? (double)weights[0] : 0;
-    if (s->open.n < a->o.sink_t) add_query(&s->open_t, w, n_keys);
-    add_query(&s->open, w, n_keys);
-    s->n_bad += !finite;
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-/* A window becomes a sample: alpha_1 = (1/T) sum over its T queries of the weight on the first
- * key (Gu et al., arXiv:2410.10781, k = 1). Only the longest windows seen count: in a short one
- * (the end of a text, an interrupt) the first key has few rivals.
+static void row_scan(RowScan *s, const AttnRow *r, int from, int to)
+{
+    for (int t = from; t < to; t += PARTS) {
+        int n = to - t < PARTS ? to - t : PARTS;
+        const float *a = r->weights + t, *z = r->scores + t;
+        for (int i = 0; i < n; i++) {
+            double w = (double)a[i];
+            s->score[i] += w * (double)z[i];
+            s->dist[i] += w * (double)(t + i);
+            s->weight[i] += w;
+            s->max[i] = a[i] > s->max[i] ? a[i] : s->max[i];
+        }
+    }
+}
+
+/* Entropy of a softmax row in nats: H = -sum a log a = log Z - sum a z, with log Z = z - log a at
+ * any key, here the one of the largest weight. */
+static double row_entropy(const AttnRow *r, const RowScan *s)
+{
+    float max = s->max[0];
+    int at = 0;
+    for (int i = 1; i < PARTS; i++) max = s->max[i] > max ? s->max[i] : max;
+    while (r->weights[at] < max) at++;
+    double z = (double)r->scores[at] - log((double)max) - parts_sum(s->score);
+    return z > 0 ? z : 0;
+}
+
+/* Copies of this token: on them (TransformerLens: duplicate), on what followed them (induction). */
+static void add_copies(RowSum *s, const Analysis *an, const AttnRow *r)
+{
+    if (r->pos >= an->seen.n) return;
+    for (int t = an->seen.before[r->pos]; t >= r->t0; t = an->seen.before[t]) {
+        s->duplicate += (double)r->weights[t - r->t0];
+        s->induction += (double)r->weights[t + 1 - r->t0];
+    }
+    s->n_known++;
+}
+
+static void add_row(RowSum *s, const Analysis *an, const AttnRow *r)
+{
+    RowScan scan = {.max = {0}};
+    int n = r->n_t;
+    double seen = 0;
+    for (int i = 0; i < 3; i++) {
+        row_scan(&scan, r, (int)((long)n * i / 3), (int)((long)n * (i + 1) / 3));
+        double sum = parts_sum(scan.weight);
+        if (n >= 3) s->third[i] += sum - seen;
+        seen = sum;
+    }
+    s->n++;
+    s->n_thirds += n >= 3;
+    s->distance += (double)(n - 1) - parts_sum(scan.dist);
+    if (n >= 2) {
+        s->n_entropy++;
+        s->entropy += row_entropy(r, &scan) / log((double)n);
+        s->previous += (double)r->weights[n - 2];
+    }
+    if (r->pos >= 4) {
+        for (int t = r->t0; t < 4; t++) s->first4 += (double)r->weights[t - r->t0];
+        s->n_first4++;
+    }
+    add_copies(s, an, r);
+}
+
+/* Parts of the logits of this query: of key 0, and (by a running sum of keys, with no T x T work)
+ * the mean over keys 1 .. pos. Values from 2 P on do not turn. */
+static void add_logits(const Analysis *an, Sink *s, Tally *y, const AttnRow *r)
+{
+    const Axis *ax = &an->axis[an->m->layer[r->l].rope];
+    int D = an->m->head_dim, first = r->pos == 0;
+    for (int c = 0; c < D; c++) {
+        double k = (double)r->k[c];
+        if (first) s->key0[c] = k;
+        s->keys[c] = first ? 0 : s->keys[c] + k;
+    }
+    if (first || r->t0) return;
+    double scale = (double)an->m->score_scale, mean = scale / r->pos;
+    for (int j = 0; j < ax->n; j++) {
+        int a = ax->a[j], b = ax->b[j];
+        double qa = (double)r->q[a], qb = (double)r->q[b];
+        y->open.logit[j].sink += scale * (qa * s->key0[a] + qb * s->key0[b]);
+        y->open.logit[j].others += mean * (qa * s->keys[a] + qb * s->keys[b]);
+    }
+    for (int c = 2 * ax->n; c < D; c++) {
+        y->open.logit[ax->n].sink += scale * (double)r->q[c] * s->key0[c];
+        y->open.logit[ax->n].others += mean * (double)r->q[c] * s->keys[c];
+    }
+    y->open.row->n_logits++;
+}
+
+/* One row. A row with a NaN is NaN throughout, as softmax divides by the sum. */
+static void on_attn(void *ctx, const AttnRow *r)
+{
+    const Analysis *an = ctx;
+    int i = an->first_q[r->l] + r->h, finite = isfinite(r->weights[0]);
+    Sink *s = &an->sink[i];
+    Tally *y = &an->q[i];
+    if (s->open.n < an->o.sink_t) add_sinks(&s->open_t, r, finite);
+    add_sinks(&s->open, r, finite);
+    if (!finite) {
+        y->open.row->n_bad++;
+        return;
+    }
+    add_row(y->open.row, an, r);
+    if (r->q && r->k) add_logits(an, s, y, r);
+    if (an->window == 0 && r->pos == s->n_map && s->n_map < FIRST && r->t0 == 0) {
+        memcpy(s->map + s->n_map * (s->n_map + 1) / 2, r->weights,
+               (size_t)r->n_t * sizeof *r->weights);
+        s->n_map++;
+    }
+}
+
+/* ---------------------------------------------------------------- the probe: residual stream */
+
+static int by_float(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* Massive activations (Sun et al., arXiv:2402.17762): |h| > 100 and > 1000 times the median |h| of
+ * that hidden state. The median is taken only where the first half of the test passes. */
+static void on_resid(void *ctx, int l, int pos, int n, const float *x, size_t stride)
+{
+    const Analysis *an = ctx;
+    Massive *s = &an->massive[l];
+    int E = an->m->n_embd;
+    for (int i = 0; i < n; i++, x += stride) {
+        int top = 0;
+        for (int c = 1; c < E; c++) top = fabsf(x[c]) > fabsf(x[top]) ? c : top;
+        double most = fabs((double)x[top]);
+        if (!(most > 100 || most > s->most.value)) continue;
+        for (int c = 0; c < E; c++) an->scratch[c] = fabsf(x[c]);
+        qsort(an->scratch, (size_t)E, sizeof *an->scratch, by_float);
+        double mid = (double)an->scratch[E / 2];
+        if (most > s->most.value) {
+            s->most = (Peak){most, an->window, pos + i, top};
+            s->median = mid;
+        }
+        for (int c = 0; c < E; c++) {
+            double v = fabs((double)x[c]);
+            s->sum[c] += v > 100 && v > 1000 * mid;
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- windows and memory */
+
+static void close_sums(double *sum, Exact *total, size_t n)
+{
+    for (size_t i = 0; i < n; i++) exact_add(&total[i], sum[i]), sum[i] = 0;
+}
+
+/* A window becomes a sample: alpha_k = 1 / (T - k) sum over its queries from k on of the weight on
+ * key k, k from 0 (Gu et al., arXiv:2410.10781, count from 1). Only the longest windows seen count:
+ * in a short one (the end of a text, an interrupt) the first key has few rivals.
  * Pitfall: a text of 513 tokens in windows of 512 has a last window of one token, alpha_1 = 1. */
 static void add_window(SinkSamples *s, const SinkWindow *w, double sink_eps)
 {
     if (w->n > s->t) *s = (SinkSamples){.t = w->n};
     if (w->n == 0 || w->n < s->t) return;
     if (w->n_bad) {
-        s->n_bad++;
+        exact_add(&s->n_bad, 1);
         return;
     }
-    double alpha = w->sum / w->n;
-    s->n++;
-    s->n_sink += alpha > sink_eps;
-    s->alpha += alpha;
-    s->uniform += w->uniform / w->n;
+    exact_add(&s->n, 1);
+    exact_add(&s->uniform, w->uniform / w->n);
+    for (int k = 0; k < SINK_KEYS && k < w->n; k++) {
+        double alpha = w->sum[k] / (w->n - k);
+        exact_add(&s->alpha[k], alpha);
+        exact_add(&s->n_sink[k], alpha > sink_eps);
+    }
 }
 
-static Sink sink_closed(const Sink *open, const AnalysisOptions *o)
+/* Closes the open window of one head. */
+static void close_head(Sink *s, Tally *y, const AnalysisOptions *o)
 {
-    Sink s = *open;
-    add_window(&s.whole, &s.open, o->sink_eps);
-    add_window(&s.at_t, &s.open_t, o->sink_eps);
-    s.open = s.open_t = (SinkWindow){0};
-    return s;
+    add_window(&s->whole, &s->open, o->sink_eps);
+    add_window(&s->at_t, &s->open_t, o->sink_eps);
+    s->open = s->open_t = (SinkWindow){0};
+    close_sums(y->sum, y->total, y->n_sums);
 }
 
 void analysis_window(Analysis *a)
 {
-    int n_heads = a->first_q[a->m->n_layers];
-    uint64_t n = n_heads ? a->q[0]->n + a->q[0]->n_skip : 0;
-    for (int i = 0; i < n_heads; i++) *a->sink[i] = sink_closed(a->sink[i], &a->o);
-    if (n > a->n_seen) a->window++; /* was there a window before this one? */
-    a->n_seen = n;
+    int L = a->m->n_layers, n_q = a->first_q[L], n_k = a->first_k[L];
+    int begun = n_q && *a->q[0].open.n + *a->q[0].open.n_skip > 0;
+    for (int i = 0; i < n_q; i++) close_head(&a->sink[i], &a->q[i], &a->o);
+    for (int i = 0; i < n_k; i++) close_sums(a->k[i].sum, a->k[i].total, a->k[i].n_sums);
+    for (int l = 0; l < L; l++)
+        close_sums(a->massive[l].sum, a->massive[l].total, (size_t)a->m->n_embd);
+    a->window += begun;
+    a->seen.n = 0;
+}
+
+void analysis_tokens(Analysis *a, const int *id, int n)
+{
+    Seen *s = &a->seen;
+    while (s->n + n > s->cap) {
+        s->cap = s->cap ? 2 * s->cap : 512;
+        s->id = xrealloc(s->id, (size_t)s->cap, sizeof *s->id);
+        s->before = xrealloc(s->before, (size_t)s->cap, sizeof *s->before);
+    }
+    for (int i = 0; i < n; i++, s->n++) {
+        int t = s->n - 1;
+        while (t >= 0 && s->id[t] != id[i]) t--;
+        s->id[s->n] = id[i];
+        s->before[s->n] = t;
+    }
 }
 
 const Probe *analysis_probe(const Analysis *a)
@@ -296,52 +666,122 @@ static void axis_init(Axis *ax, const Rope *r, const Model *m, double n_ctx)
     }
 }
 
-static HeadSums *sums_new(const Axis *ax)
+/* The sums of a head of D values and P pairs, in one row of doubles. */
+static HeadSums head_sums(double *row, int P, int D)
 {
-    return xcalloc(1, sizeof(HeadSums) + (size_t)ax->n * sizeof(PairSum) + LINE);
+    HeadSums v = {.n = row, .n_skip = row + 1, .n_after = row + 2};
+    v.pair = (PairSum *)(row + 3);
+    v.channel = (ChannelSum *)(v.pair + P);
+    v.moments = (double *)(v.channel + D);
+    v.logit = (LogitSum *)(v.moments + (size_t)D * ((size_t)D + 1) / 2);
+    v.row = (RowSum *)(v.logit + P + 1);
+    return v;
+}
+
+/* Doubles in that row; keys have no logits and no rows of attention. */
+static size_t head_sums_size(int P, int D, int is_query)
+{
+    size_t p = (size_t)P, d = (size_t)D, n = 3 * sizeof(double);
+    n += p * sizeof(PairSum) + d * sizeof(ChannelSum) + d * (d + 1) / 2 * sizeof(double);
+    if (is_query) n += (p + 1) * sizeof(LogitSum) + sizeof(RowSum);
+    return n / sizeof(double);
+}
+
+/* Memory cut from one block, in cache lines of its own. base is NULL while the size is counted. */
+typedef struct {
+    char *base;
+    size_t used;
+} Block;
+
+static void *cut(Block *b, size_t n, size_t size)
+{
+    void *p = b->base ? b->base + b->used : NULL;
+    b->used += (n * size + LINE - 1) / LINE * LINE;
+    return p;
+}
+
+static void place_tally(Tally *y, Block *b, int P, int D, int is_query)
+{
+    y->n_sums = head_sums_size(P, D, is_query);
+    y->sum = cut(b, y->n_sums, sizeof *y->sum);
+    if (y->sum) y->open = head_sums(y->sum, P, D);
+    y->total = cut(b, y->n_sums, sizeof *y->total);
+    y->n_peaks = (size_t)P + 2 * (size_t)D;
+    y->peak = cut(b, y->n_peaks, sizeof *y->peak);
+    y->first = cut(b, FIRST * (size_t)D, sizeof *y->first);
+    y->n_first = cut(b, 1, sizeof *y->n_first);
+}
+
+static void place_sink(Sink *s, Block *b, int D)
+{
+    s->keys = cut(b, (size_t)D, sizeof *s->keys);
+    s->key0 = cut(b, (size_t)D, sizeof *s->key0);
+    s->map = cut(b, FIRST * (FIRST + 1) / 2, sizeof *s->map);
+}
+
+static void place(Analysis *a, Block *b)
+{
+    const Model *m = a->m;
+    int L = m->n_layers, D = m->head_dim;
+    a->q = cut(b, (size_t)a->first_q[L], sizeof *a->q);
+    a->k = cut(b, (size_t)a->first_k[L], sizeof *a->k);
+    a->sink = cut(b, (size_t)a->first_q[L], sizeof *a->sink);
+    a->massive = cut(b, (size_t)L, sizeof *a->massive);
+    a->scratch = cut(b, (size_t)m->n_embd, sizeof *a->scratch);
+    for (int l = 0; l < L; l++) {
+        int P = a->axis[m->layer[l].rope].n;
+        Tally t;
+        Sink s;
+        Massive none, *y = b->base ? &a->massive[l] : &none;
+        for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++) {
+            place_tally(b->base ? &a->q[i] : &t, b, P, D, 1);
+            place_sink(b->base ? &a->sink[i] : &s, b, D);
+        }
+        for (int i = a->first_k[l]; i < a->first_k[l + 1]; i++)
+            place_tally(b->base ? &a->k[i] : &t, b, P, D, 0);
+        y->sum = cut(b, (size_t)m->n_embd, sizeof *y->sum);
+        y->total = cut(b, (size_t)m->n_embd, sizeof *y->total);
+    }
 }
 
 Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
 {
     Analysis *a = xcalloc(1, sizeof *a);
-    size_t n_layers = (size_t)m->n_layers;
+    size_t L = (size_t)m->n_layers;
     a->m = m;
     a->o = *o;
-    a->probe =
-        (Probe){.want = PROBE_QK | PROBE_ATTN, .ctx = a, .q = on_q, .k = on_k, .attn = on_attn};
+    a->probe = (Probe){.want = PROBE_QK | PROBE_ATTN | PROBE_RESID,
+                       .ctx = a,
+                       .q = on_q,
+                       .k = on_k,
+                       .attn = on_attn,
+                       .resid = on_resid};
     a->axis = xcalloc((size_t)m->n_ropes + 1, sizeof *a->axis);
     for (int i = 0; i < m->n_ropes; i++) axis_init(&a->axis[i], &m->rope[i], m, o->n_ctx);
-    a->first_q = xcalloc(n_layers + 1, sizeof *a->first_q);
-    a->first_k = xcalloc(n_layers + 1, sizeof *a->first_k);
-    for (size_t l = 0; l < n_layers; l++) {
+    a->first_q = xcalloc(L + 1, sizeof *a->first_q);
+    a->first_k = xcalloc(L + 1, sizeof *a->first_k);
+    for (size_t l = 0; l < L; l++) {
         a->first_q[l + 1] = a->first_q[l] + m->layer[l].n_heads;
         a->first_k[l + 1] = a->first_k[l] + m->layer[l].n_kv_heads;
     }
-    a->q = xcalloc((size_t)a->first_q[n_layers] + 1, sizeof *a->q);
-    a->k = xcalloc((size_t)a->first_k[n_layers] + 1, sizeof *a->k);
-    a->sink = xcalloc((size_t)a->first_q[n_layers] + 1, sizeof *a->sink);
-    for (size_t l = 0; l < n_layers; l++) {
-        const Axis *ax = &a->axis[m->layer[l].rope];
-        for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++) {
-            a->q[i] = sums_new(ax);
-            a->sink[i] = xcalloc(1, sizeof(Sink) + LINE);
-        }
-        for (int i = a->first_k[l]; i < a->first_k[l + 1]; i++) a->k[i] = sums_new(ax);
-    }
+    Block b = {NULL, 0};
+    place(a, &b); /* counts */
+    a->mem = xcalloc(b.used + LINE, 1);
+    b = (Block){(char *)a->mem + (LINE - (uintptr_t)a->mem % LINE) % LINE, 0};
+    place(a, &b);
     return a;
 }
 
 void analysis_free(Analysis *a)
 {
     if (!a) return;
-    for (int i = 0; i < a->first_q[a->m->n_layers]; i++) free(a->q[i]), free(a->sink[i]);
-    for (int i = 0; i < a->first_k[a->m->n_layers]; i++) free(a->k[i]);
     for (int i = 0; i < a->m->n_ropes; i++) {
         Axis *ax = &a->axis[i];
         free(ax->a), free(ax->b), free(ax->theta), free(ax->x);
     }
     free(a->axis), free(a->first_q), free(a->first_k);
-    free(a->q), free(a->k), free(a->sink);
+    free(a->seen.id), free(a->seen.before);
+    free(a->mem);
     free(a);
 }
 
@@ -438,25 +878,25 @@ static double median(double *v, int n)
 }
 
 /* R = |sum z| / sum |z|: 1 if all tokens point the same way. */
-static Side read_side(const HeadSums *s, int j)
+static Side read_side(const HeadSums *s, const Tally *seen, int j)
 {
     const PairSum *p = &s->pair[j];
-    double n = (double)s->n;
+    double n = *s->n;
     return (Side){.r = p->r / n,
                   .rms = sqrt(p->r2 / n),
                   .R = sqrt(p->a * p->a + p->b * p->b) / p->r,
                   .dir = atan2(p->b, p->a),
-                  .max = p->max_r,
-                  .skip = p->r_skip / (double)s->n_skip};
+                  .max = seen->peak[j].value,
+                  .skip = p->r_skip / *s->n_skip};
 }
 
 /* Query and key of one pair:
  *   phi = arg sum z_q - arg sum z_k mod 2 pi,
  *   mean over uniform delta in [0, P] of cos(phi + theta delta) = sinc(x/2) cos(phi + x/2)  (T2),
  *   T3 room = min(phi - pi/2, 3 pi/2 - x - phi). */
-static Pair read_pair(const HeadSums *q, const HeadSums *k, int j, double x)
+static Pair read_pair(const Head *h, int j, double x)
 {
-    Pair p = {.q = read_side(q, j), .k = read_side(k, j)};
+    Pair p = {.q = read_side(&h->q, h->q_seen, j), .k = read_side(&h->k, h->k_seen, j)};
     p.phi = wrap_2pi(p.q.dir - p.k.dir);
     p.strength = p.q.r * p.k.r;
     p.gain = sinc(x / 2) * cos(p.phi + x / 2);
@@ -491,25 +931,59 @@ static void rank_pairs(Head *h, const AnalysisOptions *o, double *tmp)
     }
 }
 
+static double read_sum(const Exact *closed, double open)
+{
+    Exact s = *closed;
+    exact_add(&s, open);
+    return exact_value(&s);
+}
+
+/* The sums of a head, those of the open window included, written to row. */
+static HeadSums read_sums(const Tally *y, double *row, int P, int D)
+{
+    for (size_t i = 0; i < y->n_sums; i++) row[i] = read_sum(&y->total[i], y->sum[i]);
+    return head_sums(row, P, D);
+}
+
+/* The samples, with the open window as one more. */
+static Samples read_samples(const SinkSamples *closed, const SinkWindow *open, double sink_eps)
+{
+    SinkSamples s = *closed;
+    add_window(&s, open, sink_eps);
+    Samples out = {.t = (int)s.t,
+                   .n = exact_value(&s.n),
+                   .n_bad = exact_value(&s.n_bad),
+                   .uniform = exact_value(&s.uniform)};
+    for (int k = 0; k < SINK_KEYS; k++) {
+        out.alpha[k] = exact_value(&s.alpha[k]);
+        out.n_sink[k] = exact_value(&s.n_sink[k]);
+    }
+    return out;
+}
+
 static void read_head(Head *out, const Analysis *a, int l, int h)
 {
     const Layer *y = &a->m->layer[l];
     const Axis *ax = &a->axis[y->rope];
-    int kh = h / (y->n_heads / y->n_kv_heads), i = a->first_q[l] + h;
+    int kh = h / (y->n_heads / y->n_kv_heads), i = a->first_q[l] + h, D = a->m->head_dim;
+    const Sink *s = &a->sink[i];
     *out = (Head){.l = l, .h = h, .kh = kh, .axis = ax};
-    out->q = a->q[i];
-    out->k = a->k[a->first_k[l] + kh];
-    out->sink = sink_closed(a->sink[i], &a->o);
+    out->q_seen = &a->q[i];
+    out->k_seen = &a->k[a->first_k[l] + kh];
+    out->q = read_sums(out->q_seen, xcalloc(out->q_seen->n_sums, sizeof(double)), ax->n, D);
+    out->k = read_sums(out->k_seen, xcalloc(out->k_seen->n_sums, sizeof(double)), ax->n, D);
+    out->whole = read_samples(&s->whole, &s->open, a->o.sink_eps);
+    out->at_t = read_samples(&s->at_t, &s->open_t, a->o.sink_eps);
     out->pair = xcalloc((size_t)ax->n + 1, sizeof *out->pair);
     double *tmp = xcalloc((size_t)ax->n + 1, sizeof *tmp);
-    for (int j = 0; j < ax->n; j++) out->pair[j] = read_pair(out->q, out->k, j, ax->x[j]);
+    for (int j = 0; j < ax->n; j++) out->pair[j] = read_pair(out, j, ax->x[j]);
     rank_pairs(out, &a->o, tmp);
     free(tmp);
 }
 
 static double head_alpha(const Head *h) /* over whole windows; NaN if there is none */
 {
-    return h->sink.whole.alpha / (double)h->sink.whole.n;
+    return h->whole.alpha[0] / h->whole.n;
 }
 
 static double top_x(const Head *h) /* NaN if there is no top pair: no bound holds then */
@@ -554,7 +1028,7 @@ static void count_bounds(Reading *r, const Head *h)
 static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
 {
     double worst = NONE;
-    for (int j = 0; j < n_pairs && s->n_after == s->n; j++) {
+    for (int j = 0; j < n_pairs && *s->n_after >= *s->n; j++) {
         double want = amplitude * s->pair[j].r;
         double miss = fabs(s->pair[j].r_after / want - 1);
         if (want > 0 && isfinite(want)) worst = fmax(worst, isfinite(miss) ? miss : ENDLESS);
@@ -568,12 +1042,12 @@ static void count_head(Reading *r, int i)
     const Axis *ax = h->axis;
     int n = 0;
     for (int j = 0; j < ax->n; j++) {
-        r->n_bad += h->q->n && !isfinite(h->pair[j].strength);
+        r->n_bad += *h->q.n > 0 && !isfinite(h->pair[j].strength);
         n += ax->theta[j] > 0 && ax->x[j] <= TAU;
     }
     double amplitude = r->a->m->rope[r->a->m->layer[h->l].rope].amplitude;
-    r->check = fmax(r->check, radius_miss(h->q, ax->n, amplitude));
-    r->check = fmax(r->check, radius_miss(h->k, ax->n, amplitude));
+    r->check = fmax(r->check, radius_miss(&h->q, ax->n, amplitude));
+    r->check = fmax(r->check, radius_miss(&h->k, ax->n, amplitude));
     r->n_strong += h->n_strong;
     r->n_candidates += h->n_candidates;
     r->n_candidate_heads += h->n_candidates > 0;
@@ -584,33 +1058,34 @@ static void count_head(Reading *r, int i)
     }
     if (beats(head_alpha(h), r->sinkiest < 0 ? NONE : head_alpha(&r->head[r->sinkiest])))
         r->sinkiest = i;
-    if (h->sink.at_t.t > r->t) r->t = h->sink.at_t.t;
+    if (h->at_t.t > r->t) r->t = h->at_t.t;
 }
 
 /* Sums over heads to means; samples shorter than the longest are left out, as within a head. */
 static void read_sinks(Reading *r)
 {
-    uint64_t n_sink = 0;
+    double n_sink = 0;
     for (int i = 0; i < r->n_heads; i++) {
-        const SinkSamples *s = &r->head[i].sink.at_t, *w = &r->head[i].sink.whole;
-        r->n_bad_rows += r->head[i].sink.n_bad;
-        r->n_bad_heads += r->head[i].sink.n_bad > 0;
+        const Samples *s = &r->head[i].at_t, *w = &r->head[i].whole;
+        double n_bad = r->head[i].q.row->n_bad;
+        r->n_bad_rows += (uint64_t)n_bad;
+        r->n_bad_heads += n_bad > 0;
         if (w->t > r->whole_t) r->whole_t = w->t;
-        if (w->n > r->n_whole) r->n_whole = w->n;
+        if (w->n > (double)r->n_whole) r->n_whole = (uint64_t)w->n;
         if (s->t == r->t) {
-            r->n_samples += s->n;
-            r->alpha_t += s->alpha;
-            n_sink += s->n_sink;
+            r->n_samples += (uint64_t)s->n;
+            r->alpha_t += s->alpha[0];
+            n_sink += s->n_sink[0];
         }
-        if (!w->n) continue;
+        if (!(w->n > 0)) continue;
         r->n_alpha++;
-        r->alpha += w->alpha / (double)w->n;
-        r->uniform += w->uniform / (double)w->n;
+        r->alpha += w->alpha[0] / w->n;
+        r->uniform += w->uniform / w->n;
     }
     r->alpha /= r->n_alpha;
     r->uniform /= r->n_alpha;
     r->alpha_t /= (double)r->n_samples;
-    r->sink = (double)n_sink / (double)r->n_samples;
+    r->sink = n_sink / (double)r->n_samples;
 }
 
 static void read_medians(Reading *r)
@@ -679,7 +1154,11 @@ static Reading reading_layer(const Reading *r, int l)
 
 static void reading_free(Reading *r)
 {
-    for (int i = 0; i < r->n_heads; i++) free(r->head[i].pair);
+    for (int i = 0; i < r->n_heads; i++) {
+        Head *h = &r->head[i];
+        free(h->q.n), free(h->k.n); /* the rows they are views of */
+        free(h->pair);
+    }
     free(r->head);
 }
 
@@ -917,7 +1396,7 @@ static void say_faults(const Reading *r, Bytes *out)
 static Bytes findings(const Reading *r)
 {
     Bytes out = {0};
-    uint64_t n = r->n_heads ? r->head[0].q->n : 0;
+    uint64_t n = r->n_heads ? (uint64_t)*r->head[0].q.n : 0;
     say_made(r, &out);
     if (!n) {
         int skip = r->a->o.n_skip;
@@ -1133,7 +1612,7 @@ static void print_layer(const Term *t, const Reading *r)
         fprintf(t->f, "; attention not finite in %d head%s", r->n_bad_heads,
                 plural((uint64_t)r->n_bad_heads));
     fputc('\n', t->f);
-    if (h->axis->n && h->q->n) print_strip(t->f, r);
+    if (h->axis->n && *h->q.n > 0) print_strip(t->f, r);
     fprintf(t->f,
             "%s  head  pair     r_q r_k  x median  x=theta P   cycles  phi/pi  alpha_1  turn%s\n",
             t->dim, t->off);
@@ -1334,12 +1813,12 @@ static const struct {
     {"gain", offsetof(Pair, gain)},      {"t3_slack", offsetof(Pair, t3_slack)},
 };
 
-static void json_max_at(FILE *f, const char *key, const HeadSums *s, int n)
+static void json_max_at(FILE *f, const char *key, const Tally *y, int n)
 {
     fprintf(f, ",\"%s\":[", key);
     for (int j = 0; j < n; j++)
-        fprintf(f, "%s[%llu,%d]", j ? "," : "", (unsigned long long)s->pair[j].max_window,
-                s->pair[j].max_pos);
+        fprintf(f, "%s[%llu,%d]", j ? "," : "", (unsigned long long)y->peak[j].window,
+                (int)y->peak[j].pos);
     fputc(']', f);
 }
 
@@ -1354,20 +1833,19 @@ static void json_pairs(FILE *f, const char *key, const Head *h, int candidates)
 
 static void json_head(FILE *f, const Head *h)
 {
-    const SinkSamples *s = &h->sink.at_t;
+    const Samples *s = &h->at_t;
     fprintf(f, "{\"head\":%d", h->h);
-    JSON_FIELDS(f, {"kv_head", h->kh}, {"n_q", (double)h->q->n}, {"n_k", (double)h->k->n},
+    JSON_FIELDS(f, {"kv_head", h->kh}, {"n_q", *h->q.n}, {"n_k", *h->k.n},
                 {"top_pair", h->top < 0 ? NONE : h->top}, {"alpha_1", head_alpha(h)},
-                {"alpha_1_t", s->alpha / (double)s->n},
-                {"sink_share", (double)s->n_sink / (double)s->n},
-                {"n_rows_not_finite", (double)h->sink.n_bad});
+                {"alpha_1_t", s->alpha[0] / s->n}, {"sink_share", s->n_sink[0] / s->n},
+                {"n_rows_not_finite", h->q.row->n_bad});
     json_pairs(f, "strong", h, 0);
     json_pairs(f, "candidates", h, 1);
     for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
         json_column(f, columns[c].name, (const char *)h->pair + columns[c].at, sizeof(Pair),
                     h->axis->n);
-    json_max_at(f, "max_q_at", h->q, h->axis->n);
-    json_max_at(f, "max_k_at", h->k, h->axis->n);
+    json_max_at(f, "max_q_at", h->q_seen, h->axis->n);
+    json_max_at(f, "max_k_at", h->k_seen, h->axis->n);
     fputc('}', f);
 }
 

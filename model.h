@@ -325,6 +325,15 @@ void model_close(Model *m);
 enum { PROBE_QK = 1, PROBE_ATTN = 2, PROBE_RESID = 4 };
 enum { BEFORE_ROPE, AFTER_ROPE };
 
+/* One query's row of attention over the keys t0 .. pos, n_t = pos - t0 + 1 of them. */
+typedef struct {
+    int l, h, kh, pos, t0, n_t;
+    const float *q, *k;   /* [D] after rotation: the query, and the key of the same token */
+    const float *scores;  /* [n_t] scaled, before softmax */
+    const float *weights; /* [n_t] after softmax */
+    const float *out;     /* [D] sum of weight * v */
+} AttnRow;
+
 /* An observer. q, k and attn are called once per head and batch, heads in parallel, batches in
  * order: keep state per (l, h). What is shown must not be changed. */
 typedef struct Probe {
@@ -333,10 +342,8 @@ typedef struct Probe {
     /* q[i * stride + c]: query of head h at position pos + i, i < n, c < D (the file's layout). */
     void (*q)(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride);
     void (*k)(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t stride);
-    /* One query: scores (scaled, before softmax) and weights over keys t0 .. pos, that is
-     * pos - t0 + 1 values each; out[D] = sum of weight * v. Positions ascend for each head. */
-    void (*attn)(void *ctx, int l, int h, int pos, int t0, const float *scores,
-                 const float *weights, const float *out);
+    /* Positions ascend for each head; q and k of the batch have been shown before. */
+    void (*attn)(void *ctx, const AttnRow *row);
     /* Residual stream x[i * stride + c], c < E, after layer l; called by one thread. */
     void (*resid)(void *ctx, int l, int pos, int n, const float *x, size_t stride);
 } Probe;
@@ -491,6 +498,8 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o); /* m must outl
 void analysis_free(Analysis *a);
 const Probe *analysis_probe(const Analysis *a); /* attach to State.probe */
 void analysis_window(Analysis *a);              /* a new window (document) begins at position 0 */
+/* The next n tokens of the window, before they are run; without it, no duplicate-token scores. */
+void analysis_tokens(Analysis *a, const int *id, int n);
 /* The reading: a table and a finding in words, or JSON with every (layer, head, pair). JSON bytes
  * do not depend on threads, batch or instruction set. color: ANSI colours in the table. */
 void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color);

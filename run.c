@@ -1229,22 +1229,36 @@ static void attend_values(const State *s, const Attend *a, int r0, int r1)
     }
 }
 
+/* Row r to the probe. */
+static void show_row(const State *s, const Attend *a, int r)
+{
+    int begin = row_begin(s, a, r), i = a->i + r * a->step;
+    size_t at = (size_t)r * (size_t)s->n_ctx + (size_t)begin, D = (size_t)s->m->head_dim;
+    size_t key = (size_t)i * (size_t)s->m->layer[a->l].n_kv_heads + (size_t)a->kh;
+    AttnRow row = {.l = a->l,
+                   .h = a->h + (a->step ? 0 : r),
+                   .kh = a->kh,
+                   .pos = s->pos + i,
+                   .t0 = a->t0 + begin,
+                   .n_t = row_length(s, a, r),
+                   .q = a->q + (size_t)r * a->stride,
+                   .k = s->kx + key * D,
+                   .scores = a->shown + at,
+                   .weights = a->score + at,
+                   .out = a->out + (size_t)r * a->stride};
+    s->probe->attn(s->probe->ctx, &row);
+}
+
 static void attend(const State *s, const Attend *a)
 {
     const Probe *p = s->probe && s->probe->want & PROBE_ATTN ? s->probe : NULL;
-    size_t T = (size_t)s->n_ctx;
     attend_scores(s, a);
     for (int r = 0; r < a->rows; r++) attend_weights(s, a, r, p != NULL);
     for (int r0 = 0, r1; r0 < a->rows; r0 = r1) {
         for (r1 = r0 + 1; r1 < a->rows && row_begin(s, a, r1) == row_begin(s, a, r0);) r1++;
         attend_values(s, a, r0, r1);
     }
-    for (int r = 0; p && r < a->rows; r++) {
-        int begin = row_begin(s, a, r), pos = s->pos + a->i + r * a->step;
-        size_t at = (size_t)r * T + (size_t)begin;
-        p->attn(p->ctx, a->l, a->h + (a->step ? 0 : r), pos, a->t0 + begin, a->shown + at,
-                a->score + at, a->out + (size_t)r * a->stride);
-    }
+    for (int r = 0; p && r < a->rows; r++) show_row(s, a, r);
 }
 
 /* One token: the heads of a group together, so that each key and value is read once; in smaller
@@ -3701,6 +3715,7 @@ static void analyze_windows(Session *ss, Analysis *a, const Tokens *ids, Provena
         memcpy(window + lead, ids->id + at, n * sizeof *window);
         state_reset(&ss->s);
         analysis_window(a);
+        analysis_tokens(a, window, (int)(n + lead));
         for (size_t i = 0; i < n + lead && !interrupted; i += (size_t)ss->s.n_batch) {
             size_t left_over = n + lead - i, step = (size_t)ss->s.n_batch;
             size_t k = left_over < step ? left_over : step;

@@ -423,6 +423,15 @@ static void random_heads(Rng *rng, float *x, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = rng_float(rng);
 }
 
+/* One row of attention of layer 0, without queries and keys. */
+static void show_row(const Probe *p, int h, int pos, int t0, const float *scores,
+                     const float *weights)
+{
+    AttnRow row = {
+        .h = h, .pos = pos, .t0 = t0, .n_t = pos + 1 - t0, .scores = scores, .weights = weights};
+    p->attn(p->ctx, &row);
+}
+
 enum { CH_TOK = 23, CH_D = 16 + 4 };
 
 /* Two windows of the same tokens, in batches of any size, heads in either order. */
@@ -438,8 +447,7 @@ static char *chunked(const Shape *s, const float *x, int batch, int reverse)
                 const float *y = x + ((2 * h + w) * CH_TOK + pos) * CH_D;
                 show(a, s, 1, 0, h, pos, n, y);
                 if (h < 2) show(a, s, 0, 0, h, pos, n, y);
-                for (int t = 0; t < n; t++)
-                    p->attn(p->ctx, 0, h, pos + t, 0, y, y + t * CH_D, NULL);
+                for (int t = 0; t < n; t++) show_row(p, h, pos + t, 0, x, x + h);
             }
     }
     char *json = json_of(a);
@@ -477,9 +485,10 @@ static void show_window(Analysis *a, int h, int n, float w, int t_visible)
 {
     const Probe *p = analysis_probe(a);
     for (int pos = 0; pos < n; pos++) {
-        int t0 = t_visible && pos >= t_visible ? pos - t_visible + 1 : 0;
-        float row[2] = {pos ? w : 1, 0};
-        p->attn(p->ctx, 0, h, pos, t0, row, row, NULL);
+        int t0 = t_visible && pos >= t_visible ? pos - t_visible + 1 : 0, n_t = pos + 1 - t0;
+        float row[1024];
+        for (int t = 0; t < n_t; t++) row[t] = t ? (1 - w) / (float)(n_t - 1) : n_t > 1 ? w : 1;
+        show_row(p, h, pos, t0, row, row);
     }
 }
 
@@ -843,7 +852,7 @@ static void show_attention(const Shape *s, const Analysis *a, const float *q, co
         }
         for (int t = 0; t <= i; t++) sum += w[t] = exp(w[t] - max);
         for (int t = 0; t <= i; t++) row[t] = (float)(w[t] / sum);
-        p->attn(p->ctx, 0, h, i, 0, row, row, NULL);
+        show_row(p, h, i, 0, row, row);
     }
 }
 

@@ -260,6 +260,7 @@ static void test_stories(void)
 typedef struct {
     long q[4][10], k[4][10], rows[4][10], resid;
     int last[4][10], bad;
+    const Model *m;
 } Seen;
 
 static void see_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride)
@@ -278,21 +279,27 @@ static void see_k(void *ctx, int l, int h, int stage, int pos, int n, const floa
     s->bad |= !isfinite(k[(size_t)(n - 1) * stride]) || pos < 0;
 }
 
-static void see_attn(void *ctx, int l, int h, int pos, int t0, const float *scores,
-                     const float *weights, const float *out)
+static void see_attn(void *ctx, const AttnRow *r)
 {
     Seen *s = ctx;
-    double sum = 0, best = 0;
-    int n = pos - t0 + 1, top = 0;
+    double sum = 0, best = 0, own = 0, size = 0;
+    int n = r->n_t, top = 0;
     for (int t = 0; t < n; t++) {
-        sum += (double)weights[t];
-        top = scores[t] > scores[top] ? t : top;
-        best = fmax(best, (double)weights[t]);
+        sum += (double)r->weights[t];
+        top = r->scores[t] > r->scores[top] ? t : top;
+        best = fmax(best, (double)r->weights[t]);
     }
-    s->bad |= s->last[l][h]++ != pos;  /* positions ascend */
+    for (int c = 0; c < s->m->head_dim; c++) {
+        own += (double)r->q[c] * (double)r->k[c];
+        size += fabs((double)r->q[c] * (double)r->k[c]);
+    }
+    s->bad |= r->t0 + n != r->pos + 1 || s->last[r->l][r->h]++ != r->pos; /* positions ascend */
     s->bad |= !(fabs(sum - 1) < 1e-5); /* weights are normalised, and fit the scores */
-    s->bad |= (double)weights[top] < best || !isfinite(out[0]);
-    s->rows[l][h]++;
+    s->bad |= (double)r->weights[top] < best || !isfinite(r->out[0]);
+    /* The token's own key, of float16's 11 bits at worst where the cache has them. */
+    double scale = (double)s->m->score_scale;
+    s->bad |= !(fabs((double)r->scores[n - 1] - scale * own) <= 1e-3 * scale * size + 1e-30);
+    s->rows[r->l][r->h]++;
 }
 
 static void see_resid(void *ctx, int l, int pos, int n, const float *x, size_t stride)
@@ -376,7 +383,7 @@ static void check_cell(const Entry *en, const Model *m, Config c, int j)
     enum { N = 300 };
     int ids[N], f16 = c.kv_type == T_F16, batch = batches_of[j / 4 % 3];
     uint64_t want = c.exact ? en->exact[f16] : en->int8[f16];
-    Seen seen = {.resid = 0};
+    Seen seen = {.m = m};
     Probe p = {PROBE_QK | PROBE_ATTN | PROBE_RESID, &seen, see_q, see_k, see_attn, see_resid};
     pick_ids(ids, N, m->n_vocab, 77);
     c.threads = threads_of[j % 4];
