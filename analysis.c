@@ -77,7 +77,7 @@ typedef struct {
     double n_logits;                       /* rows behind LogitSum: those that begin with key 0 */
 } RowSum;
 
-/* The sums of one head, as a view of one row of doubles. */
+/* The sums of one head, as a view of one row of doubles: what a reading works with. */
 typedef struct {
     double *n, *n_skip,
         *n_after;        /* tokens in the sums, left out of them, in those after rotation */
@@ -88,6 +88,19 @@ typedef struct {
     RowSum *row;         /* queries only */
 } HeadSums;
 
+/* The same row while it is summed, and in the totals: pair and channel hold one column after the
+ * other, as wide loops want them: pair[f * P + j], f a member of PairSum. */
+typedef struct {
+    double *n, *n_skip, *n_after, *pair, *channel, *moments;
+    LogitSum *logit;
+    RowSum *row;
+} OpenSums;
+
+#define PAIR_SUMS    ((int)(sizeof(PairSum) / sizeof(double)))
+#define CHANNEL_SUMS ((int)(sizeof(ChannelSum) / sizeof(double)))
+/* The column of a member. */
+#define COLUMN(type, member) (offsetof(type, member) / sizeof(double))
+
 /* The largest value of something, and where it was. */
 typedef struct {
     double value;
@@ -97,13 +110,15 @@ typedef struct {
 
 /* Everything kept of one head (query or key). */
 typedef struct {
-    HeadSums open; /* the open window */
+    OpenSums open; /* the open window */
     double *sum;   /* the same as one row, [n_sums] */
     Exact *total;  /* closed windows, [n_sums] */
     Peak *peak;    /* [P] radius; [D] |x| before; [D] |x| after rotation */
+    double *high;  /* [n_peaks] their values */
     size_t n_sums, n_peaks;
     float *first; /* [FIRST][D] tokens of window 0 before rotation, the skipped left out */
     int *n_first;
+    double *a, *b, *r, *size; /* of one token: [P] both members, [P] radius, [D] |x| */
 } Tally;
 
 #define FIRST     64 /* tokens of the first window that are kept as they are */
@@ -156,6 +171,7 @@ struct Analysis {
     const Model *m;
     AnalysisOptions o;
     Probe probe;
+    const Kernels *kernels;
     Axis *axis;             /* [n_ropes] */
     int *first_q, *first_k; /* [L + 1] where a layer's heads begin in the arrays below */
     Tally *q, *k;           /* [all query heads], [all kv heads] */
@@ -309,53 +325,67 @@ static double exact_value(const Exact *s)
 
 /* ---------------------------------------------------------------- the probe: queries and keys */
 
-static void peak_see(Peak *p, double v, const Analysis *an, int pos)
+/* Values v of the token at pos against the peaks. */
+static void see_peaks(Peak *p, double *high, const double *v, int n, const Analysis *an, int pos)
 {
-    if (!(v > p->value)) return;
+    int above = 0;
+    for (int i = 0; i < n; i++) above |= v[i] > high[i];
+    if (!above) return;
     int token = pos < an->seen.n ? an->seen.id[pos] : -1;
-    *p = (Peak){v, an->window, pos, token};
-}
-
-/* moments += x x^T, its upper triangle row by row. */
-static void add_moments(double *m, const float *x, int D)
-{
-    for (int i = 0; i < D; i++) {
-        double xi = (double)x[i];
-        for (int c = i; c < D; c++) m[c - i] += xi * (double)x[c];
-        m += D - i;
+    for (int i = 0; i < n; i++) {
+        if (!(v[i] > high[i])) continue;
+        p[i] = (Peak){v[i], an->window, pos, token};
+        high[i] = v[i];
     }
 }
 
-static void add_pairs_before(const Analysis *an, Tally *y, const Axis *ax, int pos, const float *x)
+/* One token taken apart: both members and the radius of its pairs, and |x|. */
+static void take_apart(Tally *y, const Axis *ax, const float *x, int D)
 {
-    int skip = pos < an->o.n_skip;
+    double *restrict a = y->a, *restrict b = y->b, *restrict r = y->r, *restrict size = y->size;
     for (int j = 0; j < ax->n; j++) {
-        PairSum *s = &y->open.pair[j];
-        double a = (double)x[ax->a[j]], b = (double)x[ax->b[j]], rr = a * a + b * b, r = sqrt(rr);
-        peak_see(&y->peak[j], r, an, pos);
-        if (skip) {
-            s->r_skip += r;
-            continue;
-        }
-        s->r += r, s->r2 += rr;
-        s->a += a, s->b += b;
-        s->aa += a * a, s->bb += b * b, s->ab += a * b;
+        a[j] = (double)x[ax->a[j]];
+        b[j] = (double)x[ax->b[j]];
     }
+    for (int j = 0; j < ax->n; j++) r[j] = sqrt(a[j] * a[j] + b[j] * b[j]);
+    for (int c = 0; c < D; c++) size[c] = fabs((double)x[c]);
 }
+
+/* sum += v */
+static void add_column(double *restrict sum, const double *restrict v, int n)
+{
+    for (int i = 0; i < n; i++) sum[i] += v[i];
+}
+
+/* sum += v w */
+static void add_products(double *restrict sum, const double *v, const double *w, int n)
+{
+    for (int i = 0; i < n; i++) sum[i] += v[i] * w[i];
+}
+
+#define PAIRS(y, ax, member)   ((y)->open.pair + COLUMN(PairSum, member) * (size_t)(ax)->n)
+#define CHANNELS(y, D, member) ((y)->open.channel + COLUMN(ChannelSum, member) * (size_t)(D))
 
 /* One token before rotation. The first n_skip of a window count in the peaks and r_skip alone. */
 static void add_before(const Analysis *an, Tally *y, const Axis *ax, int pos, const float *x)
 {
-    int D = an->m->head_dim;
-    Peak *peak = y->peak + ax->n;
-    add_pairs_before(an, y, ax, pos, x);
-    for (int c = 0; c < D; c++) peak_see(&peak[c], fabs((double)x[c]), an, pos);
+    int D = an->m->head_dim, P = ax->n;
+    take_apart(y, ax, x, D);
+    see_peaks(y->peak, y->high, y->r, P, an, pos);
+    see_peaks(y->peak + P, y->high + P, y->size, D, an, pos);
     if (pos < an->o.n_skip) {
+        add_column(PAIRS(y, ax, r_skip), y->r, P);
         *y->open.n_skip += 1;
         return;
     }
-    for (int c = 0; c < D; c++) y->open.channel[c].before += fabs((double)x[c]);
-    add_moments(y->open.moments, x, D);
+    add_column(PAIRS(y, ax, r), y->r, P);
+    add_products(PAIRS(y, ax, r2), y->r, y->r, P);
+    add_column(PAIRS(y, ax, a), y->a, P);
+    add_column(PAIRS(y, ax, b), y->b, P);
+    add_products(PAIRS(y, ax, aa), y->a, y->a, P);
+    add_products(PAIRS(y, ax, bb), y->b, y->b, P);
+    add_products(PAIRS(y, ax, ab), y->a, y->b, P);
+    add_column(CHANNELS(y, D, before), y->size, D);
     *y->open.n += 1;
     if (an->window == 0 && *y->n_first < FIRST)
         memcpy(y->first + (size_t)(*y->n_first)++ * (size_t)D, x, (size_t)D * sizeof *x);
@@ -364,31 +394,29 @@ static void add_before(const Analysis *an, Tally *y, const Axis *ax, int pos, co
 /* One token after rotation. */
 static void add_after(const Analysis *an, Tally *y, const Axis *ax, int pos, const float *x)
 {
-    int D = an->m->head_dim;
-    Peak *peak = y->peak + ax->n + D;
-    for (int c = 0; c < D; c++) peak_see(&peak[c], fabs((double)x[c]), an, pos);
+    int D = an->m->head_dim, P = ax->n;
+    take_apart(y, ax, x, D);
+    see_peaks(y->peak + P + D, y->high + P + D, y->size, D, an, pos);
     if (pos < an->o.n_skip) return;
-    for (int j = 0; j < ax->n; j++) {
-        PairSum *s = &y->open.pair[j];
-        double a = (double)x[ax->a[j]], b = (double)x[ax->b[j]];
-        s->r_after += sqrt(a * a + b * b);
-        s->a_after += a, s->b_after += b;
-    }
-    for (int c = 0; c < D; c++) {
-        ChannelSum *s = &y->open.channel[c];
-        s->after += fabs((double)x[c]);
-        s->sq_after += (double)x[c] * (double)x[c];
-    }
+    add_column(PAIRS(y, ax, r_after), y->r, P);
+    add_column(PAIRS(y, ax, a_after), y->a, P);
+    add_column(PAIRS(y, ax, b_after), y->b, P);
+    add_column(CHANNELS(y, D, after), y->size, D);
+    add_products(CHANNELS(y, D, sq_after), y->size, y->size, D);
     *y->open.n_after += 1;
 }
 
-/* n tokens of one head. Token by token, so that batches of any size give the same sums. */
+/* n tokens of one head. Every sum takes token after token, so batches of any size give the same. */
 static void add_tokens(const Analysis *an, Tally *y, int l, int stage, int pos, int n,
                        const float *x, size_t stride)
 {
     const Axis *ax = &an->axis[an->m->layer[l].rope];
-    for (int i = 0; i < n; i++, x += stride)
-        (stage == BEFORE_ROPE ? add_before : add_after)(an, y, ax, pos + i, x);
+    int skip = pos < an->o.n_skip ? an->o.n_skip - pos : 0;
+    for (int i = 0; i < n; i++)
+        (stage == BEFORE_ROPE ? add_before : add_after)(an, y, ax, pos + i, x + (size_t)i * stride);
+    if (stage == BEFORE_ROPE && n > skip)
+        an->kernels->add_moments(y->open.moments, x + (size_t)skip * stride, stride, n - skip,
+                                 an->m->head_dim);
 }
 
 static void on_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride)
@@ -418,37 +446,14 @@ static void add_sinks(SinkWindow *s, const AttnRow *r, int finite)
         s->sum[k] += (double)r->weights[k - r->t0];
 }
 
-#define PARTS 8 /* partial sums of a row, added in one order: fast without -ffast-math */
-
-/* Running sums over a row of attention, PARTS of each. */
-typedef struct {
-    double score[PARTS], dist[PARTS], weight[PARTS]; /* of a * score, a * t, a */
-    float max[PARTS];                                /* largest weight */
-} RowScan;
-
 static double parts_sum(const double *v)
 {
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-static void row_scan(RowScan *s, const AttnRow *r, int from, int to)
-{
-    for (int t = from; t < to; t += PARTS) {
-        int n = to - t < PARTS ? to - t : PARTS;
-        const float *a = r->weights + t, *z = r->scores + t;
-        for (int i = 0; i < n; i++) {
-            double w = (double)a[i];
-            s->score[i] += w * (double)z[i];
-            s->dist[i] += w * (double)(t + i);
-            s->weight[i] += w;
-            s->max[i] = a[i] > s->max[i] ? a[i] : s->max[i];
-        }
-    }
-}
-
 /* Entropy of a softmax row in nats: H = -sum a log a = log Z - sum a z, with log Z = z - log a at
  * any key, here the one of the largest weight. */
-static double row_entropy(const AttnRow *r, const RowScan *s)
+static double row_entropy(const AttnRow *r, const RowSums *s)
 {
     float max = s->max[0];
     int at = 0;
@@ -471,21 +476,22 @@ static void add_copies(RowSum *s, const Analysis *an, const AttnRow *r)
 
 static void add_row(RowSum *s, const Analysis *an, const AttnRow *r)
 {
-    RowScan scan = {.max = {0}};
+    RowSums sums = {.max = {0}};
     int n = r->n_t;
     double seen = 0;
     for (int i = 0; i < 3; i++) {
-        row_scan(&scan, r, (int)((long)n * i / 3), (int)((long)n * (i + 1) / 3));
-        double sum = parts_sum(scan.weight);
+        int from = (int)((long)n * i / 3), to = (int)((long)n * (i + 1) / 3);
+        an->kernels->add_row(&sums, r->weights + from, r->scores + from, from, to - from);
+        double sum = parts_sum(sums.weight);
         if (n >= 3) s->third[i] += sum - seen;
         seen = sum;
     }
     s->n++;
     s->n_thirds += n >= 3;
-    s->distance += (double)(n - 1) - parts_sum(scan.dist);
+    s->distance += (double)(n - 1) - parts_sum(sums.position);
     if (n >= 2) {
         s->n_entropy++;
-        s->entropy += row_entropy(r, &scan) / log((double)n);
+        s->entropy += row_entropy(r, &sums) / log((double)n);
         s->previous += (double)r->weights[n - 2];
     }
     if (r->pos >= 4) {
@@ -666,7 +672,7 @@ static void axis_init(Axis *ax, const Rope *r, const Model *m, double n_ctx)
     }
 }
 
-/* The sums of a head of D values and P pairs, in one row of doubles. */
+/* The sums of a head of D values and P pairs, in one row of doubles: for a reading ... */
 static HeadSums head_sums(double *row, int P, int D)
 {
     HeadSums v = {.n = row, .n_skip = row + 1, .n_after = row + 2};
@@ -676,6 +682,20 @@ static HeadSums head_sums(double *row, int P, int D)
     v.logit = (LogitSum *)(v.moments + (size_t)D * ((size_t)D + 1) / 2);
     v.row = (RowSum *)(v.logit + P + 1);
     return v;
+}
+
+/* ... and while they are summed. */
+static OpenSums open_sums(double *row, int P, int D)
+{
+    HeadSums v = head_sums(row, P, D);
+    return (OpenSums){.n = v.n,
+                      .n_skip = v.n_skip,
+                      .n_after = v.n_after,
+                      .pair = (double *)v.pair,
+                      .channel = (double *)v.channel,
+                      .moments = v.moments,
+                      .logit = v.logit,
+                      .row = v.row};
 }
 
 /* Doubles in that row; keys have no logits and no rows of attention. */
@@ -704,10 +724,15 @@ static void place_tally(Tally *y, Block *b, int P, int D, int is_query)
 {
     y->n_sums = head_sums_size(P, D, is_query);
     y->sum = cut(b, y->n_sums, sizeof *y->sum);
-    if (y->sum) y->open = head_sums(y->sum, P, D);
+    if (y->sum) y->open = open_sums(y->sum, P, D);
     y->total = cut(b, y->n_sums, sizeof *y->total);
     y->n_peaks = (size_t)P + 2 * (size_t)D;
     y->peak = cut(b, y->n_peaks, sizeof *y->peak);
+    y->high = cut(b, y->n_peaks, sizeof *y->high);
+    y->a = cut(b, (size_t)P, sizeof *y->a);
+    y->b = cut(b, (size_t)P, sizeof *y->b);
+    y->r = cut(b, (size_t)P, sizeof *y->r);
+    y->size = cut(b, (size_t)D, sizeof *y->size);
     y->first = cut(b, FIRST * (size_t)D, sizeof *y->first);
     y->n_first = cut(b, 1, sizeof *y->n_first);
 }
@@ -748,8 +773,11 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
 {
     Analysis *a = xcalloc(1, sizeof *a);
     size_t L = (size_t)m->n_layers;
+    Err e;
     a->m = m;
     a->o = *o;
+    a->kernels = kernels_pick(o->isa, &e);
+    if (!a->kernels) a->kernels = &kernels_base;
     a->probe = (Probe){.want = PROBE_QK | PROBE_ATTN | PROBE_RESID,
                        .ctx = a,
                        .q = on_q,
@@ -938,11 +966,24 @@ static double read_sum(const Exact *closed, double open)
     return exact_value(&s);
 }
 
+/* n columns of `fields` sums each, side by side again. */
+static void turn_columns(double *v, int fields, int n)
+{
+    double *old = xcalloc((size_t)fields * (size_t)n + 1, sizeof *old);
+    memcpy(old, v, (size_t)fields * (size_t)n * sizeof *v);
+    for (int f = 0; f < fields; f++)
+        for (int i = 0; i < n; i++) v[i * fields + f] = old[f * n + i];
+    free(old);
+}
+
 /* The sums of a head, those of the open window included, written to row. */
 static HeadSums read_sums(const Tally *y, double *row, int P, int D)
 {
     for (size_t i = 0; i < y->n_sums; i++) row[i] = read_sum(&y->total[i], y->sum[i]);
-    return head_sums(row, P, D);
+    HeadSums v = head_sums(row, P, D);
+    turn_columns((double *)v.pair, PAIR_SUMS, P);
+    turn_columns((double *)v.channel, CHANNEL_SUMS, D);
+    return v;
 }
 
 /* The samples, with the open window as one more. */

@@ -180,6 +180,14 @@ typedef struct {
 
 const TensorType *tensor_type(int type); /* NULL if we cannot read it */
 
+/* Sums over a row of attention, its i-th weight in part i mod PARTS: products of two floats, and of
+ * a float and a position, are exact in double. */
+#define PARTS 8
+typedef struct {
+    double score[PARTS], position[PARTS], weight[PARTS]; /* sums of a z, a t, a */
+    float max[PARTS];                                    /* largest a */
+} RowSums;
+
 /* The arithmetic of the program, once per instruction set. Every instance gives the same bits:
  * a float sum runs over 32 lanes (element i goes to lane i mod 32, by fused multiply-add, in
  * ascending order), and the lanes are added as a tree: 16 + 16, 8 + 8, 4 + 4, 2 + 2, 1 + 1.
@@ -220,6 +228,11 @@ typedef struct {
     void (*softmax)(float *x, int n);
     /* y[i] = g[i] / (1 + exp(-g[i])) * y[i] */
     void (*silu_mul)(float *y, const float *g, int n);
+    /* m += the upper triangle, row by row, of sum over toks i of x_i x_i^T, x_i[D] = x + i * xs; in
+     * double, one token after the other: a product of two floats is exact. */
+    void (*add_moments)(double *m, const float *x, size_t xs, int toks, int D);
+    /* Adds one piece of a row of attention: n weights a and scores z of keys t, t + 1, ... */
+    void (*add_row)(RowSums *s, const float *a, const float *z, int t, int n);
     /* What `bench` holds speed against: independent multiplications and additions in registers, in
      * floats and in int8 sums, as fast as this instruction set goes. The number of both done. */
     double (*peak_float)(int rounds);
@@ -474,6 +487,7 @@ typedef struct {
     double sink_eps;     /* 0.3 */
     int sink_t;          /* 64 */
     double n_ctx;        /* P, the trained context of x = theta P; 0: as the file says */
+    const char *isa;     /* kernels; they do not change a bit. NULL: as kernels_pick */
 } AnalysisOptions;
 
 AnalysisOptions analysis_defaults(void);

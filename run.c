@@ -409,6 +409,26 @@ static void silu_mul_base(float *y, const float *g, int n)
 
 static volatile float peak_sink; /* what was computed must be wanted */
 
+static void add_row_base(RowSums *s, const float *a, const float *z, int t, int n)
+{
+    for (int i = 0; i < n; i++) {
+        int part = i % PARTS;
+        s->score[part] += (double)a[i] * (double)z[i];
+        s->position[part] += (double)a[i] * (t + i);
+        s->weight[part] += (double)a[i];
+        s->max[part] = a[i] > s->max[part] ? a[i] : s->max[part];
+    }
+}
+
+static void add_moments_base(double *m, const float *x, size_t xs, int toks, int D)
+{
+    for (; toks > 0; toks--, x += xs) {
+        double *row = m;
+        for (int i = 0; i < D; row += D - i, i++)
+            for (int c = i; c < D; c++) row[c - i] += (double)x[i] * (double)x[c];
+    }
+}
+
 static double peak_float_base(int rounds)
 {
     float a[8] = {0};
@@ -444,6 +464,8 @@ const Kernels kernels_base = {.name = "base",
                               .weighted_sum = weighted_sum_base,
                               .softmax = softmax_base,
                               .silu_mul = silu_mul_base,
+                              .add_row = add_row_base,
+                              .add_moments = add_moments_base,
                               .peak_float = peak_float_base,
                               .peak_int8 = peak_int8_base};
 
@@ -475,7 +497,7 @@ const Kernels *kernels_at(int i)
 #define FILL(member) k.member = k.member || !slower ? k.member : slower->member
     FILL(matmul), FILL(qmatmul), FILL(quantize), FILL(weighted_sum), FILL(softmax);
     FILL(silu_mul), FILL(unpack_f16), FILL(unpack_bf16), FILL(unpack_q32);
-    FILL(pack_f16), FILL(peak_float), FILL(peak_int8);
+    FILL(pack_f16), FILL(add_moments), FILL(add_row), FILL(peak_float), FILL(peak_int8);
     for (int t = 0; t < T_N_TYPES; t++) FILL(unpack[t]), FILL(matvec[t]), FILL(qmatvec[t]);
 #undef FILL
     whole[i] = k;

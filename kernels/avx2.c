@@ -978,6 +978,57 @@ static void silu_mul(float *y, const float *g, int n)
 
 /* ---------------------------------------------------------------- peaks, for `bench` */
 
+/* The moments of n tokens, a constant after inlining: each sum is read and written once for them. */
+static inline __attribute__((always_inline)) void moments(double *m, const float *x, size_t xs,
+                                                          int n, int D)
+{
+    for (int i = 0; i < D; m += D - i, i++) {
+        __m256d xi[4];
+        int c = i;
+        for (int t = 0; t < n; t++) xi[t] = _mm256_set1_pd((double)x[(size_t)t * xs + (size_t)i]);
+        for (; c + 4 <= D; c += 4) {
+            __m256d s = _mm256_loadu_pd(m + c - i);
+            for (int t = 0; t < n; t++) {
+                __m128 v = _mm_loadu_ps(x + (size_t)t * xs + c);
+                s = _mm256_fmadd_pd(xi[t], _mm256_cvtps_pd(v), s);
+            }
+            _mm256_storeu_pd(m + c - i, s);
+        }
+        for (; c < D; c++)
+            for (int t = 0; t < n; t++)
+                m[c - i] +=
+                    (double)x[(size_t)t * xs + (size_t)i] * (double)x[(size_t)t * xs + (size_t)c];
+    }
+}
+
+static void add_moments(double *m, const float *x, size_t xs, int toks, int D)
+{
+    for (; toks >= 4; toks -= 4, x += 4 * xs) moments(m, x, xs, 4, D);
+    for (; toks > 0; toks--, x += xs) moments(m, x, xs, 1, D);
+}
+
+/* Half h of the parts. */
+static inline void row_half(RowSums *s, int h, const float *a, const float *z, double t)
+{
+    __m256d w = _mm256_cvtps_pd(_mm_loadu_ps(a + 4 * h)), score = _mm256_loadu_pd(s->score + 4 * h);
+    __m256d position = _mm256_loadu_pd(s->position + 4 * h);
+    __m256d at = _mm256_add_pd(_mm256_set1_pd(t + 4 * h), _mm256_setr_pd(0, 1, 2, 3));
+    score = _mm256_fmadd_pd(w, _mm256_cvtps_pd(_mm_loadu_ps(z + 4 * h)), score);
+    _mm256_storeu_pd(s->score + 4 * h, score);
+    _mm256_storeu_pd(s->position + 4 * h, _mm256_fmadd_pd(w, at, position));
+    _mm256_storeu_pd(s->weight + 4 * h, _mm256_add_pd(_mm256_loadu_pd(s->weight + 4 * h), w));
+}
+
+static void add_row(RowSums *s, const float *a, const float *z, int t, int n)
+{
+    int i = 0;
+    for (; i + PARTS <= n; i += PARTS) {
+        for (int h = 0; h < 2; h++) row_half(s, h, a + i, z + i, t + i);
+        _mm256_storeu_ps(s->max, _mm256_max_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(s->max)));
+    }
+    kernels_base.add_row(s, a + i, z + i, t + i, n - i);
+}
+
 static double peak_float(int rounds)
 {
     volatile float sink;
@@ -1027,6 +1078,8 @@ const Kernels kernels_avx2 = {
     .weighted_sum = weighted_sum,
     .softmax = softmax,
     .silu_mul = silu_mul,
+    .add_row = add_row,
+                                .add_moments = add_moments,
     .peak_float = peak_float,
     .peak_int8 = peak_int8};
 /* clang-format on */

@@ -512,6 +512,63 @@ static void silu_mul(float *y, const float *g, int n)
     }
 }
 
+#define MAX_D 256 /* of the moments of wider heads kernels_base takes care */
+
+/* The moments of n tokens, a constant after inlining: each sum is read and written once for them. */
+static inline __attribute__((always_inline)) void moments(double *m, const double (*x)[MAX_D],
+                                                          int n, int D)
+{
+    for (int i = 0; i < D; m += D - i, i++)
+        for (int c = i; c < D; c += 8) {
+            __mmask8 k = (__mmask8)(D - c >= 8 ? 255 : (1 << (D - c)) - 1);
+            __m512d s = _mm512_maskz_loadu_pd(k, m + c - i);
+            for (int t = 0; t < n; t++)
+                s = _mm512_fmadd_pd(_mm512_set1_pd(x[t][i]), _mm512_maskz_loadu_pd(k, x[t] + c), s);
+            _mm512_mask_storeu_pd(m + c - i, k, s);
+        }
+}
+
+static void add_moments(double *m, const float *x, size_t xs, int toks, int D)
+{
+    double some[8][MAX_D];
+    if (D > MAX_D) {
+        kernels_base.add_moments(m, x, xs, toks, D);
+        return;
+    }
+    for (int n; toks > 0; toks -= n) {
+        n = toks < 8 ? toks : 8;
+        for (int t = 0; t < n; t++, x += xs)
+            for (int c = 0; c < D; c++) some[t][c] = (double)x[c];
+        if (n == 8)
+            moments(m, some, 8, D);
+        else
+            for (int t = 0; t < n; t++) moments(m, some + t, 1, D);
+    }
+}
+
+static void add_row(RowSums *s, const float *a, const float *z, int t, int n)
+{
+    __m512d score = _mm512_loadu_pd(s->score), position = _mm512_loadu_pd(s->position);
+    __m512d weight = _mm512_loadu_pd(s->weight);
+    __m512d at = _mm512_add_pd(_mm512_set1_pd(t), _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7));
+    __m256 max = _mm256_loadu_ps(s->max);
+    for (int i = 0; i < n; i += 8) {
+        __mmask8 k = (__mmask8)(n - i >= 8 ? 255 : (1 << (n - i)) - 1);
+        __m256 w = _mm256_maskz_loadu_ps(k, a + i);
+        __m512d v = _mm512_cvtps_pd(w);
+        score =
+            _mm512_mask3_fmadd_pd(v, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(k, z + i)), score, k);
+        position = _mm512_mask3_fmadd_pd(v, at, position, k);
+        weight = _mm512_mask_add_pd(weight, k, weight, v);
+        max = _mm256_mask_max_ps(max, k, w, max);
+        at = _mm512_add_pd(at, _mm512_set1_pd(8));
+    }
+    _mm512_storeu_pd(s->score, score);
+    _mm512_storeu_pd(s->position, position);
+    _mm512_storeu_pd(s->weight, weight);
+    _mm256_storeu_ps(s->max, max);
+}
+
 static double peak_float(int rounds)
 {
     volatile float sink;
@@ -541,5 +598,7 @@ const Kernels kernels_avx512 = {.name = "avx512",
                                 .weighted_sum = weighted_sum,
                                 .softmax = softmax,
                                 .silu_mul = silu_mul,
+                                .add_row = add_row,
+                                .add_moments = add_moments,
                                 .peak_float = peak_float};
 #endif
