@@ -2565,7 +2565,7 @@ void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, F
         f);
     for (int i = 0; i < m->n_ropes; i++) print_encoding(&t, &a, i, o->eps);
     for (int which = BIAS_Q; which <= BIAS_QK; which++) print_biases(&t, m, a.axis, which);
-    fprintf(f, "%s%s%s\n", t.dim, BOUND_NOTE, t.off);
+    fprintf(f, "\n%s%s%s\n", t.dim, BOUND_NOTE, t.off);
     axes_free(&a);
     restore_numbers(old);
 }
@@ -2849,7 +2849,11 @@ static void print_judged(const Term *t, const Reading *r, const CheckOptions *c)
         print_cell(t->f, 12, 0, s.of ? s.of - s.hits : NONE);
         fprintf(t->f, "  %s%s%s\n", is_judged(c, i) ? t->bold : t->dim, judged_as(r, c, i), t->off);
     }
-    fprintf(t->f, "%s%s\n%s\n%s%s\n", t->dim, JUDGED_NOTE, CHANCE_NOTE, BOUND_NOTE, t->off);
+    fputs(t->dim, t->f);
+    print_wrapped(t->f, JUDGED_NOTE);
+    print_wrapped(t->f, CHANCE_NOTE);
+    print_wrapped(t->f, BOUND_NOTE);
+    fputs(t->off, t->f);
 }
 
 int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f, int color)

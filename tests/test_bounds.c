@@ -98,8 +98,9 @@ typedef struct {
 static Swept sweep(double phi, double x)
 {
     Swept s = {.most = cos(phi), .first = cos(phi), .last = cos(phi + x)};
-    for (int i = 0; i < STEPS; i++) {
-        double a = cos(phi + x * i / STEPS), b = cos(phi + x * (i + 1) / STEPS);
+    double a = s.first, b;
+    for (int i = 0; i < STEPS; i++, a = b) {
+        b = cos(phi + x * (i + 1) / STEPS);
         s.mean += cos(phi + x * (i + 0.5) / STEPS) / STEPS;
         s.most = fmax(s.most, b);
         s.rises |= b > a + 1e-12;

@@ -274,7 +274,7 @@ ok "bounds --json parses" is_json "$out"
 ok "bounds --json says what it is" says '"schema":"ropescope.bounds/1"'
 run bounds --base 10000 --n-rot 128 --ctx 4096
 ok "bounds without a model" exits 0
-ok "Llama 2: one turn from pair 46 on" says "x <= 2 pi: 18 pairs from 46; x <= pi: 14 pairs from 50"
+ok "Llama 2: one turn from pair 46 on" says "P <= 2 pi: 18 pairs from 46; x <= pi: 14 pairs from 50"
 run bounds --base 1e4 --n-rot 128 --ctx 4096 --json -o "$dir/bounds.json"
 ok "bounds -o" is_json "$dir/bounds.json"
 ok "Men et al.: the least base for 4096 tokens" \
