@@ -672,6 +672,15 @@ static void axis_init(Axis *ax, const Rope *r, const Model *m, double n_ctx)
     }
 }
 
+static void axes_free(Axis *axis, int n)
+{
+    for (int i = 0; i < n; i++) {
+        Axis *ax = &axis[i];
+        free(ax->a), free(ax->b), free(ax->theta), free(ax->x);
+    }
+    free(axis);
+}
+
 /* The sums of a head of D values and P pairs, in one row of doubles: for a reading ... */
 static HeadSums head_sums(double *row, int P, int D)
 {
@@ -803,11 +812,8 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
 void analysis_free(Analysis *a)
 {
     if (!a) return;
-    for (int i = 0; i < a->m->n_ropes; i++) {
-        Axis *ax = &a->axis[i];
-        free(ax->a), free(ax->b), free(ax->theta), free(ax->x);
-    }
-    free(a->axis), free(a->first_q), free(a->first_k);
+    axes_free(a->axis, a->m->n_ropes);
+    free(a->first_q), free(a->first_k);
     free(a->seen.id), free(a->seen.before);
     free(a->mem);
     free(a);
@@ -1433,11 +1439,16 @@ static void say_faults(const Reading *r, Bytes *out)
             r->n_bad, r->n_bad == 1 ? " is" : "s are", r->n_bad == 1 ? "it" : "them");
 }
 
+static uint64_t counted_tokens(const Reading *r) /* behind the means */
+{
+    return r->n_heads ? (uint64_t)*r->head[0].q.n : 0;
+}
+
 /* What was found: true sentences made of the numbers, each ended by a zero byte. */
 static Bytes findings(const Reading *r)
 {
     Bytes out = {0};
-    uint64_t n = r->n_heads ? (uint64_t)*r->head[0].q.n : 0;
+    uint64_t n = counted_tokens(r);
     say_made(r, &out);
     if (!n) {
         int skip = r->a->o.n_skip;
@@ -1502,6 +1513,14 @@ static void print_wrapped(FILE *f, const char *s)
         col += n + 1;
     }
     fputc('\n', f);
+}
+
+/* All sentences, which are freed. */
+static void print_said(FILE *f, Bytes *said)
+{
+    for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) print_wrapped(f, said->s + i);
+    free(said->s);
+    *said = (Bytes){0};
 }
 
 /* v, right-aligned: so many decimals, or (negative) significant digits; "-" for no number. */
@@ -1704,8 +1723,7 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
                 r.check);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
     Bytes said = findings(&r);
-    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(f, said.s + i);
-    free(said.s);
+    print_said(f, &said);
     reading_free(&r);
     restore_numbers(old);
 }
@@ -1919,6 +1937,19 @@ static void json_bound(FILE *f, const Reading *r, int i)
     fputs("]}", f);
 }
 
+/* All sentences, which are freed. */
+static void json_findings(FILE *f, Bytes *said)
+{
+    fputs(",\n\"findings\":[", f);
+    for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) {
+        if (i) fputs(",\n", f);
+        json_str(f, said->s + i, strlen(said->s + i));
+    }
+    fputc(']', f);
+    free(said->s);
+    *said = (Bytes){0};
+}
+
 static void json_summary(FILE *f, const Reading *r)
 {
     fprintf(f, "},\n\"summary\":{\"n_heads\":%d", r->n_heads);
@@ -1939,14 +1970,9 @@ static void json_summary(FILE *f, const Reading *r)
     fputc(']', f);
     json_text(f, "bounds_note", BOUND_NOTE);
     json_text(f, "chance_note", CHANCE_NOTE);
-    fputs(",\n\"findings\":[", f);
     Bytes said = findings(r);
-    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) {
-        if (i) fputs(",\n", f);
-        json_str(f, said.s + i, strlen(said.s + i));
-    }
-    fputs("]}", f);
-    free(said.s);
+    json_findings(f, &said);
+    fputc('}', f);
 }
 
 void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
@@ -2415,9 +2441,10 @@ static void print_biases(const Term *t, const Model *m, const Axis *axis, int wh
     BiasPair *v = bias_pairs(m, axis, which, &n);
     if (n)
         fprintf(t->f,
-                "\n%sStrongest %s%s, before rotation, of %zu (all: --json)\n"
+                "\n%sStrongest %s%s, before rotation, of %zu%s\n"
                 "%s  layer  head  pair    radius   over median  angle/pi  x=theta P%s\n",
-                t->bold, what[which], t->off, n, t->dim, t->off);
+                t->bold, what[which], t->off, n, which == BIAS_QK ? "" : " (all: --json)", t->dim,
+                t->off);
     double mid = n ? v[n / 2].r : NONE;
     for (size_t i = 0; i < n && i < SHOWN; i++) {
         fprintf(t->f, "  %5d %5d %5d", v[i].l, v[i].h, v[i].j);
@@ -2474,15 +2501,6 @@ static Analysis axes_new(const Model *m, const BoundsOptions *o)
     return a;
 }
 
-static void axes_free(Analysis *a)
-{
-    for (int i = 0; i < a->m->n_ropes; i++) {
-        Axis *ax = &a->axis[i];
-        free(ax->a), free(ax->b), free(ax->theta), free(ax->x);
-    }
-    free(a->axis);
-}
-
 static void print_range(FILE *f, double lo, double hi)
 {
     if (isfinite(lo))
@@ -2515,13 +2533,6 @@ static void print_theory(const Term *t, const Axis *ax)
         print_cell(f, 7, 2, y.b4 / PI);
         fputc('\n', f);
     }
-}
-
-static void print_said(FILE *f, Bytes *said)
-{
-    for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) print_wrapped(f, said->s + i);
-    free(said->s);
-    *said = (Bytes){0};
 }
 
 static void print_encoding(const Term *t, const Analysis *a, int i, double eps)
@@ -2566,20 +2577,8 @@ void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, F
     for (int i = 0; i < m->n_ropes; i++) print_encoding(&t, &a, i, o->eps);
     for (int which = BIAS_Q; which <= BIAS_QK; which++) print_biases(&t, m, a.axis, which);
     fprintf(f, "\n%s%s%s\n", t.dim, BOUND_NOTE, t.off);
-    axes_free(&a);
+    axes_free(a.axis, m->n_ropes);
     restore_numbers(old);
-}
-
-static void json_findings(FILE *f, Bytes *said)
-{
-    fputs(",\n\"findings\":[", f);
-    for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) {
-        if (i) fputs(",\n", f);
-        json_str(f, said->s + i, strlen(said->s + i));
-    }
-    fputc(']', f);
-    free(said->s);
-    *said = (Bytes){0};
 }
 
 static void json_related(FILE *f, const Encoding *y)
@@ -2658,7 +2657,7 @@ void bounds_json(const Model *m, const BoundsOptions *o, const Provenance *p, FI
     fputc(']', f);
     json_biases(f, m);
     fputs("}\n", f);
-    axes_free(&a);
+    axes_free(a.axis, m->n_ropes);
     restore_numbers(old);
 }
 
@@ -2722,11 +2721,6 @@ static double bound_miss(const Bound *b, double x, double phi)
     if (bound_of_x(b)) return x - b->x_most;
     double up = wrap_2pi(lo - phi), down = hi < TAU ? wrap_2pi(phi - hi) : ENDLESS;
     return fmin(up, down);
-}
-
-static uint64_t counted_tokens(const Reading *r) /* behind the means */
-{
-    return r->n_heads ? r->head[0].q->n : 0;
 }
 
 /* Nothing can be judged of few tokens, nor if the observation itself is at fault. */
