@@ -2071,7 +2071,8 @@ static const struct {
 static const char THEORY_NOTE[] =
     "f(delta) = r_q r_k cos(phi + theta delta), 0 <= delta <= P, phi in [0, 2 pi). T2: the mean of "
     "f over delta is negative iff t2_lo < phi < t2_hi (mod 2 pi). T3: f <= 0 at every delta iff "
-    "t3_lo <= phi <= t3_hi. T4: best_phi = pi - x/2 has the least largest cos, worst = -cos(x/2). "
+    "t3_lo <= phi <= t3_hi. T4: best_phi = pi - x/2 has the least largest cos, worst = -cos(x/2): "
+    "f <= -c r_q r_k at every delta is possible iff c <= -worst. "
     "T5: f never rises iff 0 <= phi <= t5_fall_hi, never falls iff pi <= phi <= t5_rise_hi. T6: "
     "f(P) >= f(0) iff t6_lo <= phi <= t6_hi (mod 2 pi). T7: with phi = best_phi a key k0 has a "
     "higher logit than keys of radius r_k at every delta if its radius is below r_k cos(x/2). "
