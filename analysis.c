@@ -672,6 +672,15 @@ static void axis_init(Axis *ax, const Rope *r, const Model *m, double n_ctx)
     }
 }
 
+static void axes_free(Axis *axis, int n)
+{
+    for (int i = 0; i < n; i++) {
+        Axis *ax = &axis[i];
+        free(ax->a), free(ax->b), free(ax->theta), free(ax->x);
+    }
+    free(axis);
+}
+
 /* The sums of a head of D values and P pairs, in one row of doubles: for a reading ... */
 static HeadSums head_sums(double *row, int P, int D)
 {
@@ -803,11 +812,8 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
 void analysis_free(Analysis *a)
 {
     if (!a) return;
-    for (int i = 0; i < a->m->n_ropes; i++) {
-        Axis *ax = &a->axis[i];
-        free(ax->a), free(ax->b), free(ax->theta), free(ax->x);
-    }
-    free(a->axis), free(a->first_q), free(a->first_k);
+    axes_free(a->axis, a->m->n_ropes);
+    free(a->first_q), free(a->first_k);
     free(a->seen.id), free(a->seen.before);
     free(a->mem);
     free(a);
@@ -1433,11 +1439,16 @@ static void say_faults(const Reading *r, Bytes *out)
             r->n_bad, r->n_bad == 1 ? " is" : "s are", r->n_bad == 1 ? "it" : "them");
 }
 
+static uint64_t counted_tokens(const Reading *r) /* behind the means */
+{
+    return r->n_heads ? (uint64_t)*r->head[0].q.n : 0;
+}
+
 /* What was found: true sentences made of the numbers, each ended by a zero byte. */
 static Bytes findings(const Reading *r)
 {
     Bytes out = {0};
-    uint64_t n = r->n_heads ? (uint64_t)*r->head[0].q.n : 0;
+    uint64_t n = counted_tokens(r);
     say_made(r, &out);
     if (!n) {
         int skip = r->a->o.n_skip;
@@ -1502,6 +1513,14 @@ static void print_wrapped(FILE *f, const char *s)
         col += n + 1;
     }
     fputc('\n', f);
+}
+
+/* All sentences, which are freed. */
+static void print_said(FILE *f, Bytes *said)
+{
+    for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) print_wrapped(f, said->s + i);
+    free(said->s);
+    *said = (Bytes){0};
 }
 
 /* v, right-aligned: so many decimals, or (negative) significant digits; "-" for no number. */
@@ -1704,8 +1723,7 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
                 r.check);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
     Bytes said = findings(&r);
-    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(f, said.s + i);
-    free(said.s);
+    print_said(f, &said);
     reading_free(&r);
     restore_numbers(old);
 }
@@ -1778,10 +1796,9 @@ static void json_column(FILE *f, const char *key, const void *v, size_t step, in
 }
 
 /* How the reading was made. Neither threads nor instruction set: they do not change a byte. */
-static void json_provenance(FILE *f, const Model *m, const Provenance *p)
+static void json_provenance(FILE *f, const char *schema, const Model *m, const Provenance *p)
 {
-    fprintf(f, "\"schema\":\"ropescope.analysis/1\",\n\"provenance\":{\"version\":\"%s\"",
-            ROPESCOPE_VERSION);
+    fprintf(f, "\"schema\":\"%s\",\n\"provenance\":{\"version\":\"%s\"", schema, ROPESCOPE_VERSION);
     json_text(f, "model", p->model_path);
     json_text(f, "model_sha256", p->model_sha256);
     json_text(f, "architecture", m->arch ? m->arch->name : NULL);
@@ -1920,6 +1937,19 @@ static void json_bound(FILE *f, const Reading *r, int i)
     fputs("]}", f);
 }
 
+/* All sentences, which are freed. */
+static void json_findings(FILE *f, Bytes *said)
+{
+    fputs(",\n\"findings\":[", f);
+    for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) {
+        if (i) fputs(",\n", f);
+        json_str(f, said->s + i, strlen(said->s + i));
+    }
+    fputc(']', f);
+    free(said->s);
+    *said = (Bytes){0};
+}
+
 static void json_summary(FILE *f, const Reading *r)
 {
     fprintf(f, "},\n\"summary\":{\"n_heads\":%d", r->n_heads);
@@ -1940,14 +1970,9 @@ static void json_summary(FILE *f, const Reading *r)
     fputc(']', f);
     json_text(f, "bounds_note", BOUND_NOTE);
     json_text(f, "chance_note", CHANCE_NOTE);
-    fputs(",\n\"findings\":[", f);
     Bytes said = findings(r);
-    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) {
-        if (i) fputs(",\n", f);
-        json_str(f, said.s + i, strlen(said.s + i));
-    }
-    fputs("]}", f);
-    free(said.s);
+    json_findings(f, &said);
+    fputc('}', f);
 }
 
 void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
@@ -1955,7 +1980,7 @@ void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
     locale_t old = c_numbers();
     Reading r = reading_new(a, p);
     fputc('{', f);
-    json_provenance(f, a->m, p);
+    json_provenance(f, "ropescope.analysis/1", a->m, p);
     json_options(f, &a->o);
     json_summary(f, &r);
     fputs(",\n\"ropes\":[", f);
@@ -1972,6 +1997,940 @@ void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
     fputs("]}\n", f);
     reading_free(&r);
     restore_numbers(old);
+}
+
+/* ---------------------------------------------------------------- bounds: the theory alone */
+
+/* What follows from x = theta P alone for a pair; angles phi in radians. NaN: nothing is said. */
+typedef struct {
+    double gain;           /* T2: the mean over the distances is sinc(x/2) cos(phi + x/2) */
+    double t2_lo, t2_hi;   /* T2: this mean is negative for phi between, mod 2 pi */
+    double t3_lo, t3_hi;   /* T3: f <= 0 at every distance for phi in here */
+    double best, worst;    /* T4: phi*, and the largest cos over its arc: -cos(x/2) */
+    double fall_hi;        /* T5: f never rises for phi in [0, this] */
+    double rise_hi;        /* T5: f never falls for phi in [pi, this] */
+    double far_lo, far_hi; /* T6: f(P) >= f(0) for phi in here, mod 2 pi */
+    double sign;           /* sign length at phi*, tokens: (3 pi/2 - phi) / theta */
+    double sign_most;      /* the longest there is, at phi = pi/2: half a wavelength */
+    double b1, b2, b3, b4; /* lower ends of phi, 0 at least, where the bound is asked */
+} Theory;
+
+static double lower_end(int bound, double x)
+{
+    const Bound *b = &bounds[bound];
+    return bound_asks(b, x) ? fmax(0, b->lo + b->lo_x * x) : NONE;
+}
+
+/* T2, T4, T6 speak of 0 < x < 2 pi, T3 and T5 of 0 < x <= pi. Up to there phi* >= pi/2, so that
+ * the offset has a sign to keep. */
+static Theory theory_of(double theta, double x)
+{
+    int turns = theta > 0 && x > 0, partial = turns && x < TAU, half = turns && x <= PI;
+    return (Theory){.gain = turns ? sinc(x / 2) : NONE,
+                    .t2_lo = partial ? (PI - x) / 2 : NONE,
+                    .t2_hi = partial ? (3 * PI - x) / 2 : NONE,
+                    .t3_lo = half ? PI / 2 : NONE,
+                    .t3_hi = half ? 3 * PI / 2 - x : NONE,
+                    .best = partial ? PI - x / 2 : NONE,
+                    .worst = partial ? -cos(x / 2) : NONE,
+                    .fall_hi = half ? PI - x : NONE,
+                    .rise_hi = half ? TAU - x : NONE,
+                    .far_lo = partial ? PI - x / 2 : NONE,
+                    .far_hi = partial ? TAU - x / 2 : NONE,
+                    .sign = half ? (PI / 2 + x / 2) / theta : NONE,
+                    .sign_most = turns ? PI / theta : NONE,
+                    .b1 = lower_end(BOUND_B1, x),
+                    .b2 = lower_end(BOUND_B2, x),
+                    .b3 = lower_end(BOUND_B3, x),
+                    .b4 = lower_end(BOUND_B4, x)};
+}
+
+static const struct {
+    const char *name;
+    size_t at;
+} theory_columns[] = {
+    {"gain", offsetof(Theory, gain)},
+    {"t2_lo", offsetof(Theory, t2_lo)},
+    {"t2_hi", offsetof(Theory, t2_hi)},
+    {"t3_lo", offsetof(Theory, t3_lo)},
+    {"t3_hi", offsetof(Theory, t3_hi)},
+    {"best_phi", offsetof(Theory, best)},
+    {"worst", offsetof(Theory, worst)},
+    {"t5_fall_hi", offsetof(Theory, fall_hi)},
+    {"t5_rise_hi", offsetof(Theory, rise_hi)},
+    {"t6_lo", offsetof(Theory, far_lo)},
+    {"t6_hi", offsetof(Theory, far_hi)},
+    {"sign_length", offsetof(Theory, sign)},
+    {"sign_length_most", offsetof(Theory, sign_most)},
+    {"b1", offsetof(Theory, b1)},
+    {"b2", offsetof(Theory, b2)},
+    {"b3", offsetof(Theory, b3)},
+    {"b4", offsetof(Theory, b4)},
+};
+
+static const char THEORY_NOTE[] =
+    "f(delta) = r_q r_k cos(phi + theta delta), 0 <= delta <= P, phi in [0, 2 pi). T2: the mean of "
+    "f over delta is negative iff t2_lo < phi < t2_hi (mod 2 pi). T3: f <= 0 at every delta iff "
+    "t3_lo <= phi <= t3_hi. T4: best_phi = pi - x/2 has the least largest cos, worst = -cos(x/2): "
+    "f <= -c r_q r_k at every delta is possible iff c <= -worst. "
+    "T5: f never rises iff 0 <= phi <= t5_fall_hi, never falls iff pi <= phi <= t5_rise_hi. T6: "
+    "f(P) >= f(0) iff t6_lo <= phi <= t6_hi (mod 2 pi). T7: with phi = best_phi a key k0 has a "
+    "higher logit than keys of radius r_k at every delta if its radius is below r_k cos(x/2). "
+    "sign_length: distance in tokens up to which f stays <= 0 at best_phi; sign_length_most: at "
+    "phi = pi/2. b1 to b4: lower ends of phi. Angles in radians; null: the theorem says nothing.";
+
+/* What other works say of the same frequencies. NaN: nothing, or not found. */
+typedef struct {
+    double oka;      /* j* = (d/2) log_b(P / x*), for frequencies base^(-2j/d) / factor */
+    int oka_pair;    /* pair whose x is nearest to x* (in ratio), -1: none */
+    double men_ctx;  /* first m with B(m) < 0: the largest context these frequencies support */
+    double men_seen; /* looked at m = 1 .. this */
+    double men_base; /* least base for the context P */
+    double liu_ctx, liu_base, liu_depth; /* 2 pi base; P / arccos eps; the same for all layers */
+} Related;
+
+/* x* maximises the variance of cos over [0, x], 1/2 + sin(2x)/(4x) - (sin x / x)^2 (Oka et al.,
+ * "Frequency Bands in RoPE", ICLR 2026). */
+static const double OKA_X = 3.657210;
+
+/* B(m) = sum_j cos(m theta_j) (Men et al., arXiv:2405.14591): the first m where it is negative of
+ * 1 .. most, or (down) of most .. 1; 0: none. Pair j is a unit vector turned by theta_j from one m
+ * to the next; every 256 steps it is set anew, so that rounding (1e-14) does not grow. */
+static long find_negative(const double *theta, int n, long most, int down)
+{
+    double *c = xcalloc(4 * (size_t)n + 1, sizeof *c), *s = c + n, *dc = s + n, *ds = dc + n;
+    long i = 0, m = 0;
+    for (int j = 0; j < n; j++)
+        dc[j] = cos(theta[j]), ds[j] = down ? -sin(theta[j]) : sin(theta[j]);
+    for (; i < most; i++) {
+        double sum = 0;
+        m = down ? most - i : i + 1;
+        for (int j = 0; j < n; j++) {
+            int anew = i % 256 == 0;
+            double a = anew ? cos((double)m * theta[j]) : c[j] * dc[j] - s[j] * ds[j];
+            s[j] = anew ? sin((double)m * theta[j]) : s[j] * dc[j] + c[j] * ds[j];
+            sum += c[j] = a;
+        }
+        if (sum < 0) break;
+    }
+    free(c);
+    return i < most ? m : 0;
+}
+
+static void plain_theta(double *theta, int n, double base)
+{
+    for (int j = 0; j < n; j++) theta[j] = pow(base, -(double)j / n);
+}
+
+static double men_sum(const double *theta, int n, double m)
+{
+    double sum = 0;
+    for (int j = 0; j < n; j++) sum += cos(m * theta[j]);
+    return sum;
+}
+
+enum { MEN_WORK = 1 << 24 }; /* pairs times positions of one look at B(m) */
+
+/* The least base b with B(m) >= 0 for m < n_ctx, n pairs of theta_j = b^(-j/n), to the step of
+ * the search: bases rise by 0.05 % from 1. Most fall at one of the m that felled others before, the
+ * rest not far below n_ctx, so that few are looked at whole. As b rises B dips below 0 again and again, so a base above the least
+ * may fail. NaN: none below 1e12, or too long a context to look at. */
+static double men_base(int n, double n_ctx)
+{
+    enum { KEPT = 16 };
+    long fell[KEPT] = {1}, most = (long)ceil(fmin(n_ctx, MEN_WORK)) - 1, last = 1;
+    int n_fell = 1;
+    double *theta, b = 1;
+    if (!(n_ctx >= 2 && n * n_ctx <= MEN_WORK)) return NONE;
+    theta = xcalloc((size_t)n + 1, sizeof *theta);
+    while (last && (b *= 1.0005) < 1e12) {
+        int k = 0;
+        plain_theta(theta, n, b);
+        while (k < KEPT && !(fell[k] && men_sum(theta, n, (double)fell[k]) < 0)) k++;
+        if (k < KEPT) continue;
+        last = find_negative(theta, n, most, 1);
+        fell[n_fell++ % KEPT] = last;
+    }
+    free(theta);
+    return last ? NONE : b;
+}
+
+static int nearest_pair(const Axis *ax, double x)
+{
+    int best = -1;
+    for (int j = 0; j < ax->n; j++)
+        if (ax->x[j] > 0 && (best < 0 || fabs(log(ax->x[j] / x)) < fabs(log(ax->x[best] / x))))
+            best = j;
+    return best;
+}
+
+/* One encoding, and all that is said of it. */
+typedef struct {
+    const Model *m;
+    const Rope *r;
+    const Axis *ax;
+    int i; /* number of the encoding */
+    double eps;
+    Related rel;
+} Encoding;
+
+/* Liu, arXiv:2602.10959: L < 2 pi base; base >= L / arccos(eps), over N layers
+ * base >= L / arccos(eps^(1/N)). Men's least base and Liu's are those of plain frequencies. */
+static Related related_of(const Encoding *y)
+{
+    const Axis *ax = y->ax;
+    int n = ax->n_rotated, n_layers = y->m->n_layers;
+    double base = y->r->p.base;
+    Related s = {.oka = NONE, .men_ctx = NONE, .men_base = NONE, .liu_depth = NONE};
+    s.oka_pair = nearest_pair(ax, OKA_X);
+    if (!y->r->p.divisors && n && n == ax->n) s.oka = n * log(ax->x[0] / OKA_X) / log(base);
+    if (n) {
+        s.men_seen = floor(fmin(fmax(4 * ax->n_ctx, 65536), (double)MEN_WORK / ax->n));
+        long first = find_negative(ax->theta, ax->n, (long)s.men_seen, 0);
+        if (first) s.men_ctx = (double)first;
+        s.men_base = men_base(ax->n, ax->n_ctx);
+    }
+    s.liu_ctx = TAU * base;
+    s.liu_base = ax->n_ctx / acos(y->eps);
+    if (n_layers) s.liu_depth = ax->n_ctx / acos(pow(y->eps, 1.0 / n_layers));
+    return s;
+}
+
+static Encoding encoding_of(const Analysis *a, int i, double eps)
+{
+    Encoding y = {.m = a->m, .r = &a->m->rope[i], .ax = &a->axis[i], .i = i, .eps = eps};
+    y.rel = related_of(&y);
+    return y;
+}
+
+/* "0 .. 3, 5": the marked ones of n. */
+static void list_runs(const char *marked, int n, char *s, size_t size)
+{
+    size_t at = 0;
+    s[0] = 0;
+    for (int i = 0, end; i < n; i = end + 1) {
+        for (end = i; end < n && marked[end];) end++;
+        if (end == i) continue;
+        if (at + 40 > size) {
+            snprintf(s + at, size - at, ", ...");
+            return;
+        }
+        at += (size_t)snprintf(s + at, size - at, "%s%d", at ? ", " : "", i);
+        if (end > i + 1) at += (size_t)snprintf(s + at, size - at, " .. %d", end - 1);
+    }
+}
+
+/* The pairs that turn, by x or less: their number, and their list. */
+static int list_within(const Axis *ax, double x, char *s, size_t size)
+{
+    char *marked = xcalloc((size_t)ax->n + 1, 1);
+    int n = 0;
+    for (int j = 0; j < ax->n; j++) n += marked[j] = ax->theta[j] > 0 && ax->x[j] <= x;
+    list_runs(marked, ax->n, s, size);
+    free(marked);
+    return n;
+}
+
+/* The layers that use encoding i. */
+static void list_layers(const Model *m, int i, char *s, size_t size)
+{
+    char *marked = xcalloc((size_t)m->n_layers + 1, 1);
+    for (int l = 0; l < m->n_layers; l++) marked[l] = m->layer[l].rope == i;
+    list_runs(marked, m->n_layers, s, size);
+    free(marked);
+}
+
+static void say_offsets(const Axis *ax, Bytes *out)
+{
+    char within[256];
+    int n = list_within(ax, TAU, within, sizeof within), slow = ax->n - 1;
+    say(out,
+        n ? "%d of %d pairs that turn make at most one turn over P = %.0f tokens (F1, x <= 2 pi): "
+            "%s. There the mean over the distances can lie far from 0; past one turn its gain "
+            "sinc(x/2) is below 0.22 in size (T2)."
+          : "%d of %d pairs that turn make at most one turn over P = %.0f tokens (F1, x <= 2 "
+            "pi)%s: past one turn the gain sinc(x/2) is below 0.22 in size (T2), so that no pair "
+            "can carry much of an offset.",
+        n, ax->n_rotated, ax->n_ctx, within);
+    n = list_within(ax, PI, within, sizeof within);
+    while (slow >= 0 && !(ax->theta[slow] > 0)) slow--;
+    for (int j = 0; j < ax->n; j++)
+        if (ax->theta[j] > 0 && ax->theta[j] < ax->theta[slow]) slow = j;
+    if (n)
+        say(out,
+            "%d can stay negative at every distance (F2, x <= pi): %s. phi then lies in [pi/2, "
+            "3 pi/2 - x] (T3), a room of pi - x: %.3f pi for the slowest, pair %d.",
+            n, within, 1 - ax->x[slow] / PI, slow);
+    else
+        say(out, "None can stay negative at every distance (F2, x <= pi).");
+    n = list_within(ax, nextafter(TAU, 0), within, sizeof within);
+    say(out, "FoPE (arXiv:2412.17739) sets theta < 2 pi/P to 0: %s%s.", n ? "pairs " : "no pair",
+        within);
+}
+
+static void say_oka(const Encoding *y, Bytes *out)
+{
+    const Related *s = &y->rel;
+    char star[64] = "";
+    if (s->oka_pair < 0) return;
+    if (isfinite(s->oka)) snprintf(star, sizeof star, "j* = (d/2) log_b(P/x*) = %.2f; ", s->oka);
+    say(out,
+        "Oka et al. (ICLR 2026, \"Frequency Bands in RoPE\"): the logit varies most at x* = %.6f; "
+        "%snearest is pair %d, x = %.3f.",
+        OKA_X, star, s->oka_pair, y->ax->x[s->oka_pair]);
+}
+
+/* Two sentences: what these frequencies support, and what P would need. */
+static void say_men(const Encoding *y, Bytes *out)
+{
+    const Related *s = &y->rel;
+    const Axis *ax = y->ax;
+    static const char who[] = "Men et al. (arXiv:2405.14591): B(m) = sum_j cos(m theta_j)";
+    char least[96] = "there is none below 1e12";
+    if (isfinite(s->men_ctx))
+        say(out, "%s is first negative at m = %.0f: the longest context these frequencies support.",
+            who, s->men_ctx);
+    else
+        say(out, "%s is nowhere negative up to m = %.0f.", who, s->men_seen);
+    if (!(ax->n_ctx > 0)) return;
+    if (isfinite(s->men_base)) snprintf(least, sizeof least, "it is %.4g", s->men_base);
+    if (ax->n * ax->n_ctx > MEN_WORK)
+        snprintf(least, sizeof least, "P is too long for the search made here");
+    say(out,
+        "The least base of %d plain pairs with B(m) >= 0 for all m < P (Men et al.): %s; the base "
+        "here is %.4g. (Of bases above the least, some fail again.)",
+        ax->n, least, y->r->p.base);
+}
+
+static const struct {
+    const char *type;
+    double base_most; /* 1 / machine epsilon */
+} precisions[] = {{"float32", 0x1p23}, {"float16", 0x1p10}, {"bfloat16", 0x1p7}};
+
+static void say_liu(const Encoding *y, Bytes *out)
+{
+    const Related *s = &y->rel;
+    char depth[128] = "";
+    int n = y->m->n_layers;
+    if (isfinite(s->liu_depth))
+        snprintf(depth, sizeof depth, ", over %d layer%s L / arccos(eps^(1/%d)) = %.4g", n,
+                 plural((uint64_t)n), n, s->liu_depth);
+    say(out,
+        "Liu (arXiv:2602.10959), base %.4g: L < 2 pi base = %.4g; base >= L / arccos(eps) = "
+        "%.4g%s (L = P, eps = %g); base < 1 / eps_machine = %.0f in float32.",
+        y->r->p.base, s->liu_ctx, s->liu_base, depth, y->eps, precisions[0].base_most);
+}
+
+/* What is odd about the encoding, before anything is said of its pairs. */
+static void say_oddities(const Encoding *y, Bytes *out)
+{
+    const Axis *ax = y->ax;
+    double amplitude = y->r->amplitude;
+    int n_fast = 0;
+    for (int j = 0; j < ax->n; j++) n_fast += ax->theta[j] > PI;
+    if (y->r->p.head_dim > y->r->p.n_rot)
+        say(out, "%d of the %d values of a head belong to rotary pairs, the others do not turn.",
+            y->r->p.n_rot, y->r->p.head_dim);
+    if (ax->n_rotated < ax->n)
+        say(out, "%d of %d pairs do not turn (theta = 0): no bound speaks of them.",
+            ax->n - ax->n_rotated, ax->n);
+    if (n_fast)
+        say(out,
+            "%d pair%s by more than pi from one token to the next: over whole distances %s "
+            "slower than theta says (aliasing).",
+            n_fast, n_fast == 1 ? " turns" : "s turn", n_fast == 1 ? "it looks" : "they look");
+    if (amplitude > 1 || amplitude < 1)
+        say(out,
+            "The encoding lengthens queries and keys by %.4g, so the logits of its pairs by %.4g; "
+            "angles and signs stay.",
+            amplitude, amplitude * amplitude);
+}
+
+/* Sentences on one encoding. */
+static void say_theory(const Encoding *y, Bytes *out)
+{
+    say_oddities(y, out);
+    if (!y->ax->n_rotated) {
+        say(out, "No pair turns: there is no rotary feature, and no bound to state.");
+        return;
+    }
+    if (y->ax->n_ctx > 0)
+        say_offsets(y->ax, out);
+    else
+        say(out, "The trained context P is unknown, so no pair can be placed by its cycles "
+                 "(--train-ctx P gives it).");
+    say_oka(y, out);
+    say_men(y, out);
+    if (y->ax->n_ctx > 0) say_liu(y, out);
+}
+
+/* ---- biases, straight from the weights */
+
+/* One pair of a bias vector, or of the product of two: radius and angle. */
+typedef struct {
+    int l, h, j;
+    double r, dir, x;
+} BiasPair;
+
+enum { BIAS_Q, BIAS_K, BIAS_QK };
+
+static int has_bias(const Layer *y, int which)
+{
+    return (which == BIAS_K || y->bq) && (which == BIAS_Q || y->bk);
+}
+
+/* z = a + ib of pair j of head h of a bias vector [heads * D], before rotation. */
+static BiasPair bias_pair(const Model *m, int l, int h, int j, const float *bias)
+{
+    const Rope *r = &m->rope[m->layer[l].rope];
+    int a, b;
+    rope_pair(r, j, &a, &b);
+    double za = (double)bias[h * m->head_dim + a], zb = (double)bias[h * m->head_dim + b];
+    return (BiasPair){l, h, j, sqrt(za * za + zb * zb), atan2(zb, za), NONE};
+}
+
+/* Of queries or keys the pair itself; of both: r_q r_k and phi = arg b_q - arg b_k. */
+static BiasPair bias_read(const Model *m, int l, int h, int j, int which)
+{
+    const Layer *y = &m->layer[l];
+    if (which == BIAS_K) return bias_pair(m, l, h, j, y->bk);
+    BiasPair q = bias_pair(m, l, h, j, y->bq);
+    if (which == BIAS_Q) return q;
+    BiasPair k = bias_pair(m, l, h / (y->n_heads / y->n_kv_heads), j, y->bk);
+    q.r *= k.r;
+    q.dir = wrap_2pi(q.dir - k.dir);
+    return q;
+}
+
+static int by_radius(const void *a, const void *b) /* falling; NaN last; then in reading order */
+{
+    const BiasPair *p = a, *q = b;
+    int c = by_value(&q->r, &p->r);
+    if (isnan(p->r) || isnan(q->r)) c = -c;
+    if (c) return c;
+    return p->l != q->l ? p->l - q->l : p->h != q->h ? p->h - q->h : p->j - q->j;
+}
+
+/* All pairs of all layers that have such biases, the longest first; the caller frees. */
+static BiasPair *bias_pairs(const Model *m, const Axis *axis, int which, size_t *n)
+{
+    BiasPair *v = NULL;
+    *n = 0;
+    for (int l = 0; l < m->n_layers; l++) {
+        const Layer *y = &m->layer[l];
+        const Axis *ax = &axis[y->rope];
+        int n_heads = which == BIAS_K ? y->n_kv_heads : y->n_heads;
+        if (!has_bias(y, which)) continue;
+        v = xrealloc(v, *n + (size_t)n_heads * (size_t)ax->n + 1, sizeof *v);
+        for (int h = 0; h < n_heads; h++)
+            for (int j = 0; j < ax->n; j++) {
+                v[*n] = bias_read(m, l, h, j, which);
+                v[(*n)++].x = ax->x[j];
+            }
+    }
+    if (*n) qsort(v, *n, sizeof *v, by_radius);
+    return v;
+}
+
+static void print_biases(const Term *t, const Model *m, const Axis *axis, int which)
+{
+    static const char *const what[] = {"query biases: radius and angle",
+                                       "key biases: radius and angle",
+                                       "products of both: r_q r_k and phi"};
+    enum { SHOWN = 8 };
+    size_t n;
+    BiasPair *v = bias_pairs(m, axis, which, &n);
+    if (n)
+        fprintf(t->f,
+                "\n%sStrongest %s%s, before rotation, of %zu%s\n"
+                "%s  layer  head  pair    radius   over median  angle/pi  x=theta P%s\n",
+                t->bold, what[which], t->off, n, which == BIAS_QK ? "" : " (all: --json)", t->dim,
+                t->off);
+    double mid = n ? v[n / 2].r : NONE;
+    for (size_t i = 0; i < n && i < SHOWN; i++) {
+        fprintf(t->f, "  %5d %5d %5d", v[i].l, v[i].h, v[i].j);
+        print_cell(t->f, 10, -4, v[i].r);
+        print_cell(t->f, 14, 1, v[i].r / mid);
+        print_cell(t->f, 10, 2, in_pi(v[i].dir));
+        print_cell(t->f, 11, -4, v[i].x);
+        fputc('\n', t->f);
+    }
+    free(v);
+}
+
+static void json_bias_heads(FILE *f, const Model *m, int l, int which)
+{
+    const Layer *y = &m->layer[l];
+    int n_heads = which == BIAS_K ? y->n_kv_heads : y->n_heads, n = m->rope[y->rope].n_pairs;
+    BiasPair *v = xcalloc((size_t)n + 1, sizeof *v);
+    fprintf(f, ",\n\"%s\":", which == BIAS_K ? "k" : "q");
+    fputs(has_bias(y, which) ? "[" : "null", f);
+    for (int h = 0; has_bias(y, which) && h < n_heads; h++) {
+        for (int j = 0; j < n; j++) v[j] = bias_read(m, l, h, j, which);
+        fprintf(f, "%s{\"head\":%d", h ? ",\n" : "", h);
+        json_column(f, "radius", &v->r, sizeof *v, n);
+        json_column(f, "angle", &v->dir, sizeof *v, n);
+        fputc('}', f);
+    }
+    if (has_bias(y, which)) fputc(']', f);
+    free(v);
+}
+
+/* "biases": one object for each layer that has some; null if none has. */
+static void json_biases(FILE *f, const Model *m)
+{
+    int n = 0;
+    fputs(",\n\"biases\":", f);
+    for (int l = 0; l < m->n_layers; l++) {
+        if (!m->layer[l].bq && !m->layer[l].bk) continue;
+        fprintf(f, "%s\n{\"layer\":%d", n++ ? "," : "[", l);
+        json_bias_heads(f, m, l, BIAS_Q);
+        json_bias_heads(f, m, l, BIAS_K);
+        fputc('}', f);
+    }
+    fputs(n ? "]" : "null", f);
+}
+
+/* ---- what bounds writes */
+
+/* An analysis that has seen nothing and never will: the axes alone. */
+static Analysis axes_new(const Model *m, const BoundsOptions *o)
+{
+    Analysis a = {.m = m, .o = {.n_ctx = o->n_ctx}};
+    a.axis = xcalloc((size_t)m->n_ropes + 1, sizeof *a.axis);
+    for (int i = 0; i < m->n_ropes; i++) axis_init(&a.axis[i], &m->rope[i], m, o->n_ctx);
+    return a;
+}
+
+static void print_range(FILE *f, double lo, double hi)
+{
+    if (isfinite(lo))
+        fprintf(f, " %5.2f..%4.2f", lo / PI, hi / PI);
+    else
+        fprintf(f, "%12s", "-");
+}
+
+static void print_theory(const Term *t, const Axis *ax)
+{
+    FILE *f = t->f;
+    fprintf(f,
+            "%s  pair      theta wavelength  theta P   cycles  class      gain   T2 phi/pi   "
+            "T3 phi/pi   T4   worst     P_neg  B4/pi%s\n",
+            t->dim, t->off);
+    for (int j = 0; j < ax->n; j++) {
+        Theory y = theory_of(ax->theta[j], ax->x[j]);
+        fprintf(f, "%6d", j);
+        print_cell(f, 11, -4, ax->theta[j]);
+        print_cell(f, 11, -4, TAU / ax->theta[j]);
+        print_cell(f, 9, -4, ax->x[j]);
+        print_cell(f, 9, -3, ax->x[j] / TAU);
+        fprintf(f, "  %-7s", turn_class(ax->theta[j], ax->x[j]));
+        print_cell(f, 8, 3, y.gain);
+        print_range(f, y.t2_lo, y.t2_hi);
+        print_range(f, y.t3_lo, y.t3_hi);
+        print_cell(f, 5, 2, y.best / PI);
+        print_cell(f, 8, 3, y.worst);
+        print_cell(f, 10, -4, y.sign);
+        print_cell(f, 7, 2, y.b4 / PI);
+        fputc('\n', f);
+    }
+}
+
+static void print_encoding(const Term *t, const Analysis *a, int i, double eps)
+{
+    char layers[256];
+    Bytes said = {0};
+    Encoding y = encoding_of(a, i, eps);
+    list_layers(a->m, i, layers, sizeof layers);
+    fputc('\n', t->f);
+    print_axis(t->f, a, i);
+    if (y.r->kind) fprintf(t->f, "        %s (%s)\n", y.r->kind->formula, y.r->kind->source);
+    if (*layers) fprintf(t->f, "        layers %s\n", layers);
+    fputc('\n', t->f);
+    print_theory(t, y.ax);
+    fputc('\n', t->f);
+    say_theory(&y, &said);
+    print_said(t->f, &said);
+}
+
+void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f, int color)
+{
+    locale_t old = c_numbers();
+    Term t = term(f, color);
+    Analysis a = axes_new(m, o);
+    fprintf(f, "%sropescope %s%s: what theory says of rotary frequencies; no text was read\n\n",
+            t.bold, ROPESCOPE_VERSION, t.off);
+    if (p->model_path)
+        fprintf(f, "model   %s: %s, %d layer%s\n", p->model_path, m->arch ? m->arch->name : "-",
+                m->n_layers, plural((uint64_t)m->n_layers));
+    else
+        fputs("model   none: base, pairs and context as asked for\n", f);
+    if (p->rope_override)
+        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t.mark,
+                p->rope_override, t.off);
+    fputs(
+        "gain    sinc(x/2): the mean over the distances is gain cos(phi + x/2)\n"
+        "T2      this mean is negative for phi between (mod 2 pi); the lower end is B3\n"
+        "T3      never positive, at any distance; the lower end is B1\n"
+        "T4      best angle phi* = pi - x/2, in pi: this is B2; worst: the largest cos on its arc\n"
+        "P_neg   distance up to which the offset keeps its sign at phi*, in tokens\n",
+        f);
+    for (int i = 0; i < m->n_ropes; i++) print_encoding(&t, &a, i, o->eps);
+    for (int which = BIAS_Q; which <= BIAS_QK; which++) print_biases(&t, m, a.axis, which);
+    fprintf(f, "\n%s%s%s\n", t.dim, BOUND_NOTE, t.off);
+    axes_free(a.axis, m->n_ropes);
+    restore_numbers(old);
+}
+
+static void json_related(FILE *f, const Encoding *y)
+{
+    const Axis *ax = y->ax;
+    const Related *s = &y->rel;
+    char which[256];
+    double n_partial = list_within(ax, TAU, which, sizeof which);
+    double n_half = list_within(ax, PI, which, sizeof which);
+    fprintf(f, ",\n\"related\":{\"n_rotated\":%d", ax->n_rotated);
+    JSON_FIELDS(f, {"n_partial", n_partial}, {"n_half", n_half}, {"oka_x", OKA_X},
+                {"oka_j", s->oka}, {"oka_pair", s->oka_pair < 0 ? NONE : s->oka_pair},
+                {"men_context", s->men_ctx}, {"men_looked_to", s->men_seen},
+                {"men_least_base", s->men_base}, {"liu_eps", y->eps}, {"liu_context", s->liu_ctx},
+                {"liu_base", s->liu_base}, {"liu_base_of_depth", s->liu_depth});
+    for (size_t k = 0; k < sizeof precisions / sizeof *precisions; k++)
+        fprintf(f, ",\"liu_base_most_%s\":%.0f", precisions[k].type, precisions[k].base_most);
+    fputs(",\"fope_clips\":[", f);
+    for (int j = 0, n = 0; j < ax->n; j++)
+        if (ax->theta[j] > 0 && ax->x[j] < TAU) fprintf(f, "%s%d", n++ ? "," : "", j);
+    fputs("]}", f);
+}
+
+/* First pair, in order, that turns by x or less; NaN: none. */
+static double first_within(const Axis *ax, double x)
+{
+    for (int j = 0; j < ax->n; j++)
+        if (ax->theta[j] > 0 && ax->x[j] <= x) return j;
+    return NONE;
+}
+
+static void json_encoding(FILE *f, const Analysis *a, int i, double eps)
+{
+    const Axis *ax = &a->axis[i];
+    Encoding y = encoding_of(a, i, eps);
+    Theory *v = xcalloc((size_t)ax->n + 1, sizeof *v);
+    Bytes said = {0};
+    for (int j = 0; j < ax->n; j++) v[j] = theory_of(ax->theta[j], ax->x[j]);
+    fputs("{\"layers\":[", f);
+    for (int l = 0, n = 0; l < a->m->n_layers; l++)
+        if (a->m->layer[l].rope == i) fprintf(f, "%s%d", n++ ? "," : "", l);
+    fputs("],\n\"rope\":", f);
+    json_rope(f, y.r, ax);
+    JSON_FIELDS(f, {"n_rot", y.r->p.n_rot}, {"head_dim", y.r->p.head_dim},
+                {"first_partial", first_within(ax, TAU)}, {"first_half", first_within(ax, PI)});
+    for (size_t c = 0; c < sizeof theory_columns / sizeof *theory_columns; c++)
+        json_column(f, theory_columns[c].name, (const char *)v + theory_columns[c].at, sizeof *v,
+                    ax->n);
+    json_related(f, &y);
+    say_theory(&y, &said);
+    json_findings(f, &said);
+    fputc('}', f);
+    free(v);
+}
+
+void bounds_json(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f)
+{
+    locale_t old = c_numbers();
+    Analysis a = axes_new(m, o);
+    fprintf(f, "{\"schema\":\"ropescope.bounds/1\",\n\"provenance\":{\"version\":\"%s\"",
+            ROPESCOPE_VERSION);
+    json_text(f, "model", p->model_path);
+    json_text(f, "model_sha256", p->model_sha256);
+    json_text(f, "architecture", m->arch ? m->arch->name : NULL);
+    json_text(f, "rope_override", p->rope_override);
+    JSON_FIELDS(f, {"model_bytes", (double)p->model_bytes}, {"n_layers", m->n_layers},
+                {"n_ctx_train", m->n_ctx_train}, {"asked_n_ctx", o->n_ctx > 0 ? o->n_ctx : NONE});
+    fputc('}', f);
+    json_text(f, "convention", THEORY_NOTE);
+    json_text(f, "bounds_note", BOUND_NOTE);
+    fputs(",\n\"encodings\":[", f);
+    for (int i = 0; i < m->n_ropes; i++) {
+        if (i) fputs(",\n", f);
+        json_encoding(f, &a, i, o->eps);
+    }
+    fputc(']', f);
+    json_biases(f, m);
+    fputs("}\n", f);
+    axes_free(a.axis, m->n_ropes);
+    restore_numbers(old);
+}
+
+/* ---------------------------------------------------------------- check */
+
+static const char JUDGED_NOTE[] =
+    "Judged unless --bounds says otherwise: F1, B1 and B3, each necessary for what an offset "
+    "feature is held to do: turn at most once, never be positive (lower end of T3), have a "
+    "negative mean (lower end of T2). T3 asks the far end of the context as well, which few "
+    "distances reach; F2 and B4 ask more; B2 is the centre about which angles scatter, not a "
+    "floor.";
+
+/* Bit i is bound i of the table; 0: no such list. */
+static unsigned bounds_named(const char *list)
+{
+    unsigned named = 0;
+    if (strcmp(list, "all") == 0) return (1u << N_BOUNDS) - 1;
+    for (const char *s = list; *s;) {
+        size_t n = strcspn(s, ",");
+        int i = 0;
+        while (i < N_BOUNDS && !(strlen(bounds[i].id) == n && !memcmp(bounds[i].id, s, n))) i++;
+        if (i == N_BOUNDS) return 0;
+        named |= 1u << i;
+        s += n;
+        if (*s == ',' && !*++s) return 0;
+    }
+    return named;
+}
+
+int check_options(CheckOptions *c, const char *list, double tolerance, Err *e)
+{
+    *c = (CheckOptions){.judged = bounds_named(list ? list : "F1,B1,B3"), .tolerance = tolerance};
+    if (c->judged) return 0;
+    return err_usage(
+        e,
+        "--bounds %s: expected names of F1, F2, T3, B1, B2, B3, B4 with commas between, or "
+        "all",
+        list);
+}
+
+static int is_judged(const CheckOptions *c, int bound)
+{
+    return c->judged >> bound & 1;
+}
+
+enum { HOLDS, FAILS, UNASKED };
+
+/* A judged bound holds if no larger a share of its strong pairs misses it than is tolerated. */
+static int judge(const CheckOptions *c, Rate s)
+{
+    if (!s.of) return UNASKED;
+    return s.of - s.hits > c->tolerance * s.of ? FAILS : HOLDS;
+}
+
+/* By how much a pair misses a bound that it is asked: radians of x beyond a frequency bound, or the
+ * least turn of phi that would satisfy the bound. Without an upper end (hi = 2 pi) only a turn
+ * upwards counts. */
+static double bound_miss(const Bound *b, double x, double phi)
+{
+    double lo = b->lo + b->lo_x * x, hi = b->hi + b->hi_x * x;
+    if (bound_of_x(b)) return x - b->x_most;
+    double up = wrap_2pi(lo - phi), down = hi < TAU ? wrap_2pi(phi - hi) : ENDLESS;
+    return fmin(up, down);
+}
+
+/* Nothing can be judged of few tokens, nor if the observation itself is at fault. */
+static int can_judge(const Reading *r)
+{
+    return counted_tokens(r) >= FEW && !r->n_bad && !r->n_bad_heads && !(r->check > 1e-4);
+}
+
+/* How many judged bounds hold, fail, or are asked of no strong pair: n[HOLDS .. UNASKED]. */
+static void count_judged(const Reading *r, const CheckOptions *c, int n[3])
+{
+    memset(n, 0, 3 * sizeof *n);
+    for (int i = 0; i < N_BOUNDS; i++)
+        if (is_judged(c, i)) n[judge(c, r->strong_rate[i])]++;
+}
+
+static int check_status(const Reading *r, const CheckOptions *c)
+{
+    int n[3];
+    count_judged(r, c, n);
+    if (!can_judge(r) || n[HOLDS] + n[FAILS] == 0) return CHECK_NOTHING;
+    return n[FAILS] ? CHECK_EXCEPTIONS : CHECK_HOLDS;
+}
+
+static const char *judged_as(const Reading *r, const CheckOptions *c, int i)
+{
+    static const char *const words[] = {"holds", "beyond tolerance", "not asked"};
+    return is_judged(c, i) ? words[judge(c, r->strong_rate[i])] : "not judged";
+}
+
+static void say_judged(const CheckOptions *c, int i, Rate s, Bytes *out)
+{
+    const Bound *b = &bounds[i];
+    const char *with = bound_of_x(b) ? "" : " with ", *scope = bound_of_x(b) ? "" : bound_scope(b);
+    int n_miss = s.of - s.hits;
+    if (!s.of)
+        say(out, "%s (%s) was asked of nothing: there is no strong pair%s%s.", b->id, b->formula,
+            with, scope);
+    else
+        say(out,
+            "%s (%s: %s) has %d exception%s among %d strong pair%s%s%s: %.1f%%, %s the tolerance "
+            "of %g%%. It holds for %.1f%%, by chance for %.1f%%: %s.",
+            b->id, b->formula, b->meaning, n_miss, plural((uint64_t)n_miss), s.of,
+            plural((uint64_t)s.of), with, scope, 100.0 * n_miss / s.of,
+            judge(c, s) == FAILS ? "beyond" : "within", 100 * c->tolerance, percent(s),
+            percent_chance(s), verdict(i, s));
+}
+
+/* The sentence that the exit status stands for. */
+static void say_outcome(const Reading *r, const CheckOptions *c, Bytes *out)
+{
+    int n[3];
+    count_judged(r, c, n);
+    int asked = n[HOLDS] + n[FAILS];
+    if (check_status(r, c) == CHECK_NOTHING)
+        say(out, "Nothing was judged: %s.",
+            counted_tokens(r) < FEW ? "too few tokens are counted"
+            : !can_judge(r)         ? "the observation itself is at fault"
+                                    : "no judged bound was asked of any strong pair");
+    else if (n[FAILS])
+        say(out,
+            "%d of %d judged bound%s that could be asked ha%s more exceptions than the "
+            "tolerance allows.",
+            n[FAILS], asked, plural((uint64_t)asked), n[FAILS] == 1 ? "s" : "ve");
+    else
+        say(out,
+            asked == 1 ? "The one judged bound that could be asked holds."
+                       : "All %d judged bounds that could be asked hold.",
+            asked);
+}
+
+static Bytes check_findings(const Reading *r, const CheckOptions *c)
+{
+    Bytes out = {0};
+    say_made(r, &out);
+    for (int i = 0; i < N_BOUNDS && can_judge(r); i++)
+        if (is_judged(c, i)) say_judged(c, i, r->strong_rate[i], &out);
+    if (r->n_heads && !(r->head->axis->n_ctx > 0))
+        say(&out, "The trained context is unknown, so no pair can be placed by its cycles.");
+    say_faults(r, &out);
+    say_outcome(r, c, &out);
+    return out;
+}
+
+/* One line for each strong pair that bound i is asked of and misses. */
+static void print_exceptions(const Term *t, const Reading *r, int i)
+{
+    const Bound *b = &bounds[i];
+    FILE *f = t->f;
+    int n = 0;
+    for (int k = 0, j = 0; next_exception(r, b, &k, &j); j++) {
+        const Head *h = &r->head[k];
+        double x = h->axis->x[j];
+        if (!n++)
+            fprintf(f,
+                    "\n%sExceptions of %s, %s%s (%s)\n%s  layer  head  pair  x=theta P   cycles  "
+                    "phi/pi  misses by/pi  r_q r_k x median%s\n",
+                    t->bold, b->id, b->formula, t->off, b->meaning, t->dim, t->off);
+        fprintf(f, "  %5d %5d %5d", h->l, h->h, j);
+        print_cell(f, 11, -4, x);
+        print_cell(f, 9, -3, x / TAU);
+        print_cell(f, 8, 2, in_pi(h->pair[j].phi));
+        print_cell(f, 14, 3, bound_miss(b, x, h->pair[j].phi) / PI);
+        print_cell(f, 18, 1, h->pair[j].ratio);
+        fputc('\n', f);
+    }
+}
+
+static void print_judged(const Term *t, const Reading *r, const CheckOptions *c)
+{
+    fprintf(t->f,
+            "\n%sPredictions%s                     asked of           strong pairs  chance   "
+            "exceptions\n",
+            t->bold, t->off);
+    for (int i = 0; i < N_BOUNDS; i++) {
+        const Bound *b = &bounds[i];
+        Rate s = r->strong_rate[i];
+        fprintf(t->f, "  %s  %-26s  %-9s", b->id, b->formula, bound_scope(b));
+        print_rate(t->f, s);
+        print_cell(t->f, 12, 0, s.of ? s.of - s.hits : NONE);
+        fprintf(t->f, "  %s%s%s\n", is_judged(c, i) ? t->bold : t->dim, judged_as(r, c, i), t->off);
+    }
+    fputs(t->dim, t->f);
+    print_wrapped(t->f, JUDGED_NOTE);
+    print_wrapped(t->f, CHANCE_NOTE);
+    print_wrapped(t->f, BOUND_NOTE);
+    fputs(t->off, t->f);
+}
+
+int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f, int color)
+{
+    locale_t old = c_numbers();
+    Term t = term(f, color);
+    Reading r = reading_new(a, p);
+    int status = check_status(&r, c);
+    Bytes said = check_findings(&r, c);
+    print_header(&t, a, p);
+    fprintf(f, "judged ");
+    for (int i = 0; i < N_BOUNDS; i++)
+        if (is_judged(c, i)) fprintf(f, " %s", bounds[i].id);
+    fprintf(f, "; tolerance: %g%% of the strong pairs asked\n", 100 * c->tolerance);
+    for (int i = 0; i < N_BOUNDS; i++)
+        if (is_judged(c, i)) print_exceptions(&t, &r, i);
+    print_judged(&t, &r, c);
+    fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
+    print_said(f, &said);
+    reading_free(&r);
+    restore_numbers(old);
+    return status;
+}
+
+static void json_exceptions(FILE *f, const Reading *r, int i)
+{
+    const Bound *b = &bounds[i];
+    fputs(",\"exceptions\":[", f);
+    for (int n = 0, k = 0, j = 0; next_exception(r, b, &k, &j); j++) {
+        const Head *h = &r->head[k];
+        const Pair *p = &h->pair[j];
+        fprintf(f, "%s\n{\"layer\":%d", n++ ? "," : "", h->l);
+        JSON_FIELDS(f, {"head", h->h}, {"pair", j}, {"x", h->axis->x[j]}, {"phi", p->phi},
+                    {"miss", bound_miss(b, h->axis->x[j], p->phi)}, {"gain", p->gain},
+                    {"ratio", p->ratio}, {"top", h->top == j});
+        fputc('}', f);
+    }
+    fputs("]}", f);
+}
+
+static void json_judged(FILE *f, const Reading *r, const CheckOptions *c, int i)
+{
+    const Bound *b = &bounds[i];
+    Rate s = r->strong_rate[i], top = r->top_rate[i];
+    fprintf(f, "%s\n{\"id\":\"%s\"", i ? "," : "", b->id);
+    json_text(f, "formula", b->formula);
+    json_text(f, "meaning", b->meaning);
+    json_text(f, "asked_of", bound_scope(b));
+    json_text(f, "verdict", judged_as(r, c, i));
+    JSON_FIELDS(f, {"judged", is_judged(c, i)}, {"hits", s.hits}, {"of", s.of},
+                {"chance", s.chance / s.of},
+                {"share_of_exceptions", (s.of - s.hits) / (double)s.of},
+                {"beyond_chance", s.of ? beyond_chance(s) : NONE}, {"top_hits", top.hits},
+                {"top_of", top.of}, {"top_chance", top.chance / top.of});
+    json_exceptions(f, r, i);
+}
+
+int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f)
+{
+    static const char *const outcome[] = {"holds", "exceptions", "nothing judged"};
+    locale_t old = c_numbers();
+    Reading r = reading_new(a, p);
+    int status = check_status(&r, c);
+    Bytes said = check_findings(&r, c);
+    fputc('{', f);
+    json_provenance(f, "ropescope.check/1", a->m, p);
+    json_options(f, &a->o);
+    fprintf(f, "},\n\"outcome\":\"%s\"", outcome[status]);
+    JSON_FIELDS(f, {"exit_status", status}, {"tolerance", c->tolerance},
+                {"n_tokens_counted", (double)counted_tokens(&r)}, {"n_strong", r.n_strong},
+                {"radius_self_check", r.check});
+    json_text(f, "judged_note", JUDGED_NOTE);
+    json_text(f, "chance_note", CHANCE_NOTE);
+    json_text(f, "bounds_note", BOUND_NOTE);
+    fputs(",\n\"bounds\":[", f);
+    for (int i = 0; i < N_BOUNDS; i++) json_judged(f, &r, c, i);
+    fputc(']', f);
+    json_findings(f, &said);
+    fputs("}\n", f);
+    reading_free(&r);
+    restore_numbers(old);
+    return status;
 }
 
 /* ---------------------------------------------------------------- the page */

@@ -518,6 +518,31 @@ void analysis_tokens(Analysis *a, const int *id, int n);
  * do not depend on threads, batch or instruction set. color: ANSI colours in the table. */
 void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color);
 void analysis_json(const Analysis *a, const Provenance *p, FILE *f);
+
+/* The theory alone: what follows from the frequencies of every encoding of m, and from the biases
+ * of its queries and keys, if it has some. A Model of ropes alone will do. */
+typedef struct {
+    double n_ctx; /* P; 0: as analysis_new finds it */
+    double eps;   /* in Liu's bounds (arXiv:2602.10959), in (0, 1) */
+} BoundsOptions;
+
+void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f, int color);
+void bounds_json(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f);
+
+/* Prediction against observation: does each judged bound hold for the strong pairs? */
+typedef struct {
+    unsigned judged;  /* bit i: bound i of F1 F2 T3 B1 B2 B3 B4 */
+    double tolerance; /* largest share of exceptions among the pairs that a bound is asked of */
+} CheckOptions;
+
+enum { CHECK_HOLDS, CHECK_EXCEPTIONS, CHECK_NOTHING }; /* the exit status of the program */
+
+/* list: "F1,B3", "all", or NULL for the default. */
+int check_options(CheckOptions *c, const char *list, double tolerance, Err *e) MUST_USE;
+/* Both return CHECK_... ; CHECK_NOTHING: there was nothing that could be judged. */
+int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f, int color);
+int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f);
+
 /* One self-contained page from the JSON text of analysis_json. */
 int report_html(const char *json, size_t n, FILE *f, Err *e) MUST_USE;
 

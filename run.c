@@ -72,6 +72,9 @@ int err_usage(Err *e, const char *fmt, ...)
     return -1;
 }
 
+/* Exit status when something is wrong; 2 in check, where 1 is a finding. */
+static int trouble = 1;
+
 _Noreturn void die(const char *fmt, ...)
 {
     va_list ap;
@@ -80,7 +83,7 @@ _Noreturn void die(const char *fmt, ...)
     vfprintf(stderr, fmt, ap);
     fputc('\n', stderr);
     va_end(ap);
-    exit(1);
+    exit(trouble);
 }
 
 void *xcalloc(size_t n, size_t size)
@@ -2167,6 +2170,17 @@ static int read_shape(Model *m, Err *e)
     return 0;
 }
 
+/* The kind of --rope; NULL, and a sentence, if there is none of that name. */
+static const RopeKind *rope_named(const char *name, Err *e)
+{
+    char list[256] = "";
+    const RopeKind *kind = rope_find(name);
+    for (int k = 0; rope_at(k); k++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), " %s", rope_at(k)->name);
+    if (!kind) err_usage(e, "--rope %s: expected one of%s", name, list);
+    return kind;
+}
+
 /* Which kind of RoPE the file asks for: rope.scaling.type, or the older rope.scale_linear. With
  * type "none" a factor is written but not meant. */
 static int rope_kind(const Model *m, const ModelOptions *opt, double *factor, const RopeKind **kind,
@@ -2187,12 +2201,7 @@ static int rope_kind(const Model *m, const ModelOptions *opt, double *factor, co
     if (*factor == 0 || str_is(type, "none")) *factor = 1; /* 0: llama.cpp's "not scaled" */
     if (opt->rope_factor > 0) *factor = opt->rope_factor;
     *kind = *factor > 1 || *factor < 1 ? &rope_linear : &rope_plain;
-    if (opt->rope && !(*kind = rope_find(opt->rope))) {
-        char list[256] = "";
-        for (int k = 0; rope_at(k); k++)
-            snprintf(list + strlen(list), sizeof list - strlen(list), " %s", rope_at(k)->name);
-        return err_usage(e, "--rope %s: expected one of%s", opt->rope, list);
-    }
+    if (opt->rope && !(*kind = rope_named(opt->rope, e))) return -1;
     if (opt->rope && *kind == &rope_linear && *factor == 1)
         return err_usage(e, "--rope linear: the file has no factor; --rope-scale X gives one");
     return 0;
@@ -2620,6 +2629,12 @@ typedef struct {
     int top_k, repeat_last_n;
     double seed;
     AnalysisOptions analysis;
+    double base, eps, tolerance; /* bounds; check */
+    int n_rot;
+    const char *bounds;
+    CheckOptions check;
+    int *status; /* NULL, or where check leaves what it found: &found */
+    int found;   /* exit status when nothing is wrong */
 } Options;
 
 typedef struct {
@@ -2634,7 +2649,7 @@ typedef struct {
 
 #define F(member) offsetof(Options, member)
 static const Option option_table[] = {
-    {"model", 'm', O_STR, F(model), 0, 0, "itgcpba", "FILE",
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaB", "FILE",
      "the GGUF file (or the first argument)"},
     {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpa", "TEXT", "the text itself"},
     {"file", 'f', O_STR, F(file), 0, 0, "tgcpa", "FILE", "read the text from a file; - is stdin"},
@@ -2670,9 +2685,9 @@ static const Option option_table[] = {
     {"exact", 0, O_FLAG, F(exact), 0, 0, "a", "",
      "quantized weights times float activations (the default)"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "a", "", "quantized weights times int8 activations"},
-    {"rope", 0, O_STR, F(rope), 0, 0, "igcpba", "KIND",
+    {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
      "plain, none or linear, instead of the file's"},
-    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpba", "X",
+    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaB", "X",
      "factor of --rope linear, instead of the file's"},
     {"kv", 0, O_STR, F(kv), 0, 0, "gcpba", "f32|f16", "type of the cached keys and values (f32)"},
     {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME",
@@ -2693,11 +2708,20 @@ static const Option option_table[] = {
     {"sink-eps", 0, O_NUM, F(analysis.sink_eps), 0, 1, "a", "X", "a sink: alpha_1 above X (0.3)"},
     {"sink-t", 0, O_INT, F(analysis.sink_t), 1, 1e6, "a", "N",
      "queries behind alpha_1 of the sink metric (64)"},
-    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "a", "N",
+    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N",
      "P of x = theta P, instead of the file's"},
+    {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "B", "N", "the same as --train-ctx"},
+    {"base", 0, O_NUM, F(base), 1, 1e15, "B", "X",
+     "without a model: base of theta_j = base^(-2j/n_rot)"},
+    {"n-rot", 0, O_INT, F(n_rot), 2, 16384, "B", "N", "without a model: rotated values of a head"},
+    {"eps", 0, O_NUM, F(eps), 1e-6, 0.999999, "B", "X", "eps of Liu's bounds on the base (0.9)"},
+    {"bounds", 0, O_STR, F(bounds), 0, 0, "k", "LIST",
+     "the bounds judged (F1,B1,B3): of F1,F2,T3,B1,B2,B3,B4, or all"},
+    {"tolerance", 0, O_NUM, F(tolerance), 0, 1, "k", "X",
+     "share of exceptions that a judged bound may have (0.1)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
-    {"output", 'o', O_STR, F(out), 0, 0, "itpbar", "FILE", "write there instead of to stdout"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpba", "", "data as JSON"},
+    {"output", 'o', O_STR, F(out), 0, 0, "itpbarB", "FILE", "write there instead of to stdout"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaB", "", "data as JSON"},
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
@@ -3766,6 +3790,26 @@ static int analyze_text(Session *ss, const Options *o, Tokens *ids, Provenance *
     return ids->n ? 0 : err_set(e, "%s: the text has no tokens", p->text_path);
 }
 
+/* ANSI colours on a terminal, unless NO_COLOR is set. */
+static int use_color(const Options *o)
+{
+    const char *no_color = getenv("NO_COLOR");
+    return !o->out && isatty(1) && !(no_color && *no_color);
+}
+
+/* What analyze or check prints of a finished analysis. */
+static void show_analysis(const Analysis *a, const Provenance *p, const Options *o, FILE *f)
+{
+    if (o->status && o->json)
+        *o->status = check_json(a, p, &o->check, f);
+    else if (o->status)
+        *o->status = check_print(a, p, &o->check, f, use_color(o));
+    else if (o->json)
+        analysis_json(a, p, f);
+    else
+        analysis_print(a, p, f, use_color(o));
+}
+
 static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
 {
     Tokens ids = {0};
@@ -3782,7 +3826,6 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
                                      : o->rope_scale > 0 ? "linear"
                                                          : NULL,
                     .pre_override = o->pre};
-    const char *no_color = getenv("NO_COLOR");
     if (ss->s.n_ctx < 2)
         return err_usage(e, "-c %d: a window needs 2 tokens at least", ss->s.n_ctx);
     int rc = analyze_text(ss, o, &ids, &p, e);
@@ -3792,10 +3835,7 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
         ss->s.probe = analysis_probe(a);
         analyze_windows(ss, a, &ids, &p);
         p.interrupted = interrupted != 0;
-        if (o->json)
-            analysis_json(a, &p, out->f);
-        else
-            analysis_print(a, &p, out->f, !o->out && isatty(1) && !(no_color && *no_color));
+        show_analysis(a, &p, o, out->f);
         analysis_free(a);
     }
     free(ids.id);
@@ -3823,6 +3863,70 @@ static int run_report(Options *o, Err *e)
             rc = out_close(&out, e);
     }
     free(json.s);
+    return rc ? -1 : 0;
+}
+
+/* ---- bounds and check */
+
+static int run_check(Options *o, Err *e)
+{
+    trouble = 2;
+    o->status = &o->found;
+    return check_options(&o->check, o->bounds, o->tolerance, e) ? -1 : run_analyze(o, e);
+}
+
+/* An encoding without a model: the frequencies of --base and --n-rot over --ctx tokens. */
+static int lone_encoding(const Options *o, Model *m, Err *e)
+{
+    const RopeKind *kind = o->rope_scale > 0 ? &rope_linear : &rope_plain;
+    RopeParams p = {.head_dim = o->n_rot,
+                    .n_rot = o->n_rot,
+                    .base = o->base,
+                    .factor = o->rope_scale > 0 ? o->rope_scale : 1,
+                    .n_ctx_orig = (int)o->analysis.n_ctx};
+    if (!(o->base > 0) || !o->n_rot || !(o->analysis.n_ctx > 0))
+        return err_usage(e, "which model? ropescope bounds MODEL.gguf, or without one "
+                            "--base X --n-rot N --ctx P");
+    if (o->n_rot % 2)
+        return err_usage(e, "--n-rot %d: expected an even number, two values for each pair",
+                         o->n_rot);
+    if (o->rope && !(kind = rope_named(o->rope, e))) return -1;
+    m->rope = xcalloc(1, sizeof *m->rope);
+    if (rope_new(&m->rope[0], kind, &p, ROPE_HALF, e)) return -1;
+    m->n_ropes = 1;
+    return 0;
+}
+
+static int bounds_model(const Options *o, Model *m, Err *e)
+{
+    ModelOptions mo = {o->rope, o->rope_scale};
+    if (!o->model) return lone_encoding(o, m, e);
+    if (o->base > 0 || o->n_rot)
+        return err_usage(e, "--base and --n-rot are for bounds without a model; %s has its own",
+                         o->model);
+    return model_open(m, o->model, &mo, e);
+}
+
+/* The theory needs no weights, and reads none; the biases are weights, and are read. */
+static int run_bounds(Options *o, Err *e)
+{
+    Model m = {0};
+    OutFile out;
+    BoundsOptions b = {o->analysis.n_ctx, o->eps};
+    Provenance p = {.model_path = o->model};
+    if (o->model) p.rope_override = o->rope ? o->rope : o->rope_scale > 0 ? "linear" : NULL;
+    int rc = bounds_model(o, &m, e) || out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        p.model_bytes = m.g.size;
+        for (int l = 0; l < m.n_layers && !*p.model_sha256; l++)
+            if (m.layer[l].bq || m.layer[l].bk) sha256_hex(m.g.map, m.g.size, p.model_sha256);
+        if (o->json)
+            bounds_json(&m, &b, &p, out.f);
+        else
+            bounds_print(&m, &b, &p, out.f, use_color(o));
+        rc = out_close(&out, e);
+    }
+    model_close(&m);
     return rc ? -1 : 0;
 }
 
@@ -3996,6 +4100,13 @@ static int run_tokenize(Options *o, Err *e)
 
 /* ---- command line */
 
+static const char check_help[] =
+    "\nExit status: 0 every judged bound holds; 1 some has more exceptions than the tolerance\n"
+    "allows; 2 anything else: bad input or usage, or no strong pair to judge a bound by.\n"
+    "F1 x <= 2 pi, B1 phi >= pi/2 and B3 phi >= (pi - x)/2 are judged unless --bounds says\n"
+    "otherwise: each is necessary for what an offset feature is held to do. T3 asks the far end\n"
+    "of the context as well, F2 and B4 ask more, and B2 is a centre, not a floor.\n";
+
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
     {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
@@ -4005,6 +4116,10 @@ static const Command commands[] = {
     {"bench", 'b', "MODEL", "speed, memory and a hash of the logits", run_bench},
     {"analyze", 'a', "MODEL -f TEXT", "rotary offset features and attention sinks of every head",
      run_analyze},
+    {"bounds", 'B', "MODEL", "what theory says of a model's rotary frequencies; no text needed",
+     run_bounds},
+    {"check", 'k', "MODEL -f TEXT", "prediction against observation; exit 1: exceptions",
+     run_check},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
 };
@@ -4016,6 +4131,8 @@ static void help(FILE *f)
           "  ropescope analyze model.gguf -f text.txt          what each head's rotary pairs do\n"
           "  ropescope analyze model.gguf -f text.txt --json -o reading.json\n"
           "  ropescope report reading.json -o report.html      the same as a page\n"
+          "  ropescope bounds model.gguf                       what theory predicts of it\n"
+          "  ropescope check model.gguf -f text.txt            prediction against observation\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
@@ -4032,6 +4149,12 @@ static void help(FILE *f)
           f);
 }
 
+/* Check takes the options of analyze, too. */
+static int belongs(const Option *o, const Command *c)
+{
+    return strchr(o->commands, c->letter) || (c->run == run_check && strchr(o->commands, 'a'));
+}
+
 static void command_help(FILE *f, const Command *c)
 {
     fprintf(f, "Example:\n  ropescope %s %s\n\n%s: %s\n\nOptions:\n", c->name, c->args, c->name,
@@ -4039,11 +4162,12 @@ static void command_help(FILE *f, const Command *c)
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         char left_side[64], letter[8] = "    ";
-        if (!strchr(o->commands, c->letter)) continue;
+        if (!belongs(o, c)) continue;
         if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
         snprintf(left_side, sizeof left_side, "%s--%s %s", letter, o->name, o->arg);
         fprintf(f, "  %-34s %s\n", left_side, o->help);
     }
+    if (c->run == run_check) fputs(check_help, f);
 }
 
 /* Edits (insert, delete, replace) from a to b, both short. */
@@ -4084,7 +4208,7 @@ static _Noreturn void unknown_option(const Command *c, const char *arg)
     int least = 4;
     for (int i = 0; i < N_OPTIONS; i++) {
         int d = edit_distance(arg, option_table[i].name);
-        if (d < least && strchr(option_table[i].commands, c->letter)) {
+        if (d < least && belongs(&option_table[i], c)) {
             least = d;
             best = &option_table[i];
         }
@@ -4100,7 +4224,7 @@ static const Option *find_option(const Command *c, const char *arg)
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         int match = is_letter ? o->letter == arg[1] : strcmp(name, o->name) == 0;
-        if (match && strchr(o->commands, c->letter)) return o;
+        if (match && belongs(o, c)) return o;
         elsewhere |= match;
     }
     if (elsewhere) usage("%s takes no option %s: it belongs to other commands", c->name, arg);
@@ -4199,7 +4323,9 @@ int main(int argc, char **argv)
                  .repeat_penalty = 1,
                  .repeat_last_n = 64,
                  .seed = -1,
-                 .analysis = analysis_defaults()};
+                 .analysis = analysis_defaults(),
+                 .eps = 0.9,
+                 .tolerance = 0.1};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
@@ -4212,6 +4338,6 @@ int main(int argc, char **argv)
     if (!rc && (fflush(stdout) || ferror(stdout)))
         rc = err_set(&e, "standard output: writing failed: %s", strerror(errno));
     if (rc && !interrupted) fprintf(stderr, "ropescope: %s\n", e.msg);
-    return interrupted ? 128 + interrupted : rc ? e.usage ? 2 : 1 : 0;
+    return interrupted ? 128 + interrupted : rc ? e.usage ? 2 : trouble : o.found;
 }
 #endif

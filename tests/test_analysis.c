@@ -4,76 +4,11 @@
  * prints the readings too. */
 #include "../model.h"
 #include "check.h"
+#include "json.h"
 
 #include <string.h>
 
 #define PI 3.14159265358979323846
-
-/* ---- a walker over our own JSON: get(json, "layers.0.heads.1.r_q.3") ---- */
-
-static const char *skip_value(const char *s)
-{
-    int depth = 0;
-    do {
-        if (*s == '"')
-            for (s++; *s != '"'; s++) s += *s == '\\';
-        depth += (*s == '[' || *s == '{') - (*s == ']' || *s == '}');
-        s++;
-    } while (depth > 0 || !strchr(",]}", *s));
-    return s;
-}
-
-/* The start of the value at a path of keys and indices; NULL if there is none. */
-static const char *find(const char *s, const char *path)
-{
-    while (*path) {
-        size_t n = strcspn(path, ".");
-        int array = *s++ == '[', at = atoi(path);
-        for (;; s++) {
-            while (*s == '\n' || *s == ' ') s++;
-            if (*s == ']' || *s == '}') return NULL;
-            if (array ? at-- == 0 : !strncmp(s + 1, path, n) && s[n + 1] == '"') break;
-            s = skip_value(s);
-            if (*s != ',') return NULL;
-        }
-        if (!array) s += n + 3;
-        path += n + (path[n] == '.');
-    }
-    return s;
-}
-
-static double get(const char *json, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static double get(const char *json, const char *fmt, ...)
-{
-    char path[128];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(path, sizeof path, fmt, ap);
-    va_end(ap);
-    const char *s = find(json, path);
-    if (!CHECK_MSG(s != NULL, "no %s", path)) return 0;
-    return strncmp(s, "null", 4) ? strtod(s, NULL) : (double)NAN;
-}
-
-static int length(const char *json, const char *path)
-{
-    const char *s = find(json, path);
-    int n = 0;
-    if (!s || s[1] == ']') return 0;
-    for (s++, n = 1; *(s = skip_value(s)) == ','; s++) n++;
-    return n;
-}
-
-static int near(double a, double b, double tol) /* absolute and relative; NaN is near nothing */
-{
-    return fabs(a - b) <= tol * (1 + fabs(b));
-}
-
-#define NEAR(a, b, tol) check_near(__LINE__, #a, a, b, tol)
-static void check_near(int line, const char *what, double a, double b, double tol)
-{
-    check_msg(near(a, b, tol), __FILE__, line, what, "%.9g, expected %.9g", a, b);
-}
 
 /* ---- a model that is only a shape ---- */
 
@@ -135,13 +70,7 @@ static char *json_of(const Analysis *a)
 {
     Provenance p = made();
     char *s = captured(a, &p, 1);
-    int in_string = 0, n_bad = 0; /* outside strings: no letter of nan, inf, NaN but null's */
-    for (const char *c = s; *c; c++) {
-        if (*c == '"') in_string = !in_string;
-        if (*c == '\\') c++;
-        if (!in_string && strchr("aifNI", *c)) n_bad++;
-    }
-    CHECK(n_bad == 0 && !in_string);
+    CHECK(json_has_no_nan(s));
     return s;
 }
 
@@ -671,6 +600,115 @@ static void test_odd(void)
     rope_free(&s.rope);
 }
 
+/* ---- prediction against observation ---- */
+
+enum { CHECK_HEADS = 4 };
+
+/* Four heads, each with one strong pair of known x and phi: one obeys every bound, one has too
+ * small an angle, one turns too often, one too large an angle. n tokens; the first q is scaled. */
+static Analysis *planted(Shape *s, int n, double strong, float first)
+{
+    static const int pair[CHECK_HEADS] = {5, 5, 2, 5};
+    static const double phi[CHECK_HEADS] = {3, 1, 3, 4};
+    shape_new(s, 1, CHECK_HEADS, CHECK_HEADS, 2 * PAIRS, ROPE_HALF, "plain", 1024);
+    s->rope.inv_freq[5] = 1 / 1024.0, s->rope.inv_freq[2] = 50 / 1024.0;
+    Analysis *a = start(s);
+    float *x = xcalloc((size_t)(n * s->m.head_dim), sizeof *x);
+    for (int h = 0; h < CHECK_HEADS; h++)
+        for (int is_q = 0; is_q < 2; is_q++) {
+            for (int i = 0; i < n * PAIRS; i++) {
+                int j = i % PAIRS;
+                double r = j == pair[h] ? strong : 1;
+                put(s, x + i / PAIRS * s->m.head_dim, j, r, is_q ? 0.3 + phi[h] : 0.3);
+            }
+            if (is_q && h == 0) x[s->m.head_dim] *= first;
+            show(a, s, is_q, 0, h, 0, n, x);
+        }
+    free(x);
+    return a;
+}
+
+/* What check says of the planted heads; the outcome in *status. */
+static char *checked(int n, double strong, float first, const char *list, double tolerance,
+                     int json, int *status)
+{
+    Shape s;
+    Err e;
+    CheckOptions c;
+    char *out = NULL;
+    size_t size = 0;
+    Provenance p = made();
+    FILE *f = open_memstream(&out, &size);
+    Analysis *a = planted(&s, n, strong, first);
+    CHECK(check_options(&c, list, tolerance, &e) == 0);
+    *status = json ? check_json(a, &p, &c, f) : check_print(a, &p, &c, f, 0);
+    fclose(f);
+    if (json) CHECK(json_has_no_nan(out));
+    analysis_free(a);
+    rope_free(&s.rope);
+    return out;
+}
+
+static void check_outcome(int line, int n, double strong, float first, const char *list,
+                          double tolerance, int want, const char *words)
+{
+    int status, status_json;
+    char *text = checked(n, strong, first, list, tolerance, 0, &status);
+    char *json = checked(n, strong, first, list, tolerance, 1, &status_json);
+    check_msg(status == want && status_json == want, __FILE__, line, "outcome", "%d and %d, not %d",
+              status, status_json, want);
+    check_msg(strstr(json, words) != NULL, __FILE__, line, "words", "not said: %s", words);
+    NEAR(get(json, "exit_status"), want, 0);
+    free(text), free(json);
+}
+
+#define OUTCOME(n, strong, first, list, tolerance, want, words)                                    \
+    check_outcome(__LINE__, n, strong, first, list, tolerance, want, words)
+
+/* One exception: where it is, and by how much it misses. */
+static void check_exception(const char *json, int bound, int i, int h, int j, double miss)
+{
+    NEAR(get(json, "bounds.%d.exceptions.%d.layer", bound, i), 0, 0);
+    NEAR(get(json, "bounds.%d.exceptions.%d.head", bound, i), h, 0);
+    NEAR(get(json, "bounds.%d.exceptions.%d.pair", bound, i), j, 0);
+    NEAR(get(json, "bounds.%d.exceptions.%d.miss", bound, i), miss, 1e-6);
+}
+
+static void test_check(void)
+{
+    enum { N = 40 };
+    int status;
+    char *json = checked(N, 9, 1, NULL, 0.1, 1, &status);
+    CHECK(strstr(json, "\"schema\":\"ropescope.check/1\"") != NULL);
+    NEAR(get(json, "n_strong"), 4, 0);
+    NEAR(get(json, "bounds.0.of"), 4, 0);
+    NEAR(get(json, "bounds.0.hits"), 3, 0);
+    NEAR(get(json, "bounds.0.share_of_exceptions"), 0.25, 1e-9);
+    NEAR(get(json, "bounds.3.judged"), 1, 0);
+    NEAR(get(json, "bounds.2.judged"), 0, 0);
+    CHECK(length(json, "bounds.0.exceptions") == 1 && length(json, "bounds.2.exceptions") == 2);
+    check_exception(json, 0, 0, 2, 2, 50 - 2 * PI);      /* F1 */
+    check_exception(json, 2, 0, 1, 5, PI / 2 - 1);       /* T3, below */
+    check_exception(json, 2, 1, 3, 5, 5 - 1.5 * PI);     /* T3, above */
+    check_exception(json, 3, 0, 1, 5, PI / 2 - 1);       /* B1 */
+    check_exception(json, 4, 0, 1, 5, PI - 0.5 - 1);     /* B2 */
+    check_exception(json, 5, 0, 1, 5, (PI - 1) / 2 - 1); /* B3 */
+    free(json);
+    char *text = checked(N, 9, 1, "T3", 0.1, 0, &status), *at = strstr(text, "Exceptions of T3");
+    CHECK(at && strstr(at, "\n      0     1     5") && strstr(at, "\n      0     3     5"));
+    CHECK(!strstr(text, "Exceptions of B1") && strstr(text, "beyond tolerance"));
+    free(text);
+    OUTCOME(N, 9, 1, NULL, 0.1, CHECK_EXCEPTIONS, "3 of 3 judged bounds");
+    OUTCOME(N, 9, 1, NULL, 0.34, CHECK_HOLDS, "All 3 judged bounds");
+    OUTCOME(N, 9, 1, "F1", 0.25, CHECK_HOLDS, "The one judged bound");
+    OUTCOME(N, 9, 1, "F1", 0.24, CHECK_EXCEPTIONS, "1 of 1 judged bound that");
+    OUTCOME(N, 9, 1, "F1,B1", 0.3, CHECK_EXCEPTIONS, "1 of 2 judged bounds");
+    OUTCOME(N, 2, 1, NULL, 1, CHECK_NOTHING, "no judged bound was asked of any strong pair");
+    OUTCOME(32, 9, 1, NULL, 1, CHECK_NOTHING, "too few tokens are counted");
+    OUTCOME(33, 9, 1, NULL, 1, CHECK_HOLDS, "All 3 judged bounds");
+    OUTCOME(N, 9, NAN, NULL, 1, CHECK_NOTHING, "the observation itself is at fault");
+}
+
 /* ---- SHA-256, JSON strings, the page ---- */
 
 static void check_sha(const char *s, size_t n, const char *want)
@@ -1018,6 +1056,7 @@ int main(void)
     test_nan_attention(1);
     test_odd();
     test_small();
+    test_check();
     test_page();
     test_page_made();
     test_real_layer();

@@ -45,7 +45,7 @@ ok "no arguments: 2" exits 2
 ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
-for command in info tokenize generate chat perplexity bench analyze report; do
+for command in info tokenize generate chat perplexity bench analyze bounds check report; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
@@ -261,6 +261,76 @@ ok "report runs" exits 0
 ok "the page is a page" matches '<html' "$dir/page.html"
 ok "the page needs no network" sh -c "! grep -qiE '(src|href)=.?https?:' '$dir/page.html'"
 ok "no unfinished files are left" sh -c "! ls '$dir' | grep -q tmp"
+
+# ---- bounds and check
+
+run bounds $model
+ok "bounds runs" exits 0
+ok "bounds names its sources" says "arXiv:2405.14591"
+ok "bounds says whose bounds they are" says "derived here from first principles"
+run bounds $model --json
+ok "bounds --json" exits 0
+ok "bounds --json parses" is_json "$out"
+ok "bounds --json says what it is" says '"schema":"ropescope.bounds/1"'
+run bounds --base 10000 --n-rot 128 --ctx 4096
+ok "bounds without a model" exits 0
+ok "Llama 2: one turn from pair 46 on" says "P <= 2 pi: 18 pairs from 46; x <= pi: 14 pairs from 50"
+run bounds --base 1e4 --n-rot 128 --ctx 4096 --json -o "$dir/bounds.json"
+ok "bounds -o" is_json "$dir/bounds.json"
+ok "Men et al.: the least base for 4096 tokens" \
+    matches '"men_least_base":2[0-9]{4}[,.]' "$dir/bounds.json"
+run bounds --base 1e4 --n-rot 2 --ctx 100 --rope none --json
+ok "bounds of an encoding that does not turn" exits 0
+ok "and its JSON parses" is_json "$out"
+run bounds $model --train-ctx 1000000
+ok "bounds --train-ctx" says "P = 1000000 tokens (as asked for)"
+run bounds $model --rope none
+ok "bounds says what an option changed" says "intervention"
+refused 2 "which model" bounds
+refused 2 "which model" bounds --base 10000 --n-rot 128
+refused 2 "even number" bounds --base 10000 --n-rot 7 --ctx 100
+refused 2 "has its own" bounds $model --base 10000
+refused 2 "from 1" bounds --base 0 --n-rot 128 --ctx 100
+refused 2 "expected a number" bounds --base nan --n-rot 128 --ctx 100
+refused 2 "spiral" bounds --base 10000 --n-rot 8 --ctx 100 --rope spiral
+refused 2 "belongs to other commands" bounds $model -f $sample
+refused 1 "no-such-file.gguf" bounds no-such-file.gguf
+
+# 0: every judged bound holds; 1: exceptions beyond the tolerance; 2: anything else
+run check $model -f $sample --bounds F1 --tolerance 1 --strong-ratio 1 --strong-r 0
+ok "check exits with 0 where all exceptions are tolerated" exits 0
+ok "check says so" says "judged bound.*hold"
+run check $model -f $sample --bounds all --tolerance 0 --strong-ratio 1 --strong-r 0
+ok "check exits with 1 where there are exceptions" exits 1
+ok "check names them" says "Exceptions of B2"
+ok "and says so on stdout alone" silent "$err"
+run check $model -f $sample --bounds F1,B2 --tolerance 0 --strong-ratio 1 --strong-r 0 --json -t 1
+ok "check --json exits with 1" exits 1
+ok "check --json parses" is_json "$out"
+ok "check --json says what it is" says '"schema":"ropescope.check/1"'
+cp "$out" "$dir/check.json"
+run check $model -f $sample --bounds F1,B2 --tolerance 0 --strong-ratio 1 --strong-r 0 --json -t 2 -b 31
+ok "the same JSON with 2 threads and other batches" cmp -s "$out" "$dir/check.json"
+run check $model -f $sample --bounds F1,B2 --tolerance 0 --strong-ratio 1 --strong-r 0 -o "$dir/check"
+ok "check -o: the file is there, and the status is 1" [ "$status" -eq 1 -a -s "$dir/check" ]
+run check $model -f $sample --strong-ratio 1e9
+ok "check exits with 2 where there is nothing to judge" exits 2
+ok "and says so" says "Nothing was judged"
+run check $model -p "a b c"
+ok "check exits with 2 where there are too few tokens" exits 2
+ok "and says so" says "too few tokens"
+refused 2 "no-such-file.gguf" check no-such-file.gguf -f $sample
+refused 2 "no-such-file.txt" check $model -f no-such-file.txt
+refused 2 "expected names of F1, F2" check $model -f $sample --bounds F1,X
+refused 2 "from 0 to 1" check $model -f $sample --tolerance 2
+refused 2 "no text" check $model
+refused 2 "no-such-folder" check $model -f $sample -n 64 -o "$dir/no-such-folder/x"
+refused 2 "belongs to other commands" analyze $model -f $sample --tolerance 0.1
+if [ -c /dev/full ]; then
+    "$program" check $model -f $sample -n 64 >/dev/full 2>"$err"
+    status=$?
+    ok "check on a full disk: 2" exits 2
+fi
 
 # ---- interruption
 
