@@ -136,14 +136,11 @@ static void show_k(void *ctx, int l, int h, int stage, int pos, int n, const flo
         memcpy(s->k[stage == AFTER_ROPE][pos + i], k + (size_t)i * stride, sizeof s->k[0][0]);
 }
 
-static void show_attn(void *ctx, int l, int h, int pos, int t0, const float *scores,
-                      const float *weights, const float *out)
+static void show_attn(void *ctx, const AttnRow *row)
 {
     Shown *s = ctx;
-    (void)weights;
-    (void)out;
-    if (l == 0 && h == 0 && t0 == 0)
-        memcpy(s->score[pos], scores, ((size_t)pos + 1) * sizeof(float));
+    if (row->l == 0 && row->h == 0 && row->t0 == 0)
+        memcpy(s->score[row->pos], row->scores, (size_t)row->n_t * sizeof(float));
 }
 
 /* Runs T times the token `id` (ids: or these) under a kind of rope; logits of the last, or NULL. */
