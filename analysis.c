@@ -13,6 +13,7 @@
  * arXiv:2410.10781 (alpha and Sink). The bounds are derived here; see BOUND_NOTE. */
 #include "model.h"
 
+#include <limits.h>
 #include <locale.h>
 #include <math.h>
 #include <stdarg.h>
@@ -1383,6 +1384,9 @@ static int any_rotated(const Analysis *a)
 static void say_made(const Reading *r, Bytes *out)
 {
     const Provenance *p = r->p;
+    if (p->files)
+        say(out, "Queries and keys were read from files: no model was run here, and attention was "
+                 "computed from them.");
     if (p->rope_override)
         say(out,
             "Intervention: an option made the position encoding '%s', not what the file says; "
@@ -1599,11 +1603,40 @@ static void print_header(const Term *t, const Analysis *a, const Provenance *p)
     fprintf(f, "run     %s, %s kernels, %d thread%s\n",
             p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads));
+}
+
+static void print_thresholds(FILE *f, const Analysis *a)
+{
     fprintf(f, "means   leave out the first ");
     if (a->o.n_skip != 1) fprintf(f, "%d ", a->o.n_skip);
     fprintf(f, "token%s of each window\n", plural((uint64_t)a->o.n_skip));
     fprintf(f, "strong  r_q r_k >= %g x the median pair of the head, R_q and R_k >= %g\n",
             a->o.strong_ratio, a->o.strong_r);
+}
+
+/* What stands in the place of model and text in a report. */
+static void print_files(const Term *t, const Analysis *a, const Provenance *p)
+{
+    FILE *f = t->f;
+    const Model *m = a->m;
+    const Activations *x = p->files;
+    fprintf(f, "%sropescope %s%s: rotary offset features, attention sinks, bound checks\n\n",
+            t->bold, ROPESCOPE_VERSION, t->off);
+    fprintf(f, "files   activations from files: no model was run; attention is computed from q and "
+               "k\n");
+    fprintf(f, "q       %s  sha256 %.12s  %s rotation\n", x->o.q, x->q_sha256,
+            x->rotated ? "after" : "before");
+    fprintf(f, "k       %s  sha256 %.12s\n", x->o.k, x->k_sha256);
+    fprintf(f, "        %d layer%s, %d query / %d kv heads of %d, %s pairs, %d of %d rotated\n",
+            m->n_layers, plural((uint64_t)m->n_layers), m->max_heads, m->max_kv_heads, m->head_dim,
+            m->rope->layout == ROPE_HALF ? "half-split" : "adjacent", 2 * m->rope->n_pairs,
+            m->head_dim);
+    print_axis(f, a, 0);
+    fprintf(f, "tokens  %llu token%s, %llu window%s of %d, positions from %s; scores times %.6g\n",
+            (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
+            plural(p->n_windows), p->n_ctx, x->o.pos ? x->o.pos : "0", (double)m->score_scale);
+    fprintf(f, "run     %s kernels, %d thread%s\n", or_dash(p->isa), p->n_threads,
+            plural((uint64_t)p->n_threads));
 }
 
 /* Mean over the heads of log r_q r_k of pair j. Not finite if some head has no number. */
@@ -1708,7 +1741,8 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
     locale_t old = c_numbers();
     Term t = term(f, color);
     Reading r = reading_new(a, p);
-    print_header(&t, a, p);
+    (p->files ? print_files : print_header)(&t, a, p);
+    print_thresholds(f, a);
     fprintf(f, "strip   mean log r_q r_k over the heads, per pair; │ x = 2 pi, ┊ x = pi\n"
                "turn    over P: half (x <= pi), partial (x <= 2 pi), full\n");
     for (int l = 0; l < a->m->n_layers; l++) {
@@ -1795,6 +1829,18 @@ static void json_column(FILE *f, const char *key, const void *v, size_t step, in
     fputc(']', f);
 }
 
+static void json_files(FILE *f, const Activations *x)
+{
+    json_text(f, "q", x->o.q);
+    json_text(f, "q_sha256", x->q_sha256);
+    json_text(f, "k", x->o.k);
+    json_text(f, "k_sha256", x->k_sha256);
+    json_text(f, "axes", x->o.axes ? x->o.axes : x->q.n_dims == 2 ? "td" : "thd");
+    json_text(f, "rotated", x->rotated ? "yes" : "no");
+    json_text(f, "positions", x->o.pos ? x->o.pos : "0");
+    JSON_FIELDS(f, {"score_scale", (double)x->m->score_scale});
+}
+
 /* How the reading was made. Neither threads nor instruction set: they do not change a byte. */
 static void json_provenance(FILE *f, const char *schema, const Model *m, const Provenance *p)
 {
@@ -1807,14 +1853,17 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
     json_text(f, "bos_policy", p->bos_policy);
     json_text(f, "rope_override", p->rope_override);
     json_text(f, "pre_override", p->pre_override);
-    json_text(f, "activations", p->exact ? "float" : "int8");
-    JSON_FIELDS(f, {"model_bytes", (double)p->model_bytes}, {"n_params", (double)m->n_params},
-                {"n_layers", m->n_layers}, {"n_embd", m->n_embd}, {"n_heads", m->max_heads},
-                {"n_kv_heads", m->max_kv_heads}, {"head_dim", m->head_dim}, {"n_vocab", m->n_vocab},
-                {"n_ctx_train", m->n_ctx_train}, {"n_tokens", (double)p->n_tokens},
-                {"n_windows", (double)p->n_windows}, {"n_ctx", p->n_ctx}, {"bos_id", p->bos_id},
-                {"interrupted", p->interrupted}, {"text_cut", p->text_cut},
-                {"bytes_left_out", (double)p->bytes_left_out});
+    json_text(f, "activations", p->files ? "from files" : p->exact ? "float" : "int8");
+    if (p->files) json_files(f, p->files);
+    double one = p->files ? NONE : 1; /* without a model there is no such number */
+    JSON_FIELDS(f, {"model_bytes", one * (double)p->model_bytes},
+                {"n_params", one * (double)m->n_params}, {"n_layers", m->n_layers},
+                {"n_embd", one * m->n_embd}, {"n_heads", m->max_heads},
+                {"n_kv_heads", m->max_kv_heads}, {"head_dim", m->head_dim},
+                {"n_vocab", one * m->n_vocab}, {"n_ctx_train", m->n_ctx_train},
+                {"n_tokens", (double)p->n_tokens}, {"n_windows", (double)p->n_windows},
+                {"n_ctx", p->n_ctx}, {"bos_id", one * p->bos_id}, {"interrupted", p->interrupted},
+                {"text_cut", p->text_cut}, {"bytes_left_out", (double)p->bytes_left_out});
 }
 
 static void json_options(FILE *f, const AnalysisOptions *o)
@@ -3060,9 +3109,14 @@ static void page_made(FILE *f, Str json)
                  "rope_override", "Intervention: position encoding, not as the file says");
     size_t i = 1;
     for (Str r = json_item(ropes, &i); r.n; r = json_item(ropes, &i))
-        PAGE_MEMBERS(f, r, "kind", "Position encoding", "base", "Base of theta", "factor",
-                     "Context scaling", "with_divisors", "?Divisors of theta", "n_pairs",
-                     "Rotary pairs of a head", "n_ctx", "P, tokens of x = theta P");
+        PAGE_MEMBERS(f, r, "kind", "Position encoding", "layout", "Layout of the pairs", "base",
+                     "Base of theta", "factor", "Context scaling", "with_divisors",
+                     "?Divisors of theta", "n_pairs", "Rotary pairs of a head", "n_ctx",
+                     "P, tokens of x = theta P");
+    PAGE_MEMBERS(f, made, "q", "Queries, from the file", "q_sha256", "SHA-256 of that file", "k",
+                 "Keys, from the file", "k_sha256", "SHA-256 of that file", "axes",
+                 "Axes of the files", "rotated", "Rotated in the files", "positions",
+                 "Positions from", "score_scale", "Scores are q k times");
     PAGE_MEMBERS(f, made, "text", "Text", "text_sha256", "SHA-256 of the text", "n_tokens",
                  "Tokens", "n_windows", "Windows", "n_ctx", "Window length", "text_cut",
                  "?Text cut by -n", "interrupted", "?Interrupted before the end of the text",
@@ -3125,6 +3179,1222 @@ int report_html(const char *json, size_t n, FILE *f, Err *e)
     page_data(f, j);
     fputs(b + sizeof at_data - 1, f);
     return ferror(f) ? err_set(e, "report: cannot write the page") : 0;
+}
+
+/* ---------------------------------------------------------------- array files: .npy and safetensors
+ * Arrays of numbers as other programs keep them: .npy (NEP 1, versions 1 to 3) and safetensors.
+ * Both are little-endian, as the machine is (run.c refuses others). Nothing in a file is trusted:
+ * every length is held against the bytes that are there before it is used. */
+
+static double at_f16(const uint8_t *p)
+{
+    int bits = p[0] | p[1] << 8, exponent = bits >> 10 & 31, m = bits & 1023;
+    double v = exponent == 31 ? (m ? NONE : ENDLESS)
+               : exponent     ? ldexp(1024 + m, exponent - 25)
+                              : ldexp(m, -24);
+    return bits & 0x8000 ? -v : v;
+}
+
+static double at_bf16(const uint8_t *p)
+{
+    uint32_t bits = (uint32_t)(p[0] | p[1] << 8) << 16;
+    float v;
+    memcpy(&v, &bits, 4);
+    return (double)v;
+}
+
+static double at_f32(const uint8_t *p)
+{
+    float v;
+    memcpy(&v, p, 4);
+    return (double)v;
+}
+
+static double at_f64(const uint8_t *p)
+{
+    double v;
+    memcpy(&v, p, 8);
+    return v;
+}
+
+static double at_i32(const uint8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+static double at_i64(const uint8_t *p)
+{
+    int64_t v;
+    memcpy(&v, p, 8);
+    return (double)v;
+}
+
+/* The types of elements: as .npy and as safetensors call them ("": it does not). */
+struct ArrayType {
+    const char *npy, *st;
+    size_t bytes;
+    double (*at)(const uint8_t *p); /* NULL: known by its size alone */
+};
+
+static const struct ArrayType array_types[] = {
+    {"<f2", "F16", 2, at_f16}, {"", "BF16", 2, at_bf16},  {"<f4", "F32", 4, at_f32},
+    {"<f8", "F64", 8, at_f64}, {"<i4", "I32", 4, at_i32}, {"<i8", "I64", 8, at_i64},
+    {"|b1", "BOOL", 1, NULL},  {"|u1", "U8", 1, NULL},    {"|i1", "I8", 1, NULL},
+    {"<u2", "U16", 2, NULL},   {"<i2", "I16", 2, NULL},   {"<u4", "U32", 4, NULL},
+    {"<u8", "U64", 8, NULL},   {"", "F8_E4M3", 1, NULL},  {"", "F8_E5M2", 1, NULL},
+    {"", "F8_E8M0", 1, NULL},  {"<c8", "C64", 8, NULL},
+};
+#define N_ARRAY_TYPES (sizeof array_types / sizeof *array_types)
+
+static const struct ArrayType *array_type(Str name, int npy)
+{
+    for (size_t i = 0; name.n && i < N_ARRAY_TYPES; i++)
+        if (str_is(name, npy ? array_types[i].npy : array_types[i].st)) return &array_types[i];
+    return NULL;
+}
+
+/* A name from a file, fit for a message. */
+static const char *shown(Str s, char buf[64])
+{
+    size_t n = s.n < 60 ? s.n : 60;
+    for (size_t i = 0; i < n; i++) buf[i] = s.s[i] >= ' ' && s.s[i] < 127 ? s.s[i] : '?';
+    snprintf(buf + n, 64 - n, "%s", s.n > n ? "..." : "");
+    return buf;
+}
+
+/* A header and how far it has been read. */
+typedef struct {
+    const char *path;
+    Str text;
+    size_t i;
+    Err *e;
+} Scan;
+
+static void scan_space(Scan *s)
+{
+    while (s->i < s->text.n && s->text.s[s->i] && strchr(" \t\r\n", s->text.s[s->i])) s->i++;
+}
+
+/* The character c, after any white space? Then it is passed. */
+static int scan_is(Scan *s, char c)
+{
+    scan_space(s);
+    if (s->i >= s->text.n || s->text.s[s->i] != c) return 0;
+    s->i++;
+    return 1;
+}
+
+static int scan_want(Scan *s, char c)
+{
+    if (scan_is(s, c)) return 0;
+    char buf[64], found[72] = "its end";
+    if (s->i < s->text.n)
+        snprintf(found, sizeof found, "'%s'", shown((Str){s->text.s + s->i, 1}, buf));
+    return err_set(s->e, "%s: header, byte %zu: expected '%c', found %s", s->path, s->i, c, found);
+}
+
+/* A whole number without sign. */
+static int scan_size(Scan *s, size_t *out)
+{
+    size_t from, v = 0;
+    scan_space(s);
+    for (from = s->i; s->i < s->text.n; s->i++) {
+        unsigned digit = (unsigned)(unsigned char)s->text.s[s->i] - '0';
+        if (digit > 9) break;
+        if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, digit, &v))
+            return err_set(s->e, "%s: header, byte %zu: the number is too large", s->path, from);
+    }
+    *out = v;
+    if (s->i > from && (s->i == from + 1 || s->text.s[from] != '0')) return 0;
+    return err_set(s->e, "%s: header, byte %zu: expected a whole number", s->path, from);
+}
+
+/* The lengths of the axes, up to `close`; those past ARRAY_DIMS are counted, not kept. */
+static int scan_shape(Scan *s, char close, Array *a)
+{
+    for (a->n_dims = 0; !scan_is(s, close);) {
+        size_t len;
+        if (scan_size(s, &len)) return -1;
+        if (a->n_dims < ARRAY_DIMS) a->shape[a->n_dims] = len;
+        if (__builtin_mul_overflow(a->n_dims++ ? a->n : 1, len, &a->n))
+            return err_set(s->e, "%s: shape: the product of the lengths is too large", s->path);
+        if (scan_is(s, ',')) continue;
+        if (scan_want(s, close)) return -1;
+        break;
+    }
+    if (a->n_dims == 0) a->n = 1;
+    return 0;
+}
+
+/* Strides in elements: the last axis is the fastest, or the first one (fortran). */
+static void array_strides(Array *a, int fortran)
+{
+    size_t step = 1;
+    for (int i = 0; i < a->n_dims; i++) {
+        int d = fortran ? i : a->n_dims - 1 - i;
+        a->stride[d] = step;
+        step *= a->shape[d];
+    }
+}
+
+/* Can the array be used: its type be read, its axes be kept? */
+static int array_usable(const Array *a, Str type, const char *path, Err *e)
+{
+    char buf[64];
+    if (!a->type || !a->type->at)
+        return err_set(e,
+                       "%s: type: expected float16, bfloat16, float32, float64, int32 or int64, "
+                       "little-endian; found '%s'",
+                       path, shown(type, buf));
+    if (a->n_dims > ARRAY_DIMS)
+        return err_set(e, "%s: shape: expected %d axes at most, found %d", path, ARRAY_DIMS,
+                       a->n_dims);
+    return 0;
+}
+
+/* A string without escapes, between one of two quotes: " in JSON, either in Python. */
+static int scan_str(Scan *s, char other, Str *out)
+{
+    char quote = scan_is(s, other) ? other : '"';
+    if (quote != other && scan_want(s, quote)) return -1;
+    size_t from = s->i;
+    while (s->i < s->text.n && s->text.s[s->i] != quote && s->text.s[s->i] != '\\') s->i++;
+    *out = (Str){s->text.s + from, s->i - from};
+    return scan_want(s, quote);
+}
+
+static int npy_bool(Scan *s, int *out)
+{
+    scan_space(s);
+    const char *at = s->text.s + s->i;
+    size_t left = s->text.n - s->i;
+    *out = left >= 4 && !memcmp(at, "True", 4);
+    if (!*out && (left < 5 || memcmp(at, "False", 5)))
+        return err_set(s->e, "%s: fortran_order: expected True or False", s->path);
+    s->i += *out ? 4 : 5;
+    return 0;
+}
+
+/* {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }: each key once, in any order. */
+static int npy_dict(Scan *s, Array *a, Str *descr, int *fortran)
+{
+    static const char *const keys[] = {"descr", "fortran_order", "shape"};
+    unsigned seen = 0;
+    if (scan_want(s, '{')) return -1;
+    while (!scan_is(s, '}')) {
+        Str key;
+        int k = 0;
+        char buf[64];
+        if (scan_str(s, '\'', &key) || scan_want(s, ':')) return -1;
+        while (k < 3 && !str_is(key, keys[k])) k++;
+        if (k == 3 || seen >> k & 1)
+            return err_set(s->e,
+                           "%s: header: expected 'descr', 'fortran_order' and 'shape', once "
+                           "each; found '%s'",
+                           s->path, shown(key, buf));
+        seen |= 1u << k;
+        if (k == 0   ? scan_str(s, '\'', descr)
+            : k == 1 ? npy_bool(s, fortran)
+                     : scan_want(s, '(') || scan_shape(s, ')', a))
+            return -1;
+        if (!scan_is(s, ',') && (s->i >= s->text.n || s->text.s[s->i] != '}'))
+            return scan_want(s, '}');
+    }
+    scan_space(s); /* the padding */
+    if (seen == 7 && s->i == s->text.n) return 0;
+    return err_set(s->e,
+                   "%s: header: expected 'descr', 'fortran_order' and 'shape' and nothing "
+                   "else",
+                   s->path);
+}
+
+static int npy_parse(Array *a, const char *path, const uint8_t *p, size_t size, Err *e)
+{
+    size_t before = size > 6 && p[6] == 1 ? 10 : 12, len, bytes;
+    Str descr = {"", 0};
+    int fortran = 0;
+    if (size < before) return err_set(e, "%s: the file ends within its header", path);
+    if (p[6] < 1 || p[6] > 3 || p[7])
+        return err_set(e, "%s: version: expected 1.0, 2.0 or 3.0, found %d.%d", path, p[6], p[7]);
+    len = p[8] | (size_t)p[9] << 8;
+    if (before == 12) len |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
+    if (len > size - before)
+        return err_set(e, "%s: header: expected %zu bytes, the file has %zu", path, len,
+                       size - before);
+    Scan s = {path, {(const char *)p + before, len}, 0, e};
+    if (npy_dict(&s, a, &descr, &fortran)) return -1;
+    a->type = array_type(descr, 1);
+    if (array_usable(a, descr, path, e)) return -1;
+    if (__builtin_mul_overflow(a->n, a->type->bytes, &bytes) || bytes != size - before - len)
+        return err_set(e, "%s: expected %zu values of %zu bytes after the header, found %zu bytes",
+                       path, a->n, a->type->bytes, size - before - len);
+    a->data = p + before + len;
+    array_strides(a, fortran);
+    return 0;
+}
+
+/* One tensor of a safetensors file; its name lies in the arena of names. */
+typedef struct {
+    Array a; /* type, shape and n */
+    Str dtype;
+    size_t name, name_n, begin, end;
+} StTensor;
+
+typedef struct {
+    Scan s;
+    Bytes names; /* all names and metadata keys, decoded */
+    StTensor *t;
+    size_t n, cap;
+} StHeader;
+
+static int json_hex(Scan *s, unsigned *out)
+{
+    *out = 0;
+    for (int k = 0; k < 4; k++, s->i++) {
+        int c = s->i < s->text.n ? s->text.s[s->i] : 0;
+        int digit = c >= '0' && c <= '9'                 ? c - '0'
+                    : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                         : -1;
+        if (digit < 0)
+            return err_set(s->e, "%s: header, byte %zu: expected a hexadecimal digit", s->path,
+                           s->i);
+        *out = *out * 16 + (unsigned)digit;
+    }
+    return 0;
+}
+
+/* Code point u, in UTF-8. */
+static void add_utf8(Bytes *b, unsigned u)
+{
+    char c[4];
+    size_t n = u < 0x80 ? 1 : u < 0x800 ? 2 : u < 0x10000 ? 3 : 4;
+    for (size_t i = n; i-- > 1; u >>= 6) c[i] = (char)(0x80 | (u & 0x3f));
+    c[0] = (char)(n == 1 ? u : (0xf00u >> n & 0xf0) | u);
+    bytes_add(b, c, n);
+}
+
+/* What follows a backslash. */
+static int json_escape(Scan *s, Bytes *out)
+{
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    char c = s->i < s->text.n ? s->text.s[s->i++] : 0;
+    const char *at = c ? strchr(from, c) : NULL;
+    unsigned u, low = 0;
+    if (at) {
+        bytes_add(out, to + (at - from), 1);
+        return 0;
+    }
+    if (c != 'u') return err_set(s->e, "%s: header, byte %zu: no such escape", s->path, s->i);
+    if (json_hex(s, &u)) return -1;
+    if (u >= 0xd800 && u < 0xdc00 && s->text.n - s->i > 6 && !memcmp(s->text.s + s->i, "\\u", 2)) {
+        s->i += 2;
+        if (json_hex(s, &low)) return -1;
+        if (low >= 0xdc00 && low < 0xe000) u = 0x10000 + ((u - 0xd800) << 10) + (low - 0xdc00);
+    }
+    if (u >= 0xd800 && u < 0xe000)
+        return err_set(s->e, "%s: header, byte %zu: half a surrogate pair", s->path, s->i);
+    add_utf8(out, u);
+    return 0;
+}
+
+/* A JSON string, decoded and appended to out. */
+static int json_read_str(Scan *s, Bytes *out)
+{
+    if (scan_want(s, '"')) return -1;
+    while (s->i < s->text.n && s->text.s[s->i] != '"') {
+        const char *at = s->text.s + s->i;
+        int len = utf8_len(at, s->text.n - s->i);
+        if (len <= 0 || (unsigned char)*at < 0x20)
+            return err_set(s->e, "%s: header, byte %zu: not a character of a JSON string", s->path,
+                           s->i);
+        s->i += (size_t)len;
+        if (*at != '\\')
+            bytes_add(out, at, (size_t)len);
+        else if (json_escape(s, out))
+            return -1;
+    }
+    return scan_want(s, '"');
+}
+
+/* "dtype":"F32","shape":[2,3],"data_offsets":[0,24]}: each key once, in any order. */
+static int st_entry(Scan *s, StTensor *t)
+{
+    static const char *const keys[] = {"dtype", "shape", "data_offsets"};
+    unsigned seen = 0;
+    if (scan_want(s, '{')) return -1;
+    do {
+        Str key;
+        int k = 0;
+        if (scan_str(s, '"', &key) || scan_want(s, ':')) return -1;
+        while (k < 3 && !str_is(key, keys[k])) k++;
+        if (k == 3 || seen >> k & 1)
+            return err_set(s->e,
+                           "%s: header, byte %zu: expected dtype, shape and data_offsets, "
+                           "once each",
+                           s->path, s->i);
+        seen |= 1u << k;
+        if (k == 0   ? scan_str(s, '"', &t->dtype)
+            : k == 1 ? scan_want(s, '[') || scan_shape(s, ']', &t->a)
+                     : scan_want(s, '[') || scan_size(s, &t->begin) || scan_want(s, ',') ||
+                           scan_size(s, &t->end) || scan_want(s, ']'))
+            return -1;
+    } while (scan_is(s, ','));
+    if (scan_want(s, '}')) return -1;
+    if (seen == 7) return 0;
+    return err_set(s->e, "%s: header, byte %zu: expected dtype, shape and data_offsets", s->path,
+                   s->i);
+}
+
+/* {"key":"value",...}: strings to strings, read and forgotten. */
+static int st_metadata(Scan *s)
+{
+    Bytes skipped = {0};
+    int rc = scan_want(s, '{'), more = !rc && !scan_is(s, '}');
+    while (!rc && more) {
+        skipped.n = 0;
+        rc = json_read_str(s, &skipped) || scan_want(s, ':') || json_read_str(s, &skipped);
+        more = !rc && scan_is(s, ',');
+        if (!rc && !more) rc = scan_want(s, '}');
+    }
+    free(skipped.s);
+    return rc ? -1 : 0;
+}
+
+static Str st_name(const StHeader *h, const StTensor *t)
+{
+    return (Str){h->names.s ? h->names.s + t->name : "", t->name_n};
+}
+
+/* "name":{...}; the metadata becomes a tensor of no type and no bytes. */
+static int st_member(StHeader *h)
+{
+    size_t from = h->names.n;
+    if (json_read_str(&h->s, &h->names) || scan_want(&h->s, ':')) return -1;
+    if (h->n == h->cap) {
+        h->cap = 2 * h->cap + 16;
+        h->t = xrealloc(h->t, h->cap, sizeof *h->t);
+    }
+    StTensor *t = &h->t[h->n++];
+    *t = (StTensor){.name = from, .name_n = h->names.n - from, .dtype = {"", 0}};
+    return str_is(st_name(h, t), "__metadata__") ? st_metadata(&h->s) : st_entry(&h->s, t);
+}
+
+static int st_by_offset(const void *x, const void *y)
+{
+    const StTensor *a = x, *b = y;
+    if (a->begin != b->begin) return a->begin < b->begin ? -1 : 1;
+    return (a->end > b->end) - (a->end < b->end);
+}
+
+static int str_compare(Str a, Str b)
+{
+    int c = memcmp(a.s, b.s, a.n < b.n ? a.n : b.n);
+    return c ? c : (a.n > b.n) - (a.n < b.n);
+}
+
+static int by_str(const void *x, const void *y)
+{
+    return str_compare(*(const Str *)x, *(const Str *)y);
+}
+
+/* No name twice ("__metadata__" is one of them). */
+static int st_names(const StHeader *h)
+{
+    int rc = 0;
+    char buf[64];
+    Str *name = xcalloc(h->n + 1, sizeof *name);
+    for (size_t i = 0; i < h->n; i++) name[i] = st_name(h, &h->t[i]);
+    qsort(name, h->n, sizeof *name, by_str);
+    for (size_t i = 1; i < h->n && !rc; i++)
+        if (str_compare(name[i - 1], name[i]) == 0)
+            rc = err_set(h->s.e, "%s: header: '%s' occurs twice", h->s.path, shown(name[i], buf));
+    free(name);
+    return rc;
+}
+
+/* The tensors fill the bytes after the header, without a gap and without sharing any; each is as
+ * long as its type and shape say. Leaves them in the order of the file. */
+static int st_layout(StHeader *h, size_t size)
+{
+    size_t at = 0, bytes;
+    char buf[64];
+    if (h->n) qsort(h->t, h->n, sizeof *h->t, st_by_offset); /* an empty file has no array */
+    for (size_t i = 0; i < h->n; i++) {
+        StTensor *t = &h->t[i];
+        const char *name = shown(st_name(h, t), buf);
+        if (t->begin != at || t->end < t->begin || t->end > size)
+            return err_set(h->s.e,
+                           "%s: '%s': data_offsets: expected [%zu, at most %zu], found "
+                           "[%zu, %zu]",
+                           h->s.path, name, at, size, t->begin, t->end);
+        at = t->end;
+        t->a.type = array_type(t->dtype, 0);
+        if (!t->dtype.n || !t->a.type) continue; /* metadata; or a type of unknown size */
+        if (__builtin_mul_overflow(t->a.n, t->a.type->bytes, &bytes) || bytes != t->end - t->begin)
+            return err_set(h->s.e, "%s: '%s': expected %zu values of %zu bytes, found %zu bytes",
+                           h->s.path, name, t->a.n, t->a.type->bytes, t->end - t->begin);
+    }
+    if (at == size) return 0;
+    return err_set(h->s.e, "%s: %zu bytes after the last tensor", h->s.path, size - at);
+}
+
+static int st_header(StHeader *h, size_t size)
+{
+    if (scan_want(&h->s, '{')) return -1;
+    if (!scan_is(&h->s, '}')) {
+        do
+            if (st_member(h)) return -1;
+        while (scan_is(&h->s, ','));
+        if (scan_want(&h->s, '}')) return -1;
+    }
+    scan_space(&h->s); /* the padding */
+    if (h->s.i < h->s.text.n)
+        return err_set(h->s.e, "%s: header, byte %zu: expected its end", h->s.path, h->s.i);
+    return st_names(h) || st_layout(h, size) ? -1 : 0;
+}
+
+/* The tensor of that name; without a name the only one. */
+static const StTensor *st_choose(const StHeader *h, const char *name, Err *e)
+{
+    char list[512] = "", buf[64];
+    const StTensor *found = NULL;
+    size_t n = 0;
+    for (size_t i = 0; i < h->n; i++) {
+        Str s = st_name(h, &h->t[i]);
+        size_t used = strlen(list);
+        if (str_is(s, "__metadata__")) continue;
+        if (name ? str_is(s, name) : n++ == 0) found = &h->t[i];
+        if (sizeof list - used > 80)
+            snprintf(list + used, sizeof list - used, "%s'%s'", used ? ", " : "", shown(s, buf));
+        else if (used && list[used - 1] != '.')
+            snprintf(list + used, sizeof list - used, ", ...");
+    }
+    if (found && n <= 1) return found;
+    if (name)
+        err_set(e, "%s: no tensor '%s'; there are: %s", h->s.path,
+                shown((Str){name, strlen(name)}, buf), *list ? list : "none");
+    else
+        err_set(e, "%s: which tensor? Add :NAME to the file's name; there are: %s", h->s.path,
+                *list ? list : "none");
+    return NULL;
+}
+
+static int st_parse(Array *a, const char *path, const char *name, const uint8_t *p, size_t size,
+                    Err *e)
+{
+    uint64_t len;
+    enum { MOST = 100000000 }; /* bytes of a header: the limit of the format */
+    if (size < 9) return err_set(e, "%s: the file ends within its header", path);
+    memcpy(&len, p, 8);
+    if (len > size - 8 || len > MOST || p[8] != '{')
+        return err_set(e, "%s: expected a .npy or a safetensors file, found neither", path);
+    StHeader h = {.s = {path, {(const char *)p + 8, (size_t)len}, 0, e}};
+    const StTensor *t = st_header(&h, size - 8 - (size_t)len) ? NULL : st_choose(&h, name, e);
+    int rc = t ? array_usable(&t->a, t->dtype, path, e) : -1;
+    if (!rc) {
+        *a = t->a;
+        a->data = p + 8 + (size_t)len + t->begin;
+        array_strides(a, 0);
+    }
+    free(h.names.s);
+    free(h.t);
+    return rc;
+}
+
+int array_parse(Array *a, const char *path, const char *name, const uint8_t *data, size_t size,
+                Err *e)
+{
+    *a = (Array){0};
+    int is_npy = size >= 6 && !memcmp(data, "\x93NUMPY", 6);
+    if (is_npy && name) return err_set(e, "%s: a .npy file has one array, and no name", path);
+    return is_npy ? npy_parse(a, path, data, size, e) : st_parse(a, path, name, data, size, e);
+}
+
+int array_open(Array *a, const char *path, Err *e)
+{
+    static const char ending[] = ".safetensors:";
+    const char *at = strstr(path, ending);
+    size_t n = at ? (size_t)(at - path) + sizeof ending - 2 : strlen(path), size;
+    char *file = xcalloc(n + 1, 1);
+    memcpy(file, path, n);
+    *a = (Array){0};
+    const uint8_t *map = map_file(file, &size, e);
+    int rc = map ? array_parse(a, file, at ? path + n + 1 : NULL, map, size, e) : -1;
+    free(file);
+    if (rc) {
+        unmap_file(map, size);
+        return -1;
+    }
+    a->map = map, a->size = size;
+    return 0;
+}
+
+void array_close(Array *a)
+{
+    unmap_file(a->map, a->size);
+    *a = (Array){0};
+}
+
+double array_at(const Array *a, size_t i)
+{
+    return a->type->at(a->data + i * a->type->bytes);
+}
+
+/* The bytes that numpy.save writes: at least one space, a multiple of 64 in all, and room for the
+ * first axis to grow to 21 digits. */
+void npy_header(FILE *f, const char *descr, const size_t *shape, int n_dims)
+{
+    char h[256] = "";
+    int n = snprintf(h, sizeof h, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr);
+    MUST(n_dims <= ARRAY_DIMS);
+    for (int i = 0; i < n_dims; i++)
+        n += snprintf(h + n, sizeof h - (size_t)n, i ? ", %zu" : "%zu", shape[i]);
+    n += snprintf(h + n, sizeof h - (size_t)n, n_dims == 1 ? ",), }" : "), }");
+    size_t used = (size_t)n;
+    if (n_dims) used += 21 - (size_t)snprintf(NULL, 0, "%zu", shape[0]);
+    size_t total = ((10 + used + 1) / 64 + 1) * 64;
+    uint8_t pre[10] = {0x93,
+                       'N',
+                       'U',
+                       'M',
+                       'P',
+                       'Y',
+                       1,
+                       0,
+                       (uint8_t)((total - 10) & 255),
+                       (uint8_t)((total - 10) >> 8)};
+    fwrite(pre, 1, 10, f);
+    fprintf(f, "%-*s\n", (int)(total - 11), h);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const NamedArray *)a)->name, ((const NamedArray *)b)->name);
+}
+
+static size_t elements(const NamedArray *a)
+{
+    size_t n = 1;
+    for (int i = 0; i < a->n_dims; i++) n *= a->shape[i];
+    return n;
+}
+
+void safetensors_header(FILE *f, NamedArray *t, size_t n, const Metadata *meta, size_t n_meta)
+{
+    char *text = NULL;
+    size_t len = 0, at = 0;
+    FILE *h = open_memstream(&text, &len);
+    if (!h) die("out of memory");
+    if (n) qsort(t, n, sizeof *t, by_name);
+    fputs("{\"__metadata__\":{", h);
+    for (size_t i = 0; i < n_meta; i++) {
+        if (i) fputc(',', h);
+        json_str(h, meta[i].key, strlen(meta[i].key));
+        fputc(':', h);
+        json_str(h, meta[i].value, strlen(meta[i].value));
+    }
+    fputc('}', h);
+    for (size_t i = 0; i < n; i++) {
+        fputc(',', h);
+        json_str(h, t[i].name, strlen(t[i].name));
+        fputs(":{\"dtype\":\"F32\",\"shape\":[", h);
+        for (int d = 0; d < t[i].n_dims; d++) fprintf(h, "%s%zu", d ? "," : "", t[i].shape[d]);
+        fprintf(h, "],\"data_offsets\":[%zu,%zu]}", at, at + 4 * elements(&t[i]));
+        at += 4 * elements(&t[i]);
+    }
+    fputc('}', h);
+    while (ftell(h) % 8) fputc(' ', h);
+    if (fclose(h)) die("out of memory");
+    uint64_t n_header = len;
+    fwrite(&n_header, 8, 1, f);
+    fwrite(text, 1, len, f);
+    free(text);
+}
+
+/* ---------------------------------------------------------------- activations from files
+ * Queries and keys that another program computed, shown to a probe as the forward pass would show
+ * them: before and after rotation, then each query's row of causal attention, in the arithmetic of
+ * the forward pass. Values are not read, so a row has no output. */
+
+static const char axis_letters[N_AXES + 1] = "lbthd";
+
+/* Which axis of the file is which: their lengths and strides; one that is not there has length 1. */
+static int read_axes(Grid *g, const Array *a, const char *axes, const char *path, Err *e)
+{
+    if (!axes && a->n_dims > 3)
+        return err_usage(e, "%s has %d axes: name them with --axes, as bthd or lthd", path,
+                         a->n_dims);
+    if (!axes) axes = a->n_dims == 2 ? "td" : "thd";
+    for (int i = 0; i < N_AXES; i++) g->len[i] = 1, g->step[i] = 0;
+    if (strlen(axes) != (size_t)a->n_dims)
+        return err_usage(e, "--axes %s: expected %d letters, as many as %s has axes", axes,
+                         a->n_dims, path);
+    for (int i = 0; i < a->n_dims; i++) {
+        const char *at = strchr(axis_letters, axes[i]);
+        if (!at || strchr(axes + i + 1, axes[i]))
+            return err_usage(e,
+                             "--axes %s: expected each letter once, of l (layer), b (window), "
+                             "t (token), h (head) and d (channel)",
+                             axes);
+        if (a->shape[i] < 1 || a->shape[i] > INT_MAX / 2)
+            return err_set(e, "%s: axis %d: expected a length from 1 to %d, found %zu", path, i,
+                           INT_MAX / 2, a->shape[i]);
+        g->len[at - axis_letters] = (int)a->shape[i];
+        g->step[at - axis_letters] = a->stride[i];
+    }
+    if (strchr(axes, 't') && strchr(axes, 'd')) return 0;
+    return err_usage(e, "--axes %s: t (token) and d (channel) have to be among them", axes);
+}
+
+/* q and k agree in all but their heads; a key head serves as many queries as any other. */
+static int check_grids(const Activations *x, Err *e)
+{
+    static const char *const names[N_AXES] = {"layers", "windows", "tokens", "heads", "channels"};
+    const int *q = x->q_grid.len, *k = x->k_grid.len;
+    for (int i = 0; i < N_AXES; i++)
+        if (i != AXIS_H && q[i] != k[i])
+            return err_set(e, "%s: expected as many %s as in %s: %d, found %d", x->o.k, names[i],
+                           x->o.q, q[i], k[i]);
+    if (q[AXIS_H] % k[AXIS_H] == 0) return 0;
+    return err_set(e,
+                   "%s: expected a number of key heads that divides the %d query heads of %s, "
+                   "found %d",
+                   x->o.k, q[AXIS_H], x->o.q, k[AXIS_H]);
+}
+
+/* One choice of two words. */
+static int choose(const char *option, const char *value, const char *one, const char *two, Err *e)
+{
+    if (value && strcmp(value, one) == 0) return 0;
+    if (value && strcmp(value, two) == 0) return 1;
+    if (!value) return err_usage(e, "%s %s or %s: say which", option, one, two);
+    return err_usage(e, "%s %s: expected %s or %s", option, value, one, two);
+}
+
+/* The encoding that the options describe: its base, its pairs, its trained context. */
+static int read_encoding(Activations *x, Rope *r, Err *e)
+{
+    const ActivationOptions *o = &x->o;
+    int D = x->q_grid.len[AXIS_D], n_rot = o->n_rot ? o->n_rot : D;
+    int layout = choose("--layout", o->layout, "adjacent", "half", e);
+    int rotated = layout < 0 ? -1 : choose("--rotated", o->rotated, "no", "yes", e);
+    const RopeKind *kind = o->rope             ? rope_find(o->rope)
+                           : o->rope_scale > 0 ? &rope_linear
+                                               : &rope_plain;
+    if (rotated < 0) return -1;
+    x->rotated = rotated;
+    if (!kind) return err_usage(e, "--rope %s: there is no such kind", o->rope);
+    if (kind == &rope_linear && !(o->rope_scale > 0))
+        return err_usage(e, "--rope linear: give its factor with --rope-scale");
+    if (!(o->base > 0)) return err_usage(e, "--base: give the base of the frequencies, as 10000");
+    if (!(o->n_ctx > 0))
+        return err_usage(e, "--ctx: give the context the model was trained for, as 4096");
+    if (n_rot < 2 || n_rot % 2 || n_rot > D)
+        return err_usage(e, "--n-rot: expected an even number up to %d, the size of a head%s", D,
+                         o->n_rot ? "" : ", which is odd");
+    RopeParams p = {.head_dim = D,
+                    .n_rot = n_rot,
+                    .base = o->base,
+                    .factor = o->rope_scale > 0 ? o->rope_scale : 1,
+                    .n_ctx_orig = (int)fmin(o->n_ctx, INT_MAX)};
+    return rope_new(r, kind, &p, layout ? ROPE_HALF : ROPE_ADJACENT, e);
+}
+
+/* The positions of a file: one axis, whole numbers, one for each token. */
+static int read_position_file(Activations *x, const char *path, Err *e)
+{
+    Array a;
+    int T = x->q_grid.len[AXIS_T], rc = 0;
+    if (array_open(&a, path, e)) return -1;
+    if (a.n_dims != 1 || a.n != (size_t)T)
+        rc = err_set(e, "%s: expected one axis of %d positions, found %d with %zu values", path, T,
+                     a.n_dims, a.n);
+    for (int t = 0; !rc && t < T; t++) {
+        double v = array_at(&a, (size_t)t);
+        if (!(v >= 0 && v <= INT_MAX / 2 && v == floor(v)))
+            rc = err_set(e, "%s: position %d: expected a whole number from 0 to %d, found %g", path,
+                         t, INT_MAX / 2, v);
+        else
+            x->pos[t] = (int)v;
+    }
+    array_close(&a);
+    return rc;
+}
+
+/* A number: the position of the first token, the others follow it. Else a file. */
+static int read_positions(Activations *x, Err *e)
+{
+    char *end;
+    const char *s = x->o.pos ? x->o.pos : "0";
+    int T = x->q_grid.len[AXIS_T];
+    long first = strtol(s, &end, 10);
+    x->pos = xcalloc((size_t)T, sizeof *x->pos);
+    if (*end || end == s) return read_position_file(x, s, e);
+    if (first < 0 || first > INT_MAX / 2)
+        return err_usage(e, "--pos %s: expected a file, or a number from 0 to %d", s, INT_MAX / 2);
+    for (int t = 0; t < T; t++) x->pos[t] = (int)first + t;
+    return 0;
+}
+
+static int read_activations(Activations *x, Err *e)
+{
+    const ActivationOptions *o = &x->o;
+    Rope *r = xcalloc(1, sizeof *r);
+    if (read_axes(&x->q_grid, &x->q, o->axes, o->q, e) ||
+        read_axes(&x->k_grid, &x->k, o->axes, o->k, e) || check_grids(x, e) ||
+        read_positions(x, e) || read_encoding(x, r, e)) {
+        free(r);
+        return -1;
+    }
+    const int *q = x->q_grid.len;
+    Layer *y = xcalloc((size_t)q[AXIS_L], sizeof *y);
+    for (int l = 0; l < q[AXIS_L]; l++)
+        y[l] = (Layer){.n_heads = q[AXIS_H], .n_kv_heads = x->k_grid.len[AXIS_H]};
+    x->m = model_skeleton(&(ModelShape){.arch = "activations",
+                                        .n_layers = q[AXIS_L],
+                                        .head_dim = q[AXIS_D],
+                                        .n_ctx_train = r->p.n_ctx_orig,
+                                        .layer = y,
+                                        .rope = r,
+                                        .n_ropes = 1});
+    if (o->scale > 0) x->m->score_scale = (float)o->scale;
+    free(y);
+    sha256_hex(x->q.map, x->q.size, x->q_sha256);
+    sha256_hex(x->k.map, x->k.size, x->k_sha256);
+    return 0;
+}
+
+int activations_open(Activations *x, const ActivationOptions *o, Err *e)
+{
+    *x = (Activations){.o = *o};
+    if (!o->q || !o->k) return err_usage(e, "give both, queries with --q and keys with --k");
+    if (array_open(&x->q, o->q, e) == 0 && array_open(&x->k, o->k, e) == 0 &&
+        read_activations(x, e) == 0)
+        return 0;
+    activations_close(x);
+    return -1;
+}
+
+void activations_close(Activations *x)
+{
+    array_close(&x->q), array_close(&x->k);
+    skeleton_free(x->m);
+    free(x->pos);
+    *x = (Activations){0};
+}
+
+/* One layer of one window on its way to the probe. */
+typedef struct {
+    const Activations *x;
+    const Probe *p;
+    const Kernels *kernels;
+    int l, window;
+    float *q, *k; /* [H][T][D], [K][T][D], rotated */
+} Feed;
+
+/* One head of one layer and window, as floats [T][D]. */
+static void gather(const Feed *f, const Array *a, const Grid *g, int h, float *out)
+{
+    size_t T = (size_t)g->len[AXIS_T], D = (size_t)g->len[AXIS_D];
+    size_t at = (size_t)f->l * g->step[AXIS_L] + (size_t)f->window * g->step[AXIS_B] +
+                (size_t)h * g->step[AXIS_H];
+    for (size_t t = 0; t < T; t++)
+        for (size_t c = 0; c < D; c++)
+            *out++ = (float)array_at(a, at + t * g->step[AXIS_T] + c * g->step[AXIS_D]);
+}
+
+/* x[D] at position pos as it was before rotation: z e^(-i pos theta) / amplitude, in double. */
+static void turn_back(const Rope *r, float *x, int pos)
+{
+    for (int j = 0; j < r->n_pairs; j++) {
+        int ia, ib;
+        rope_pair(r, j, &ia, &ib);
+        double a = (double)x[ia], b = (double)x[ib], angle = -pos * r->inv_freq[j];
+        double c = cos(angle) / r->amplitude, s = sin(angle) / r->amplitude;
+        x[ia] = (float)(a * c - b * s);
+        x[ib] = (float)(a * s + b * c);
+    }
+}
+
+/* Head i: of the queries, then of the keys; both stages to the probe, the rotated one is kept. */
+static void feed_head(const Feed *f, int i)
+{
+    const Activations *x = f->x;
+    const Rope *r = x->m->rope;
+    int H = x->m->max_heads, T = x->q_grid.len[AXIS_T], h = i < H ? i : i - H;
+    size_t D = (size_t)x->m->head_dim, n = (size_t)T * D;
+    float *after = (i < H ? f->q : f->k) + (size_t)h * n;
+    float *before = xcalloc(n + D, sizeof *before);
+    gather(f, i < H ? &x->q : &x->k, i < H ? &x->q_grid : &x->k_grid, h, before);
+    memcpy(after, before, n * sizeof *after);
+    for (int t = 0; t < T; t++) {
+        if (x->rotated)
+            turn_back(r, before + (size_t)t * D, x->pos[t]);
+        else
+            rope_apply(r, after + (size_t)t * D, x->pos[t], before + n);
+    }
+    if (f->p->want & PROBE_QK) {
+        (i < H ? f->p->q : f->p->k)(f->p->ctx, f->l, h, BEFORE_ROPE, 0, T, before, D);
+        (i < H ? f->p->q : f->p->k)(f->p->ctx, f->l, h, AFTER_ROPE, 0, T, after, D);
+    }
+    free(before);
+}
+
+enum { FEED_ROWS = 16 }; /* queries that share one pass over the keys */
+
+/* Each query of a head over the keys up to its own: softmax(scale q . k), as forward computes it;
+ * memory for FEED_ROWS rows. */
+static void feed_rows(const Feed *f, int h)
+{
+    const Model *m = f->x->m;
+    int T = f->x->q_grid.len[AXIS_T], D = m->head_dim;
+    size_t head = (size_t)T * (size_t)D, row = (size_t)T;
+    const float *q = f->q + (size_t)h * head;
+    int kh = h / (m->max_heads / m->max_kv_heads);
+    const float *k = f->k + (size_t)kh * head;
+    float *weight = xcalloc((FEED_ROWS + 1) * row, sizeof *weight);
+    float *score = weight + FEED_ROWS * row;
+    for (int i = 0; i < T; i++) {
+        int first = i / FEED_ROWS * FEED_ROWS, n = T - first < FEED_ROWS ? T - first : FEED_ROWS;
+        if (i == first)
+            f->kernels->matmul(weight, row, k, (size_t)D, first + n, q + (size_t)first * (size_t)D,
+                               (size_t)D, n, D);
+        float *w = weight + (size_t)(i - first) * row;
+        for (int t = 0; t <= i; t++) w[t] *= m->score_scale;
+        memcpy(score, w, (size_t)(i + 1) * sizeof *w);
+        f->kernels->softmax(w, i + 1);
+        AttnRow r = {.l = f->l, .h = h, .kh = kh, .pos = i, .n_t = i + 1};
+        r.q = q + (size_t)i * (size_t)D, r.k = k + (size_t)i * (size_t)D;
+        r.scores = score, r.weights = w;
+        f->p->attn(f->p->ctx, &r);
+    }
+    free(weight);
+}
+
+void activations_feed(const Activations *x, int window, const Probe *p, const Kernels *kernels,
+                      int n_threads)
+{
+    const Model *m = x->m;
+    int H = m->max_heads, K = m->max_kv_heads;
+    size_t head = (size_t)x->q_grid.len[AXIS_T] * (size_t)m->head_dim;
+    Feed f = {.x = x, .p = p, .kernels = kernels, .window = window};
+    f.q = xcalloc((size_t)H * head, sizeof *f.q);
+    f.k = xcalloc((size_t)K * head, sizeof *f.k);
+    (void)n_threads; /* used by OpenMP alone */
+    for (f.l = 0; f.l < m->n_layers; f.l++) {
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
+        for (int i = 0; i < H + K; i++) feed_head(&f, i);
+        if (!(p->want & PROBE_ATTN)) continue;
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
+        for (int h = 0; h < H; h++) feed_rows(&f, h);
+    }
+    free(f.q), free(f.k);
+}
+
+/* ---------------------------------------------------------------- capture
+ * Chosen layers and heads of the first window, whole, under the names of TransformerLens. */
+
+static void chain_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t s)
+{
+    const ProbeChain *c = ctx;
+    for (int i = 0; i < 2; i++)
+        if (c->next[i]->want & PROBE_QK) c->next[i]->q(c->next[i]->ctx, l, h, stage, pos, n, q, s);
+}
+
+static void chain_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t s)
+{
+    const ProbeChain *c = ctx;
+    for (int i = 0; i < 2; i++)
+        if (c->next[i]->want & PROBE_QK) c->next[i]->k(c->next[i]->ctx, l, kh, stage, pos, n, k, s);
+}
+
+static void chain_attn(void *ctx, const AttnRow *row)
+{
+    const ProbeChain *c = ctx;
+    for (int i = 0; i < 2; i++)
+        if (c->next[i]->want & PROBE_ATTN) c->next[i]->attn(c->next[i]->ctx, row);
+}
+
+static void chain_resid(void *ctx, int l, int pos, int n, const float *x, size_t stride)
+{
+    const ProbeChain *c = ctx;
+    for (int i = 0; i < 2; i++)
+        if (c->next[i]->want & PROBE_RESID)
+            c->next[i]->resid(c->next[i]->ctx, l, pos, n, x, stride);
+}
+
+const Probe *probe_chain(ProbeChain *c, const Probe *first, const Probe *second)
+{
+    *c = (ProbeChain){{.want = first->want | second->want,
+                       .ctx = c,
+                       .q = chain_q,
+                       .k = chain_k,
+                       .attn = chain_attn,
+                       .resid = chain_resid},
+                      {first, second}};
+    return &c->probe;
+}
+
+/* "0,3-5" of n things: chosen[i] becomes i's place in ascending order, or -1. The number chosen, or
+ * -1. NULL chooses all. */
+static int read_list(const char *list, int n, int *chosen, const char *option, Err *e)
+{
+    const char *s = list;
+    int count = 0;
+    for (int i = 0; i < n; i++) chosen[i] = list ? -1 : 0;
+    while (s) {
+        char *end;
+        long a = strtol(s, &end, 10), b = a;
+        int bad = end == s || *s == '-' || *s == '+' || *s == ' ';
+        if (!bad && *end == '-') {
+            s = end + 1;
+            b = strtol(s, &end, 10);
+            bad = end == s || *s < '0' || *s > '9';
+        }
+        if (bad || a > b || b >= n || (*end && *end != ','))
+            return err_usage(e, "%s %s: expected numbers below %d, as 0,3-5", option, list, n);
+        for (long i = a; i <= b; i++) chosen[i] = 0;
+        s = *end ? end + 1 : NULL;
+    }
+    for (int i = 0; i < n; i++)
+        if (chosen[i] >= 0) chosen[i] = count++;
+    return count;
+}
+
+enum { CAP_Q, CAP_ROT_Q, CAP_K, CAP_ROT_K, CAP_Z, N_CAPS };
+static const char *const cap_names[] = {"q", "rot_q", "k", "rot_k", "z", "pattern"};
+
+typedef struct {
+    int n_heads, n_kv;   /* chosen ones */
+    int *head, *kv;      /* [H], [K]: place among the chosen, or -1 */
+    float *x[N_CAPS];    /* [room][chosen heads][D] */
+    int *filled[N_CAPS]; /* [chosen heads] tokens written */
+    float *pattern;      /* [chosen heads][room][room], or NULL */
+    int *channel;        /* [D] the file's channel of each channel written */
+} CaptureLayer;
+
+struct Capture {
+    const Model *m;
+    CaptureOptions o;
+    int room; /* tokens there is memory for */
+    Probe probe;
+    CaptureLayer *layer; /* [L]; n_heads 0: not chosen */
+};
+
+static int is_key(int what)
+{
+    return what == CAP_K || what == CAP_ROT_K;
+}
+
+/* n tokens from pos on, those of the first window that have room. Positions begin again in the next
+ * window; by then every place is filled. */
+static void capture_put(const Capture *c, int l, int what, int h, int pos, int n, const float *x,
+                        size_t stride)
+{
+    CaptureLayer *y = &c->layer[l];
+    if (!y->n_heads) return;
+    int place = is_key(what) ? y->kv[h] : y->head[h], D = c->m->head_dim;
+    int heads = is_key(what) ? y->n_kv : y->n_heads;
+    if (place < 0) return;
+    for (int i = 0; i < n; i++, x += stride) {
+        int *filled = &y->filled[what][place];
+        if (pos + i != *filled || *filled >= c->room) continue;
+        float *to = y->x[what] + ((size_t)*filled * (size_t)heads + (size_t)place) * (size_t)D;
+        for (int d = 0; d < D; d++) to[d] = x[what == CAP_Z ? d : y->channel[d]];
+        ++*filled;
+    }
+}
+
+static void capture_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t s)
+{
+    capture_put(ctx, l, stage == BEFORE_ROPE ? CAP_Q : CAP_ROT_Q, h, pos, n, q, s);
+}
+
+static void capture_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t s)
+{
+    capture_put(ctx, l, stage == BEFORE_ROPE ? CAP_K : CAP_ROT_K, kh, pos, n, k, s);
+}
+
+static void capture_attn(void *ctx, const AttnRow *row)
+{
+    const Capture *c = ctx;
+    const CaptureLayer *y = &c->layer[row->l];
+    if (!y->n_heads || y->head[row->h] < 0) return;
+    size_t place = (size_t)y->head[row->h], room = (size_t)c->room, pos = (size_t)row->pos;
+    if (y->pattern && row->pos == y->filled[CAP_Z][place] && pos < room)
+        memcpy(y->pattern + (place * room + pos) * room + row->t0, row->weights,
+               (size_t)row->n_t * sizeof *row->weights);
+    capture_put(c, row->l, CAP_Z, row->h, row->pos, 1, row->out, 0);
+}
+
+/* Channel d of half-split order: pair j is (j, j + P), then the channels that do not turn. */
+static int *half_split(const Rope *r, int D)
+{
+    int *from = xcalloc((size_t)D, sizeof *from);
+    for (int d = 0; d < D; d++) from[d] = d;
+    for (int j = 0; j < r->n_pairs; j++) rope_pair(r, j, &from[j], &from[j + r->n_pairs]);
+    return from;
+}
+
+/* Memory for the chosen heads of layer l, and the key heads that serve them. */
+static int capture_layer(Capture *c, int l, const CaptureOptions *o, Err *e)
+{
+    const Layer *ly = &c->m->layer[l];
+    CaptureLayer *y = &c->layer[l];
+    size_t D = (size_t)c->m->head_dim, room = (size_t)c->room;
+    y->head = xcalloc((size_t)ly->n_heads, sizeof *y->head);
+    y->kv = xcalloc((size_t)ly->n_kv_heads, sizeof *y->kv);
+    y->n_heads = read_list(o->heads, ly->n_heads, y->head, "--capture-heads", e);
+    if (y->n_heads < 0) return -1;
+    for (int kh = 0, group = ly->n_heads / ly->n_kv_heads; kh < ly->n_kv_heads; kh++) {
+        int used = 0;
+        for (int h = kh * group; h < (kh + 1) * group; h++) used |= y->head[h] >= 0;
+        y->kv[kh] = used ? y->n_kv++ : -1;
+    }
+    y->channel = half_split(&c->m->rope[ly->rope], c->m->head_dim);
+    for (int i = 0; i < N_CAPS; i++) {
+        size_t heads = (size_t)(is_key(i) ? y->n_kv : y->n_heads);
+        y->x[i] = xcalloc(room * heads, D * sizeof *y->x[i]);
+        y->filled[i] = xcalloc(heads, sizeof *y->filled[i]);
+    }
+    if (o->pattern) y->pattern = xcalloc((size_t)y->n_heads * room, room * sizeof *y->pattern);
+    return 0;
+}
+
+enum { MOST_PATTERN = 512 }; /* tokens of a captured pattern: it grows with their square */
+
+Capture *capture_new(const Model *m, const CaptureOptions *o, int n_ctx, Err *e)
+{
+    Capture *c = xcalloc(1, sizeof *c);
+    int *chosen = xcalloc((size_t)m->n_layers, sizeof *chosen), rc = 0;
+    c->m = m;
+    c->o = *o;
+    c->room = o->n_tokens && o->n_tokens < n_ctx ? o->n_tokens : n_ctx;
+    c->probe = (Probe){.want = PROBE_QK | PROBE_ATTN,
+                       .ctx = c,
+                       .q = capture_q,
+                       .k = capture_k,
+                       .attn = capture_attn};
+    c->layer = xcalloc((size_t)m->n_layers, sizeof *c->layer);
+    if (o->pattern && c->room > MOST_PATTERN)
+        rc = err_usage(e,
+                       "--capture-pattern: expected --capture-tokens %d at most; a window has "
+                       "%d",
+                       MOST_PATTERN, n_ctx);
+    if (!rc) rc = read_list(o->layers, m->n_layers, chosen, "--capture-layers", e) < 0;
+    for (int l = 0; !rc && l < m->n_layers; l++)
+        if (chosen[l] >= 0) rc = capture_layer(c, l, o, e);
+    free(chosen);
+    if (!rc) return c;
+    capture_free(c);
+    return NULL;
+}
+
+const Probe *capture_probe(const Capture *c)
+{
+    return &c->probe;
+}
+
+void capture_free(Capture *c)
+{
+    if (!c) return;
+    for (int l = 0; l < c->m->n_layers; l++) {
+        CaptureLayer *y = &c->layer[l];
+        for (int i = 0; i < N_CAPS; i++) free(y->x[i]), free(y->filled[i]);
+        free(y->head), free(y->kv), free(y->pattern), free(y->channel);
+    }
+    free(c->layer);
+    free(c);
+}
+
+/* Tokens that every chosen head has. */
+static int capture_tokens(const Capture *c)
+{
+    int n = c->room;
+    for (int l = 0; l < c->m->n_layers; l++)
+        for (int i = 0; c->layer[l].n_heads && i < N_CAPS; i++)
+            for (int h = 0; h < (is_key(i) ? c->layer[l].n_kv : c->layer[l].n_heads); h++)
+                if (c->layer[l].filled[i][h] < n) n = c->layer[l].filled[i][h];
+    return n;
+}
+
+/* The rows of a pattern [heads][room][room] drawn together to [heads][n][n]. */
+static void pack_pattern(CaptureLayer *y, size_t room, size_t n)
+{
+    for (size_t h = 0; y->pattern && n < room && h < (size_t)y->n_heads; h++)
+        for (size_t i = 0; i < n; i++)
+            memmove(y->pattern + (h * n + i) * n, y->pattern + (h * room + i) * room,
+                    n * sizeof *y->pattern);
+}
+
+/* The arrays of one layer, T tokens each. The number added to a. */
+static int capture_arrays(const Capture *c, int l, int T, NamedArray *a, char (*names)[64])
+{
+    const CaptureLayer *y = &c->layer[l];
+    int n = !y->n_heads ? 0 : y->pattern ? N_CAPS + 1 : N_CAPS;
+    size_t t = (size_t)T, D = (size_t)c->m->head_dim;
+    for (int i = 0; i < n; i++) {
+        size_t heads = (size_t)(is_key(i) ? y->n_kv : y->n_heads);
+        snprintf(names[i], sizeof *names, "blocks.%d.attn.hook_%s", l, cap_names[i]);
+        if (i < N_CAPS)
+            a[i] = (NamedArray){names[i], 3, {t, heads, D}, y->x[i]};
+        else
+            a[i] = (NamedArray){names[i], 3, {heads, t, t}, y->pattern};
+    }
+    return n;
+}
+
+/* What the arrays are, and how they were made. */
+static void capture_header(const Capture *c, const Provenance *p, int T, NamedArray *a, size_t n,
+                           FILE *f)
+{
+    const Rope *r = &c->m->rope[0];
+    char tokens[16], rope[256];
+    snprintf(tokens, sizeof tokens, "%d", T);
+    snprintf(rope, sizeof rope,
+             "%s, base %.9g, factor %.9g, amplitude %.9g, %d of %d channels rotated, trained "
+             "context %d; pairs in the model file: %s",
+             r->kind->name, r->p.base, r->p.factor, r->amplitude, 2 * r->n_pairs, c->m->head_dim,
+             r->p.n_ctx_orig, r->layout == ROPE_HALF ? "half-split" : "adjacent");
+    const Metadata meta[] = {
+        {"activations", p->exact ? "float" : "int8"},
+        {"bos_policy", or_dash(p->bos_policy)},
+        {"channels", "half-split, as in Hugging Face files: rotary pair j of P is (j, j + P)"},
+        {"heads", c->o.heads ? c->o.heads : "all"},
+        {"intervention", or_dash(p->rope_override)},
+        {"kv_heads", "those that serve the chosen heads, not repeated: [pos, kv_head, d_head]"},
+        {"layers", c->o.layers ? c->o.layers : "all"},
+        {"model", or_dash(p->model_path)},
+        {"model_sha256", or_dash(p->model_sha256)},
+        {"n_tokens", tokens},
+        {"names", "TransformerLens: hook_q and hook_k before rotation, hook_rot_q and hook_rot_k "
+                  "after it, hook_z [pos, head, d_head], hook_pattern [head, query, key]; hook_v "
+                  "is not observed"},
+        {"rope", rope},
+        {"text", or_dash(p->text_path)},
+        {"text_sha256", or_dash(p->text_sha256)},
+        {"version", "ropescope " ROPESCOPE_VERSION},
+    };
+    safetensors_header(f, a, n, meta, sizeof meta / sizeof *meta);
+}
+
+void capture_write(Capture *c, const Provenance *p, FILE *f)
+{
+    int T = capture_tokens(c), n = 0, n_layers = c->m->n_layers;
+    NamedArray *a = xcalloc((size_t)n_layers * (N_CAPS + 1), sizeof *a);
+    char(*names)[64] = xcalloc((size_t)n_layers * (N_CAPS + 1), sizeof *names);
+    locale_t old = c_numbers();
+    for (int l = 0; l < n_layers; l++) {
+        pack_pattern(&c->layer[l], (size_t)c->room, (size_t)T);
+        n += capture_arrays(c, l, T, a + n, names + n);
+    }
+    capture_header(c, p, T, a, (size_t)n, f);
+    for (int i = 0; i < n; i++) fwrite(a[i].data, sizeof *a[i].data, elements(&a[i]), f);
+    restore_numbers(old);
+    free(names);
+    free(a);
 }
 
 /* ---------------------------------------------------------------- SHA-256 */

@@ -69,6 +69,10 @@ void bytes_add(Bytes *b, const char *s, size_t n);
 /* The whole of a file ("-" is stdin), terminated, appended to b. 0 or -1. */
 int bytes_read(Bytes *b, const char *path, Err *e) MUST_USE;
 
+/* A whole file, mapped read-only; it has one byte at least. NULL on error. */
+const uint8_t *map_file(const char *path, size_t *size, Err *e) MUST_USE;
+void unmap_file(const uint8_t *map, size_t size);
+
 /* An output file that appears whole or not at all: written beside its place, then renamed. */
 typedef struct {
     FILE *f;
@@ -284,6 +288,9 @@ void rope_free(Rope *r);
 /* The two members of pair j within a head: their value numbers in this file's layout. */
 void rope_pair(const Rope *r, int j, int *a, int *b);
 
+/* Turns one head x[head_dim] to position pos as forward does; angles: room for 2 P floats. */
+void rope_apply(const Rope *r, float *x, int pos, float *angles);
+
 /* run.c, then rope/: one row each. */
 extern const RopeKind rope_plain, rope_none, rope_linear;
 
@@ -328,6 +335,18 @@ typedef struct {
     double rope_factor; /* context scaling, 0 = as the file says */
 } ModelOptions;
 
+/* What an analysis needs to know of a model when there is no file of weights. */
+typedef struct {
+    const char *arch; /* a name, copied */
+    int n_layers, head_dim, n_ctx_train;
+    const Layer *layer; /* [L] n_heads, n_kv_heads, window and rope are used */
+    Rope *rope;         /* [n_ropes] allocated; the model takes it over */
+    int n_ropes;
+} ModelShape;
+
+Model *model_skeleton(const ModelShape *s); /* a model without tensors: nothing can run it */
+void skeleton_free(Model *m);
+
 int model_open(Model *m, const char *path, const ModelOptions *opt, Err *e) MUST_USE;
 /* Takes over an open g (closed with the model, and on error). */
 int model_bind(Model *m, Gguf *g, const ModelOptions *opt, Err *e) MUST_USE;
@@ -344,7 +363,7 @@ typedef struct {
     const float *q, *k;   /* [D] after rotation: the query, and the key of the same token */
     const float *scores;  /* [n_t] scaled, before softmax */
     const float *weights; /* [n_t] after softmax */
-    const float *out;     /* [D] sum of weight * v */
+    const float *out;     /* [D] sum of weight * v; NULL where v is not known */
 } AttnRow;
 
 /* An observer. q, k and attn are called once per head and batch, heads in parallel, batches in
@@ -504,6 +523,7 @@ typedef struct {
     const char *pre_override;  /* --pre NAME, or NULL */
     int text_cut;              /* -n left out the rest of the text */
     size_t bytes_left_out;     /* bytes of the text without a token */
+    const struct Activations *files; /* q and k are from files, no model was run; or NULL */
 } Provenance;
 
 typedef struct Analysis Analysis;
@@ -545,6 +565,103 @@ int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FI
 
 /* One self-contained page from the JSON text of analysis_json. */
 int report_html(const char *json, size_t n, FILE *f, Err *e) MUST_USE;
+
+/* Array files. An element is found by its number in the file: the sum of index times stride. */
+enum { ARRAY_DIMS = 5 };
+
+typedef struct {
+    const struct ArrayType *type;
+    int n_dims;
+    size_t shape[ARRAY_DIMS], stride[ARRAY_DIMS], n; /* n: all elements */
+    const uint8_t *data;
+    const uint8_t *map; /* the file; NULL: it belongs to the caller of array_parse */
+    size_t size;
+} Array;
+
+/* FILE.npy, FILE.safetensors (of one tensor) or FILE.safetensors:NAME. On -1 a holds nothing. */
+int array_open(Array *a, const char *path, Err *e) MUST_USE;
+/* The same over memory of the caller; path is used in messages only; name may be NULL. */
+int array_parse(Array *a, const char *path, const char *name, const uint8_t *data, size_t size,
+                Err *e) MUST_USE;
+void array_close(Array *a);
+double array_at(const Array *a, size_t i); /* i < n */
+
+/* What comes before the values of a .npy file, in C order; descr as "<f4". */
+void npy_header(FILE *f, const char *descr, const size_t *shape, int n_dims);
+
+/* One float32 tensor to be written. */
+typedef struct {
+    const char *name;
+    int n_dims;
+    size_t shape[ARRAY_DIMS];
+    const float *data; /* for the caller's use */
+} NamedArray;
+
+typedef struct {
+    const char *key, *value;
+} Metadata;
+
+/* What comes before the values of a safetensors file. Sorts t by name; the caller writes the values
+ * in that order. The same input gives the same bytes. */
+void safetensors_header(FILE *f, NamedArray *t, size_t n, const Metadata *meta, size_t n_meta);
+
+/* Queries and keys of any program. Strings are not owned; 0 or NULL: the default. */
+typedef struct {
+    const char *q, *k;            /* as array_open takes them */
+    const char *axes;             /* a letter of lbthd per axis; td or thd */
+    const char *pos;              /* a number: the first position (0); or a file of all */
+    const char *layout, *rotated; /* half or adjacent, yes or no: required */
+    const char *rope;             /* kind (plain) */
+    int n_rot;                    /* (the whole head) */
+    double base, n_ctx;           /* required */
+    double rope_scale, scale;     /* scale: of scores (1 / sqrt D) */
+} ActivationOptions;
+
+enum { AXIS_L, AXIS_B, AXIS_T, AXIS_H, AXIS_D, N_AXES };
+
+typedef struct {
+    int len[N_AXES];
+    size_t step[N_AXES]; /* in elements */
+} Grid;
+
+typedef struct Activations {
+    ActivationOptions o;
+    Array q, k;
+    Grid q_grid, k_grid;
+    char q_sha256[65], k_sha256[65];
+    int rotated;
+    int *pos; /* [T] */
+    Model *m; /* a skeleton */
+} Activations;
+
+int activations_open(Activations *x, const ActivationOptions *o, Err *e) MUST_USE;
+void activations_close(Activations *x);
+/* Shows one window (b of the axes) to a probe as forward would; attn gets no output (NULL). */
+void activations_feed(const Activations *x, int window, const Probe *p, const Kernels *kernels,
+                      int n_threads);
+
+/* Two probes, one after the other. c must stay where it is. */
+typedef struct {
+    Probe probe;
+    const Probe *next[2];
+} ProbeChain;
+
+const Probe *probe_chain(ProbeChain *c, const Probe *first, const Probe *second);
+
+/* Lists as "0,3-5"; NULL: all. */
+typedef struct {
+    const char *layers, *heads;
+    int n_tokens; /* of the first window; 0: all */
+    int pattern;  /* attention, too */
+} CaptureOptions;
+
+typedef struct Capture Capture;
+
+/* Takes all its memory at once. NULL on error. */
+Capture *capture_new(const Model *m, const CaptureOptions *o, int n_ctx, Err *e) MUST_USE;
+const Probe *capture_probe(const Capture *c);
+void capture_write(Capture *c, const Provenance *p, FILE *f); /* safetensors; once */
+void capture_free(Capture *c);
 
 void sha256_hex(const void *data, size_t n, char out[65]);
 /* JSON string with quotes; invalid UTF-8 becomes U+FFFD. */

@@ -1080,6 +1080,12 @@ static void rotate(const Rope *r, float *x, const float *cs, const float *sn)
     }
 }
 
+void rope_apply(const Rope *r, float *x, int pos, float *angles)
+{
+    rope_table(r, angles, angles + r->n_pairs, pos, 1);
+    rotate(r, x, angles, angles + r->n_pairs);
+}
+
 /* ------------------------------------------------------------ 6 attention */
 
 /* Value c of key (or value) t of kv head kh of layer l in a cache of [n_ctx][D] per head. */
@@ -1729,7 +1735,7 @@ int gguf_parse(Gguf *g, const char *path, const uint8_t *data, size_t size, Err 
 }
 
 /* Maps a whole regular file read-only. NULL on error. */
-static const uint8_t *map_file(const char *path, size_t *size, Err *e)
+const uint8_t *map_file(const char *path, size_t *size, Err *e)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -1751,13 +1757,18 @@ static const uint8_t *map_file(const char *path, size_t *size, Err *e)
     return map == MAP_FAILED ? NULL : map;
 }
 
+void unmap_file(const uint8_t *map, size_t size)
+{
+    if (map) munmap((void *)(uintptr_t)map, size);
+}
+
 int gguf_open(Gguf *g, const char *path, Err *e)
 {
     size_t size;
     const uint8_t *map = map_file(path, &size, e);
     if (!map) return -1;
     if (gguf_parse(g, path, map, size, e)) {
-        munmap((void *)(uintptr_t)map, size);
+        unmap_file(map, size);
         return -1;
     }
     g->borrowed = 0;
@@ -1766,7 +1777,7 @@ int gguf_open(Gguf *g, const char *path, Err *e)
 
 void gguf_close(Gguf *g)
 {
-    if (g->map && !g->borrowed) munmap((void *)(uintptr_t)g->map, g->size);
+    if (!g->borrowed) unmap_file(g->map, g->size);
     free(g->path);
     free(g->keys);
     free(g->tensors);
@@ -2334,6 +2345,47 @@ void model_close(Model *m)
     *m = (Model){0};
 }
 
+/* A Model over a name that it owns; the Model comes first, so that the address serves for both. */
+typedef struct {
+    Model m;
+    Arch arch;
+    char name[64];
+} NamedModel;
+
+Model *model_skeleton(const ModelShape *s)
+{
+    NamedModel *n = xcalloc(1, sizeof *n);
+    Model *m = &n->m;
+    snprintf(n->name, sizeof n->name, "%s", s->arch);
+    n->arch = (Arch){.name = n->name, .layout = s->rope->layout, .rope_base = s->rope->p.base};
+    *m = (Model){.arch = &n->arch,
+                 .n_layers = s->n_layers,
+                 .head_dim = s->head_dim,
+                 .n_ctx_train = s->n_ctx_train,
+                 .score_scale = (float)(1.0 / sqrt((double)s->head_dim)),
+                 .rope = s->rope,
+                 .n_ropes = s->n_ropes};
+    m->layer = xcalloc((size_t)s->n_layers, sizeof *m->layer);
+    for (int l = 0; l < s->n_layers; l++) {
+        Layer *y = &m->layer[l];
+        *y = (Layer){.n_heads = s->layer[l].n_heads,
+                     .n_kv_heads = s->layer[l].n_kv_heads,
+                     .window = s->layer[l].window,
+                     .rope = s->layer[l].rope};
+        MUST(y->n_kv_heads > 0 && y->n_heads % y->n_kv_heads == 0 && y->rope < s->n_ropes);
+        if (y->n_heads > m->max_heads) m->max_heads = y->n_heads;
+        if (y->n_kv_heads > m->max_kv_heads) m->max_kv_heads = y->n_kv_heads;
+    }
+    return m;
+}
+
+void skeleton_free(Model *m)
+{
+    if (!m) return;
+    model_close(m);
+    free(m);
+}
+
 /* ------------------------------------------------------------ 9 state */
 
 #ifdef __linux__
@@ -2629,12 +2681,15 @@ typedef struct {
     int top_k, repeat_last_n;
     double seed;
     AnalysisOptions analysis;
-    double base, eps, tolerance; /* bounds; check */
+    double base, eps, tolerance; /* bounds, --q and --k; check */
     int n_rot;
     const char *bounds;
     CheckOptions check;
     int *status; /* NULL, or where check leaves what it found: &found */
     int found;   /* exit status when nothing is wrong */
+    ActivationOptions files;
+    CaptureOptions capture;
+    const char *capture_file;
 } Options;
 
 typedef struct {
@@ -2710,15 +2765,36 @@ static const Option option_table[] = {
      "queries behind alpha_1 of the sink metric (64)"},
     {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N",
      "P of x = theta P, instead of the file's"},
-    {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "B", "N", "the same as --train-ctx"},
-    {"base", 0, O_NUM, F(base), 1, 1e15, "B", "X",
+    {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N", "the same as --train-ctx"},
+    {"base", 0, O_NUM, F(base), 1, 1e15, "aB", "X",
      "without a model: base of theta_j = base^(-2j/n_rot)"},
-    {"n-rot", 0, O_INT, F(n_rot), 2, 16384, "B", "N", "without a model: rotated values of a head"},
+    {"n-rot", 0, O_INT, F(n_rot), 2, 16384, "aB", "N",
+     "without a model: rotated values of a head (--q and --k: all)"},
     {"eps", 0, O_NUM, F(eps), 1e-6, 0.999999, "B", "X", "eps of Liu's bounds on the base (0.9)"},
     {"bounds", 0, O_STR, F(bounds), 0, 0, "k", "LIST",
      "the bounds judged (F1,B1,B3): of F1,F2,T3,B1,B2,B3,B4, or all"},
     {"tolerance", 0, O_NUM, F(tolerance), 0, 1, "k", "X",
      "share of exceptions that a judged bound may have (0.1)"},
+    {"q", 0, O_STR, F(files.q), 0, 0, "a", "FILE",
+     "no model: queries from a .npy or .safetensors[:NAME] file"},
+    {"k", 0, O_STR, F(files.k), 0, 0, "a", "FILE", "and keys"},
+    {"axes", 0, O_STR, F(files.axes), 0, 0, "a", "LETTERS",
+     "axes of --q and --k: l layer, b window, t token, h head, d channel (thd)"},
+    {"layout", 0, O_STR, F(files.layout), 0, 0, "a", "half|adjacent",
+     "where --q and --k have the two members of a pair"},
+    {"rotated", 0, O_STR, F(files.rotated), 0, 0, "a", "yes|no",
+     "are --q and --k from after the rotation?"},
+    {"pos", 0, O_STR, F(files.pos), 0, 0, "a", "N|FILE",
+     "position of the first token of --q and --k, or a file of all (0)"},
+    {"scale", 0, O_NUM, F(files.scale), 1e-9, 1e9, "a", "X",
+     "factor of the scores of --q and --k (1 / sqrt of the head size)"},
+    {"capture", 0, O_STR, F(capture_file), 0, 0, "a", "FILE",
+     "write q, k and head outputs of the first window to a safetensors file"},
+    {"capture-layers", 0, O_STR, F(capture.layers), 0, 0, "a", "LIST", "of these layers: 0,3-5"},
+    {"capture-heads", 0, O_STR, F(capture.heads), 0, 0, "a", "LIST", "of these query heads"},
+    {"capture-tokens", 0, O_INT, F(capture.n_tokens), 1, 1e9, "a", "N", "of the first N tokens"},
+    {"capture-pattern", 0, O_FLAG, F(capture.pattern), 0, 0, "a", "",
+     "the rows of attention, too (512 tokens at most)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
     {"output", 'o', O_STR, F(out), 0, 0, "itpbarB", "FILE", "write there instead of to stdout"},
     {"json", 0, O_FLAG, F(json), 0, 0, "itpbaB", "", "data as JSON"},
@@ -3810,6 +3886,40 @@ static void show_analysis(const Analysis *a, const Provenance *p, const Options 
         analysis_print(a, p, f, use_color(o));
 }
 
+/* --capture: a second probe behind the analysis, and the file it fills. */
+typedef struct {
+    Capture *capture; /* NULL: none */
+    ProbeChain chain;
+    OutFile out;
+} Recorder;
+
+static int record_begin(Recorder *r, const Model *m, const Options *o, int n_ctx, Err *e)
+{
+    if (!o->capture_file &&
+        (o->capture.layers || o->capture.heads || o->capture.n_tokens || o->capture.pattern))
+        return err_usage(e, "--capture FILE: say where to");
+    if (!o->capture_file) return 0;
+    if (o->capture_file && o->out && strcmp(o->capture_file, o->out) == 0)
+        return err_usage(e, "--capture and -o name the same file");
+    if (!(r->capture = capture_new(m, &o->capture, n_ctx, e))) return -1;
+    if (out_open(&r->out, o->capture_file, e) == 0) return 0;
+    capture_free(r->capture);
+    return -1;
+}
+
+static const Probe *record_probe(Recorder *r, const Probe *p)
+{
+    return r->capture ? probe_chain(&r->chain, p, capture_probe(r->capture)) : p;
+}
+
+static int record_end(Recorder *r, const Provenance *p, Err *e)
+{
+    if (!r->capture) return 0;
+    capture_write(r->capture, p, r->out.f);
+    capture_free(r->capture);
+    return out_close(&r->out, e);
+}
+
 static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
 {
     Tokens ids = {0};
@@ -3826,24 +3936,85 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
                                      : o->rope_scale > 0 ? "linear"
                                                          : NULL,
                     .pre_override = o->pre};
+    Recorder rec = {0};
     if (ss->s.n_ctx < 2)
         return err_usage(e, "-c %d: a window needs 2 tokens at least", ss->s.n_ctx);
-    int rc = analyze_text(ss, o, &ids, &p, e);
+    int rc = analyze_text(ss, o, &ids, &p, e) || record_begin(&rec, &ss->m, o, ss->s.n_ctx, e);
     if (!rc) {
         Analysis *a = analysis_new(&ss->m, &o->analysis);
         sha256_hex(ss->m.g.map, ss->m.g.size, p.model_sha256);
-        ss->s.probe = analysis_probe(a);
+        ss->s.probe = record_probe(&rec, analysis_probe(a));
         analyze_windows(ss, a, &ids, &p);
         p.interrupted = interrupted != 0;
         show_analysis(a, &p, o, out->f);
         analysis_free(a);
+        rc = record_end(&rec, &p, e);
     }
     free(ids.id);
+    return rc ? -1 : 0;
+}
+
+static void analyze_activations(const Activations *x, const Options *o, const Kernels *k,
+                                OutFile *out)
+{
+    int T = x->q_grid.len[AXIS_T], B = x->q_grid.len[AXIS_B];
+    Provenance p = {.isa = k->name,
+                    .n_ctx = T,
+                    .bos_id = -1,
+                    .exact = 1,
+                    .n_threads = o->n_threads ? o->n_threads : default_threads(),
+                    .files = x};
+    AnalysisOptions ao = o->analysis;
+    ao.isa = k->name;
+    Analysis *a = analysis_new(x->m, &ao);
+    double t0 = now();
+#ifndef _OPENMP
+    p.n_threads = 1;
+#endif
+    for (int b = 0; b < B && !interrupted; b++) {
+        analysis_window(a);
+        activations_feed(x, b, analysis_probe(a), k, p.n_threads);
+        p.n_windows++;
+        p.n_tokens += (uint64_t)T;
+        progress("analyze", (b + 1.0) * T, (double)B * T, t0);
+    }
+    p.interrupted = interrupted != 0;
+    show_analysis(a, &p, o, out->f);
+    analysis_free(a);
+}
+
+/* --q and --k: activations of another program in the place of a model and a text. */
+static int run_activations(const Options *o, Err *e)
+{
+    ActivationOptions ao = o->files;
+    Activations x;
+    OutFile out;
+    ao.rope = o->rope;
+    ao.rope_scale = o->rope_scale;
+    ao.n_ctx = o->analysis.n_ctx;
+    ao.base = o->base;
+    ao.n_rot = o->n_rot;
+    if (o->model || o->prompt || o->file || o->n_ctx || o->n_predict > 0 || o->capture_file)
+        return err_usage(e, "--q and --k take the place of a model and a text: no MODEL, -p, -f, "
+                            "-n, -c or --capture with them");
+    const Kernels *k = kernels_pick(o->isa, e);
+    if (!k || activations_open(&x, &ao, e)) return -1;
+    int rc = out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        analyze_activations(&x, o, k, &out);
+        rc = out_close(&out, e);
+    }
+    activations_close(&x);
     return rc;
 }
 
 static int run_analyze(Options *o, Err *e)
 {
+    const ActivationOptions *f = &o->files;
+    if (f->q || f->k) return run_activations(o, e);
+    if (f->axes || f->layout || f->rotated || o->base > 0 || o->n_rot || f->pos || f->scale > 0)
+        return err_usage(e, "--axes, --layout, --rotated, --base, --n-rot, --pos and --scale "
+                            "describe the files of --q and --k, which are missing");
     if (!o->n_ctx) o->n_ctx = 512;
     return with_output(o, !o->int8, analyze_session, e);
 }

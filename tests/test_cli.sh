@@ -332,6 +332,78 @@ if [ -c /dev/full ]; then
     ok "check on a full disk: 2" exits 2
 fi
 
+# ---- activations from files, and captures
+
+# npy SHAPE BYTES: a float32 .npy file of zeros, on stdout.
+npy() {
+    header="{'descr': '<f4', 'fortran_order': False, 'shape': $1, }"
+    printf '\223NUMPY\001\000\166\000%-117s\n' "$header"
+    head -c "$2" /dev/zero
+}
+npy '(5, 4, 6)' 480 >"$dir/q.npy"
+npy '(5, 2, 6)' 240 >"$dir/k.npy"
+npy '(5, 3, 6)' 360 >"$dir/k3.npy"
+npy '(5, 2, 6)' 236 >"$dir/cut.npy"
+qk="--q $dir/q.npy --k $dir/k.npy"
+how="--base 10000 --ctx 512 --layout half --rotated yes"
+run analyze $qk $how
+ok "analyze --q --k runs without a model" exits 0
+ok "and says what was read" says "activations from files"
+ok "and the heads it found" says "4 query / 2 kv heads of 6"
+run analyze $qk $how --json
+ok "analyze --q --k --json parses" is_json "$out"
+ok "its JSON names the files" matches '"q":".*q.npy","q_sha256":"[0-9a-f]{64}","k":".*k.npy"' "$out"
+ok "and no model" says '"model":null'
+cp "$out" "$dir/files.json"
+run report "$dir/files.json" -o "$dir/files.html"
+ok "report makes a page of it" exits 0
+ok "the page names the files" matches 'Queries, from the file.*q.npy' "$dir/files.html"
+refused 2 "take the place of a model" analyze $model $qk $how
+refused 2 "take the place of a model" analyze $qk $how -f $sample
+refused 2 "both" analyze --q "$dir/q.npy" $how
+refused 2 "which are missing" analyze $model -f $sample --base 10000
+refused 2 "\-\-layout half or\|\-\-layout adjacent or" analyze $qk --base 10000 --ctx 512 --rotated yes
+refused 2 "expected no or yes" analyze $qk --base 10000 --ctx 512 --layout half --rotated perhaps
+refused 2 "\-\-ctx" analyze $qk --base 10000 --layout half --rotated yes
+refused 2 "as many as" analyze $qk $how --axes td
+refused 2 "even number up to 6" analyze $qk $how --n-rot 8
+refused 1 "divides the 4 query heads" analyze --q "$dir/q.npy" --k "$dir/k3.npy" $how
+refused 1 "found 236 bytes" analyze --q "$dir/q.npy" --k "$dir/cut.npy" $how
+refused 1 "no-such" analyze --q "$dir/no-such.npy" --k "$dir/k.npy" $how
+refused 1 "found neither" analyze --q $sample --k "$dir/k.npy" $how
+refused 1 "no name\|cannot be opened" analyze --q "$dir/q.npy:q" --k "$dir/k.npy" $how
+
+run analyze $model -f $sample -n 300 -c 300 --json --capture "$dir/c.safetensors" --capture-layers 0,2-3 \
+    --capture-tokens 90 --capture-pattern
+ok "analyze --capture runs" exits 0
+cp "$out" "$dir/captured.json"
+run analyze $model -f $sample -n 300 -c 300 --json
+ok "a capture does not change the reading" cmp -s "$out" "$dir/captured.json"
+run analyze $model -f $sample -n 300 -c 300 --json -t 1 -b 19 --capture "$dir/c2.safetensors" \
+    --capture-layers 0,2-3 --capture-tokens 90 --capture-pattern
+ok "the same capture with other threads and batches" cmp -s "$dir/c.safetensors" "$dir/c2.safetensors"
+refused 2 "say where to" analyze $model -f $sample --capture-layers 0
+refused 2 "name the same file" analyze $model -f $sample --capture "$dir/x" -o "$dir/x"
+refused 2 "\-\-capture-layers 99" analyze $model -f $sample --capture "$dir/x" --capture-layers 99
+run analyze $model -f $sample -c 600 --capture "$dir/x" --capture-pattern # and a warning: -c 600
+ok "too large a pattern: 2" exits 2
+ok "and it says how much is not" complains "512 at most"
+refused 1 "there are: 'blocks.0" analyze --q "$dir/c.safetensors" --k "$dir/k.npy" $how
+ok "a refused capture leaves no file" [ ! -e "$dir/x" ]
+
+# its statistics by numpy, against the reading
+python=${PYTHON:-python3}
+if command -v "$python" >/dev/null 2>&1 && "$python" -c 'import numpy' 2>/dev/null; then
+    run analyze $model -f $sample -n 100 -c 128 --json --capture "$dir/n.safetensors" --capture-pattern
+    cp "$out" "$dir/n.json"
+    last="tests/check_capture.py"
+    record "$python" tests/check_capture.py "$dir/n.safetensors" "$dir/n.json"
+    ok "numpy finds the same in a capture" exits 0
+    grep '^skipped' "$out"
+else
+    echo "skipped: statistics of a capture by numpy: no Python with numpy (PYTHON=...)"
+fi
+
 # ---- interruption
 
 i=0
