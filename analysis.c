@@ -1230,7 +1230,7 @@ static int next_exception(const Reading *r, const Bound *b, int *i, int *j)
 static void say(Bytes *out, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static void say(Bytes *out, const char *fmt, ...)
 {
-    char s[1024];
+    char s[2048];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(s, sizeof s, fmt, ap);
@@ -1384,6 +1384,9 @@ static int any_rotated(const Analysis *a)
 static void say_made(const Reading *r, Bytes *out)
 {
     const Provenance *p = r->p;
+    if (p->edits)
+        say(out, "Intervention: this is an edited run, with %s; all that follows is of it.",
+            p->edits);
     if (p->files)
         say(out, "Queries and keys were read from files: no model was run here, and attention was "
                  "computed from them.");
@@ -1587,6 +1590,7 @@ static void print_header(const Term *t, const Analysis *a, const Provenance *p)
             m->arch ? m->arch->name : "-", m->n_layers, plural((uint64_t)m->n_layers), m->max_heads,
             m->max_kv_heads, m->head_dim, m->n_embd, m->n_vocab);
     for (int i = 0; i < m->n_ropes; i++) print_axis(f, a, i);
+    if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
     if (p->rope_override)
         fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
                 p->rope_override, t->off);
@@ -1853,6 +1857,7 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
     json_text(f, "bos_policy", p->bos_policy);
     json_text(f, "rope_override", p->rope_override);
     json_text(f, "pre_override", p->pre_override);
+    json_text(f, "edits", p->edits);
     json_text(f, "activations", p->files ? "from files" : p->exact ? "float" : "int8");
     if (p->files) json_files(f, p->files);
     double one = p->files ? NONE : 1; /* without a model there is no such number */
@@ -2982,6 +2987,524 @@ int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FI
     return status;
 }
 
+/* ---------------------------------------------------------------- interventions
+ * What an edited run drops or replaces, and the report of `ablate`: the same windows of the same
+ * tokens, unedited and edited, and as many random pairs dropped as a control. */
+
+static Pairs pairs_new(const Model *m)
+{
+    Pairs p = {.n_heads = m->max_heads};
+    for (int r = 0; r < m->n_ropes; r++)
+        if (m->rope[r].n_pairs > p.n_pairs) p.n_pairs = m->rope[r].n_pairs;
+    size_t heads = (size_t)m->n_layers * (size_t)p.n_heads;
+    p.on = xcalloc(heads * (size_t)p.n_pairs + 1, 1);
+    return p;
+}
+
+/* The pairs of one head, [n_pairs]. */
+static uint8_t *pairs_of(const Pairs *p, int l, int h)
+{
+    size_t head = (size_t)l * (size_t)p->n_heads + (size_t)h;
+    return p->on + head * (size_t)p->n_pairs;
+}
+
+static int pairs_count(const Pairs *p, int l, int h)
+{
+    const uint8_t *on = pairs_of(p, l, h);
+    int n = 0;
+    for (int j = 0; j < p->n_pairs; j++) n += on[j];
+    return n;
+}
+
+static void pairs_total(Pairs *p, const Model *m)
+{
+    for (int l = 0; l < m->n_layers; l++)
+        for (int h = 0; h < m->layer[l].n_heads; h++) {
+            int n = pairs_count(p, l, h);
+            p->n += n;
+            p->heads += n > 0;
+        }
+}
+
+static int selected(const Selection *s, int l, int h)
+{
+    return !s || (s->layer[l] && s->head[h]);
+}
+
+/* By how far pair j turns over P: PAIRS_PARTIAL, PAIRS_HALF or PAIRS_FULL. */
+static int is_in_class(const Axis *ax, int j, int which)
+{
+    double x = ax->x[j];
+    if (!(ax->theta[j] > 0)) return 0;
+    return which == PAIRS_FULL ? x > TAU : x <= (which == PAIRS_HALF ? PI : TAU);
+}
+
+Pairs pairs_pick(const Analysis *a, const Selection *s, int which, const uint8_t *listed)
+{
+    const Model *m = a->m;
+    Pairs p = pairs_new(m);
+    Reading r = {.head = NULL};
+    if (which == PAIRS_CANDIDATES) r = reading_new(a, NULL);
+    for (int l = 0; l < m->n_layers; l++)
+        for (int h = 0; h < m->layer[l].n_heads; h++) {
+            const Head *head = r.head ? &r.head[a->first_q[l] + h] : NULL;
+            const Axis *ax = &a->axis[m->layer[l].rope];
+            uint8_t *on = pairs_of(&p, l, h);
+            for (int j = 0; j < ax->n && selected(s, l, h); j++)
+                on[j] = head                    ? head->pair[j].candidate != 0
+                        : which == PAIRS_LISTED ? listed[j] != 0
+                                                : is_in_class(ax, j, which);
+        }
+    pairs_total(&p, m);
+    if (r.head) reading_free(&r);
+    return p;
+}
+
+/* The pairs of a head that its control is drawn from, into pool; their number. */
+static int control_pool(const Analysis *a, const Pairs *like, int l, int h, int any, int *pool)
+{
+    const Axis *ax = &a->axis[a->m->layer[l].rope];
+    const uint8_t *on = pairs_of(like, l, h);
+    int n = 0;
+    for (int j = 0; j < ax->n; j++)
+        if (any || (is_in_class(ax, j, PAIRS_FULL) && !on[j])) pool[n++] = j;
+    return n;
+}
+
+/* want of the n in pool, by Fisher and Yates. */
+static void control_draw(uint8_t *on, int *pool, int n, int want, uint64_t rng)
+{
+    for (int i = 0; i < want; i++) {
+        int k = i + (int)(rng_next(&rng) % (uint64_t)(n - i)), drawn = pool[k];
+        pool[k] = pool[i];
+        on[drawn] = 1;
+    }
+}
+
+Pairs pairs_control(const Analysis *a, const Pairs *like, uint64_t seed)
+{
+    const Model *m = a->m;
+    Pairs p = pairs_new(m);
+    int *pool = xcalloc((size_t)p.n_pairs + 1, sizeof *pool);
+    uint64_t mixed = rng_next(&seed);
+    for (int l = 0; l < m->n_layers; l++)
+        for (int h = 0; h < m->layer[l].n_heads; h++)
+            p.any |= control_pool(a, like, l, h, 0, pool) < pairs_count(like, l, h);
+    p.forced = 1;
+    for (int l = 0; l < m->n_layers; l++)
+        for (int h = 0; h < m->layer[l].n_heads; h++) {
+            int n = control_pool(a, like, l, h, p.any, pool), want = pairs_count(like, l, h);
+            uint64_t place = (uint64_t)l << 32 | (uint64_t)h;
+            control_draw(pairs_of(&p, l, h), pool, n, want, mixed ^ place);
+            p.forced &= want == 0 || want == n;
+        }
+    pairs_total(&p, m);
+    free(pool);
+    return p;
+}
+
+static void drop_head(Edit *e, const Rope *r, int l, int h, const uint8_t *on)
+{
+    for (int j = 0; j < r->n_pairs; j++) {
+        int a, b;
+        if (!on[j]) continue;
+        rope_pair(r, j, &a, &b);
+        edit_q(e, l, h, a, 0);
+        edit_q(e, l, h, b, 0);
+    }
+}
+
+Edit *edit_drop(const Model *m, const Pairs *p)
+{
+    Edit *e = edit_new(m);
+    for (int l = 0; l < m->n_layers; l++)
+        for (int h = 0; h < m->layer[l].n_heads; h++)
+            drop_head(e, &m->rope[m->layer[l].rope], l, h, pairs_of(p, l, h));
+    return e;
+}
+
+/* Sums over tokens of one value of a head, and of its square. */
+typedef struct {
+    double sum, sq;
+} ValueSum;
+
+struct Channels {
+    const Model *m;
+    Probe probe;
+    uint64_t *n_q, *n_k; /* tokens: [L][max_heads], [L][max_kv_heads] */
+    ValueSum *q, *k;     /* the same, by D values */
+};
+
+static void add_channels(ValueSum *s, int D, int n, const float *x, size_t stride)
+{
+    for (int i = 0; i < n; i++, x += stride)
+        for (int c = 0; c < D; c++) {
+            double v = (double)x[c];
+            s[c].sum += v;
+            s[c].sq += v * v;
+        }
+}
+
+static void channels_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q,
+                       size_t stride)
+{
+    const Channels *c = ctx;
+    size_t head = (size_t)l * (size_t)c->m->max_heads + (size_t)h, D = (size_t)c->m->head_dim;
+    (void)pos;
+    if (stage != AFTER_ROPE) return;
+    c->n_q[head] += (uint64_t)n;
+    add_channels(c->q + head * D, (int)D, n, q, stride);
+}
+
+static void channels_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k,
+                       size_t stride)
+{
+    const Channels *c = ctx;
+    size_t head = (size_t)l * (size_t)c->m->max_kv_heads + (size_t)kh, D = (size_t)c->m->head_dim;
+    (void)pos;
+    if (stage != AFTER_ROPE) return;
+    c->n_k[head] += (uint64_t)n;
+    add_channels(c->k + head * D, (int)D, n, k, stride);
+}
+
+Channels *channels_new(const Model *m)
+{
+    Channels *c = xcalloc(1, sizeof *c);
+    size_t L = (size_t)m->n_layers, D = (size_t)m->head_dim;
+    size_t Q = L * (size_t)m->max_heads + 1, K = L * (size_t)m->max_kv_heads + 1;
+    c->m = m;
+    c->probe = (Probe){.want = PROBE_QK, .ctx = c, .q = channels_q, .k = channels_k};
+    c->n_q = xcalloc(Q, sizeof *c->n_q);
+    c->n_k = xcalloc(K, sizeof *c->n_k);
+    c->q = xcalloc(Q * D, sizeof *c->q);
+    c->k = xcalloc(K * D, sizeof *c->k);
+    return c;
+}
+
+void channels_free(Channels *c)
+{
+    if (!c) return;
+    free(c->n_q), free(c->n_k);
+    free(c->q), free(c->k);
+    free(c);
+}
+
+const Probe *channels_probe(const Channels *c)
+{
+    return &c->probe;
+}
+
+enum { MASSIVE = 5 }; /* times the mean over channels: lambda of the paper */
+
+/* The channels of one head to be replaced, into at[D]; their number. By the norm over tokens,
+ * M_c = sqrt(sum x_c^2): those with M_c > 5 mean M, or as many of the smallest. */
+static int massive_channels(const ValueSum *s, int D, int lowest, int *at)
+{
+    double mean = 0;
+    int n_massive = 0, n = 0;
+    for (int c = 0; c < D; c++) mean += sqrt(s[c].sq) / D;
+    for (int c = 0; c < D; c++)
+        if (sqrt(s[c].sq) > MASSIVE * mean) at[n_massive++] = c;
+    for (int c = 0; c < D && lowest; c++) {
+        int below = 0; /* channels before c in the order of rising norms */
+        for (int i = 0; i < D; i++) below += s[i].sq < s[c].sq || (i < c && !(s[i].sq > s[c].sq));
+        if (below < n_massive) at[n++] = c;
+    }
+    return lowest ? n : n_massive;
+}
+
+/* Are all query heads of key head kh selected? */
+static int group_selected(const Selection *s, const Model *m, int l, int kh)
+{
+    int group = m->layer[l].n_heads / m->layer[l].n_kv_heads, all = 1;
+    for (int h = kh * group; h < (kh + 1) * group; h++) all &= selected(s, l, h);
+    return all;
+}
+
+Edit *edit_massive(const Channels *c, const Selection *s, int lowest)
+{
+    const Model *m = c->m;
+    Edit *e = edit_new(m);
+    int D = m->head_dim, *at = xcalloc((size_t)D, sizeof *at);
+    for (int l = 0; l < m->n_layers; l++) {
+        const Layer *y = &m->layer[l];
+        for (int i = 0; i < y->n_heads + y->n_kv_heads; i++) {
+            int is_q = i < y->n_heads, h = is_q ? i : i - y->n_heads;
+            size_t head = (size_t)l * (size_t)(is_q ? m->max_heads : m->max_kv_heads) + (size_t)h;
+            const ValueSum *sum = (is_q ? c->q : c->k) + head * (size_t)D;
+            double n_tokens = (double)(is_q ? c->n_q : c->n_k)[head];
+            if (is_q ? !selected(s, l, h) : !group_selected(s, m, l, h)) continue;
+            int n = massive_channels(sum, D, lowest, at);
+            for (int r = 0; r < n; r++)
+                (is_q ? edit_q : edit_k)(e, l, h, at[r], (float)(sum[at[r]].sum / n_tokens));
+        }
+    }
+    free(at);
+    return e;
+}
+
+Sinks analysis_sinks(const Analysis *a, const Selection *s)
+{
+    Reading r = reading_new(a, NULL), y = {.a = a};
+    y.head = xcalloc((size_t)r.n_heads + 1, sizeof *y.head);
+    for (int i = 0; i < r.n_heads; i++)
+        if (selected(s, r.head[i].l, r.head[i].h)) y.head[y.n_heads++] = r.head[i];
+    read_totals(&y);
+    Sinks out = {.alpha_1 = y.alpha,
+                 .uniform = y.uniform,
+                 .sink_1 = y.sink,
+                 .sink_eps = a->o.sink_eps,
+                 .n_queries = y.whole_t,
+                 .t = y.t,
+                 .n_samples = y.n_samples};
+    free(y.head);
+    reading_free(&r);
+    return out;
+}
+
+/* Everything is of the heads that the edit may touch, if not all. */
+static const Sinks *sinks_of(const Ablation *b, const AblationRun *r)
+{
+    return b->sel->layers || b->sel->heads ? &r->chosen : &r->all;
+}
+
+/* The least and the most of a figure over the controls of run i; how many there are. */
+typedef double Figure(const Ablation *b, const AblationRun *r);
+
+static double figure_sink(const Ablation *b, const AblationRun *r)
+{
+    return sinks_of(b, r)->sink_1;
+}
+
+static double figure_alpha(const Ablation *b, const AblationRun *r)
+{
+    return sinks_of(b, r)->alpha_1;
+}
+
+static double figure_ratio(const Ablation *b, const AblationRun *r)
+{
+    (void)b;
+    return r->ratio;
+}
+
+typedef struct {
+    int n;
+    double lo, hi;
+} Range;
+
+static Range over_controls(const Ablation *b, int i, Figure *figure)
+{
+    Range c = {0, ENDLESS, -ENDLESS};
+    for (int k = 0; k < b->n; k++) {
+        if (b->run[k].control_of != i) continue;
+        double v = figure(b, &b->run[k]);
+        if (isnan(v) || v < c.lo) c.lo = v; /* a NaN stays */
+        if (isnan(v) || v > c.hi) c.hi = v;
+        c.n++;
+    }
+    return c;
+}
+
+/* Where a figure of run i lies among those of its controls, in words; equal is within. */
+static void place_words(const Ablation *b, int i, Figure *figure, const char *name, char words[96])
+{
+    Range c = over_controls(b, i, figure);
+    double v = figure(b, &b->run[i]);
+    if (!isfinite(v) || !isfinite(c.lo) || !isfinite(c.hi))
+        snprintf(words, 96, "a %s that cannot be compared", name);
+    else if (v < c.lo || v > c.hi)
+        snprintf(words, 96, "the %s %s", v < c.lo ? "lowest" : "highest", name);
+    else
+        snprintf(words, 96, "a %s within the range of the others", name);
+}
+
+/* v in the format, or "no number". */
+static const char *number(char s[24], const char *format, double v)
+{
+    snprintf(s, 24, isfinite(v) ? format : "no number", v);
+    return s;
+}
+
+/* "1.2 to 1.4", or the one number there is. */
+static const char *span(char s[56], const char *format, double unit, Range r)
+{
+    char lo[24], hi[24];
+    number(lo, format, unit * r.lo);
+    number(hi, format, unit * r.hi);
+    snprintf(s, 56, "%s%s%s", lo, r.n == 1 ? "" : " to ", r.n == 1 ? "" : hi);
+    return s;
+}
+
+static void say_controls(const Ablation *b, int i, Bytes *out)
+{
+    Range sink = over_controls(b, i, figure_sink), alpha = over_controls(b, i, figure_alpha);
+    Range ratio = over_controls(b, i, figure_ratio);
+    char of_sink[96], of_alpha[96], of_ratio[96], t[3][56];
+    if (!sink.n) return;
+    const AblationRun *c = b->run + i;
+    while (c->control_of != i) c++;
+    place_words(b, i, figure_sink, "Sink_1", of_sink);
+    place_words(b, i, figure_alpha, "mean alpha_1", of_alpha);
+    place_words(b, i, figure_ratio, "perplexity", of_ratio);
+    say(out,
+        "The control, %d run%s with %s: Sink_1^%g %s, alpha_1 %s, the perplexity %s times the "
+        "unedited one. Of these %d runs '%s' has %s, %s, and %s.",
+        sink.n, plural((uint64_t)sink.n), c->edit, b->options.sink_eps,
+        span(t[0], "%.1f%%", 100, sink), span(t[1], "%.3f", 1, alpha), span(t[2], "%.4g", 1, ratio),
+        sink.n + 1, b->run[i].name, of_sink, of_alpha, of_ratio);
+}
+
+static void say_run(const Ablation *b, int i, Bytes *out)
+{
+    const AblationRun *u = b->run, *r = &b->run[i];
+    const Sinks *was = sinks_of(b, u), *is = sinks_of(b, r);
+    char t[8][24];
+    say(out,
+        "With %s ('%s'), Sink_1^%g goes from %s to %s, alpha_1 from %s to %s (equal weights: %s), "
+        "and the perplexity from %s to %s, which is %s times the unedited one.",
+        r->edit, r->name, b->options.sink_eps, number(t[0], "%.1f%%", 100 * was->sink_1),
+        number(t[1], "%.1f%%", 100 * is->sink_1), number(t[2], "%.3f", was->alpha_1),
+        number(t[3], "%.3f", is->alpha_1), number(t[4], "%.3f", is->uniform),
+        number(t[5], "%.4g", u->perplexity), number(t[6], "%.4g", r->perplexity),
+        number(t[7], "%.4g", r->ratio));
+}
+
+/* What the runs show; sentences that are true whatever the numbers are. */
+static Bytes ablation_findings(const Ablation *b)
+{
+    Bytes out = {0};
+    say(&out, "Edited runs: every run but 'unedited' is of a model whose attention was changed as "
+              "its line says; the weights are those of the file.");
+    if (b->sel->layers || b->sel->heads)
+        say(&out,
+            "Edited, where not said otherwise, and behind alpha_1 and Sink_1 in these sentences: "
+            "layers %s, heads %s.",
+            b->sel->layers ? b->sel->layers : "all", b->sel->heads ? b->sel->heads : "all");
+    int n_controls = 0; /* the most of a run */
+    for (int i = 1; i < b->n; i++) {
+        if (b->run[i].control_of >= 0) continue;
+        say_run(b, i, &out);
+        say_controls(b, i, &out);
+        int n = over_controls(b, i, figure_sink).n;
+        if (n > n_controls) n_controls = n;
+    }
+    if (n_controls > 1)
+        say(&out,
+            "By luck alone a drop that is no different from its %d random controls would come out "
+            "below all of them once in %d times, and above all of them as often.",
+            n_controls, n_controls + 1);
+    if (b->n && sinks_of(b, b->run)->sink_1 == 0)
+        say(&out, "Sink_1 is 0 in the unedited run: there is no sink to take away.");
+    if (b->notes.n) bytes_add(&out, b->notes.s, b->notes.n);
+    return out;
+}
+
+static void print_run(const Term *t, const Ablation *b, const AblationRun *r)
+{
+    static const char *const unit[] = {"", "pairs", "values", "rope"};
+    FILE *f = t->f;
+    char name[64];
+    snprintf(name, sizeof name, "%s%s", r->control_of >= 0 ? "  " : "", r->name);
+    fprintf(f, "  %-34s", name);
+    print_cell(f, 8, 0, r->counts == EDITS_NONE || r->counts == EDITS_ROPE ? NONE : r->n_edited);
+    fprintf(f, " %-6s", unit[r->counts]);
+    print_cell(f, 11, -6, r->perplexity);
+    print_cell(f, 9, -2, r->perplexity_error);
+    print_cell(f, 9, -5, r->ratio);
+    print_cell(f, 9, -2, r->ratio_error);
+    print_cell(f, 8, 3, figure_alpha(b, r));
+    print_cell(f, 8, 1, 100 * figure_sink(b, r));
+    fputs("%\n", f);
+}
+
+void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE *f, int color)
+{
+    locale_t old = c_numbers();
+    Term t = term(f, color);
+    const Sinks *s = sinks_of(b, b->run);
+    fprintf(f, "%sropescope %s%s: interventions\n\n", t.bold, ROPESCOPE_VERSION, t.off);
+    fprintf(f, "model   %s  sha256 %.12s  %.1f M parameters\n", or_dash(p->model_path),
+            or_dash(p->model_sha256), (double)m->n_params / 1e6);
+    fprintf(f, "text    %s  sha256 %.12s\n", or_dash(p->text_path), or_dash(p->text_sha256));
+    fprintf(f, "        %llu token%s, %llu window%s of up to %d; BOS: %s%s%s\n",
+            (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
+            plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy),
+            p->text_cut ? "; cut by -n" : "", p->interrupted ? "; interrupted" : "");
+    fprintf(f, "run     %s, %s kernels, %d thread%s; perplexity: protocol %s, %ld tokens scored\n",
+            p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
+            p->n_threads, plural((uint64_t)p->n_threads), b->protocol, b->run->n_tokens);
+    fprintf(f, "%sedited  %s%s; layers %s, heads %s; controls from seed %llu\n", t.mark, p->edits,
+            t.off, b->sel->layers ? b->sel->layers : "all", b->sel->heads ? b->sel->heads : "all",
+            (unsigned long long)b->seed);
+    fprintf(f, "sinks   of the %s heads; alpha_1 over windows of %d queries, Sink_1^%g over %d\n",
+            b->sel->layers || b->sel->heads ? "selected" : "model's", s->n_queries, s->sink_eps,
+            s->t);
+    fprintf(f,
+            "\n%s  run                                 edited         perplexity       +-    ratio"
+            "       +- alpha_1   Sink_1%s\n",
+            t.dim, t.off);
+    for (int i = 0; i < b->n; i++) print_run(&t, b, &b->run[i]);
+    fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
+    Bytes said = ablation_findings(b);
+    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(f, said.s + i);
+    free(said.s);
+    restore_numbers(old);
+}
+
+static void json_sinks(FILE *f, const char *prefix, const Sinks *s)
+{
+    char alpha[32], uniform[32], sink[32];
+    snprintf(alpha, sizeof alpha, "%salpha_1", prefix);
+    snprintf(uniform, sizeof uniform, "%salpha_1_uniform", prefix);
+    snprintf(sink, sizeof sink, "%ssink_1", prefix);
+    JSON_FIELDS(f, {alpha, s->alpha_1}, {uniform, s->uniform}, {sink, s->sink_1});
+}
+
+static void json_run(FILE *f, const Ablation *b, const AblationRun *r)
+{
+    fputs("{\"name\":", f);
+    json_str(f, r->name, strlen(r->name));
+    json_text(f, "edit", r->edit);
+    json_text(f, "n_edited_of",
+              (const char *const[]){"", "pairs", "values", "frequencies"}[r->counts]);
+    json_text(f, "control_of", r->control_of >= 0 ? b->run[r->control_of].name : NULL);
+    JSON_FIELDS(f, {"seed", r->control_of >= 0 ? (double)r->seed : NONE},
+                {"n_edited", (double)r->n_edited}, {"perplexity", r->perplexity},
+                {"perplexity_error", r->perplexity_error}, {"nll", r->nll}, {"ratio", r->ratio},
+                {"ratio_error", r->ratio_error});
+    json_sinks(f, "", &r->all);
+    json_sinks(f, "selected_", &r->chosen);
+    JSON_FIELDS(f, {"sink_eps", r->all.sink_eps}, {"sink_t", r->all.t},
+                {"alpha_queries", r->all.n_queries}, {"n_samples", (double)r->all.n_samples},
+                {"tokens_scored", (double)r->n_tokens});
+    fputc('}', f);
+}
+
+void ablation_json(const Ablation *b, const Model *m, const Provenance *p, FILE *f)
+{
+    locale_t old = c_numbers();
+    fputc('{', f);
+    json_provenance(f, "ropescope.ablation/1", m, p);
+    json_text(f, "protocol", b->protocol);
+    JSON_FIELDS(f, {"first_scored", b->first_scored});
+    fputs("},\n\"selection\":{\"layers\":", f);
+    const char *layers = b->sel->layers ? b->sel->layers : "all";
+    const char *heads = b->sel->heads ? b->sel->heads : "all";
+    json_str(f, layers, strlen(layers));
+    json_text(f, "heads", heads);
+    JSON_FIELDS(f, {"seed", (double)b->seed}, {"controls", b->n_controls});
+    fputs("},\n\"runs\":[\n", f);
+    for (int i = 0; i < b->n; i++) {
+        if (i) fputs(",\n", f);
+        json_run(f, b, &b->run[i]);
+    }
+    fputc(']', f);
+    Bytes said = ablation_findings(b);
+    json_findings(f, &said);
+    fputs("}\n", f);
+    restore_numbers(old);
+}
+
 /* ---------------------------------------------------------------- the page */
 
 /* report.html becomes a zero-terminated string of the program. */
@@ -3106,7 +3629,8 @@ static void page_made(FILE *f, Str json)
     PAGE_MEMBERS(f, made, "model", "Model", "model_sha256", "SHA-256 of the model", "architecture",
                  "Architecture", "n_layers", "Layers", "n_heads", "Query heads", "n_kv_heads",
                  "Key heads", "head_dim", "Head size", "n_ctx_train", "Trained context",
-                 "rope_override", "Intervention: position encoding, not as the file says");
+                 "rope_override", "Intervention: position encoding, not as the file says", "edits",
+                 "Intervention: an edited run, with");
     size_t i = 1;
     for (Str r = json_item(ropes, &i); r.n; r = json_item(ropes, &i))
         PAGE_MEMBERS(f, r, "kind", "Position encoding", "layout", "Layout of the pairs", "base",

@@ -250,6 +250,8 @@ const Kernels *kernels_at(int i); /* every instance of this binary, base first; 
 
 /* exp in float, our own: the same bits on every machine; within 1.02 ulp. */
 float exp_f32(float x);
+/* SplitMix64 (Steele, Lea, Flood, 2014): the state advances by a constant and is then mixed. */
+uint64_t rng_next(uint64_t *state);
 
 /* ---------------------------------------------------------------- run.c: RoPE */
 
@@ -287,6 +289,9 @@ int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, Err
 void rope_free(Rope *r);
 /* The two members of pair j within a head: their value numbers in this file's layout. */
 void rope_pair(const Rope *r, int j, int *a, int *b);
+/* p-RoPE (arXiv:2410.06205): of P pairs the floor(keep P) of highest frequency turn as before, the
+ * theta of the others becomes 0. keep in [0, 1]. */
+void rope_keep(Rope *r, double keep);
 
 /* Turns one head x[head_dim] to position pos as forward does; angles: room for 2 P floats. */
 void rope_apply(const Rope *r, float *x, int pos, float *angles);
@@ -333,6 +338,8 @@ typedef struct {
 typedef struct {
     const char *rope;   /* kind, NULL = as the file says */
     double rope_factor; /* context scaling, 0 = as the file says */
+    int truncate;       /* p-RoPE: only the fraction rope_keep of the pairs turns */
+    double rope_keep;
 } ModelOptions;
 
 /* What an analysis needs to know of a model when there is no file of weights. */
@@ -367,7 +374,9 @@ typedef struct {
 } AttnRow;
 
 /* An observer. q, k and attn are called once per head and batch, heads in parallel, batches in
- * order: keep state per (l, h). What is shown must not be changed. */
+ * order: keep state per (l, h). What is shown must not be changed. In an edited run (State.edit) q
+ * and k are shown as they were computed, before the edit; the row of attention, its q and k too,
+ * and the residual stream are those of the edited run. */
 typedef struct Probe {
     unsigned want; /* PROBE_... */
     void *ctx;
@@ -379,6 +388,32 @@ typedef struct Probe {
     /* Residual stream x[i * stride + c], c < E, after layer l; called by one thread. */
     void (*resid)(void *ctx, int l, int pos, int n, const float *x, size_t stride);
 } Probe;
+
+/* One value of a head, and what takes its place. */
+typedef struct {
+    int c; /* < D, in the file's layout */
+    float v;
+} Patch;
+
+typedef struct {
+    Patch *patch;
+    int n;
+} HeadEdit;
+
+/* A declared change of attention: values of queries and keys that are replaced after rotation,
+ * before scores are computed and keys are cached. To drop a pair from the logits of a head is to
+ * replace both its values of q by 0: the keys are shared by the heads of a group. Off by default;
+ * whoever sets it says so in every output. */
+typedef struct {
+    const Model *m;
+    HeadEdit *q, *k; /* [L][max_heads], [L][max_kv_heads] */
+    long n;          /* values replaced, over all heads */
+} Edit;
+
+Edit *edit_new(const Model *m); /* changes nothing yet; m must outlive it */
+void edit_free(Edit *e);
+void edit_q(Edit *e, int l, int h, int c, float v);  /* value c of query head h becomes v */
+void edit_k(Edit *e, int l, int kh, int c, float v); /* value c of key head kh becomes v */
 
 /* One thread of the team that runs `forward`. */
 typedef struct {
@@ -403,6 +438,7 @@ typedef struct {
     const Model *m;
     const Kernels *k;
     const Probe *probe; /* or NULL */
+    const Edit *edit;   /* or NULL; to be set while the cache is empty */
     int n_ctx, n_batch, n_threads;
     int exact; /* 1: quantized weights times float activations; 0: int8 activations */
     int int8;  /* not exact, and there are quantized weights */
@@ -521,6 +557,7 @@ typedef struct {
     int interrupted;           /* the text was not read to its end */
     const char *rope_override; /* --rope KIND: not what the file says; NULL: as the file says */
     const char *pre_override;  /* --pre NAME, or NULL */
+    const char *edits;         /* an edited run: what was changed, in a clause; NULL: nothing */
     int text_cut;              /* -n left out the rest of the text */
     size_t bytes_left_out;     /* bytes of the text without a token */
     const struct Activations *files; /* q and k are from files, no model was run; or NULL */
@@ -562,6 +599,80 @@ int check_options(CheckOptions *c, const char *list, double tolerance, Err *e) M
 /* Both return CHECK_... ; CHECK_NOTHING: there was nothing that could be judged. */
 int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f, int color);
 int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f);
+/* ---- interventions */
+
+/* Layers and query heads that an edit is allowed to touch. */
+typedef struct {
+    const char *layers, *heads; /* as asked for, "4-8"; NULL: all */
+    uint8_t *layer, *head;      /* [L], [max_heads]: 1 if chosen */
+} Selection;
+
+enum { PAIRS_PARTIAL, PAIRS_HALF, PAIRS_FULL, PAIRS_CANDIDATES, PAIRS_LISTED };
+
+/* A choice of rotary pairs of query heads. free(on). */
+typedef struct {
+    int n_heads, n_pairs; /* of a layer, of a head: the most */
+    uint8_t *on;          /* [L][n_heads][n_pairs] */
+    long n, heads;        /* pairs chosen; heads that have one */
+    int any, forced; /* a control: drawn from all pairs; with no choice, as there were no more */
+} Pairs;
+
+/* Of each selected head: the pairs that turn and have x <= 2 pi, x <= pi, x > 2 pi; the offset
+ * candidates of what a has observed; or the numbers j with listed[j]. */
+Pairs pairs_pick(const Analysis *a, const Selection *s, int which, const uint8_t *listed);
+/* The control: as many pairs of each head as `like` has, drawn without replacement from its
+ * full-cycle pairs that `like` leaves alone; where some head has too few of these, those of every
+ * head are drawn from all its pairs. The draw of a head depends on the seed and its place alone. */
+Pairs pairs_control(const Analysis *a, const Pairs *like, uint64_t seed);
+/* Both values of these pairs become 0 in q: they add nothing to any logit. */
+Edit *edit_drop(const Model *m, const Pairs *p) MUST_USE;
+
+/* A probe that adds up each value of q and k after rotation, over all tokens. */
+typedef struct Channels Channels;
+Channels *channels_new(const Model *m);
+void channels_free(Channels *c);
+const Probe *channels_probe(const Channels *c);
+/* Massive values (Jin et al., arXiv:2502.01563): channels whose L2 norm over tokens is above 5
+ * times the mean over the channels of the head. They become their mean over tokens; lowest: as
+ * many channels of the smallest norms do instead. A key head is touched if all its query heads are
+ * selected. */
+Edit *edit_massive(const Channels *c, const Selection *s, int lowest) MUST_USE;
+
+/* Attention to the first token: see the reading. */
+typedef struct {
+    double alpha_1, uniform; /* over whole windows; what equal weights would give */
+    double sink_1, sink_eps; /* share of samples whose first t queries give more than eps */
+    int n_queries, t;        /* of a whole window; behind sink_1 */
+    uint64_t n_samples;
+} Sinks;
+Sinks analysis_sinks(const Analysis *a, const Selection *s); /* s NULL: of all heads */
+
+enum { EDITS_NONE, EDITS_PAIRS, EDITS_VALUES, EDITS_ROPE }; /* what n_edited counts */
+
+/* One run of `ablate` over all windows. */
+typedef struct {
+    char name[48], edit[600]; /* "drop partial"; "dropping ... from the logits" */
+    int counts, control_of;   /* EDITS_...; the run this is the control of, or -1 */
+    long n_edited, n_tokens;
+    uint64_t seed; /* of a control */
+    double nll, perplexity, perplexity_error;
+    double ratio, ratio_error; /* of the perplexity to the unedited one, paired token by token */
+    Sinks all, chosen;         /* of all heads, of the selected ones */
+} AblationRun;
+
+typedef struct {
+    AblationRun *run; /* [n], the first one unedited */
+    int n, n_controls;
+    uint64_t seed;
+    const Selection *sel;
+    const char *protocol;
+    int first_scored; /* position in a window */
+    AnalysisOptions options;
+    Bytes notes; /* sentences, each ended by a zero byte: what was asked for and not possible */
+} Ablation;
+
+void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE *f, int color);
+void ablation_json(const Ablation *b, const Model *m, const Provenance *p, FILE *f);
 
 /* One self-contained page from the JSON text of analysis_json. */
 int report_html(const char *json, size_t n, FILE *f, Err *e) MUST_USE;

@@ -1002,6 +1002,14 @@ static void add_norm(State *s, float *x, const float *add, const float *w, int n
     team_wait(s);
 }
 
+uint64_t rng_next(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
 /* ------------------------------------------------------------ 5 RoPE
  * Pair j of a head at position pos turns by pos * inv_freq[j]: (a, b) -> (a cos - b sin,
  * a sin + b cos), "RoFormer", arXiv:2104.09864, eq. 15. A kind supplies the frequencies. */
@@ -1055,6 +1063,21 @@ void rope_pair(const Rope *r, int j, int *a, int *b)
 {
     *a = r->layout == ROPE_HALF ? j : 2 * j;
     *b = r->layout == ROPE_HALF ? j + r->n_pairs : 2 * j + 1;
+}
+
+void rope_keep(Rope *r, double keep)
+{
+    /* 0.29 * 100 is a little less than 29 in double: not a pair less for that. */
+    int n_keep = (int)floor(keep * r->n_pairs + 1e-9);
+    double *was = xcalloc((size_t)r->n_pairs + 1, sizeof *was);
+    memcpy(was, r->inv_freq, (size_t)r->n_pairs * sizeof *was);
+    for (int j = 0; j < r->n_pairs; j++) {
+        int n_higher = 0; /* pairs before j in the order of falling frequency */
+        for (int i = 0; i < r->n_pairs; i++)
+            n_higher += was[i] > was[j] || (i < j && !(was[i] < was[j]));
+        if (n_higher >= n_keep) r->inv_freq[j] = 0;
+    }
+    free(was);
 }
 
 /* cos and sin [N][P] of positions pos .. pos+n-1. Angles in double, rounded once: in float they
@@ -1123,6 +1146,14 @@ static void rotate_head(const State *s, const Layer *ly, float *x, size_t stride
     }
 }
 
+/* Replaces values of one head of n tokens (x[i * stride], i < n) as the edit says. */
+static void edit_head(const HeadEdit *e, float *x, size_t stride, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < e->n; r++)
+            x[(size_t)i * stride + (size_t)e->patch[r].c] = e->patch[r].v;
+}
+
 static void query_head(const State *s, int l, int h, int n)
 {
     const Layer *ly = &s->m->layer[l];
@@ -1132,6 +1163,7 @@ static void query_head(const State *s, int l, int h, int n)
     if (p) p->q(p->ctx, l, h, BEFORE_ROPE, s->pos, n, q, stride);
     rotate_head(s, ly, q, stride, n);
     if (p) p->q(p->ctx, l, h, AFTER_ROPE, s->pos, n, q, stride);
+    if (s->edit) edit_head(&s->edit->q[l * s->m->max_heads + h], q, stride, n);
 }
 
 /* Rotates key head kh of the batch and stores it and its value head in the cache. */
@@ -1144,6 +1176,7 @@ static void key_value_head(const State *s, int l, int kh, int n)
     if (p) p->k(p->ctx, l, kh, BEFORE_ROPE, s->pos, n, k, stride);
     rotate_head(s, ly, k, stride, n);
     if (p) p->k(p->ctx, l, kh, AFTER_ROPE, s->pos, n, k, stride);
+    if (s->edit) edit_head(&s->edit->k[l * s->m->max_kv_heads + kh], k, stride, n);
     for (int i = 0; i < n; i++) {
         size_t at = cache_at(s, l, kh, s->pos + i);
         cache_put(s, s->k_cache, at, k + (size_t)i * stride);
@@ -2308,6 +2341,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     if (refuse_keys(m, e) || read_shape(m, e) || read_rope(m, opt, e) ||
         gguf_float(&m->g, arch_key(m, "attention.layer_norm_rms_epsilon", key), 0, 1, &eps, e) < 0)
         return -1;
+    for (int r = 0; opt->truncate && r < m->n_ropes; r++) rope_keep(&m->rope[r], opt->rope_keep);
     m->norm_eps = (float)eps;
     m->score_scale = (float)(1.0 / sqrt((double)m->head_dim));
     for (size_t i = 0; i < m->g.n_tensors; i++) {
@@ -2572,6 +2606,46 @@ void state_free(State *s)
     *s = (State){0};
 }
 
+Edit *edit_new(const Model *m)
+{
+    Edit *e = xcalloc(1, sizeof *e);
+    size_t L = (size_t)m->n_layers;
+    *e = (Edit){.m = m};
+    e->q = xcalloc(L * (size_t)m->max_heads + 1, sizeof *e->q);
+    e->k = xcalloc(L * (size_t)m->max_kv_heads + 1, sizeof *e->k);
+    return e;
+}
+
+void edit_free(Edit *e)
+{
+    if (!e) return;
+    for (int i = 0; i < e->m->n_layers * e->m->max_heads; i++) free(e->q[i].patch);
+    for (int i = 0; i < e->m->n_layers * e->m->max_kv_heads; i++) free(e->k[i].patch);
+    free(e->q);
+    free(e->k);
+    free(e);
+}
+
+static void edit_add(Edit *e, HeadEdit *h, int c, float v)
+{
+    MUST(c >= 0 && c < e->m->head_dim);
+    h->patch = xrealloc(h->patch, (size_t)h->n + 1, sizeof *h->patch);
+    h->patch[h->n++] = (Patch){c, v};
+    e->n++;
+}
+
+void edit_q(Edit *e, int l, int h, int c, float v)
+{
+    MUST(l >= 0 && l < e->m->n_layers && h >= 0 && h < e->m->layer[l].n_heads);
+    edit_add(e, &e->q[l * e->m->max_heads + h], c, v);
+}
+
+void edit_k(Edit *e, int l, int kh, int c, float v)
+{
+    MUST(l >= 0 && l < e->m->n_layers && kh >= 0 && kh < e->m->layer[l].n_kv_heads);
+    edit_add(e, &e->k[l * e->m->max_kv_heads + kh], c, v);
+}
+
 #ifndef RUN_NO_MAIN
 /* ------------------------------------------------------------ 10 sampler
  * Order as in llama.cpp: repeat penalty, top-k, top-p, min-p, temperature, draw. */
@@ -2586,15 +2660,6 @@ typedef struct {
     float logit;
     int id;
 } Candidate;
-
-/* SplitMix64 (Steele, Lea, Flood, 2014): the state advances by a constant and is then mixed. */
-static uint64_t rng_next(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
 
 /* Uniform in [0, 1): the upper 53 bits. */
 static double rng_unit(uint64_t *state)
@@ -2674,10 +2739,10 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
-        *kv;
-    int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth;
-    int json, exact, int8, special, ids, tensors, all_isas;
-    double temp, top_p, min_p, repeat_penalty, rope_scale;
+        *kv, *drop, *layers, *heads, *try_rope;
+    int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
+    int json, exact, int8, special, ids, tensors, all_isas, massive;
+    double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
     int top_k, repeat_last_n;
     double seed;
     AnalysisOptions analysis;
@@ -2704,18 +2769,18 @@ typedef struct {
 
 #define F(member) offsetof(Options, member)
 static const Option option_table[] = {
-    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaB", "FILE",
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBx", "FILE",
      "the GGUF file (or the first argument)"},
-    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpa", "TEXT", "the text itself"},
-    {"file", 'f', O_STR, F(file), 0, 0, "tgcpa", "FILE", "read the text from a file; - is stdin"},
+    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpax", "TEXT", "the text itself"},
+    {"file", 'f', O_STR, F(file), 0, 0, "tgcpax", "FILE", "read the text from a file; - is stdin"},
     {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gc", "N",
      "tokens to generate (128); -1: until the end"},
     {"predict", 'n', O_INT, F(n_predict), 0, 1e9, "b", "N", "tokens to decode (128)"},
-    {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "a", "N", "read N tokens of the text at most"},
-    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpba", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpba", "N",
+    {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "ax", "N", "read N tokens of the text at most"},
+    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbax", "N", "context: tokens of one window"},
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbax", "N",
      "threads (default: as many CPUs as it may use)"},
-    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpba", "N", "tokens of one batch (512)"},
+    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbax", "N", "tokens of one batch (512)"},
     {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
      "random seed (-1: the clock)"},
     {"temp", 0, O_NUM, F(temp), 0, 100, "gc", "X",
@@ -2728,42 +2793,58 @@ static const Option option_table[] = {
     {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gc", "N",
      "tokens it looks back on (64)"},
     {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
-    {"bos", 0, O_STR, F(bos), 0, 0, "tgpa", "auto|on|off|ID",
+    {"bos", 0, O_STR, F(bos), 0, 0, "tgpax", "auto|on|off|ID",
      "first token of a text (auto: as the file says)"},
-    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpa", "NAME", "pre-tokenizer, instead of the file's"},
+    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpax", "NAME", "pre-tokenizer, instead of the file's"},
     {"special", 0, O_FLAG, F(special), 0, 0, "tg", "",
      "control tokens: recognise them in the text, show them"},
     {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
     {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpb", "", "quantized weights times float activations"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpb", "",
      "quantized weights times int8 activations (the default)"},
-    {"exact", 0, O_FLAG, F(exact), 0, 0, "a", "",
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "ax", "",
      "quantized weights times float activations (the default)"},
-    {"int8", 0, O_FLAG, F(int8), 0, 0, "a", "", "quantized weights times int8 activations"},
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "ax", "", "quantized weights times int8 activations"},
     {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
      "plain, none or linear, instead of the file's"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaB", "X",
      "factor of --rope linear, instead of the file's"},
-    {"kv", 0, O_STR, F(kv), 0, 0, "gcpba", "f32|f16", "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpba", "NAME",
+    {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
+     "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
+    {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
+    {"heads", 0, O_STR, F(heads), 0, 0, "gpax", "LIST", "edit these query heads only, as 0,3,5-7"},
+    {"keep-rope", 0, O_NUM, F(keep_rope), 0, 1, "gpa", "P",
+     "edit: turn only the fraction P of the pairs, those of highest frequency"},
+    {"keep-rope", 0, O_NUM, F(try_keep), 0, 1, "x", "P",
+     "edit: turn only the fraction P of the pairs, those of highest frequency"},
+    {"rope", 0, O_STR, F(try_rope), 0, 0, "x", "KIND", "edit: plain, none or linear encoding"},
+    {"rope-scale", 0, O_NUM, F(try_scale), 1e-6, 1e6, "x", "X", "factor of --rope linear"},
+    {"massive", 0, O_FLAG, F(massive), 0, 0, "x", "",
+     "edit: replace massive values of q and k by their means"},
+    {"controls", 0, O_INT, F(controls), 0, 1000, "x", "N",
+     "as many random pairs dropped, N times over (3)"},
+    {"seed", 's', O_WHOLE, F(seed), 0, 9007199254740992.0, "pax", "N",
+     "seed of what is dropped at random (1)"},
+    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbax", "f32|f16", "type of the cached keys and values (f32)"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbax", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
-    {"protocol", 0, O_STR, F(protocol), 0, 0, "p", "NAME",
+    {"protocol", 0, O_STR, F(protocol), 0, 0, "px", "NAME",
      "llama.cpp (second half of each window) or full (all of it)"},
     {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
     {"n-prompt", 0, O_INT, F(n_prompt), 1, 1e6, "b", "N", "prompt tokens (512)"},
     {"depth", 0, O_INT, F(depth), 0, 1e6, "b", "N", "decode after N other tokens (0)"},
     {"repeat", 'r', O_INT, F(repeat), 1, 1000, "b", "N", "runs; the median is shown (3)"},
     {"probe", 0, O_STR, F(probe), 0, 0, "b", "off|on", "measure with the observing probe attached"},
-    {"skip", 0, O_INT, F(analysis.n_skip), 0, 1e6, "a", "N",
+    {"skip", 0, O_INT, F(analysis.n_skip), 0, 1e6, "ax", "N",
      "tokens at the head of each window left out of means (1)"},
-    {"strong-ratio", 0, O_NUM, F(analysis.strong_ratio), 0, 1e9, "a", "X",
+    {"strong-ratio", 0, O_NUM, F(analysis.strong_ratio), 0, 1e9, "pax", "X",
      "a strong pair: r_q r_k at least X times the head's median pair (20)"},
-    {"strong-r", 0, O_NUM, F(analysis.strong_r), 0, 1, "a", "X",
+    {"strong-r", 0, O_NUM, F(analysis.strong_r), 0, 1, "pax", "X",
      "a strong pair: R_q and R_k at least X (0.95)"},
-    {"sink-eps", 0, O_NUM, F(analysis.sink_eps), 0, 1, "a", "X", "a sink: alpha_1 above X (0.3)"},
-    {"sink-t", 0, O_INT, F(analysis.sink_t), 1, 1e6, "a", "N",
+    {"sink-eps", 0, O_NUM, F(analysis.sink_eps), 0, 1, "ax", "X", "a sink: alpha_1 above X (0.3)"},
+    {"sink-t", 0, O_INT, F(analysis.sink_t), 1, 1e6, "ax", "N",
      "queries behind alpha_1 of the sink metric (64)"},
-    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N",
+    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "gpaxB", "N",
      "P of x = theta P, instead of the file's"},
     {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N", "the same as --train-ctx"},
     {"base", 0, O_NUM, F(base), 1, 1e15, "aB", "X",
@@ -2796,8 +2877,8 @@ static const Option option_table[] = {
     {"capture-pattern", 0, O_FLAG, F(capture.pattern), 0, 0, "a", "",
      "the rows of attention, too (512 tokens at most)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
-    {"output", 'o', O_STR, F(out), 0, 0, "itpbarB", "FILE", "write there instead of to stdout"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaB", "", "data as JSON"},
+    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBx", "FILE", "write there instead of to stdout"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBx", "", "data as JSON"},
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
@@ -2894,7 +2975,10 @@ static void warn_pre(const Tokenizer *t)
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
-    ModelOptions mo = {o->rope, o->rope_scale};
+    ModelOptions mo = {.rope = o->rope,
+                       .rope_factor = o->rope_scale,
+                       .truncate = o->keep_rope >= 0,
+                       .rope_keep = o->keep_rope};
     StateOptions so = {.n_ctx = o->n_ctx,
                        .n_batch = o->n_batch,
                        .n_threads = o->n_threads,
@@ -3082,14 +3166,161 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
              sp->temp, sp->top_k, sp->top_p, sp->min_p);
 }
 
+/* ---- interventions */
+
+/* "0,3,5-7" into on[n]; all of them for NULL. */
+static int parse_list(const char *option, const char *list, int n, uint8_t *on, Err *e)
+{
+    if (!list) memset(on, 1, (size_t)n);
+    for (const char *s = list; s;) {
+        char *end = NULL;
+        long lo = isdigit((unsigned char)*s) ? strtol(s, &end, 10) : -1, hi = lo;
+        if (lo >= 0 && *end == '-' && isdigit((unsigned char)end[1]))
+            hi = strtol(end + 1, &end, 10);
+        if (lo < 0 || hi < lo || hi >= n || (*end && *end != ','))
+            return err_usage(e, "--%s %s: expected numbers from 0 to %d, such as 0 or 0,3,5-7",
+                             option, list, n - 1);
+        memset(on + lo, 1, (size_t)(hi - lo + 1));
+        s = *end ? end + 1 : NULL;
+    }
+    return 0;
+}
+
+/* What --drop asks for. */
+typedef struct {
+    char name[32], what[560];
+    int which;       /* PAIRS_... */
+    int random;      /* a control of these pairs, not the pairs themselves */
+    uint8_t *listed; /* [most pairs of a head], of PAIRS_LISTED */
+} Drop;
+
+static const struct {
+    const char *word;
+    int which, random;
+    const char *what;
+} drops[] = {
+    {"partial", PAIRS_PARTIAL, 0, "the partial-cycle pairs (x <= 2 pi)"},
+    {"half", PAIRS_HALF, 0, "the pairs of at most half a cycle (x <= pi)"},
+    {"full", PAIRS_FULL, 0, "the full-cycle pairs (x > 2 pi; only the partial-cycle ones stay)"},
+    {"candidates", PAIRS_CANDIDATES, 0, "the offset feature candidates of the unedited run"},
+    {"random", PAIRS_PARTIAL, 1,
+     "random full-cycle pairs, as many of each head as it has partial-cycle ones,"},
+};
+
+static int drop_parse(const Model *m, const char *word, Drop *d, Err *e)
+{
+    int n = 0;
+    for (int r = 0; r < m->n_ropes; r++) n = max_of(n, m->rope[r].n_pairs);
+    *d = (Drop){.which = PAIRS_LISTED, .listed = xcalloc((size_t)n + 1, 1)};
+    snprintf(d->name, sizeof d->name, "drop %s", isdigit((unsigned char)*word) ? "pairs" : word);
+    for (size_t i = 0; i < sizeof drops / sizeof *drops; i++) {
+        if (strcmp(word, drops[i].word)) continue;
+        d->which = drops[i].which;
+        d->random = drops[i].random;
+        snprintf(d->what, sizeof d->what, "%s dropped from the logits", drops[i].what);
+        return 0;
+    }
+    snprintf(d->what, sizeof d->what, "the pairs %s dropped from the logits", word);
+    if (isdigit((unsigned char)*word)) return parse_list("drop", word, n, d->listed, e);
+    return err_usage(e,
+                     "--drop %s: expected partial, half, full, candidates, random, or numbers of "
+                     "pairs such as 0,3,5-7",
+                     word);
+}
+
+static int selection_parse(const Model *m, const Options *o, Selection *s, Err *e)
+{
+    *s = (Selection){.layers = o->layers,
+                     .heads = o->heads,
+                     .layer = xcalloc((size_t)m->n_layers + 1, 1),
+                     .head = xcalloc((size_t)m->max_heads + 1, 1)};
+    return parse_list("layers", s->layers, m->n_layers, s->layer, e) ||
+           parse_list("heads", s->heads, m->max_heads, s->head, e);
+}
+
+static void selection_free(Selection *s)
+{
+    free(s->layer);
+    free(s->head);
+}
+
+static uint64_t edit_seed(const Options *o)
+{
+    return o->seed < 0 ? 1 : (uint64_t)o->seed;
+}
+
+static Pairs drop_pairs(const Analysis *a, const Selection *s, const Drop *d, uint64_t seed)
+{
+    Pairs p = pairs_pick(a, s, d->which, d->listed);
+    if (!d->random) return p;
+    Pairs c = pairs_control(a, &p, seed);
+    free(p.on);
+    return c;
+}
+
+/* Does --drop speak of what only an observed, unedited run can tell? */
+static int drop_wants_reading(const Options *o)
+{
+    return o->drop && strcmp(o->drop, "candidates") == 0;
+}
+
+/* The edit of --drop, --layers and --heads, and all that makes this an edited run in words; nothing
+ * if nothing is asked for. a: of this model; it has seen the text if drop_wants_reading. */
+static int edit_asked(const Session *ss, const Options *o, const Analysis *a, Edit **edit,
+                      Bytes *said, Err *e)
+{
+    char s[800];
+    Drop d = {.listed = NULL};
+    Selection sel = {.layers = NULL};
+    Pairs p = {.on = NULL};
+    if (!o->drop && (o->layers || o->heads))
+        return err_usage(e, "--layers and --heads say where --drop acts: give that, too");
+    int rc = o->drop && (drop_parse(&ss->m, o->drop, &d, e) || selection_parse(&ss->m, o, &sel, e));
+    if (!rc && o->drop) {
+        p = drop_pairs(a, &sel, &d, edit_seed(o));
+        *edit = edit_drop(&ss->m, &p);
+        snprintf(s, sizeof s, "%s (%ld pairs in %ld heads; layers %s, heads %s", d.what, p.n,
+                 p.heads, o->layers ? o->layers : "all", o->heads ? o->heads : "all");
+        bytes_add(said, s, strlen(s));
+        snprintf(s, sizeof s, d.random ? "; seed %llu)" : ")", (unsigned long long)edit_seed(o));
+        bytes_add(said, s, strlen(s));
+        if (!p.n) rc = err_set(e, "--drop %s: no selected head has such a pair", o->drop);
+    }
+    if (o->keep_rope >= 0) {
+        snprintf(s, sizeof s,
+                 "%sonly the highest frequencies turning, a fraction of %g of them (p-RoPE)",
+                 said->n ? "; and " : "", o->keep_rope);
+        bytes_add(said, s, strlen(s));
+    }
+    selection_free(&sel);
+    free(d.listed);
+    free(p.on);
+    return rc ? -1 : 0;
+}
+
+/* The same for a command that observes no text. */
+static int edit_unobserved(const Session *ss, const Options *o, Edit **edit, Bytes *said, Err *e)
+{
+    if (drop_wants_reading(o))
+        return err_usage(e, "--drop candidates: they are found in a text; `ablate`, `analyze` and "
+                            "`perplexity` read one");
+    Analysis *a = o->drop ? analysis_new(&ss->m, &o->analysis) : NULL;
+    int rc = edit_asked(ss, o, a, edit, said, e);
+    analysis_free(a);
+    return rc;
+}
+
+/* ---- generate and chat */
+
 static int run_generate(Options *o, Err *e)
 {
     Session ss;
-    Bytes text = {0};
+    Bytes text = {0}, edits = {0};
     Tokens ids = {0};
+    Edit *edit = NULL;
     int rc = -1;
     if (session_open(&ss, o, o->exact, e) || read_prompt(o, "", &text, e) ||
-        encode(&ss, &text, o->special, &ids, e)) {
+        encode(&ss, &text, o->special, &ids, e) || edit_unobserved(&ss, o, &edit, &edits, e)) {
     } else if (ids.n == 0) {
         err_usage(e, "the prompt is empty and there is no BOS token to begin with: give -p TEXT");
     } else if (ids.n > (size_t)ss.s.n_ctx) {
@@ -3099,6 +3330,8 @@ static int run_generate(Options *o, Err *e)
         Sampler sp = make_sampler(o, 0);
         size_t n_prompt = ids.n;
         describe_run(&ss, &sp, sp.rng);
+        if (edits.n) note("an edited run, with %s", edits.s);
+        ss.s.edit = edit;
         fwrite(text.s, 1, text.n, stdout);
         double t0 = now();
         rc = prefill(&ss.s, ids.id, (int)ids.n);
@@ -3113,7 +3346,9 @@ static int run_generate(Options *o, Err *e)
                  (double)n_prompt / (t1 - t0), n, n / (t2 - t1 + 1e-9));
     }
     free(text.s);
+    free(edits.s);
     free(ids.id);
+    edit_free(edit);
     session_close(&ss);
     return rc;
 }
@@ -3417,6 +3652,7 @@ static int with_output(const Options *o, int exact,
 typedef struct {
     double nll, nll2; /* sums of -log p and of its square */
     long n;
+    double *each; /* -log p of each token, or NULL: not kept */
 } Score;
 
 /* -log softmax(logits)[id], in double. */
@@ -3444,6 +3680,7 @@ static int score_window(Session *ss, const int *ids, int n, int first, Score *to
             double nll = token_nll(logits, V, ids[i + c + 1]);
             sc.nll += nll;
             sc.nll2 += nll * nll;
+            if (sc.each) sc.each[sc.n] = nll;
             sc.n++;
         }
     }
@@ -3462,6 +3699,9 @@ typedef struct {
     int windows, done, first; /* positions after `first` of each window are scored */
     Score score;
     char text_sha256[65];
+    const char *edits;             /* what makes this an edited run; NULL: none */
+    Analysis *observer;            /* to be told of the windows, or NULL */
+    double before, total, started; /* tokens of a work this is part of; total 0: of none */
 } Perplexity;
 
 static void perplexity_json(FILE *f, const Session *ss, const Options *o, const Perplexity *p)
@@ -3473,6 +3713,11 @@ static void perplexity_json(FILE *f, const Session *ss, const Options *o, const 
     json_str(f, o->model, strlen(o->model));
     fprintf(f, ",\"model_sha256\":\"%s\",\"text_sha256\":\"%s\",\"bos\":", sha, p->text_sha256);
     json_str(f, ss->policy, strlen(ss->policy));
+    fputs(",\"edits\":", f);
+    if (p->edits)
+        json_str(f, p->edits, strlen(p->edits));
+    else
+        fputs("null", f);
     fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"exact\":%s,",
             o->protocol, ss->s.n_ctx, p->first + 1, p->done, ss->s.exact ? "true" : "false");
     fprintf(f, "\"interrupted\":%s,\"tokens_scored\":%ld,\"perplexity\":%.9g,\"error\":%.9g}\n",
@@ -3487,6 +3732,7 @@ static void perplexity_print(FILE *f, const Session *ss, const Options *o, const
     fprintf(f, "protocol %s: %d windows of %d tokens, scored from position %d on, BOS %s, %s%s\n",
             o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy, activations(&ss->s),
             interrupted ? ", interrupted" : "");
+    if (p->edits) fprintf(f, "an edited run, with %s\n", p->edits);
 }
 
 /* Windows of n_ctx tokens that do not overlap. llama.cpp: whole ones, the second half of each
@@ -3511,46 +3757,78 @@ static int plan_windows(const Session *ss, const Options *o, size_t n, Perplexit
 static int perplexity_windows(Session *ss, const Options *o, Tokens *ids, Perplexity *p, Err *e)
 {
     size_t T = (size_t)ss->s.n_ctx;
-    double t0 = now();
-    int running = !o->json && !o->out;
+    int running = !o->json && !o->out && p->total <= 0;
     if (plan_windows(ss, o, ids->n, p, e)) return -1;
+    if (p->total <= 0) p->started = now();
+    double total = p->total > 0 ? p->total : (double)p->windows * (double)T;
     for (; p->done < p->windows; p->done++) {
         size_t at = (size_t)p->done * T;
         int n = (int)(ids->n - at < T ? ids->n - at : T);
         if (ss->bos >= 0) ids->id[at] = ss->bos; /* it is not scored; llama.cpp does the same */
+        if (p->observer) analysis_window(p->observer);
         int rc = score_window(ss, ids->id + at, n, p->first, &p->score, e);
         if (rc < 0) return -1;
         if (rc) break;
         if (running) printf("[%d]%.4f,", p->done + 1, exp(p->score.nll / (double)p->score.n));
         if (running) fflush(stdout);
-        if (!isatty(1))
-            progress("perplexity", (p->done + 1.0) * (double)T, (double)p->windows * (double)T, t0);
+        if (!running || !isatty(1))
+            progress("perplexity", fmin(p->before + (p->done + 1.0) * (double)T, total), total,
+                     p->started);
     }
     if (running) putchar('\n');
     return p->score.n ? 0 : err_set(e, "interrupted before the first window was done");
 }
 
+/* The edit that was asked for, after a first pass over the text where one is needed. */
+static int perplexity_edit(Session *ss, const Options *o, Tokens *ids, Edit **edit, Bytes *said,
+                           Err *e)
+{
+    if (!drop_wants_reading(o)) return edit_unobserved(ss, o, edit, said, e);
+    Perplexity p = {.observer = analysis_new(&ss->m, &o->analysis),
+                    .total = 2 * (double)ids->n,
+                    .started = now()};
+    ss->s.probe = analysis_probe(p.observer);
+    int rc = perplexity_windows(ss, o, ids, &p, e);
+    if (!rc && interrupted) rc = err_set(e, "interrupted before the candidates were found");
+    rc = rc || edit_asked(ss, o, p.observer, edit, said, e);
+    ss->s.probe = NULL;
+    analysis_free(p.observer);
+    return rc ? -1 : 0;
+}
+
 static int perplexity_session(Session *ss, const Options *o, OutFile *out, Err *e)
 {
-    Bytes text = {0};
+    Bytes text = {0}, edits = {0};
     Tokens ids = {0};
+    Edit *edit = NULL;
     Perplexity p = {0};
     int rc = read_text(o, NULL, &text, e) || encode(ss, &text, 0, &ids, e);
     if (!rc && tok_add_eos(ss->tok)) tokens_add(&ids, tok_eos(ss->tok));
     if (!rc) sha256_hex(text.s, text.n, p.text_sha256);
+    rc = rc || perplexity_edit(ss, o, &ids, &edit, &edits, e);
+    ss->s.edit = edit;
+    p.edits = edits.s;
     rc = rc || perplexity_windows(ss, o, &ids, &p, e);
     if (!rc) (o->json ? perplexity_json : perplexity_print)(out->f, ss, o, &p);
+    ss->s.edit = NULL;
+    edit_free(edit);
     free(text.s);
+    free(edits.s);
     free(ids.id);
     return rc ? -1 : 0;
+}
+
+static int protocol_check(const Options *o, Err *e)
+{
+    if (strcmp(o->protocol, "llama.cpp") == 0 || strcmp(o->protocol, "full") == 0) return 0;
+    return err_usage(e, "--protocol %s: expected llama.cpp or full", o->protocol);
 }
 
 static int run_perplexity(Options *o, Err *e)
 {
     if (!o->n_ctx) o->n_ctx = 512;
     if (!o->protocol) o->protocol = "llama.cpp";
-    if (strcmp(o->protocol, "llama.cpp") && strcmp(o->protocol, "full"))
-        return err_usage(e, "--protocol %s: expected llama.cpp or full", o->protocol);
+    if (protocol_check(o, e)) return -1;
     return with_output(o, o->exact, perplexity_session, e);
 }
 
@@ -3920,9 +4198,9 @@ static int record_end(Recorder *r, const Provenance *p, Err *e)
     return out_close(&r->out, e);
 }
 
-static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
+/* How a reading is made, as far as it is known before the text is read. */
+static Provenance session_provenance(const Session *ss, const Options *o)
 {
-    Tokens ids = {0};
     Provenance p = {.model_path = o->model,
                     .text_path = o->file ? o->file : "-p",
                     .bos_policy = ss->policy,
@@ -3936,20 +4214,51 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
                                      : o->rope_scale > 0 ? "linear"
                                                          : NULL,
                     .pre_override = o->pre};
+    return p;
+}
+
+/* The edit that was asked for, after a first pass over the text where one is needed. */
+static int analyze_edit(Session *ss, const Options *o, const Tokens *ids, Edit **edit, Bytes *said,
+                        Err *e)
+{
+    if (!drop_wants_reading(o)) return edit_unobserved(ss, o, edit, said, e);
+    Analysis *a = analysis_new(&ss->m, &o->analysis);
+    Provenance first = {.n_tokens = 0};
+    ss->s.probe = analysis_probe(a);
+    analyze_windows(ss, a, ids, &first);
+    ss->s.probe = NULL;
+    int rc = interrupted ? err_set(e, "interrupted before the candidates were found")
+                         : edit_asked(ss, o, a, edit, said, e);
+    analysis_free(a);
+    return rc;
+}
+
+static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
+{
+    Tokens ids = {0};
+    Bytes edits = {0};
+    Edit *edit = NULL;
+    Provenance p = session_provenance(ss, o);
     Recorder rec = {0};
     if (ss->s.n_ctx < 2)
         return err_usage(e, "-c %d: a window needs 2 tokens at least", ss->s.n_ctx);
-    int rc = analyze_text(ss, o, &ids, &p, e) || record_begin(&rec, &ss->m, o, ss->s.n_ctx, e);
+    int rc = analyze_text(ss, o, &ids, &p, e) || analyze_edit(ss, o, &ids, &edit, &edits, e) ||
+             record_begin(&rec, &ss->m, o, ss->s.n_ctx, e);
     if (!rc) {
         Analysis *a = analysis_new(&ss->m, &o->analysis);
         sha256_hex(ss->m.g.map, ss->m.g.size, p.model_sha256);
         ss->s.probe = record_probe(&rec, analysis_probe(a));
+        ss->s.edit = edit;
+        p.edits = edits.s;
         analyze_windows(ss, a, &ids, &p);
         p.interrupted = interrupted != 0;
         show_analysis(a, &p, o, out->f);
         analysis_free(a);
         rc = record_end(&rec, &p, e);
     }
+    ss->s.edit = NULL;
+    edit_free(edit);
+    free(edits.s);
     free(ids.id);
     return rc ? -1 : 0;
 }
@@ -4070,7 +4379,7 @@ static int lone_encoding(const Options *o, Model *m, Err *e)
 
 static int bounds_model(const Options *o, Model *m, Err *e)
 {
-    ModelOptions mo = {o->rope, o->rope_scale};
+    ModelOptions mo = {.rope = o->rope, .rope_factor = o->rope_scale};
     if (!o->model) return lone_encoding(o, m, e);
     if (o->base > 0 || o->n_rot)
         return err_usage(e, "--base and --n-rot are for bounds without a model; %s has its own",
@@ -4099,6 +4408,319 @@ static int run_bounds(Options *o, Err *e)
     }
     model_close(&m);
     return rc ? -1 : 0;
+}
+
+/* ---- ablate */
+
+/* The work of one `ablate`: the same windows again and again. */
+typedef struct {
+    Session *ss;
+    const Options *o;
+    Tokens ids;
+    Selection sel;
+    Analysis *first;    /* what the unedited run was seen to do */
+    double *nll0, *nll; /* of each scored token: unedited, and in this run */
+    double started;
+    int n_done, n_asked; /* passes over the text */
+    Ablation out;
+} Ablate;
+
+/* Perplexity over that of the unedited run, exp(mean d), d = the difference of each token's -log p;
+ * its standard error from the scatter of d. */
+static void ablate_ratio(const Ablate *w, AblationRun *r)
+{
+    double sum = 0, sq = 0, n = (double)r->n_tokens;
+    for (long i = 0; i < r->n_tokens; i++) sum += w->nll[i] - w->nll0[i];
+    for (long i = 0; i < r->n_tokens; i++) {
+        double d = w->nll[i] - w->nll0[i] - sum / n;
+        sq += d * d;
+    }
+    r->ratio = exp(sum / n);
+    r->ratio_error = r->n_tokens > 1 ? r->ratio * sqrt(sq / (n - 1) / n) : 0;
+}
+
+/* One pass over all windows with a probe or an observer. 0, 1 if interrupted, -1. */
+static int ablate_pass(Ablate *w, Session *ss, Perplexity *p, Err *e)
+{
+    double tokens = (double)w->ids.n;
+    p->before = w->n_done * tokens;
+    p->total = fmax(w->n_asked, w->n_done + 1) * tokens;
+    p->started = w->started;
+    int rc = perplexity_windows(ss, w->o, &w->ids, p, e);
+    if (interrupted) return 1;
+    w->n_done++;
+    return rc;
+}
+
+/* Runs all windows with an edit (NULL: none), observed, and keeps the figures beside `as`. */
+static int ablate_run(Ablate *w, Session *ss, const Edit *edit, AblationRun *as, Err *e)
+{
+    Perplexity p = {.observer = analysis_new(&ss->m, &w->o->analysis)};
+    Ablation *b = &w->out;
+    Probe probe = *analysis_probe(p.observer);
+    if (b->n) probe.want = PROBE_ATTN; /* q and k are read in the unedited run alone */
+    p.score.each = b->n ? w->nll : w->nll0;
+    ss->s.edit = edit;
+    ss->s.probe = &probe;
+    int rc = ablate_pass(w, ss, &p, e);
+    ss->s.edit = NULL;
+    ss->s.probe = NULL;
+    if (!rc) {
+        as->n_tokens = p.score.n;
+        as->nll = p.score.nll / (double)p.score.n;
+        as->perplexity = exp(as->nll);
+        as->perplexity_error = perplexity_error(&p.score);
+        as->ratio = 1;
+        if (b->n) ablate_ratio(w, as);
+        as->all = analysis_sinks(p.observer, NULL);
+        as->chosen = analysis_sinks(p.observer, &w->sel);
+        b->first_scored = p.first + 1;
+        b->run = xrealloc(b->run, (size_t)b->n + 1, sizeof *b->run);
+        b->run[b->n++] = *as;
+    }
+    if (!rc && !w->first)
+        w->first = p.observer;
+    else
+        analysis_free(p.observer);
+    return rc;
+}
+
+static int ablate_pairs(Ablate *w, const Pairs *p, AblationRun *as, Err *e)
+{
+    Edit *edit = edit_drop(&w->ss->m, p);
+    as->counts = EDITS_PAIRS;
+    as->n_edited = p->n;
+    int rc = ablate_run(w, w->ss, edit, as, e);
+    edit_free(edit);
+    return rc;
+}
+
+static void ablate_note(Ablate *w, const char *what, const char *why)
+{
+    char s[700];
+    snprintf(s, sizeof s, "'%s' was not run: %s.", what, why);
+    bytes_add(&w->out.notes, s, strlen(s) + 1);
+}
+
+static void control_words(AblationRun *as, const Pairs *c)
+{
+    const char *which = c->any ? "pairs of any kind" : "full-cycle pairs that it leaves";
+    if (c->forced) {
+        snprintf(as->name, sizeof as->name, "drop all other full-cycle pairs");
+        snprintf(as->edit, sizeof as->edit,
+                 "all %s of each head dropped from the logits: there are just as many", which);
+        return;
+    }
+    snprintf(as->name, sizeof as->name, "drop random %s, seed %llu",
+             c->any ? "of any kind" : "full-cycle", (unsigned long long)as->seed);
+    snprintf(as->edit, sizeof as->edit, "as many random %s of each head dropped from the logits",
+             which);
+}
+
+/* As many random pairs as p has, --controls times; once, where there is nothing to draw from. None
+ * where p is every pair. */
+static int ablate_controls(Ablate *w, const Pairs *p, int of, uint64_t seed, Err *e)
+{
+    int rc = 0, n = w->o->controls;
+    for (int k = 0; !rc && k < n; k++) {
+        AblationRun as = {.control_of = of, .seed = seed + (uint64_t)k};
+        Pairs c = pairs_control(w->first, p, as.seed);
+        control_words(&as, &c);
+        if (c.forced) w->n_asked -= n - 1, n = 1;
+        if (c.forced && c.any)
+            ablate_note(w, "a control", "all pairs of the heads are dropped already");
+        else
+            rc = ablate_pairs(w, &c, &as, e);
+        free(c.on);
+    }
+    return rc;
+}
+
+/* A drop and its controls. */
+static int ablate_drop(Ablate *w, const char *word, Err *e)
+{
+    Drop d;
+    int rc = drop_parse(&w->ss->m, word, &d, e);
+    if (!rc) {
+        AblationRun as = {.control_of = -1, .seed = edit_seed(w->o)};
+        Pairs p = drop_pairs(w->first, &w->sel, &d, as.seed);
+        snprintf(as.name, sizeof as.name, "%s", d.name);
+        snprintf(as.edit, sizeof as.edit, "%s", d.what);
+        if (p.n) {
+            rc = ablate_pairs(w, &p, &as, e);
+            rc = rc ? rc : ablate_controls(w, &p, w->out.n - 1, as.seed + (uint64_t)d.random, e);
+        } else {
+            ablate_note(w, d.name, "no selected head has such a pair");
+            w->n_asked -= 1 + w->o->controls;
+        }
+        free(p.on);
+    }
+    free(d.listed);
+    return rc;
+}
+
+/* Massive values become their means; then as many of the lowest, as the control. */
+static int ablate_massive(Ablate *w, Err *e)
+{
+    Channels *c = channels_new(&w->ss->m);
+    Perplexity p = {.observer = NULL};
+    w->ss->s.probe = channels_probe(c);
+    int rc = ablate_pass(w, w->ss, &p, e);
+    int of = w->out.n;
+    w->ss->s.probe = NULL;
+    for (int lowest = 0; !rc && lowest < 2; lowest++) {
+        Edit *edit = edit_massive(c, &w->sel, lowest);
+        AblationRun as = {
+            .control_of = lowest ? of : -1, .counts = EDITS_VALUES, .n_edited = edit->n};
+        snprintf(as.name, sizeof as.name, lowest ? "lowest values" : "massive values");
+        snprintf(as.edit, sizeof as.edit,
+                 lowest ? "as many values of the smallest norm made their means over tokens"
+                        : "the massive values of q and k (norm over tokens > 5 times the mean over "
+                          "the channels of the head) made their means over tokens");
+        if (edit->n)
+            rc = ablate_run(w, w->ss, edit, &as, e);
+        else if (!lowest)
+            ablate_note(w, as.name, "no selected head has a massive value");
+        edit_free(edit);
+    }
+    channels_free(c);
+    return rc;
+}
+
+/* The model opened anew with another encoding, run as it is. */
+static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *e)
+{
+    const State *s = &w->ss->s;
+    StateOptions so = {.n_ctx = s->n_ctx,
+                       .n_batch = s->n_batch,
+                       .n_threads = s->n_threads,
+                       .exact = s->exact,
+                       .kv_type = s->kv_type,
+                       .isa = s->k->name};
+    Session other = {.tok = w->ss->tok, .bos = w->ss->bos};
+    memcpy(other.policy, w->ss->policy, sizeof other.policy);
+    as->control_of = -1;
+    as->counts = EDITS_ROPE;
+    int rc = model_open(&other.m, w->o->model, mo, e) || state_new(&other.s, &other.m, &so, e);
+    rc = rc ? -1 : ablate_run(w, &other, NULL, as, e);
+    state_free(&other.s);
+    model_close(&other.m);
+    return rc;
+}
+
+static int ablate_ropes(Ablate *w, Err *e)
+{
+    const Options *o = w->o;
+    int rc = 0;
+    if (o->try_keep >= 0) {
+        ModelOptions mo = {.truncate = 1, .rope_keep = o->try_keep};
+        AblationRun as = {.name = "p-RoPE"};
+        snprintf(as.name, sizeof as.name, "p-RoPE, p = %g", o->try_keep);
+        snprintf(as.edit, sizeof as.edit,
+                 "only the highest frequencies turning, a fraction of %g of them (theta of the "
+                 "others is 0), in all layers and heads",
+                 o->try_keep);
+        rc = ablate_rope(w, &mo, &as, e);
+    }
+    if (!rc && (o->try_rope || o->try_scale > 0)) {
+        ModelOptions mo = {.rope = o->try_rope, .rope_factor = o->try_scale};
+        const char *kind = o->try_rope ? o->try_rope : "linear";
+        AblationRun as = {.name = "encoding"};
+        snprintf(as.name, sizeof as.name, "encoding %s", kind);
+        snprintf(as.edit, sizeof as.edit, "the position encoding made '%s' in all layers and heads",
+                 kind);
+        rc = ablate_rope(w, &mo, &as, e);
+    }
+    return rc;
+}
+
+/* What is wrong in the options is said before the first run. */
+static int ablate_check(Ablate *w, Err *e)
+{
+    const Options *o = w->o;
+    Drop d = {.listed = NULL};
+    ModelOptions mo = {.rope = o->try_rope, .rope_factor = o->try_scale};
+    Model m = {.n_layers = 0};
+    int rc = selection_parse(&w->ss->m, o, &w->sel, e);
+    if (!rc && o->drop) rc = drop_parse(&w->ss->m, o->drop, &d, e);
+    if (!rc && (mo.rope || mo.rope_factor > 0)) rc = model_open(&m, o->model, &mo, e);
+    model_close(&m);
+    free(d.listed);
+    return rc ? -1 : 0;
+}
+
+/* Everything that was asked for; the paper's story if nothing was. */
+static int ablate_runs(Ablate *w, Err *e)
+{
+    static const char *const story[] = {"partial", "full", "candidates"};
+    static const char missing[] = "Interrupted: runs that were asked for are missing.";
+    const Options *o = w->o;
+    int ropes = (o->try_keep >= 0) + (o->try_rope || o->try_scale > 0);
+    int n_story = o->drop || o->massive || ropes ? 0 : 3;
+    AblationRun unedited = {.name = "unedited", .edit = "nothing changed", .control_of = -1};
+    w->n_asked = 1 + (n_story + (o->drop != NULL)) * (1 + o->controls) + 3 * o->massive + ropes;
+    int rc = ablate_run(w, w->ss, NULL, &unedited, e);
+    for (int i = 0; !rc && i < n_story; i++) rc = ablate_drop(w, story[i], e);
+    if (!rc && o->drop) rc = ablate_drop(w, o->drop, e);
+    if (!rc && o->massive) rc = ablate_massive(w, e);
+    if (!rc) rc = ablate_ropes(w, e);
+    if (isatty(2)) fputs("\r\033[K", stderr);
+    if (rc > 0 && w->out.n) bytes_add(&w->out.notes, missing, sizeof missing);
+    if (rc > 0 && !w->out.n) return err_set(e, "interrupted before the first run was done");
+    return rc < 0 ? -1 : 0;
+}
+
+/* The tokens of the text as `perplexity` has them, at most -n. */
+static int ablate_text(Ablate *w, Provenance *p, Err *e)
+{
+    Bytes text = {0};
+    int rc = read_text(w->o, NULL, &text, e) || encode(w->ss, &text, 0, &w->ids, e);
+    if (!rc) sha256_hex(text.s, text.n, p->text_sha256);
+    free(text.s);
+    if (rc) return -1;
+    p->text_cut = w->o->n_predict > 0 && w->ids.n > (size_t)w->o->n_predict;
+    if (p->text_cut) w->ids.n = (size_t)w->o->n_predict;
+    w->nll0 = xcalloc(w->ids.n + 1, sizeof *w->nll0);
+    w->nll = xcalloc(w->ids.n + 1, sizeof *w->nll);
+    return 0;
+}
+
+static int ablate_session(Session *ss, const Options *o, OutFile *out, Err *e)
+{
+    Ablate w = {.ss = ss, .o = o, .started = now()};
+    Provenance p = session_provenance(ss, o);
+    Perplexity plan = {.windows = 0};
+    p.edits = "every run but 'unedited' is an edited one, as its own entry says";
+    w.out = (Ablation){.n_controls = o->controls,
+                       .seed = edit_seed(o),
+                       .sel = &w.sel,
+                       .protocol = o->protocol,
+                       .options = o->analysis};
+    int rc =
+        ablate_check(&w, e) || ablate_text(&w, &p, e) || plan_windows(ss, o, w.ids.n, &plan, e);
+    if (!rc) {
+        p.n_windows = (uint64_t)plan.windows;
+        p.n_tokens = (uint64_t)plan.windows * (uint64_t)ss->s.n_ctx;
+        if (p.n_tokens > w.ids.n) p.n_tokens = w.ids.n;
+        sha256_hex(ss->m.g.map, ss->m.g.size, p.model_sha256);
+        rc = ablate_runs(&w, e);
+        p.interrupted = interrupted != 0;
+        if (!rc && o->json) ablation_json(&w.out, &ss->m, &p, out->f);
+        if (!rc && !o->json) ablation_print(&w.out, &ss->m, &p, out->f, use_color(o));
+    }
+    analysis_free(w.first);
+    selection_free(&w.sel);
+    free(w.ids.id), free(w.nll0), free(w.nll);
+    free(w.out.run), free(w.out.notes.s);
+    return rc ? -1 : 0;
+}
+
+static int run_ablate(Options *o, Err *e)
+{
+    if (!o->n_ctx) o->n_ctx = 512;
+    if (!o->protocol) o->protocol = "full";
+    if (protocol_check(o, e)) return -1;
+    return with_output(o, !o->int8, ablate_session, e);
 }
 
 /* ---- info and tokenize */
@@ -4200,7 +4822,7 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
 static int run_info(Options *o, Err *e)
 {
     Model m = {0};
-    ModelOptions mo = {o->rope, o->rope_scale};
+    ModelOptions mo = {.rope = o->rope, .rope_factor = o->rope_scale};
     OutFile out;
     Tokenizer *t = NULL;
     if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");
@@ -4291,6 +4913,8 @@ static const Command commands[] = {
      run_bounds},
     {"check", 'k', "MODEL -f TEXT", "prediction against observation; exit 1: exceptions",
      run_check},
+    {"ablate", 'x', "MODEL -f TEXT",
+     "take rotary pairs away and measure again, with random controls", run_ablate},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
 };
@@ -4304,6 +4928,7 @@ static void help(FILE *f)
           "  ropescope report reading.json -o report.html      the same as a page\n"
           "  ropescope bounds model.gguf                       what theory predicts of it\n"
           "  ropescope check model.gguf -f text.txt            prediction against observation\n"
+          "  ropescope ablate model.gguf -f text.txt           what becomes of it without them\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
@@ -4494,6 +5119,9 @@ int main(int argc, char **argv)
                  .repeat_penalty = 1,
                  .repeat_last_n = 64,
                  .seed = -1,
+                 .controls = 3,
+                 .keep_rope = -1,
+                 .try_keep = -1,
                  .analysis = analysis_defaults(),
                  .eps = 0.9,
                  .tolerance = 0.1};

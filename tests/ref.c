@@ -273,19 +273,30 @@ static void rotate(const Ref *r, double *x, int n_heads, int pos)
             int a = r->half ? j : 2 * j, b = r->half ? j + r->n_rot / 2 : 2 * j + 1;
             double va = v[a], vb = v[b];
             if (r->o->flip) angle = -angle;
+            if (j >= r->n_rot / 2 - r->o->n_still) angle = 0;
             v[a] = va * cos(angle) - vb * sin(angle);
             v[b] = va * sin(angle) + vb * cos(angle);
         }
     }
 }
 
+/* Is value c of this head left out of the logits? */
+static int left_out(const Ref *r, int l, int h, int c)
+{
+    const RefOptions *o = r->o;
+    int pair = r->half ? c % (r->n_rot / 2) : c / 2;
+    return o->drop && c < r->n_rot && l == o->drop_layer && h == o->drop_head &&
+           pair == o->drop_pair;
+}
+
 /* Head output for one query: softmax over keys t0 .. pos. */
-static void attend(const Ref *r, const double *q, const double *k, const double *v, size_t stride,
-                   int t0, int pos, double *out)
+static void attend(const Ref *r, int l, int h, const double *q, const double *k, const double *v,
+                   size_t stride, int t0, int pos, double *out)
 {
     double *s = doubles((size_t)pos + 1), max = -(double)INFINITY, sum = 0;
     for (int t = t0; t <= pos; t++) {
-        for (int c = 0; c < r->head_dim; c++) s[t] += q[c] * k[(size_t)t * stride + (size_t)c];
+        for (int c = 0; c < r->head_dim; c++)
+            if (!left_out(r, l, h, c)) s[t] += q[c] * k[(size_t)t * stride + (size_t)c];
         s[t] *= r->scale;
         max = fmax(max, s[t]);
     }
@@ -328,7 +339,7 @@ static void attention(const Ref *r, int l, const double *xn, int n, double *x)
         for (int h = 0; h < heads; h++) {
             size_t at = (size_t)(h / (heads / kv)) * (size_t)d;
             size_t to = (size_t)i * qs + (size_t)h * (size_t)d;
-            attend(r, q + to, k + at, v + at, ks, window && i >= window ? i - window + 1 : 0, i,
+            attend(r, l, h, q + to, k + at, v + at, ks, window && i >= window ? i - window + 1 : 0, i,
                    out + to);
         }
     add_linear(r, l, "attn_output", out, n, x, r->n_embd, heads * d);

@@ -12,6 +12,9 @@ typedef struct {
     int int8;  /* activations that meet quantized weights go through 8-bit integers first */
     int flip;  /* negative control: turn every angle the wrong way */
     int quiet; /* do not print why it could not run */
+    /* The logits without pair drop_pair of head drop_head of layer drop_layer; 0: all of them. */
+    int drop, drop_layer, drop_head, drop_pair;
+    int n_still; /* the last pairs, that many, are not rotated */
 } RefOptions;
 
 /* logits[i * V + id] after token i, for all n tokens: every position is computed from scratch.

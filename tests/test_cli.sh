@@ -45,7 +45,7 @@ ok "no arguments: 2" exits 2
 ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
-for command in info tokenize generate chat perplexity bench analyze bounds check report; do
+for command in info tokenize generate chat perplexity bench analyze ablate bounds check report; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
@@ -403,12 +403,81 @@ if command -v "$python" >/dev/null 2>&1 && "$python" -c 'import numpy' 2>/dev/nu
 else
     echo "skipped: statistics of a capture by numpy: no Python with numpy (PYTHON=...)"
 fi
+# ---- ablate, and edited runs of other commands
+
+run ablate $model -f $sample -n 300 -c 128 --controls 1
+ok "ablate runs" exits 0
+ok "ablate has a row for each run" says '^  unedited '
+ok "ablate drops the partial-cycle pairs" says '^  drop partial '
+ok "ablate has a control" says '^    drop random of any kind, seed 1 '
+ok "ablate says that its runs are edited" says '^edited  every run'
+ok "and finds so in words" says '^- Edited runs:'
+ok "no escape codes in a pipe" sh -c "! grep -q '$(printf '\033')' '$out'"
+ablation="ablate $model -f $sample -n 300 -c 128 --json --layers 1-2 --heads 0 --massive --drop 0,2-3"
+run $ablation -t 1
+ok "ablate --json runs" exits 0
+ok "ablate --json parses" is_json "$out"
+ok "ablate names the selection" says '"layers":"1-2","heads":"0"'
+ok "two layers, one head, three pairs" says '"name":"drop pairs".*"n_edited":6,'
+ok "three controls" [ "$(grep -c '"control_of":"drop pairs"' "$out")" -eq 3 ]
+cp "$out" "$dir/ablation"
+run $ablation -t 2 -b 37
+ok "the same JSON with 2 threads and other batches" cmp -s "$out" "$dir/ablation"
+run $ablation --isa base -n 140
+cp "$out" "$dir/ablation"
+run $ablation -n 140
+ok "the same JSON without vectors" cmp -s "$out" "$dir/ablation"
+run perplexity $model -f $sample -c 128 --protocol full --json
+unedited=$(sed -n 's/.*"perplexity":\([0-9.]*\),.*/\1/p' "$out")
+run ablate $model -f $sample -c 128 --int8 --json --rope none --keep-rope 0
+ok "unedited it is the perplexity of perplexity" says "\"unedited\".*\"perplexity\":$unedited,"
+none=$(sed -n 's/.*"encoding none".*"perplexity":\([0-9.]*\),.*/\1/p' "$out")
+ok "an encoding can be swapped" [ -n "$none" ]
+ok "p-RoPE that keeps nothing is none" says "p-RoPE, p = 0.*\"perplexity\":$none,"
+ok "and that is another model" [ "$none" != "$unedited" ]
+head -c 300 $sample >"$dir/head"
+run perplexity $model -f "$dir/head" -c 16 --protocol full --json --drop 0,2-3 --layers 1-2 --heads 0
+cp "$out" "$dir/edited"
+ok "perplexity --drop says what was edited" says '"edits":"the pairs 0,2-3 dropped .*(6 pairs in 2 heads; layers 1-2, heads 0)"'
+run ablate $model -f "$dir/head" -c 16 --int8 --json --drop 0,2-3 --layers 1-2 --heads 0 --controls 0
+dropped=$(sed -n 's/.*"drop pairs","edit.*"perplexity":\([0-9.]*\),.*/\1/p' "$out")
+ok "perplexity --drop is what ablate measures" grep -q "\"perplexity\":$dropped," "$dir/edited"
+run perplexity $model -f $sample -c 128 --chunks 2 --drop random --seed 5
+ok "perplexity --drop says so in print" says '^an edited run, with random full-cycle pairs.*seed 5)'
+run analyze $model -f $sample -n 200 --drop full
+ok "analyze --drop runs" exits 0
+ok "analyze --drop says so at its head" says '^edited  the full-cycle pairs'
+ok "analyze --drop says so first of all it found" [ "$(sed -n '/^What was found/{n;p;}' "$out" | cut -c 1-15)" = "- Intervention:" ]
+run analyze $model -f $sample -n 200 --drop full --keep-rope 0.5 --json
+ok "analyze --drop --json parses" is_json "$out"
+ok "analyze --json has the edits" says '"edits":"the full-cycle pairs .*; and only the highest frequencies'
+cp "$out" "$dir/edited"
+run report "$dir/edited" -o "$dir/page2.html"
+ok "the page tells of the edits" grep -q '<dd>the full-cycle pairs' "$dir/page2.html"
+run analyze $model -f $sample -n 100 --json
+ok "edits are null where there are none" says '"edits":null'
+run generate $model -p "The king" -n 16 --drop full
+ok "generate --drop says so" complains 'edited run, with the full-cycle pairs'
+ok "and tells another story" sh -c "! cmp -s '$out' '$dir/text1'"
+refused 2 "from 0 to" ablate $model -f $sample --layers 4-99
+refused 2 "from 0 to" ablate $model -f $sample --layers 3-1
+refused 2 "such as 0" ablate $model -f $sample --heads 0,
+refused 2 "such as 0" ablate $model -f $sample --heads x
+refused 2 "from 0 to" ablate $model -f $sample --drop 0,999
+refused 2 "expected partial, half" ablate $model -f $sample --drop everything
+refused 2 "expected one of" ablate $model -f $sample --rope spiral
+refused 2 "give that, too" analyze $model -f $sample --layers 0
+refused 2 "found in a text" generate $model -p a --drop candidates
+refused 2 "number from 0 to 1" ablate $model -f $sample --keep-rope 2
+refused 1 "no selected head" perplexity $model -f $sample -c 128 --drop candidates --strong-ratio 1e9
+refused 1 "needs 2 at least" ablate $model -p ""
 
 # ---- interruption
 
 i=0
 while [ $i -lt 200 ]; do cat $sample; i=$((i + 1)); done >"$dir/long"
-for command in "perplexity $model -f $dir/long" "analyze $model -f $dir/long -o $dir/reading"; do
+for command in "perplexity $model -f $dir/long" "analyze $model -f $dir/long -o $dir/reading" \
+    "ablate $model -f $dir/long -n 40000"; do
     last="ropescope $command"
     # shellcheck disable=SC2086
     "$program" $command >"$out" 2>"$err" &
@@ -419,6 +488,18 @@ for command in "perplexity $model -f $dir/long" "analyze $model -f $dir/long -o 
     status=$?
     ok "SIGINT: 130 from ${command%% *}" exits 130
 done
+
+last="ropescope ablate, interrupted"
+"$program" ablate $model -f $sample -n 64 -c 32 --controls 1000 --drop 0 --json >"$out" 2>"$err" &
+pid=$!
+sleep 1
+kill -INT $pid
+wait $pid
+status=$?
+ok "an interrupted ablate exits with 130" exits 130
+ok "and prints the runs that are complete" says '"name":"drop pairs"'
+ok "as JSON" is_json "$out"
+ok "that says it was interrupted" says '"Interrupted: runs that were asked for are missing."'
 
 # ---- a real model, where it is at hand: figures of programs no one here wrote
 
