@@ -490,9 +490,9 @@ for command in "perplexity $model -f $dir/long" "analyze $model -f $dir/long -o 
 done
 
 last="ropescope ablate, interrupted"
-"$program" ablate $model -f $sample -n 64 -c 32 --controls 1000 --drop 0 --json >"$out" 2>"$err" &
+"$program" ablate $model -f $sample -n 300 -c 32 --controls 1000 --drop 0 --json >"$out" 2>"$err" &
 pid=$!
-sleep 1
+sleep 2
 kill -INT $pid
 wait $pid
 status=$?
