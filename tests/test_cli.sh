@@ -350,6 +350,10 @@ run analyze $qk $how
 ok "analyze --q --k runs without a model" exits 0
 ok "and says what was read" says "activations from files"
 ok "and the heads it found" says "4 query / 2 kv heads of 6"
+ok "and the thresholds" says "^strong  r_q r_k >= 20"
+run check $qk $how
+ok "check says what was read, too" says "activations from files"
+ok "and the thresholds" says "^strong  r_q r_k >= 20"
 run analyze $qk $how --json
 ok "analyze --q --k --json parses" is_json "$out"
 ok "its JSON names the files" matches '"q":".*q.npy","q_sha256":"[0-9a-f]{64}","k":".*k.npy"' "$out"
