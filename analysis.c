@@ -1717,7 +1717,7 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     fputc('\n', f);
 }
 
-static void print_header(const Term *t, const Analysis *a, const Provenance *p)
+static void print_run(const Term *t, const Analysis *a, const Provenance *p)
 {
     FILE *f = t->f;
     const Model *m = a->m;
@@ -1788,6 +1788,13 @@ static void print_files(const Term *t, const Analysis *a, const Provenance *p)
             plural(p->n_windows), p->n_ctx, x->o.pos ? x->o.pos : "0", (double)m->score_scale);
     fprintf(f, "run     %s kernels, %d thread%s\n", or_dash(p->isa), p->n_threads,
             plural((uint64_t)p->n_threads));
+}
+
+/* How the reading was made, at the head of every table. */
+static void print_header(const Term *t, const Analysis *a, const Provenance *p)
+{
+    (p->files ? print_files : print_run)(t, a, p);
+    print_thresholds(t->f, a);
 }
 
 /* Mean over the heads of log r_q r_k of pair j. Not finite if some head has no number. */
@@ -1892,8 +1899,7 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
     locale_t old = c_numbers();
     Term t = term(f, color);
     Reading r = reading_new(a, p);
-    (p->files ? print_files : print_header)(&t, a, p);
-    print_thresholds(f, a);
+    print_header(&t, a, p);
     fprintf(f, "strip   mean log r_q r_k over the heads, per pair; │ x = 2 pi, ┊ x = pi\n"
                "turn    over P: half (x <= pi), partial (x <= 2 pi), full\n");
     for (int l = 0; l < a->m->n_layers; l++) {

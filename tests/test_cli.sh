@@ -483,6 +483,10 @@ run analyze $qk $how
 ok "analyze --q --k runs without a model" exits 0
 ok "and says what was read" says "activations from files"
 ok "and the heads it found" says "4 query / 2 kv heads of 6"
+ok "and the thresholds" says "^strong  r_q r_k >= 20"
+run check $qk $how
+ok "check says what was read, too" says "activations from files"
+ok "and the thresholds" says "^strong  r_q r_k >= 20"
 run analyze $qk $how --json
 ok "analyze --q --k --json parses" is_json "$out"
 ok "its JSON names the files" matches '"q":".*q.npy","q_sha256":"[0-9a-f]{64}","k":".*k.npy"' "$out"
@@ -623,9 +627,9 @@ for command in "perplexity $model -f $dir/long" "analyze $model -f $dir/long -o 
 done
 
 last="ropescope ablate, interrupted"
-"$program" ablate $model -f $sample -n 64 -c 32 --controls 1000 --drop 0 --json >"$out" 2>"$err" &
+"$program" ablate $model -f $sample -n 300 -c 32 --controls 1000 --drop 0 --json >"$out" 2>"$err" &
 pid=$!
-sleep 1
+sleep 2
 kill -INT $pid
 wait $pid
 status=$?
