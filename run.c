@@ -4474,7 +4474,7 @@ static int analyze_run(Session *ss, const Options *o, const Tokens *ids, Provena
             p->interrupted = interrupted != 0;
             rc = analyze_keep(&sh, a, p, e);
         }
-        if (!rc && (!sh.path || o->json || o->out)) show_analysis(a, p, o, out->f);
+        if (!rc && (!sh.path || o->json || o->out || o->status)) show_analysis(a, p, o, out->f);
         analysis_free(a);
         if (record_end(&rec, p, e)) rc = -1;
     }
