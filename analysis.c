@@ -114,7 +114,8 @@ typedef struct {
     double *sum;   /* the same as one row, [n_sums] */
     Exact *total;  /* closed windows, [n_sums] */
     Peak *peak;    /* [P] radius; [D] |x| before; [D] |x| after rotation */
-    double *high;  /* [n_peaks] their values */
+    Peak *closed;  /* the same without the open window */
+    double *high;  /* [n_peaks] values of peak */
     size_t n_sums, n_peaks;
     float *first; /* [FIRST][D] tokens of window 0 before rotation, the skipped left out */
     int *n_first;
@@ -148,10 +149,12 @@ typedef struct {
 
 /* Massive activations of the residual stream after one layer. */
 typedef struct {
-    Peak most;     /* largest |h|; pos is the position, token the channel */
-    double median; /* median |h| of that state */
-    double *sum;   /* [E] massive values per channel, of the open window */
-    Exact *total;  /* [E] of closed windows */
+    Peak most;        /* largest |h|; pos is the position, token the channel */
+    double median;    /* median |h| of that state */
+    Peak closed_most; /* the same without the open window */
+    double closed_median;
+    double *sum;  /* [E] massive values per channel, of the open window */
+    Exact *total; /* [E] of closed windows */
 } Massive;
 
 /* The rotary axis of a Rope: pair j and where its members lie in a head. */
@@ -167,6 +170,17 @@ typedef struct {
     int *id, *before, n, cap;
 } Seen;
 
+/* Windows from .. to - 1. */
+typedef struct {
+    uint64_t from, to;
+} Range;
+
+/* Ascending; they neither overlap nor touch. */
+typedef struct {
+    Range *r;
+    size_t n;
+} Ranges;
+
 struct Analysis {
     const Model *m;
     AnalysisOptions o;
@@ -178,9 +192,11 @@ struct Analysis {
     Sink *sink;             /* [all query heads] */
     Massive *massive;       /* [L] */
     Seen seen;
-    uint64_t window; /* number of the open window */
-    float *scratch;  /* [E] */
-    void *mem;       /* what the pointers above point into */
+    uint64_t window;   /* number of the open window */
+    Ranges closed;     /* windows that are in the totals */
+    uint64_t n_tokens; /* of these */
+    float *scratch;    /* [E] */
+    void *mem;         /* what the pointers above point into */
 };
 
 /* What one side of a pair, queries or keys, turned out to be. */
@@ -325,15 +341,23 @@ static double exact_value(const Exact *s)
 
 /* ---------------------------------------------------------------- the probe: queries and keys */
 
+/* Does v at this place take the place of p? Of two equal values the one that comes first stays, in
+ * whatever order windows are run or merged. */
+static int peak_beaten(const Peak *p, double v, uint64_t window, int pos)
+{
+    if (!(v >= p->value)) return 0;
+    return v > p->value || window < p->window || (window == p->window && pos < p->pos);
+}
+
 /* Values v of the token at pos against the peaks. */
 static void see_peaks(Peak *p, double *high, const double *v, int n, const Analysis *an, int pos)
 {
     int above = 0;
-    for (int i = 0; i < n; i++) above |= v[i] > high[i];
+    for (int i = 0; i < n; i++) above |= v[i] >= high[i];
     if (!above) return;
     int token = pos < an->seen.n ? an->seen.id[pos] : -1;
     for (int i = 0; i < n; i++) {
-        if (!(v[i] > high[i])) continue;
+        if (!peak_beaten(&p[i], v[i], an->window, pos)) continue;
         p[i] = (Peak){v[i], an->window, pos, token};
         high[i] = v[i];
     }
@@ -568,11 +592,12 @@ static void on_resid(void *ctx, int l, int pos, int n, const float *x, size_t st
         int top = 0;
         for (int c = 1; c < E; c++) top = fabsf(x[c]) > fabsf(x[top]) ? c : top;
         double most = fabs((double)x[top]);
-        if (!(most > 100 || most > s->most.value)) continue;
+        int record = peak_beaten(&s->most, most, an->window, pos + i);
+        if (!(most > 100 || record)) continue;
         for (int c = 0; c < E; c++) an->scratch[c] = fabsf(x[c]);
         qsort(an->scratch, (size_t)E, sizeof *an->scratch, by_float);
         double mid = (double)an->scratch[E / 2];
-        if (most > s->most.value) {
+        if (record) {
             s->most = (Peak){most, an->window, pos + i, top};
             s->median = mid;
         }
@@ -588,6 +613,62 @@ static void on_resid(void *ctx, int l, int pos, int n, const float *x, size_t st
 static void close_sums(double *sum, Exact *total, size_t n)
 {
     for (size_t i = 0; i < n; i++) exact_add(&total[i], sum[i]), sum[i] = 0;
+}
+
+static void close_tally(Tally *y)
+{
+    close_sums(y->sum, y->total, y->n_sums);
+    memcpy(y->closed, y->peak, y->n_peaks * sizeof *y->peak);
+}
+
+/* s and t together. 0, or -1 if both have some windows: s stays, and *both are the first of them. */
+static int ranges_merge(Ranges *s, const Ranges *t, Range *both)
+{
+    Range *out = xcalloc(s->n + t->n, sizeof *out);
+    size_t n = 0;
+    for (size_t i = 0, k = 0; i < s->n || k < t->n;) {
+        int mine = k == t->n || (i < s->n && s->r[i].from <= t->r[k].from);
+        Range next = mine ? s->r[i++] : t->r[k++], *last = n ? &out[n - 1] : NULL;
+        if (last && next.from < last->to) {
+            *both = (Range){next.from, next.to < last->to ? next.to : last->to};
+            free(out);
+            return -1;
+        }
+        if (last && next.from == last->to)
+            last->to = next.to;
+        else
+            out[n++] = next;
+    }
+    free(s->r);
+    *s = (Ranges){out, n};
+    return 0;
+}
+
+static int ranges_have(const Ranges *s, uint64_t window)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (window >= s->r[i].from && window < s->r[i].to) return 1;
+    return 0;
+}
+
+static uint64_t ranges_count(const Ranges *s)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < s->n; i++) n += s->r[i].to - s->r[i].from;
+    return n;
+}
+
+/* The windows of 0 .. n - 1 that s does not have. free(r). */
+static Ranges ranges_missing(const Ranges *s, uint64_t n)
+{
+    Ranges out = {xcalloc(s->n + 1, sizeof *out.r), 0};
+    uint64_t at = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        if (s->r[i].from > at) out.r[out.n++] = (Range){at, s->r[i].from};
+        at = s->r[i].to;
+    }
+    if (at < n) out.r[out.n++] = (Range){at, n};
+    return out;
 }
 
 /* A window becomes a sample: alpha_k = 1 / (T - k) sum over its queries from k on of the weight on
@@ -617,19 +698,45 @@ static void close_head(Sink *s, Tally *y, const AnalysisOptions *o)
     add_window(&s->whole, &s->open, o->sink_eps);
     add_window(&s->at_t, &s->open_t, o->sink_eps);
     s->open = s->open_t = (SinkWindow){0};
-    close_sums(y->sum, y->total, y->n_sums);
+    close_tally(y);
+}
+
+static void close_massive(Massive *s, int E)
+{
+    close_sums(s->sum, s->total, (size_t)E);
+    s->closed_most = s->most;
+    s->closed_median = s->median;
 }
 
 void analysis_window(Analysis *a)
 {
     int L = a->m->n_layers, n_q = a->first_q[L], n_k = a->first_k[L];
-    int begun = n_q && *a->q[0].open.n + *a->q[0].open.n_skip > 0;
+    double n = n_q ? *a->q[0].open.n + *a->q[0].open.n_skip : 0; /* tokens */
     for (int i = 0; i < n_q; i++) close_head(&a->sink[i], &a->q[i], &a->o);
-    for (int i = 0; i < n_k; i++) close_sums(a->k[i].sum, a->k[i].total, a->k[i].n_sums);
-    for (int l = 0; l < L; l++)
-        close_sums(a->massive[l].sum, a->massive[l].total, (size_t)a->m->n_embd);
-    a->window += begun;
+    for (int i = 0; i < n_k; i++) close_tally(&a->k[i]);
+    for (int l = 0; l < L; l++) close_massive(&a->massive[l], a->m->n_embd);
     a->seen.n = 0;
+    if (!(n > 0)) return;
+    Range one = {a->window, a->window + 1}, twice;
+    MUST(ranges_merge(&a->closed, &(Ranges){&one, 1}, &twice) == 0);
+    a->n_tokens += (uint64_t)n;
+    a->window++;
+}
+
+void analysis_seek(Analysis *a, uint64_t window)
+{
+    a->window = window;
+}
+
+int analysis_has(const Analysis *a, uint64_t window)
+{
+    return ranges_have(&a->closed, window);
+}
+
+uint64_t analysis_closed(const Analysis *a, uint64_t *n_tokens)
+{
+    *n_tokens = a->n_tokens;
+    return ranges_count(&a->closed);
 }
 
 void analysis_tokens(Analysis *a, const int *id, int n)
@@ -742,6 +849,7 @@ static void place_tally(Tally *y, Block *b, int P, int D, int is_query)
     y->b = cut(b, (size_t)P, sizeof *y->b);
     y->r = cut(b, (size_t)P, sizeof *y->r);
     y->size = cut(b, (size_t)D, sizeof *y->size);
+    y->closed = cut(b, y->n_peaks, sizeof *y->closed);
     y->first = cut(b, FIRST * (size_t)D, sizeof *y->first);
     y->n_first = cut(b, 1, sizeof *y->n_first);
 }
@@ -815,6 +923,7 @@ void analysis_free(Analysis *a)
     axes_free(a->axis, a->m->n_ropes);
     free(a->first_q), free(a->first_k);
     free(a->seen.id), free(a->seen.before);
+    free(a->closed.r);
     free(a->mem);
     free(a);
 }
@@ -1379,6 +1488,36 @@ static int any_rotated(const Analysis *a)
     return 0;
 }
 
+/* "windows 3 to 5, 9 and 12 to 20", the first few. */
+static void name_windows(const Ranges *s, char *buf, size_t size)
+{
+    size_t at = (size_t)snprintf(buf, size, "window%s", plural(ranges_count(s)));
+    for (size_t i = 0; i < s->n && i < NAMED; i++) {
+        unsigned long long from = s->r[i].from, last = s->r[i].to - 1;
+        const char *comma = i == 0 ? "" : i + 1 == s->n ? " and" : ",";
+        at += (size_t)snprintf(buf + at, size - at, "%s %llu", comma, from);
+        if (last > from) at += (size_t)snprintf(buf + at, size - at, " to %llu", last);
+    }
+    if (s->n > NAMED) snprintf(buf + at, size - at, " and %zu more ranges", s->n - NAMED);
+}
+
+void analysis_missing(const Analysis *a, uint64_t n_windows, char *buf, size_t size)
+{
+    Ranges missing = ranges_missing(&a->closed, n_windows);
+    name_windows(&missing, buf, size);
+    free(missing.r);
+}
+
+static void say_missing(const Analysis *a, const Provenance *p, Bytes *out)
+{
+    char names[512];
+    uint64_t n = ranges_count(&a->closed);
+    analysis_missing(a, p->n_text_windows, names, sizeof names);
+    say(out, "Parts are missing: %llu of the %llu windows of the text %s read, without %s.",
+        (unsigned long long)n, (unsigned long long)p->n_text_windows, n == 1 ? "was" : "were",
+        names);
+}
+
 /* What was not as the file or the text would have it: before anything is claimed. */
 static void say_made(const Reading *r, Bytes *out)
 {
@@ -1391,6 +1530,7 @@ static void say_made(const Reading *r, Bytes *out)
     if (p->pre_override)
         say(out, "The text was split by '%s' (--pre), not as the file says.", p->pre_override);
     if (p->interrupted) say(out, "The reading was interrupted: the text was not read to its end.");
+    if (p->incomplete) say_missing(r->a, p, out);
     if (p->bytes_left_out)
         say(out, "%zu byte%s of the text %s no token and %s left out.", p->bytes_left_out,
             plural(p->bytes_left_out), p->bytes_left_out == 1 ? "has" : "have",
@@ -1592,13 +1732,20 @@ static void print_header(const Term *t, const Analysis *a, const Provenance *p)
             plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy));
     if (p->text_cut) fputs("        cut by -n: the rest of the text was not read\n", f);
     if (p->interrupted) fputs("        interrupted: the rest of the text was not read\n", f);
+    if (p->incomplete)
+        fprintf(f, "        %sparts are missing: %llu of %llu windows%s\n", t->mark,
+                (unsigned long long)(p->n_text_windows - p->n_windows),
+                (unsigned long long)p->n_text_windows, t->off);
     if (p->bytes_left_out)
         fprintf(f, "        %zu byte%s without a token left out\n", p->bytes_left_out,
                 plural(p->bytes_left_out));
     if (p->pre_override) fprintf(f, "        --pre %s: not what the file says\n", p->pre_override);
-    fprintf(f, "run     %s, %s kernels, %d thread%s\n",
-            p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
-            p->n_threads, plural((uint64_t)p->n_threads));
+    fprintf(f, "run     %s, %s kernels, ",
+            p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa));
+    if (p->n_threads)
+        fprintf(f, "%d thread%s\n", p->n_threads, plural((uint64_t)p->n_threads));
+    else
+        fputs("with different numbers of threads\n", f);
     fprintf(f, "means   leave out the first ");
     if (a->o.n_skip != 1) fprintf(f, "%d ", a->o.n_skip);
     fprintf(f, "token%s of each window\n", plural((uint64_t)a->o.n_skip));
@@ -1795,9 +1942,20 @@ static void json_column(FILE *f, const char *key, const void *v, size_t step, in
     fputc(']', f);
 }
 
-/* How the reading was made. Neither threads nor instruction set: they do not change a byte. */
-static void json_provenance(FILE *f, const char *schema, const Model *m, const Provenance *p)
+/* "key":[[from, to], ...]: windows from .. to - 1 */
+static void json_ranges(FILE *f, const char *key, const Ranges *s)
 {
+    fprintf(f, ",\"%s\":[", key);
+    for (size_t i = 0; i < s->n; i++)
+        fprintf(f, "%s[%llu,%llu]", i ? "," : "", (unsigned long long)s->r[i].from,
+                (unsigned long long)s->r[i].to);
+    fputc(']', f);
+}
+
+/* How the reading was made. Neither threads nor instruction set: they do not change a byte. */
+static void json_provenance(FILE *f, const char *schema, const Analysis *a, const Provenance *p)
+{
+    const Model *m = a->m;
     fprintf(f, "\"schema\":\"%s\",\n\"provenance\":{\"version\":\"%s\"", schema, ROPESCOPE_VERSION);
     json_text(f, "model", p->model_path);
     json_text(f, "model_sha256", p->model_sha256);
@@ -1808,6 +1966,7 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
     json_text(f, "rope_override", p->rope_override);
     json_text(f, "pre_override", p->pre_override);
     json_text(f, "activations", p->exact ? "float" : "int8");
+    json_text(f, "kv", p->kv);
     JSON_FIELDS(f, {"model_bytes", (double)p->model_bytes}, {"n_params", (double)m->n_params},
                 {"n_layers", m->n_layers}, {"n_embd", m->n_embd}, {"n_heads", m->max_heads},
                 {"n_kv_heads", m->max_kv_heads}, {"head_dim", m->head_dim}, {"n_vocab", m->n_vocab},
@@ -1815,6 +1974,9 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
                 {"n_windows", (double)p->n_windows}, {"n_ctx", p->n_ctx}, {"bos_id", p->bos_id},
                 {"interrupted", p->interrupted}, {"text_cut", p->text_cut},
                 {"bytes_left_out", (double)p->bytes_left_out});
+    if (!p->incomplete) return;
+    JSON_FIELDS(f, {"n_text_windows", (double)p->n_text_windows});
+    json_ranges(f, "covered", &a->closed);
 }
 
 static void json_options(FILE *f, const AnalysisOptions *o)
@@ -1980,7 +2142,7 @@ void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
     locale_t old = c_numbers();
     Reading r = reading_new(a, p);
     fputc('{', f);
-    json_provenance(f, "ropescope.analysis/1", a->m, p);
+    json_provenance(f, "ropescope.analysis/1", a, p);
     json_options(f, &a->o);
     json_summary(f, &r);
     fputs(",\n\"ropes\":[", f);
@@ -2914,7 +3076,7 @@ int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FI
     int status = check_status(&r, c);
     Bytes said = check_findings(&r, c);
     fputc('{', f);
-    json_provenance(f, "ropescope.check/1", a->m, p);
+    json_provenance(f, "ropescope.check/1", a, p);
     json_options(f, &a->o);
     fprintf(f, "},\n\"outcome\":\"%s\"", outcome[status]);
     JSON_FIELDS(f, {"exit_status", status}, {"tolerance", c->tolerance},
@@ -3131,6 +3293,8 @@ int report_html(const char *json, size_t n, FILE *f, Err *e)
 
 typedef struct {
     uint32_t h[8];
+    uint64_t n;       /* bytes so far */
+    uint8_t tail[64]; /* the last n mod 64 of them */
 } Sha;
 
 static uint32_t ror(uint32_t x, int n)
@@ -3172,17 +3336,888 @@ static void sha_block(Sha *s, const uint8_t *p)
     for (int i = 0; i < 8; i++) s->h[i] += v[i];
 }
 
-void sha256_hex(const void *data, size_t n, char out[65])
+static const Sha sha_start = {{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f,
+                               0x9b05688c, 0x1f83d9ab, 0x5be0cd19},
+                              0,
+                              {0}};
+
+static void sha_add(Sha *s, const void *data, size_t n)
 {
     const uint8_t *p = data;
-    Sha s = {{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
-              0x5be0cd19}};
-    uint8_t tail[128] = {0};
-    size_t whole = n / 64 * 64, rest = n - whole, n_tail = rest < 56 ? 64 : 128;
-    for (size_t i = 0; i < whole; i += 64) sha_block(&s, p + i);
-    if (rest) memcpy(tail, p + whole, rest);
-    tail[rest] = 0x80;
-    for (int i = 0; i < 8; i++) tail[n_tail - 1 - (size_t)i] = (uint8_t)((uint64_t)n * 8 >> 8 * i);
-    for (size_t i = 0; i < n_tail; i += 64) sha_block(&s, tail + i);
-    for (size_t i = 0; i < 8; i++) snprintf(out + 8 * i, 9, "%08x", (unsigned)s.h[i]);
+    size_t held = s->n % 64, room = 64 - held, first = n < room ? n : room;
+    s->n += n;
+    if (held) {
+        memcpy(s->tail + held, p, first);
+        if (first < room) return;
+        sha_block(s, s->tail);
+        p += first, n -= first;
+    }
+    for (; n >= 64; p += 64, n -= 64) sha_block(s, p);
+    if (n) memcpy(s->tail, p, n);
+}
+
+static void sha_end(Sha *s, uint8_t out[32])
+{
+    uint8_t end[72] = {0x80};
+    uint64_t n_bits = s->n * 8;
+    size_t pad = (s->n % 64 < 56 ? 56 : 120) - s->n % 64;
+    for (int i = 0; i < 8; i++) end[pad + (size_t)i] = (uint8_t)(n_bits >> (56 - 8 * i));
+    sha_add(s, end, pad + 8);
+    for (int i = 0; i < 32; i++) out[i] = (uint8_t)(s->h[i / 4] >> (24 - 8 * (i % 4)));
+}
+
+void sha256_hex(const void *data, size_t n, char out[65])
+{
+    Sha s = sha_start;
+    uint8_t sum[32];
+    sha_add(&s, data, n);
+    sha_end(&s, sum);
+    for (size_t i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", sum[i]);
+}
+
+/* ---------------------------------------------------------------- partial results
+ * A file of closed windows:
+ *
+ *   "ROPEPART", n: uint64, a JSON header of n bytes, the body, SHA-256 of all before it (32 bytes)
+ *
+ * little-endian, as the machine is (run.c refuses others). The header says under "config" what two
+ * files must have in common to be merged, among it the shape that the size of the body follows from,
+ * and beside it which windows are covered. The body is what an Analysis keeps of closed windows, as
+ * pass_body writes it. All of it merges whatever the order: totals are exact integers, peaks have an
+ * order of their own, and the first window is in one file. */
+
+static const char PART_MAGIC[] = "ROPEPART";
+static const char PART_LAYOUT[] =
+    "little-endian; per layer: float32 biases of q and k if it has them; per query head: sums, "
+    "peaks, first tokens, sink samples (whole windows, first queries), n_map, map; per key head: "
+    "sums, peaks, first tokens; massive activations: peak, median, sums per channel. Sums: 192-bit "
+    "integers of 2^-96. A peak: float64 value, uint64 window, int32 position, int32 token. First "
+    "tokens: uint64 count, 64 x head_dim float32 before rotation. Sink samples: int64 queries, 131 "
+    "sums";
+
+/* A file of partial results, as found. Strings point into it. */
+typedef struct {
+    const char *path;
+    Str config, run, body;
+    int n_ctx;
+    uint64_t n_windows, n_tokens; /* windows of the whole text; tokens of the covered ones */
+    Ranges covered;
+} PartFile;
+
+/* The body on its way to a file, or out of one and into an analysis, in the same order. */
+typedef struct {
+    FILE *f; /* NULL: reading */
+    Sha sum; /* of what was written */
+    size_t n;
+    const uint8_t *in; /* the next byte to read; the size of all has been checked */
+    const PartFile *of;
+    int has_first;   /* window 0 is among the closed ones */
+    int fill;        /* the model is a skeleton without biases yet */
+    const char *bad; /* what cannot be */
+} Pass;
+
+static void pass_bytes(Pass *s, void *v, size_t n)
+{
+    s->n += n;
+    if (s->f) {
+        fwrite(v, 1, n, s->f);
+        sha_add(&s->sum, v, n);
+    } else {
+        memcpy(v, s->in, n);
+        s->in += n;
+    }
+}
+
+static void pass_sums(Pass *s, Exact *v, size_t n)
+{
+    if (s->f) {
+        pass_bytes(s, v, n * sizeof *v);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        Exact t;
+        pass_bytes(s, &t, sizeof t);
+        exact_merge(&v[i], &t);
+    }
+}
+
+static int peak_possible(const Pass *s, const Peak *p, int n_tokens)
+{
+    return p->value >= 0 && p->pos >= 0 && p->pos < s->of->n_ctx && p->token >= -1 &&
+           p->token < n_tokens && (p->value == 0 || ranges_have(&s->of->covered, p->window));
+}
+
+/* 1 if a peak that was read is the new p. */
+static int pass_peak(Pass *s, Peak *p, int n_tokens)
+{
+    Peak t = *p;
+    pass_bytes(s, &t, sizeof t);
+    if (s->f) return 0;
+    if (!peak_possible(s, &t, n_tokens)) s->bad = "peaks";
+    if (!peak_beaten(p, t.value, t.window, t.pos)) return 0;
+    *p = t;
+    return 1;
+}
+
+/* Floats of the first window: `used` of n, counted by *count. */
+static void pass_first(Pass *s, int *count, float *v, size_t used, size_t n)
+{
+    int64_t c = s->has_first ? *count : 0;
+    float none = 0;
+    pass_bytes(s, &c, sizeof c);
+    if (s->f) {
+        if (c) pass_bytes(s, v, used * sizeof *v);
+        for (size_t i = c ? used : 0; i < n; i++) pass_bytes(s, &none, sizeof none);
+        return;
+    }
+    if (c < 0 || c > FIRST || (c && !s->has_first)) s->bad = "first window", c = 0;
+    if (c) {
+        *count = (int)c;
+        memcpy(v, s->in, n * sizeof *v);
+    }
+    s->in += n * sizeof *v;
+}
+
+static int is_count(const Exact *s, double most)
+{
+    double v = exact_value(s);
+    return v >= 0 && v <= most && v == floor(v);
+}
+
+/* Sums that are counts, after a file has been added: n + n_skip are the tokens. */
+static int counts_possible(const Tally *y, double n_tokens, int is_query)
+{
+    const Exact *t = y->total;
+    ptrdiff_t bad = is_query ? &y->open.row->n_bad - y->sum : 0;
+    return is_count(&t[0], n_tokens) && is_count(&t[1], n_tokens) && is_count(&t[2], n_tokens) &&
+           exact_value(&t[0]) + exact_value(&t[1]) == n_tokens && is_count(&t[bad], n_tokens);
+}
+
+static void pass_tally(Pass *s, const Analysis *a, Tally *y, int is_query)
+{
+    size_t D = (size_t)a->m->head_dim;
+    pass_sums(s, y->total, y->n_sums);
+    for (size_t i = 0; i < y->n_peaks; i++) pass_peak(s, &y->closed[i], a->m->n_vocab);
+    pass_first(s, y->n_first, y->first, (size_t)*y->n_first * D, FIRST * D);
+    if (s->f) return;
+    memcpy(y->peak, y->closed, y->n_peaks * sizeof *y->peak);
+    for (size_t i = 0; i < y->n_peaks; i++) y->high[i] = y->peak[i].value;
+    if (!counts_possible(y, (double)a->n_tokens, is_query)) s->bad = "counts of a head";
+}
+
+/* Samples of longer windows win; those of the same length add up. */
+static void merge_samples(SinkSamples *s, const SinkSamples *t)
+{
+    if (t->t > s->t) *s = (SinkSamples){.t = t->t};
+    if (t->t < s->t) return;
+    exact_merge(&s->n, &t->n);
+    exact_merge(&s->n_bad, &t->n_bad);
+    exact_merge(&s->uniform, &t->uniform);
+    for (int k = 0; k < SINK_KEYS; k++) {
+        exact_merge(&s->alpha[k], &t->alpha[k]);
+        exact_merge(&s->n_sink[k], &t->n_sink[k]);
+    }
+}
+
+static void pass_samples(Pass *s, SinkSamples *v)
+{
+    SinkSamples t = *v;
+    pass_bytes(s, &t, sizeof t);
+    if (s->f) return;
+    double most = (double)ranges_count(&s->of->covered);
+    if (t.t < 0 || t.t > s->of->n_ctx || !is_count(&t.n, most) || !is_count(&t.n_bad, most))
+        s->bad = "sink samples";
+    merge_samples(v, &t);
+}
+
+static void pass_sink(Pass *s, Sink *v)
+{
+    size_t n = (size_t)v->n_map;
+    pass_samples(s, &v->whole);
+    pass_samples(s, &v->at_t);
+    pass_first(s, &v->n_map, v->map, n * (n + 1) / 2, FIRST * (FIRST + 1) / 2);
+}
+
+static void pass_massive(Pass *s, Massive *v, int E)
+{
+    double middle = v->closed_median;
+    int newer = pass_peak(s, &v->closed_most, E);
+    pass_bytes(s, &middle, sizeof middle);
+    if (newer) v->closed_median = middle;
+    v->most = v->closed_most, v->median = v->closed_median;
+    pass_sums(s, v->total, (size_t)E);
+}
+
+static void pass_bias(Pass *s, const float *bias, size_t n)
+{
+    if (!bias) return;
+    if (s->f || s->fill)
+        pass_bytes(s, (float *)(uintptr_t)bias, n * sizeof *bias);
+    else
+        s->in += n * sizeof *bias;
+}
+
+static void pass_body(Pass *s, Analysis *a)
+{
+    const Model *m = a->m;
+    for (int l = 0; l < m->n_layers; l++) {
+        const Layer *y = &m->layer[l];
+        size_t D = (size_t)m->head_dim;
+        pass_bias(s, y->bq, (size_t)y->n_heads * D);
+        pass_bias(s, y->bk, (size_t)y->n_kv_heads * D);
+        for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++) {
+            pass_tally(s, a, &a->q[i], 1);
+            pass_sink(s, &a->sink[i]);
+        }
+        for (int i = a->first_k[l]; i < a->first_k[l + 1]; i++) pass_tally(s, a, &a->k[i], 0);
+        pass_massive(s, &a->massive[l], m->n_embd);
+    }
+}
+
+static uint64_t tally_bytes(int P, int D, int is_query)
+{
+    uint64_t d = (uint64_t)D, n_peaks = (uint64_t)P + 2 * d;
+    return head_sums_size(P, D, is_query) * sizeof(Exact) + n_peaks * sizeof(Peak) +
+           sizeof(int64_t) + FIRST * d * sizeof(float);
+}
+
+/* Bytes that pass_body makes of a model; most if they are more. */
+static uint64_t body_bytes(const Model *m, uint64_t most)
+{
+    uint64_t n = 0, D = (uint64_t)m->head_dim;
+    uint64_t sink =
+        2 * sizeof(SinkSamples) + sizeof(int64_t) + FIRST * (FIRST + 1) / 2 * sizeof(float);
+    for (int l = 0; l < m->n_layers && n < most; l++) {
+        const Layer *y = &m->layer[l];
+        int P = m->rope[y->rope].n_pairs;
+        uint64_t H = (uint64_t)y->n_heads, K = (uint64_t)y->n_kv_heads;
+        n += H * (tally_bytes(P, m->head_dim, 1) + sink) + K * tally_bytes(P, m->head_dim, 0);
+        n += ((y->bq ? H : 0) + (y->bk ? K : 0)) * D * sizeof(float);
+        n += sizeof(Peak) + sizeof(double) + (uint64_t)m->n_embd * sizeof(Exact);
+    }
+    return n < most ? n : most;
+}
+
+/* ---- writing */
+
+/* A number as it is read back, in 15 digits where they do. */
+static void part_number(FILE *f, double v)
+{
+    char s[32];
+    snprintf(s, sizeof s, "%.15g", v);
+    double back = strtod(s, NULL);
+    fprintf(f, back < v || back > v ? "%.17g" : "%.15g", v);
+}
+
+static void part_numbers(FILE *f, const Field *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        fprintf(f, ",\"%s\":", v[i].key);
+        part_number(f, v[i].v);
+    }
+}
+#define PART_NUMBERS(f, ...)                                                                       \
+    part_numbers(f, (const Field[]){__VA_ARGS__},                                                  \
+                 sizeof((const Field[]){__VA_ARGS__}) / sizeof(Field))
+
+static void part_rope(FILE *f, const Rope *r)
+{
+    fprintf(f, "{\"kind\":\"%s\",\"layout\":\"%s\"", r->kind->name,
+            r->layout == ROPE_HALF ? "half" : "adjacent");
+    PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"base", r->p.base}, {"factor", r->p.factor},
+                 {"n_ctx_orig", r->p.n_ctx_orig}, {"amplitude", r->amplitude});
+    fputs(",\"theta\":[", f);
+    for (int j = 0; j < r->n_pairs; j++) {
+        if (j) fputc(',', f);
+        part_number(f, r->inv_freq[j]);
+    }
+    fputs("],\"divisors\":[", f);
+    for (int j = 0; r->p.divisors && j < r->n_pairs; j++)
+        fprintf(f, "%s%.9g", j ? "," : "", (double)r->p.divisors[j]);
+    fputs("]}", f);
+}
+
+static void part_shape(FILE *f, const Model *m)
+{
+    json_text(f, "architecture", m->arch ? m->arch->name : "-");
+    PART_NUMBERS(f, {"n_params", (double)m->n_params}, {"n_embd", m->n_embd},
+                 {"n_vocab", m->n_vocab}, {"head_dim", m->head_dim},
+                 {"n_ctx_train", m->n_ctx_train});
+    fputs(",\"ropes\":[", f);
+    for (int i = 0; i < m->n_ropes; i++) {
+        if (i) fputs(",\n", f);
+        part_rope(f, &m->rope[i]);
+    }
+    fputs("],\"layers\":[", f);
+    for (int l = 0; l < m->n_layers; l++) {
+        const Layer *y = &m->layer[l];
+        fprintf(f, "%s{\"n_heads\":%d", l ? ",\n" : "", y->n_heads);
+        PART_NUMBERS(f, {"n_kv_heads", y->n_kv_heads}, {"window", y->window}, {"rope", y->rope},
+                     {"bias_q", y->bq != NULL}, {"bias_k", y->bk != NULL});
+        fputc('}', f);
+    }
+    fputc(']', f);
+}
+
+/* What files must have in common. */
+static void part_config(FILE *f, const Analysis *a, const Provenance *p)
+{
+    const AnalysisOptions *o = &a->o;
+    fprintf(f, "{\"version\":\"%s\"", ROPESCOPE_VERSION);
+    json_text(f, "model_sha256", p->model_sha256);
+    json_text(f, "text_sha256", p->text_sha256);
+    json_text(f, "bos_policy", p->bos_policy);
+    json_text(f, "rope_override", p->rope_override);
+    json_text(f, "pre_override", p->pre_override);
+    json_text(f, "activations", p->exact ? "float" : "int8");
+    json_text(f, "kv", p->kv);
+    PART_NUMBERS(
+        f, {"n_ctx", p->n_ctx}, {"bos_id", p->bos_id}, {"text_cut", p->text_cut},
+        {"n_text_tokens", (double)p->n_text_tokens}, {"n_text_windows", (double)p->n_text_windows},
+        {"bytes_left_out", (double)p->bytes_left_out}, {"model_bytes", (double)p->model_bytes},
+        {"n_skip", o->n_skip}, {"strong_ratio", o->strong_ratio}, {"strong_r", o->strong_r},
+        {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t}, {"train_ctx", o->n_ctx});
+    part_shape(f, a->m);
+    fputc('}', f);
+}
+
+static char *config_text(const Analysis *a, const Provenance *p)
+{
+    char *s = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&s, &n);
+    MUST(f);
+    part_config(f, a, p);
+    MUST(fclose(f) == 0);
+    return s;
+}
+
+/* The header, padded to a multiple of 8 bytes. */
+static char *header_text(const Analysis *a, const Provenance *p, size_t *n)
+{
+    char *s = NULL, *config = config_text(a, p);
+    FILE *f = open_memstream(&s, n);
+    MUST(f);
+    fprintf(f, "{\"schema\":\"ropescope.partial/1\",\n\"run\":{\"n_threads\":%d", p->n_threads);
+    json_text(f, "isa", p->isa);
+    json_text(f, "model", p->model_path);
+    json_text(f, "text", p->text_path);
+    fprintf(f, "},\n\"n_tokens\":%llu", (unsigned long long)a->n_tokens);
+    json_ranges(f, "covered", &a->closed);
+    fprintf(f, ",\n\"config\":%s", config);
+    json_text(f, "body", PART_LAYOUT);
+    fputs("}\n", f);
+    while (ftell(f) % 8) fputc(' ', f);
+    MUST(fclose(f) == 0);
+    free(config);
+    return s;
+}
+
+int partial_write(Analysis *a, const Provenance *p, FILE *f, Err *e)
+{
+    Pass s = {.f = f, .sum = sha_start, .has_first = ranges_have(&a->closed, 0)};
+    uint8_t sum[32];
+    size_t n = 0;
+    locale_t old = c_numbers();
+    char *header = header_text(a, p, &n), magic[9];
+    uint64_t length = n;
+    memcpy(magic, PART_MAGIC, sizeof magic);
+    pass_bytes(&s, magic, 8);
+    pass_bytes(&s, &length, sizeof length);
+    pass_bytes(&s, header, n);
+    pass_body(&s, a);
+    MUST(s.n == 16 + n + body_bytes(a->m, UINT64_MAX));
+    sha_end(&s.sum, sum);
+    fwrite(sum, 1, sizeof sum, f);
+    free(header);
+    restore_numbers(old);
+    return ferror(f) ? err_set(e, "partial results: writing failed") : 0;
+}
+
+/* ---- reading */
+
+static int shown(Str v) /* bytes of it in a message */
+{
+    return v.n < 80 ? (int)v.n : 80;
+}
+
+/* One number of a JSON object, whole and from lo to hi; real: any from lo to hi. */
+typedef struct {
+    const char *key;
+    double lo, hi;
+    int *whole;
+    uint64_t *large;
+    double *real;
+} PartField;
+
+static int part_field(const char *path, Str v, const PartField *w, Err *e)
+{
+    char s[64] = "", *end;
+    if (v.n < sizeof s) memcpy(s, v.n ? v.s : "", v.n);
+    double x = strtod(s, &end);
+    int fits = *s && !*end && x >= w->lo && x <= w->hi && (w->real || x == floor(x));
+    if (!fits)
+        return err_set(e, "%s: %s: expected a %s from %g to %g, found '%.*s'", path, w->key,
+                       w->real ? "number" : "whole number", w->lo, w->hi, shown(v), v.n ? v.s : "");
+    if (w->whole) *w->whole = (int)x;
+    if (w->large) *w->large = (uint64_t)x;
+    if (w->real) *w->real = x;
+    return 0;
+}
+
+static int part_fields(const char *path, Str o, const PartField *w, size_t n, Err *e)
+{
+    for (size_t i = 0; i < n; i++)
+        if (part_field(path, json_member(o, w[i].key), &w[i], e)) return -1;
+    return 0;
+}
+#define PART_FIELDS(path, o, e, ...)                                                               \
+    part_fields(path, o, (const PartField[]){__VA_ARGS__},                                         \
+                sizeof((const PartField[]){__VA_ARGS__}) / sizeof(PartField), e)
+
+/* The numbers of a JSON array, n of them. */
+static int part_array(const char *path, Str o, const PartField *w, double *out, int n, Err *e)
+{
+    Str array = json_member(o, w->key);
+    size_t at = 1;
+    for (int i = 0; i < n; i++) {
+        PartField one = *w;
+        one.real = &out[i];
+        if (part_field(path, json_item(array, &at), &one, e)) return -1;
+    }
+    if (!array.n || *array.s != '[' || json_item(array, &at).n)
+        return err_set(e, "%s: %s: expected a list of %d numbers", path, w->key, n);
+    return 0;
+}
+
+/* A JSON string without quotes and escapes, to free; NULL for null. */
+static int part_text(const char *path, Str o, const char *key, char **out, Err *e)
+{
+    Str v = json_member(o, key);
+    *out = NULL;
+    if (str_is(v, "null")) return 0;
+    if (v.n < 2 || v.s[0] != '"' || v.s[v.n - 1] != '"')
+        return err_set(e, "%s: %s: expected a string, found '%.*s'", path, key, shown(v),
+                       v.n ? v.s : "");
+    char *s = *out = xcalloc(v.n, 1);
+    for (size_t i = 1; i + 1 < v.n; i++) {
+        if (v.s[i] == '\\' && v.s[i + 1] == 'u' && i + 6 < v.n) {
+            *s++ = (char)hex4(v.s + i + 2);
+            i += 5;
+        } else {
+            i += v.s[i] == '\\' && i + 2 < v.n;
+            *s++ = v.s[i];
+        }
+    }
+    return 0;
+}
+
+static int read_covered(PartFile *f, Str header, Err *e)
+{
+    Str list = json_member(header, "covered");
+    size_t at = 1, cap = 0;
+    uint64_t end = 0;
+    if (!list.n || *list.s != '[') return err_set(e, "%s: covered: expected a list", f->path);
+    for (Str pair = json_item(list, &at); pair.n; pair = json_item(list, &at)) {
+        size_t i = 1;
+        double most = (double)f->n_windows, least = (double)end + (f->covered.n > 0);
+        Range r;
+        PartField from = {"covered", least, most, .large = &r.from};
+        if (part_field(f->path, json_item(pair, &i), &from, e)) return -1;
+        PartField to = {"covered", (double)r.from + 1, most, .large = &r.to};
+        if (part_field(f->path, json_item(pair, &i), &to, e)) return -1;
+        if (f->covered.n == cap) {
+            cap = cap ? 2 * cap : 4;
+            f->covered.r = xrealloc(f->covered.r, cap, sizeof r);
+        }
+        f->covered.r[f->covered.n++] = r;
+        end = r.to;
+    }
+    return 0;
+}
+
+static int read_header(PartFile *f, Str h, Err *e)
+{
+    if (!str_is(json_member(h, "schema"), "\"ropescope.partial/1\""))
+        return err_set(e, "%s: schema: expected ropescope.partial/1", f->path);
+    f->config = json_member(h, "config");
+    f->run = json_member(h, "run");
+    if (PART_FIELDS(f->path, f->config, e, {"n_ctx", 2, 1e9, .whole = &f->n_ctx},
+                    {"n_text_windows", 0, 1e15, .large = &f->n_windows}) ||
+        read_covered(f, h, e))
+        return -1;
+    double most = (double)ranges_count(&f->covered) * f->n_ctx;
+    return PART_FIELDS(f->path, h, e, {"n_tokens", 0, most, .large = &f->n_tokens});
+}
+
+/* Finds the parts of a file and checks them against its size and its sum. */
+static int part_open(PartFile *f, const char *path, const uint8_t *data, size_t size, Err *e)
+{
+    uint64_t n;
+    uint8_t sum[32];
+    Sha sha = sha_start;
+    *f = (PartFile){.path = path};
+    if (size < 48 || memcmp(data, PART_MAGIC, 8))
+        return err_set(e, "%s: magic: expected a file of partial results (analyze --partial)",
+                       path);
+    memcpy(&n, data + 8, sizeof n);
+    if (n > size - 48)
+        return err_set(e, "%s: header: expected %llu bytes, found %zu: the file is cut short", path,
+                       (unsigned long long)n, size - 48);
+    sha_add(&sha, data, size - 32);
+    sha_end(&sha, sum);
+    if (memcmp(sum, data + size - 32, 32))
+        return err_set(e, "%s: checksum: the file is damaged or cut short", path);
+    f->body = (Str){(const char *)data + 16 + n, size - 48 - (size_t)n};
+    return read_header(f, (Str){(const char *)data + 16, (size_t)n}, e);
+}
+
+/* Two configurations, field by field. */
+static int config_same(Str want, const char *of, Str found, const char *path, Err *e)
+{
+    size_t i = 1, k = 1;
+    if (want.n == found.n && !memcmp(want.s, found.s, want.n)) return 0;
+    for (;;) {
+        Str kw = json_item(want, &i), vw = json_item(want, &i);
+        Str kf = json_item(found, &k), vf = json_item(found, &k);
+        if (kf.n < 3 || !kw.n || !vw.n || !vf.n) break;
+        if (kw.n == kf.n && !memcmp(kw.s, kf.s, kw.n) && vw.n == vf.n && !memcmp(vw.s, vf.s, vw.n))
+            continue;
+        return err_set(e, "%s: %.*s: expected %.*s, as in %s, found %.*s", path, shown(kf) - 2,
+                       kf.s + 1, shown(vw), vw.s, of, shown(vf), vf.s);
+    }
+    return err_set(e, "%s: config: expected the same fields as in %s", path, of);
+}
+
+/* Adds a file whose configuration is that of a. */
+static int part_merge(const PartFile *f, Analysis *a, int fill, Err *e)
+{
+    Pass s = {.in = (const uint8_t *)f->body.s,
+              .of = f,
+              .has_first = ranges_have(&f->covered, 0),
+              .fill = fill};
+    Range both;
+    if (ranges_merge(&a->closed, &f->covered, &both)) {
+        char names[128];
+        name_windows(&(Ranges){&both, 1}, names, sizeof names);
+        return err_set(e, "%s: covered: %s %s in a file before it, too", f->path, names,
+                       both.to - both.from == 1 ? "is" : "are");
+    }
+    a->n_tokens += f->n_tokens;
+    pass_body(&s, a);
+    MUST((const char *)s.in == f->body.s + f->body.n);
+    return s.bad ? err_set(e, "%s: %s: found what cannot be", f->path, s.bad) : 0;
+}
+
+static int body_fits(const PartFile *f, const Model *m, Err *e)
+{
+    uint64_t want = body_bytes(m, UINT64_MAX >> 1);
+    if (f->body.n == want) return 0;
+    return err_set(e, "%s: body: expected %llu bytes for this shape, found %zu", f->path,
+                   (unsigned long long)want, f->body.n);
+}
+
+int partial_resume(Analysis *a, const Provenance *p, const char *path, const uint8_t *data,
+                   size_t size, Err *e)
+{
+    PartFile f;
+    locale_t old = c_numbers();
+    char *config = config_text(a, p);
+    Str mine = {config, strlen(config)};
+    int rc = part_open(&f, path, data, size, e) ||
+             config_same(mine, "this run", f.config, path, e) || body_fits(&f, a->m, e) ||
+             part_merge(&f, a, 0, e);
+    free(f.covered.r);
+    free(config);
+    restore_numbers(old);
+    return rc ? -1 : 0;
+}
+
+/* ---- a model without weights */
+
+static float *own(Model *m, size_t n) /* floats that go with the model */
+{
+    m->owned = xrealloc(m->owned, (size_t)m->n_owned + 1, sizeof *m->owned);
+    return m->owned[m->n_owned++] = xcalloc(n, sizeof(float));
+}
+
+static int read_kind(const char *path, Str o, Rope *r, Err *e)
+{
+    char *kind = NULL, *layout = NULL;
+    int rc = part_text(path, o, "kind", &kind, e) || part_text(path, o, "layout", &layout, e);
+    if (!rc) {
+        r->kind = rope_find(kind ? kind : "");
+        r->layout = layout && strcmp(layout, "half") == 0 ? ROPE_HALF : ROPE_ADJACENT;
+        if (!r->kind) rc = err_set(e, "%s: kind: unknown encoding '%s'", path, kind ? kind : "");
+    }
+    free(kind), free(layout);
+    return rc;
+}
+
+static int read_rope(const char *path, Str o, int D, Rope *r, Err *e)
+{
+    PartField theta = {"theta", 0, 1e9, .real = NULL};
+    *r = (Rope){.p.head_dim = D};
+    if (read_kind(path, o, r, e) ||
+        PART_FIELDS(path, o, e, {"n_pairs", 0, D / 2, .whole = &r->n_pairs},
+                    {"base", -1e300, 1e300, .real = &r->p.base},
+                    {"factor", -1e300, 1e300, .real = &r->p.factor},
+                    {"n_ctx_orig", 0, 2147483647, .whole = &r->p.n_ctx_orig},
+                    {"amplitude", 0, 1e9, .real = &r->amplitude}))
+        return -1;
+    r->p.n_rot = 2 * r->n_pairs;
+    r->inv_freq = xcalloc((size_t)r->n_pairs, sizeof *r->inv_freq);
+    return part_array(path, o, &theta, r->inv_freq, r->n_pairs, e);
+}
+
+/* The objects of the list `key`, to free; *n of them, 1 .. 4096. */
+static Str *part_list(const PartFile *f, const char *key, int *n, Err *e)
+{
+    Str list = json_member(f->config, key), *out = xcalloc(4096, sizeof *out), o;
+    size_t at = 1;
+    *n = 0;
+    while (list.n && (o = json_item(list, &at)).n && *n < 4096) out[(*n)++] = o;
+    if (*n > 0 && !json_item(list, &at).n) return out;
+    err_set(e, "%s: %s: expected a list of 1 to 4096 entries", f->path, key);
+    free(out);
+    return NULL;
+}
+
+static int read_ropes(const PartFile *f, ModelShape *s, Err *e)
+{
+    Str *list = part_list(f, "ropes", &s->n_ropes, e);
+    int rc = !list;
+    s->rope = xcalloc((size_t)s->n_ropes + 1, sizeof *s->rope);
+    for (int i = 0; !rc && i < s->n_ropes; i++)
+        rc = read_rope(f->path, list[i], s->head_dim, &s->rope[i], e);
+    free(list);
+    return rc ? -1 : 0;
+}
+
+/* Layers in the same order as s->layer, which is to be freed. */
+static int read_layers(const PartFile *f, ModelShape *s, Err *e)
+{
+    Str *list = part_list(f, "layers", &s->n_layers, e);
+    Layer *y = xcalloc((size_t)s->n_layers + 1, sizeof *y);
+    int rc = !list;
+    s->layer = y;
+    for (int l = 0; !rc && l < s->n_layers; l++, y++) {
+        rc = PART_FIELDS(f->path, list[l], e, {"n_heads", 1, 1 << 16, .whole = &y->n_heads},
+                         {"n_kv_heads", 1, 1 << 16, .whole = &y->n_kv_heads},
+                         {"window", 0, 2147483647, .whole = &y->window},
+                         {"rope", 0, s->n_ropes - 1, .whole = &y->rope});
+        if (!rc && y->n_heads % y->n_kv_heads)
+            rc = err_set(e,
+                         "%s: n_kv_heads: expected a divisor of the %d heads of layer %d, found "
+                         "%d",
+                         f->path, y->n_heads, l, y->n_kv_heads);
+    }
+    free(list);
+    return rc ? -1 : 0;
+}
+
+/* Room for the biases, which are in the body. */
+static int read_biases(const PartFile *f, Model *m, Err *e)
+{
+    int n, rc = 0, has_q = 0, has_k = 0;
+    size_t used = 0;
+    Str *list = part_list(f, "layers", &n, e);
+    for (int l = 0; list && !rc && l < n; l++) {
+        Layer *y = &m->layer[l];
+        size_t D = (size_t)m->head_dim;
+        rc = PART_FIELDS(f->path, list[l], e, {"bias_q", 0, 1, .whole = &has_q},
+                         {"bias_k", 0, 1, .whole = &has_k});
+        used += sizeof(float) * D * (size_t)(y->n_heads + y->n_kv_heads);
+        if (!rc && (has_q || has_k) && used > f->body.n)
+            rc = err_set(e, "%s: body: too short for the biases of this shape", f->path);
+        if (!rc && has_q) y->bq = own(m, (size_t)y->n_heads * D);
+        if (!rc && has_k) y->bk = own(m, (size_t)y->n_kv_heads * D);
+    }
+    free(list);
+    return rc || !list ? -1 : 0;
+}
+
+static int read_divisors(const PartFile *f, Model *m, Err *e)
+{
+    int n, rc = 0;
+    Str *list = part_list(f, "ropes", &n, e);
+    for (int i = 0; list && !rc && i < n; i++) {
+        PartField by = {"divisors", 0, 1e9, .real = NULL};
+        Rope *r = &m->rope[i];
+        if (str_is(json_member(list[i], "divisors"), "[]")) continue;
+        double *v = xcalloc((size_t)r->n_pairs, sizeof *v);
+        float *to = own(m, (size_t)r->n_pairs);
+        rc = part_array(f->path, list[i], &by, v, r->n_pairs, e);
+        for (int j = 0; j < r->n_pairs; j++) to[j] = (float)v[j];
+        r->p.divisors = to;
+        free(v);
+    }
+    free(list);
+    return rc || !list ? -1 : 0;
+}
+
+/* A model without weights, of the shape that the file tells; NULL on error. */
+static Model *read_skeleton(const PartFile *f, Err *e)
+{
+    char *name = NULL;
+    int n_embd = 0, n_vocab = 0;
+    uint64_t n_params = 0;
+    ModelShape s = {.n_layers = 0};
+    Model *m = NULL;
+    int rc = part_text(f->path, f->config, "architecture", &name, e) ||
+             PART_FIELDS(f->path, f->config, e, {"n_params", 0, 1e15, .large = &n_params},
+                         {"n_embd", 0, 1 << 20, .whole = &n_embd},
+                         {"n_vocab", 0, 2147483647, .whole = &n_vocab},
+                         {"head_dim", 1, 1 << 14, .whole = &s.head_dim},
+                         {"n_ctx_train", 0, 2147483647, .whole = &s.n_ctx_train}) ||
+             read_ropes(f, &s, e) || read_layers(f, &s, e);
+    if (rc) {
+        for (int i = 0; i < s.n_ropes; i++) rope_free(&s.rope[i]);
+        free(s.rope);
+    } else {
+        s.arch = name ? name : "-";
+        m = model_skeleton(&s);
+        m->n_embd = n_embd, m->n_vocab = n_vocab, m->n_params = n_params;
+    }
+    free((Layer *)(uintptr_t)s.layer);
+    free(name);
+    return m;
+}
+
+/* ---- merging */
+
+enum { TEXT_MODEL, TEXT_TEXT, TEXT_ISA, TEXT_BOS, TEXT_ROPE, TEXT_PRE, TEXT_KV };
+
+static int part_hash(const char *path, Str config, const char *key, char out[65], Err *e)
+{
+    char *s = NULL;
+    if (part_text(path, config, key, &s, e)) return -1;
+    snprintf(out, 65, "%s", s ? s : "");
+    free(s);
+    return 0;
+}
+
+static int read_options(const PartFile *f, AnalysisOptions *o, Err *e)
+{
+    return PART_FIELDS(
+        f->path, f->config, e, {"n_skip", 0, 1e6, .whole = &o->n_skip},
+        {"strong_ratio", 0, 1e9, .real = &o->strong_ratio},
+        {"strong_r", 0, 1, .real = &o->strong_r}, {"sink_eps", 0, 1, .real = &o->sink_eps},
+        {"sink_t", 1, 1e6, .whole = &o->sink_t}, {"train_ctx", 0, 1e9, .real = &o->n_ctx});
+}
+
+/* What all files have in common, from the first. */
+static int read_made(Partial *x, const PartFile *f, Err *e)
+{
+    Provenance *p = &x->p;
+    const char *path = f->path;
+    char *activations = NULL;
+    uint64_t left_out = 0;
+    int rc = part_hash(path, f->config, "model_sha256", p->model_sha256, e) ||
+             part_hash(path, f->config, "text_sha256", p->text_sha256, e) ||
+             part_text(path, f->config, "bos_policy", &x->text[TEXT_BOS], e) ||
+             part_text(path, f->config, "rope_override", &x->text[TEXT_ROPE], e) ||
+             part_text(path, f->config, "pre_override", &x->text[TEXT_PRE], e) ||
+             part_text(path, f->config, "kv", &x->text[TEXT_KV], e) ||
+             part_text(path, f->config, "activations", &activations, e) ||
+             PART_FIELDS(path, f->config, e, {"n_ctx", 2, 1e9, .whole = &p->n_ctx},
+                         {"bos_id", -1, 2147483647, .whole = &p->bos_id},
+                         {"text_cut", 0, 1, .whole = &p->text_cut},
+                         {"n_text_tokens", 0, 1e15, .large = &p->n_text_tokens},
+                         {"n_text_windows", 0, 1e15, .large = &p->n_text_windows},
+                         {"bytes_left_out", 0, 1e15, .large = &left_out},
+                         {"model_bytes", 0, 1e15, .large = &p->model_bytes});
+    p->exact = activations && strcmp(activations, "float") == 0;
+    p->bytes_left_out = (size_t)left_out;
+    p->bos_policy = x->text[TEXT_BOS];
+    p->rope_override = x->text[TEXT_ROPE];
+    p->pre_override = x->text[TEXT_PRE];
+    p->kv = x->text[TEXT_KV];
+    free(activations);
+    return rc ? -1 : 0;
+}
+
+static int part_begin(Partial *x, const PartFile *f, Err *e)
+{
+    AnalysisOptions o = analysis_defaults();
+    char *version = NULL;
+    int rc = part_text(f->path, f->config, "version", &version, e);
+    if (!rc && (!version || strcmp(version, ROPESCOPE_VERSION)))
+        rc = err_set(e, "%s: version: expected %s, found %s", f->path, ROPESCOPE_VERSION,
+                     version ? version : "none");
+    free(version);
+    if (rc || !(x->m = read_skeleton(f, e))) return -1;
+    if (read_biases(f, x->m, e) || body_fits(f, x->m, e) || read_divisors(f, x->m, e) ||
+        read_options(f, &o, e) || read_made(x, f, e))
+        return -1;
+    x->a = analysis_new(x->m, &o);
+    x->config = xcalloc(f->config.n + 1, 1);
+    memcpy(x->config, f->config.s, f->config.n);
+    x->first = xcalloc(strlen(f->path) + 1, 1);
+    strcpy(x->first, f->path);
+    x->named_by = UINT64_MAX;
+    return 0;
+}
+
+/* The names of model and text differ from machine to machine: those of the file with the first
+ * window count. Where instruction sets or threads differ, which change no number, that is said. */
+static int read_run(Partial *x, const PartFile *f, int is_first, Err *e)
+{
+    uint64_t by = f->covered.n ? f->covered.r[0].from : UINT64_MAX;
+    int n_threads = 0;
+    char *t[3] = {NULL};
+    int rc = part_text(f->path, f->run, "model", &t[TEXT_MODEL], e) ||
+             part_text(f->path, f->run, "text", &t[TEXT_TEXT], e) ||
+             part_text(f->path, f->run, "isa", &t[TEXT_ISA], e) ||
+             PART_FIELDS(f->path, f->run, e, {"n_threads", 0, 1e6, .whole = &n_threads});
+    for (int i = 0; i < 3 && !rc; i++)
+        if (!t[i]) t[i] = xcalloc(1, 1);
+    if (!rc && (is_first || x->p.n_threads == n_threads))
+        x->p.n_threads = n_threads;
+    else
+        x->p.n_threads = 0;
+    for (int i = 0; i < 3 && !rc; i++) {
+        char **old = &x->text[i];
+        int differ = !is_first && strcmp(*old, t[i]);
+        int take = is_first || by < x->named_by || (by == x->named_by && strcmp(t[i], *old) < 0);
+        if (i == TEXT_ISA && differ) free(t[i]), t[i] = strcpy(xcalloc(8, 1), "several"), take = 1;
+        if (!take) continue;
+        free(*old);
+        *old = t[i], t[i] = NULL;
+    }
+    if (by < x->named_by) x->named_by = by;
+    x->p.model_path = x->text[TEXT_MODEL];
+    x->p.text_path = x->text[TEXT_TEXT];
+    x->p.isa = x->text[TEXT_ISA];
+    for (int i = 0; i < 3; i++) free(t[i]);
+    return rc ? -1 : 0;
+}
+
+int partial_add(Partial *x, const char *path, const uint8_t *data, size_t size, Err *e)
+{
+    PartFile f;
+    locale_t old = c_numbers();
+    int first = !x->m, rc = part_open(&f, path, data, size, e);
+    if (!rc && first)
+        rc = part_begin(x, &f, e);
+    else if (!rc)
+        rc = config_same((Str){x->config, strlen(x->config)}, x->first, f.config, path, e) ||
+             body_fits(&f, x->m, e);
+    rc = rc || part_merge(&f, x->a, first, e) || read_run(x, &f, first, e);
+    if (!rc) {
+        x->p.n_windows = analysis_closed(x->a, &x->p.n_tokens);
+        x->p.incomplete = x->p.n_windows < x->p.n_text_windows;
+    }
+    free(f.covered.r);
+    restore_numbers(old);
+    return rc ? -1 : 0;
+}
+
+void partial_free(Partial *x)
+{
+    analysis_free(x->a);
+    skeleton_free(x->m);
+    for (size_t i = 0; i < sizeof x->text / sizeof *x->text; i++) free(x->text[i]);
+    free(x->first), free(x->config);
+    *x = (Partial){0};
 }

@@ -69,6 +69,10 @@ void bytes_add(Bytes *b, const char *s, size_t n);
 /* The whole of a file ("-" is stdin), terminated, appended to b. 0 or -1. */
 int bytes_read(Bytes *b, const char *path, Err *e) MUST_USE;
 
+/* A whole file, mapped read-only; it has one byte at least. NULL on error. */
+const uint8_t *map_file(const char *path, size_t *size, Err *e) MUST_USE;
+void unmap_file(const uint8_t *map, size_t size);
+
 /* An output file that appears whole or not at all: written beside its place, then renamed. */
 typedef struct {
     FILE *f;
@@ -328,6 +332,18 @@ typedef struct {
     double rope_factor; /* context scaling, 0 = as the file says */
 } ModelOptions;
 
+/* What an analysis needs to know of a model when there is no file of weights. */
+typedef struct {
+    const char *arch; /* a name, copied */
+    int n_layers, head_dim, n_ctx_train;
+    const Layer *layer; /* [L] n_heads, n_kv_heads, window and rope are used */
+    Rope *rope;         /* [n_ropes] allocated; the model takes it over */
+    int n_ropes;
+} ModelShape;
+
+Model *model_skeleton(const ModelShape *s); /* a model without tensors: nothing can run it */
+void skeleton_free(Model *m);
+
 int model_open(Model *m, const char *path, const ModelOptions *opt, Err *e) MUST_USE;
 /* Takes over an open g (closed with the model, and on error). */
 int model_bind(Model *m, Gguf *g, const ModelOptions *opt, Err *e) MUST_USE;
@@ -504,6 +520,9 @@ typedef struct {
     const char *pre_override;  /* --pre NAME, or NULL */
     int text_cut;              /* -n left out the rest of the text */
     size_t bytes_left_out;     /* bytes of the text without a token */
+    const char *kv;            /* type of the cached keys and values: "f32" or "f16" */
+    uint64_t n_text_tokens, n_text_windows; /* of the whole text, without BOS */
+    int incomplete;                         /* closed windows are all there is, and some miss */
 } Provenance;
 
 typedef struct Analysis Analysis;
@@ -512,6 +531,12 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o); /* m must outl
 void analysis_free(Analysis *a);
 const Probe *analysis_probe(const Analysis *a); /* attach to State.probe */
 void analysis_window(Analysis *a);              /* a new window (document) begins at position 0 */
+/* The window that begins next has this number, not the one after the last. */
+void analysis_seek(Analysis *a, uint64_t window);
+int analysis_has(const Analysis *a, uint64_t window); /* is it among the closed windows? */
+uint64_t analysis_closed(const Analysis *a, uint64_t *n_tokens); /* how many, and their tokens */
+/* The windows of 0 .. n_windows - 1 that are not among them, in words. */
+void analysis_missing(const Analysis *a, uint64_t n_windows, char *buf, size_t size);
 /* The next n tokens of the window, before they are run; without it, no duplicate-token scores. */
 void analysis_tokens(Analysis *a, const int *id, int n);
 /* The reading: a table and a finding in words, or JSON with every (layer, head, pair). JSON bytes
@@ -542,6 +567,28 @@ int check_options(CheckOptions *c, const char *list, double tolerance, Err *e) M
 /* Both return CHECK_... ; CHECK_NOTHING: there was nothing that could be judged. */
 int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f, int color);
 int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f);
+
+/* Partial results: closed windows of an analysis as a file. Files of the same run over different
+ * windows merge, in any order and grouping, to the bytes of one run over all of them. */
+int partial_write(Analysis *a, const Provenance *p, FILE *f, Err *e) MUST_USE;
+/* Adds the windows of a file of this very run to a, which has no open window. path is used in
+ * messages only. */
+int partial_resume(Analysis *a, const Provenance *p, const char *path, const uint8_t *data,
+                   size_t size, Err *e) MUST_USE;
+
+/* What files of partial results add up to. Zero-initialise. */
+typedef struct {
+    Model *m; /* a skeleton, from the first file; NULL: no file yet */
+    Analysis *a;
+    Provenance p;
+    char *first, *config; /* name of the first file, and what all must have in common */
+    char *text[8];        /* strings of p */
+    uint64_t named_by;    /* first window of the file that p's names are from */
+} Partial;
+
+/* After an error x can only be freed. */
+int partial_add(Partial *x, const char *path, const uint8_t *data, size_t size, Err *e) MUST_USE;
+void partial_free(Partial *x);
 
 /* One self-contained page from the JSON text of analysis_json. */
 int report_html(const char *json, size_t n, FILE *f, Err *e) MUST_USE;

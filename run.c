@@ -1729,7 +1729,7 @@ int gguf_parse(Gguf *g, const char *path, const uint8_t *data, size_t size, Err 
 }
 
 /* Maps a whole regular file read-only. NULL on error. */
-static const uint8_t *map_file(const char *path, size_t *size, Err *e)
+const uint8_t *map_file(const char *path, size_t *size, Err *e)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -1751,13 +1751,18 @@ static const uint8_t *map_file(const char *path, size_t *size, Err *e)
     return map == MAP_FAILED ? NULL : map;
 }
 
+void unmap_file(const uint8_t *map, size_t size)
+{
+    if (map) munmap((void *)(uintptr_t)map, size);
+}
+
 int gguf_open(Gguf *g, const char *path, Err *e)
 {
     size_t size;
     const uint8_t *map = map_file(path, &size, e);
     if (!map) return -1;
     if (gguf_parse(g, path, map, size, e)) {
-        munmap((void *)(uintptr_t)map, size);
+        unmap_file(map, size);
         return -1;
     }
     g->borrowed = 0;
@@ -1766,7 +1771,7 @@ int gguf_open(Gguf *g, const char *path, Err *e)
 
 void gguf_close(Gguf *g)
 {
-    if (g->map && !g->borrowed) munmap((void *)(uintptr_t)g->map, g->size);
+    if (!g->borrowed) unmap_file(g->map, g->size);
     free(g->path);
     free(g->keys);
     free(g->tensors);
@@ -2334,6 +2339,47 @@ void model_close(Model *m)
     *m = (Model){0};
 }
 
+/* A Model over a name that it owns; the Model comes first, so that the address serves for both. */
+typedef struct {
+    Model m;
+    Arch arch;
+    char name[64];
+} NamedModel;
+
+Model *model_skeleton(const ModelShape *s)
+{
+    NamedModel *n = xcalloc(1, sizeof *n);
+    Model *m = &n->m;
+    snprintf(n->name, sizeof n->name, "%s", s->arch);
+    n->arch = (Arch){.name = n->name, .layout = s->rope->layout, .rope_base = s->rope->p.base};
+    *m = (Model){.arch = &n->arch,
+                 .n_layers = s->n_layers,
+                 .head_dim = s->head_dim,
+                 .n_ctx_train = s->n_ctx_train,
+                 .score_scale = (float)(1.0 / sqrt((double)s->head_dim)),
+                 .rope = s->rope,
+                 .n_ropes = s->n_ropes};
+    m->layer = xcalloc((size_t)s->n_layers, sizeof *m->layer);
+    for (int l = 0; l < s->n_layers; l++) {
+        Layer *y = &m->layer[l];
+        *y = (Layer){.n_heads = s->layer[l].n_heads,
+                     .n_kv_heads = s->layer[l].n_kv_heads,
+                     .window = s->layer[l].window,
+                     .rope = s->layer[l].rope};
+        MUST(y->n_kv_heads > 0 && y->n_heads % y->n_kv_heads == 0 && y->rope < s->n_ropes);
+        if (y->n_heads > m->max_heads) m->max_heads = y->n_heads;
+        if (y->n_kv_heads > m->max_kv_heads) m->max_kv_heads = y->n_kv_heads;
+    }
+    return m;
+}
+
+void skeleton_free(Model *m)
+{
+    if (!m) return;
+    model_close(m);
+    free(m);
+}
+
 /* ------------------------------------------------------------ 9 state */
 
 #ifdef __linux__
@@ -2624,7 +2670,7 @@ typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
         *kv;
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth;
-    int json, exact, int8, special, ids, tensors, all_isas;
+    int json, exact, int8, special, ids, tensors, all_isas, resume, allow_gaps;
     double temp, top_p, min_p, repeat_penalty, rope_scale;
     int top_k, repeat_last_n;
     double seed;
@@ -2635,6 +2681,10 @@ typedef struct {
     CheckOptions check;
     int *status; /* NULL, or where check leaves what it found: &found */
     int found;   /* exit status when nothing is wrong */
+    const char *shard, *partial;
+    double checkpoint_every;
+    const char **files; /* arguments of a command that takes many */
+    int n_files;
 } Options;
 
 typedef struct {
@@ -2719,17 +2769,29 @@ static const Option option_table[] = {
      "the bounds judged (F1,B1,B3): of F1,F2,T3,B1,B2,B3,B4, or all"},
     {"tolerance", 0, O_NUM, F(tolerance), 0, 1, "k", "X",
      "share of exceptions that a judged bound may have (0.1)"},
+    {"partial", 0, O_STR, F(partial), 0, 0, "a", "FILE",
+     "keep what merge needs in FILE (%i, %n: shard, shards); no reading unless --json or -o"},
+    {"shard", 0, O_STR, F(shard), 0, 0, "a", "I/N|auto",
+     "the I-th of N parts of the text; auto: as Slurm or MPI says; with --partial"},
+    {"resume", 0, O_FLAG, F(resume), 0, 0, "a", "",
+     "go on from the --partial FILE, if it is there"},
+    {"checkpoint-every", 0, O_NUM, F(checkpoint_every), 0, 1e9, "a", "SECONDS",
+     "write the --partial FILE so often while running (60)"},
+    {"allow-gaps", 0, O_FLAG, F(allow_gaps), 0, 0, "m", "",
+     "print a reading though windows are missing"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
     {"output", 'o', O_STR, F(out), 0, 0, "itpbarB", "FILE", "write there instead of to stdout"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaB", "", "data as JSON"},
+    {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
+     "write the merged partial result; with --json: the reading"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBm", "", "data as JSON"},
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
 
 typedef struct {
     const char *name;
-    char letter; /* in the option table */
-    const char *args, *what;
+    char letter;             /* in the option table */
+    const char *args, *what; /* "..." in args: it takes any number of files */
     int (*run)(Options *o, Err *e);
 } Command;
 
@@ -3748,28 +3810,208 @@ static int run_bench(Options *o, Err *e)
 
 /* ---- analyze and report */
 
-/* Streams ids through the model in windows of n_ctx tokens, each with BOS in front if the policy
- * says so: a window is a document of its own. Memory does not grow with the text. */
-static void analyze_windows(Session *ss, Analysis *a, const Tokens *ids, Provenance *p)
+/* The windows that this process runs, and the file it keeps their results in. */
+typedef struct {
+    int i, n; /* shard i of n, i from 1 */
+    uint64_t from, to;
+    char *path;        /* NULL: none */
+    double every, due; /* seconds between writings, and when the next one is */
+} Shard;
+
+/* Variables that tell a process which of how many it is; min: the number of the first. */
+static const struct {
+    const char *rank, *count, *min;
+} schedulers[] = {
+    {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"},
+    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", NULL},
+    {"PMI_RANK", "PMI_SIZE", NULL},
+    {"SLURM_PROCID", "SLURM_NTASKS", NULL},
+};
+
+/* A whole number in a variable; a missing one is `missing` (negative: an error). */
+static int env_number(const char *name, int missing, int *out, Err *e)
 {
-    size_t lead = ss->bos >= 0, room = (size_t)ss->s.n_ctx - lead;
-    int *window = xcalloc((size_t)ss->s.n_ctx, sizeof *window);
+    const char *s = getenv(name);
+    char *end;
+    if (!s && missing >= 0) return *out = missing, 0;
+    if (!s) return err_usage(e, "--shard auto: %s is not set; give --shard I/N", name);
+    long v = strtol(s, &end, 10);
+    if (end == s || *end || v < 0 || v > INT_MAX)
+        return err_usage(e, "--shard auto: %s: expected a whole number, found '%s'", name, s);
+    *out = (int)v;
+    return 0;
+}
+
+/* A job array with holes, as of tasks that are run again, does not tell which part a task is. */
+static int shard_array(int step_max[2], int count, int min, Err *e)
+{
+    if (env_number("SLURM_ARRAY_TASK_STEP", 1, &step_max[0], e) ||
+        env_number("SLURM_ARRAY_TASK_MAX", min + (count - 1) * step_max[0], &step_max[1], e))
+        return -1;
+    if (step_max[0] > 0 && (step_max[1] - min) / step_max[0] + 1 == count) return 0;
+    return err_usage(e,
+                     "--shard auto: SLURM_ARRAY_TASK_COUNT=%d, but the tasks go from %d to %d: an "
+                     "array with holes; give --shard I/N",
+                     count, min, step_max[1]);
+}
+
+/* --shard auto: the first scheduler of the table that has spoken. */
+static int shard_auto(Shard *s, Err *e)
+{
+    int k = 0, rank = 0, min = 0, step_max[2] = {1, 0}, others,
+        n = sizeof schedulers / sizeof *schedulers;
+    while (k < n && !getenv(schedulers[k].rank)) k++;
+    if (k == n)
+        return err_usage(e,
+                         "--shard auto: none of SLURM_ARRAY_TASK_ID, OMPI_COMM_WORLD_RANK, "
+                         "PMI_RANK and SLURM_PROCID is set%s",
+                         getenv("PARALLEL_SEQ") ? "; GNU parallel tells a job its number, but not "
+                                                  "of how many: --shard {#}/N"
+                                                : "; give --shard I/N");
+    const char *name = schedulers[k].rank, *count = schedulers[k].count, *first = schedulers[k].min;
+    if (env_number(name, -1, &rank, e) || env_number(count, -1, &s->n, e) ||
+        (first && (env_number(first, -1, &min, e) || shard_array(step_max, s->n, min, e))))
+        return -1;
+    for (int i = k + 1; first && i < n; i++) {
+        if (env_number(schedulers[i].count, 1, &others, e)) return -1;
+        if (others > 1)
+            return err_usage(e,
+                             "--shard auto: both %s=%d and %s=%d are set: is each task of the "
+                             "array one part, or each process in it? Give --shard I/N",
+                             count, s->n, schedulers[i].count, others);
+    }
+    s->i = (rank - min) / step_max[0] + 1;
+    if (rank < min || s->i > s->n)
+        return err_usage(e, "--shard auto: %s=%d is not among %s=%d", name, rank, count, s->n);
+    note("shard %d/%d, from %s=%d%s%s%s%s and %s=%d", s->i, s->n, name, rank, first ? ", " : "",
+         first ? first : "", first ? "=" : "", first ? getenv(first) : "", count, s->n);
+    return 0;
+}
+
+static int shard_parse(Shard *s, const char *text, Err *e)
+{
+    char rest;
+    *s = (Shard){.i = 1, .n = 1};
+    if (!text) return 0;
+    if (strcmp(text, "auto") == 0) return shard_auto(s, e);
+    if (sscanf(text, "%9d/%9d%c", &s->i, &s->n, &rest) == 2 && s->i >= 1 && s->i <= s->n) return 0;
+    return err_usage(e, "--shard %s: expected I/N, 1 <= I <= N, or auto", text);
+}
+
+/* Path with the shard's number for %i and their count for %n. */
+static char *shard_path(const Shard *s, const char *path)
+{
+    Bytes b = {0};
+    char number[16];
+    for (; *path; path++) {
+        int named = path[0] == '%' && (path[1] == 'i' || path[1] == 'n');
+        if (named) snprintf(number, sizeof number, "%d", *++path == 'i' ? s->i : s->n);
+        bytes_add(&b, named ? number : path, named ? strlen(number) : 1);
+    }
+    bytes_add(&b, "", 0);
+    return b.s;
+}
+
+/* Shard i of n runs the windows W (i - 1) / n .. W i / n - 1 of W. */
+static int shard_plan(Shard *s, const Options *o, uint64_t W, Err *e)
+{
+    if (shard_parse(s, o->shard, e)) return -1;
+    if (!o->partial && (o->shard || o->resume))
+        return err_usage(e, "%s needs --partial FILE, to keep the results for merge",
+                         o->shard ? "--shard" : "--resume");
+    s->from = W * (uint64_t)(s->i - 1) / (uint64_t)s->n;
+    s->to = W * (uint64_t)s->i / (uint64_t)s->n;
+    s->every = o->checkpoint_every;
+    s->due = now() + s->every;
+    if (o->partial) s->path = shard_path(s, o->partial);
+    if (s->path && o->out && strcmp(s->path, o->out) == 0)
+        return err_usage(e, "--partial and -o name the same file");
+    return 0;
+}
+
+/* Writes the closed windows. The next time comes late enough for writing to take 5 % at most. */
+static int shard_save(Shard *s, Analysis *a, const Provenance *p, Err *e)
+{
+    OutFile out;
     double t0 = now();
+    if (out_open(&out, s->path, e)) return -1;
+    if (partial_write(a, p, out.f, e)) return out_abandon(&out), -1;
+    if (out_close(&out, e)) return -1;
+    s->due = now() + fmax(s->every, 19 * (now() - t0));
+    return 0;
+}
+
+/* --resume: what the file has of this shard need not be run. */
+static int shard_resume(const Shard *s, Analysis *a, const Provenance *p, Err *e)
+{
+    size_t size;
+    uint64_t n = 0, n_tokens;
+    if (access(s->path, F_OK)) {
+        note("%s is not there: beginning with the first window", s->path);
+        return 0;
+    }
+    const uint8_t *map = map_file(s->path, &size, e);
+    int rc = map ? partial_resume(a, p, s->path, map, size, e) : -1;
+    unmap_file(map, size);
+    if (rc) return -1;
+    for (uint64_t w = s->from; w < s->to; w++) n += (uint64_t)analysis_has(a, w);
+    if (analysis_closed(a, &n_tokens) > n)
+        return err_set(e,
+                       "%s: covered: expected windows %llu to %llu, which are shard %d/%d, found "
+                       "others",
+                       s->path, (unsigned long long)s->from, (unsigned long long)s->to - 1, s->i,
+                       s->n);
+    note("%s has %llu of the %llu windows of this run", s->path, (unsigned long long)n,
+         (unsigned long long)(s->to - s->from));
+    return 0;
+}
+
+/* One window, from an empty cache; of so many tokens in all. 0, or -1 if it was interrupted. */
+static int analyze_window(Session *ss, const int *window, int n, Provenance *p, double total)
+{
+    static double started;
+    int step = ss->s.n_batch, i = 0;
+    if (p->n_tokens == 0) started = now();
+    state_reset(&ss->s);
+    for (; i < n && !interrupted; i += step) {
+        int k = n - i < step ? n - i : step;
+        forward(&ss->s, window + i, k, 0);
+        p->n_tokens += (uint64_t)k;
+        progress("analyze", (double)p->n_tokens, total, started);
+    }
+    return i < n ? -1 : 0;
+}
+
+/* Tokens of window w, less the BOS in front; 0 if a has it. */
+static size_t tokens_of(const Analysis *a, const Tokens *ids, size_t room, uint64_t w)
+{
+    size_t at = (size_t)w * room;
+    return analysis_has(a, w) ? 0 : ids->n - at < room ? ids->n - at : room;
+}
+
+/* Streams the shard's part of ids through the model in windows of n_ctx tokens, each with BOS in
+ * front if the policy says so: a window is a document of its own. Memory does not grow with the
+ * text. With a file of partial results, windows that were run to their end are closed. */
+static void analyze_windows(Session *ss, Analysis *a, const Tokens *ids, Provenance *p, Shard *sh)
+{
+    size_t lead = ss->bos >= 0, room = (size_t)ss->s.n_ctx - lead, n, total = 0;
+    int *window = xcalloc((size_t)ss->s.n_ctx, sizeof *window);
+    Err e;
+    for (uint64_t w = sh->from; w < sh->to; w++)
+        if ((n = tokens_of(a, ids, room, w))) total += n + lead;
     window[0] = ss->bos;
-    for (size_t at = 0; at < ids->n && !interrupted; at += room) {
-        size_t n = ids->n - at < room ? ids->n - at : room;
-        memcpy(window + lead, ids->id + at, n * sizeof *window);
-        state_reset(&ss->s);
+    for (uint64_t w = sh->from; w < sh->to && !interrupted; w++) {
+        if (!(n = tokens_of(a, ids, room, w))) continue;
+        memcpy(window + lead, ids->id + w * room, n * sizeof *window);
         analysis_window(a);
+        analysis_seek(a, w);
         analysis_tokens(a, window, (int)(n + lead));
-        for (size_t i = 0; i < n + lead && !interrupted; i += (size_t)ss->s.n_batch) {
-            size_t left_over = n + lead - i, step = (size_t)ss->s.n_batch;
-            size_t k = left_over < step ? left_over : step;
-            forward(&ss->s, window + i, (int)k, 0);
-            p->n_tokens += k;
-            progress("analyze", (double)(at + i + k), (double)ids->n, t0);
-        }
+        int cut = analyze_window(ss, window, (int)(n + lead), p, (double)total);
         p->n_windows++;
+        if (!sh->path || cut) continue;
+        analysis_window(a);
+        if (now() >= sh->due && w + 1 < sh->to && shard_save(sh, a, p, &e))
+            note("warning: %s; the run goes on", e.msg);
     }
     free(window);
 }
@@ -3810,6 +4052,48 @@ static void show_analysis(const Analysis *a, const Provenance *p, const Options 
         analysis_print(a, p, f, use_color(o));
 }
 
+/* The file of partial results at the end of a run, also of an interrupted one. */
+static int analyze_keep(Shard *sh, Analysis *a, Provenance *p, Err *e)
+{
+    if (!sh->path) return 0;
+    if (shard_save(sh, a, p, e)) {
+        if (interrupted) note("ropescope: %s", e->msg);
+        return -1;
+    }
+    p->n_windows = analysis_closed(a, &p->n_tokens);
+    p->incomplete = p->n_windows < p->n_text_windows;
+    if (!interrupted) return 0;
+    note("interrupted: %s has %llu of the %llu windows of this run; --resume goes on from there",
+         sh->path, (unsigned long long)p->n_windows, (unsigned long long)(sh->to - sh->from));
+    return -1;
+}
+
+/* Runs the windows; then the file of partial results, the reading, or both. */
+static int analyze_run(Session *ss, const Options *o, const Tokens *ids, Provenance *p,
+                       OutFile *out, Err *e)
+{
+    Shard sh;
+    size_t room = (size_t)(ss->s.n_ctx - (ss->bos >= 0));
+    p->n_text_tokens = ids->n;
+    p->n_text_windows = (ids->n + room - 1) / room;
+    int rc = shard_plan(&sh, o, p->n_text_windows, e);
+    if (!rc) {
+        Analysis *a = analysis_new(&ss->m, &o->analysis);
+        sha256_hex(ss->m.g.map, ss->m.g.size, p->model_sha256);
+        ss->s.probe = analysis_probe(a);
+        rc = o->resume ? shard_resume(&sh, a, p, e) : 0;
+        if (!rc) {
+            analyze_windows(ss, a, ids, p, &sh);
+            p->interrupted = interrupted != 0;
+            rc = analyze_keep(&sh, a, p, e);
+        }
+        if (!rc && (!sh.path || o->json || o->out || o->status)) show_analysis(a, p, o, out->f);
+        analysis_free(a);
+    }
+    free(sh.path);
+    return rc;
+}
+
 static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
 {
     Tokens ids = {0};
@@ -3825,27 +4109,85 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
                     .rope_override = o->rope             ? o->rope
                                      : o->rope_scale > 0 ? "linear"
                                                          : NULL,
-                    .pre_override = o->pre};
+                    .pre_override = o->pre,
+                    .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     if (ss->s.n_ctx < 2)
         return err_usage(e, "-c %d: a window needs 2 tokens at least", ss->s.n_ctx);
-    int rc = analyze_text(ss, o, &ids, &p, e);
-    if (!rc) {
-        Analysis *a = analysis_new(&ss->m, &o->analysis);
-        sha256_hex(ss->m.g.map, ss->m.g.size, p.model_sha256);
-        ss->s.probe = analysis_probe(a);
-        analyze_windows(ss, a, &ids, &p);
-        p.interrupted = interrupted != 0;
-        show_analysis(a, &p, o, out->f);
-        analysis_free(a);
-    }
+    int rc = analyze_text(ss, o, &ids, &p, e) || analyze_run(ss, o, &ids, &p, out, e);
     free(ids.id);
-    return rc;
+    return rc ? -1 : 0;
 }
 
 static int run_analyze(Options *o, Err *e)
 {
     if (!o->n_ctx) o->n_ctx = 512;
     return with_output(o, !o->int8, analyze_session, e);
+}
+
+/* ---- merge */
+
+static int merge_file(Partial *x, const char *path, Err *e)
+{
+    size_t size;
+    const uint8_t *map = map_file(path, &size, e);
+    if (!map) return -1;
+    int rc = partial_add(x, path, map, size, e);
+    unmap_file(map, size);
+    return rc;
+}
+
+/* The files named in a file, one on each line; "-" is stdin. */
+static int merge_list(Partial *x, const char *path, Err *e)
+{
+    Bytes names = {0};
+    int rc = bytes_read(&names, path, e);
+    for (char *s = names.s, *end; !rc && *s; s = end) {
+        end = s + strcspn(s, "\n");
+        if (*end) *end++ = 0;
+        if (*s) rc = merge_file(x, s, e);
+    }
+    free(names.s);
+    return rc;
+}
+
+static int merge_write(Partial *x, const Options *o, Err *e)
+{
+    OutFile out;
+    char missing[512] = "";
+    const Provenance *p = &x->p;
+    int keep = o->out && !o->json;
+    if (p->incomplete) analysis_missing(x->a, p->n_text_windows, missing, sizeof missing);
+    if (p->incomplete && !keep && !o->allow_gaps)
+        return err_set(e,
+                       "of the %llu windows of the text, %s are missing: nothing is printed "
+                       "without --allow-gaps",
+                       (unsigned long long)p->n_text_windows, missing);
+    if (p->incomplete && keep)
+        note("%s: of the %llu windows of the text, %s are missing", o->out,
+             (unsigned long long)p->n_text_windows, missing);
+    if (out_open(&out, o->out ? o->out : "-", e)) return -1;
+    int rc = keep ? partial_write(x->a, p, out.f, e) : 0;
+    if (rc) return out_abandon(&out), -1;
+    if (!keep) show_analysis(x->a, p, o, out.f);
+    return out_close(&out, e);
+}
+
+static int run_merge(Options *o, Err *e)
+{
+    Partial x = {0};
+    int rc = 0;
+    for (int i = 0; i < o->n_files && !rc; i++) {
+        const char *name = o->files[i];
+        int is_list = name[0] == '@' || strcmp(name, "-") == 0;
+        rc = is_list ? merge_list(&x, name + (name[0] == '@'), e) : merge_file(&x, name, e);
+    }
+    if (!rc && !x.a)
+        rc = err_usage(e, "which partial results? ropescope merge A.part B.part --json -o "
+                          "reading.json");
+    rc = rc || merge_write(&x, o, e);
+    partial_free(&x);
+    free(o->files);
+    return rc ? -1 : 0;
 }
 
 static int run_report(Options *o, Err *e)
@@ -4120,6 +4462,8 @@ static const Command commands[] = {
      run_bounds},
     {"check", 'k', "MODEL -f TEXT", "prediction against observation; exit 1: exceptions",
      run_check},
+    {"merge", 'm', "PART... -o OUT.part", "partial results of analyze to one, or to a reading",
+     run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
 };
@@ -4133,6 +4477,8 @@ static void help(FILE *f)
           "  ropescope report reading.json -o report.html      the same as a page\n"
           "  ropescope bounds model.gguf                       what theory predicts of it\n"
           "  ropescope check model.gguf -f text.txt            prediction against observation\n"
+          "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
+          "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
@@ -4268,6 +4614,11 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
     for (int i = 0; i < argc; i++) {
         char *arg = argv[i];
         if (positional_only || arg[0] != '-' || !arg[1]) {
+            if (strstr(c->args, "...")) {
+                o->files = xrealloc(o->files, (size_t)o->n_files + 1, sizeof *o->files);
+                o->files[o->n_files++] = arg;
+                continue;
+            }
             if (o->model) usage("%s: one model is enough: '%s' and '%s'", c->name, o->model, arg);
             o->model = arg;
         } else if (strcmp(arg, "--") == 0) {
@@ -4325,7 +4676,8 @@ int main(int argc, char **argv)
                  .seed = -1,
                  .analysis = analysis_defaults(),
                  .eps = 0.9,
-                 .tolerance = 0.1};
+                 .tolerance = 0.1,
+                 .checkpoint_every = 60};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;

@@ -45,7 +45,7 @@ ok "no arguments: 2" exits 2
 ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
-for command in info tokenize generate chat perplexity bench analyze bounds check report; do
+for command in info tokenize generate chat perplexity bench analyze bounds check merge report; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
@@ -331,6 +331,138 @@ if [ -c /dev/full ]; then
     status=$?
     ok "check on a full disk: 2" exits 2
 fi
+# ---- partial results
+
+cut="$model -f $sample -n 700 -c 128"
+run analyze $cut --json
+cp "$out" "$dir/one.json"
+run analyze $cut
+cp "$out" "$dir/one.txt"
+for n in 1 2 3 5 7; do # of 6 windows
+    names=
+    for i in $(seq 1 $n); do
+        run analyze $cut --shard $i/$n --partial "$dir/%n-%i.part"
+        ok "shard $i/$n runs" exits 0
+        ok "shard $i/$n prints no reading" silent "$out"
+        names="$dir/$n-$i.part $names"
+    done
+    # shellcheck disable=SC2086
+    run merge $names --json
+    ok "$n shards, last first: the JSON of one run" cmp -s "$out" "$dir/one.json"
+done
+run merge "$dir/5-4.part" "$dir/5-1.part" -o "$dir/some.part"
+ok "merge -o" exits 0
+ok "merge -o says what is missing" complains "windows 1 to 2 and 4 to 5 are missing"
+run merge "$dir/5-5.part" "$dir/some.part" "$dir/5-2.part" "$dir/5-3.part" -o "$dir/all.part"
+ok "a merge of merges" exits 0
+ok "has the bytes of one run's file" cmp -s "$dir/all.part" "$dir/1-1.part"
+run merge "$dir/all.part"
+ok "and prints the same text" cmp -s "$out" "$dir/one.txt"
+ls "$dir"/7-*.part >"$dir/names"
+run merge "@$dir/names" --json -o "$dir/named.json"
+ok "merge @LIST --json -o" cmp -s "$dir/named.json" "$dir/one.json"
+"$program" merge - --json <"$dir/names" >"$out" 2>"$err"
+ok "merge - reads the names from stdin" cmp -s "$out" "$dir/one.json"
+run analyze $cut --partial "$dir/both.part" --json
+ok "--partial with --json gives both" cmp -s "$out" "$dir/one.json"
+ok "and the same file" cmp -s "$dir/both.part" "$dir/1-1.part"
+run analyze $cut --shard 2/3 --partial "$dir/threads.part" -t 1 -b 50
+ok "one thread, other batches" exits 0
+run merge "$dir/threads.part" "$dir/3-1.part" "$dir/3-3.part" --json
+ok "merge with those of more threads" cmp -s "$out" "$dir/one.json"
+
+refused 1 "windows 2 to 3 are missing" merge "$dir/3-1.part" "$dir/3-3.part"
+run merge "$dir/3-1.part" "$dir/3-3.part" --json --allow-gaps
+ok "--allow-gaps" exits 0
+ok "the JSON says what is covered" says '"n_text_windows":6,"covered":\[\[0,2\],\[4,6\]\]'
+ok "and parses" is_json "$out"
+run merge "$dir/3-1.part" "$dir/3-3.part" --allow-gaps
+ok "the text says what is missing" says "missing: 2 of 6 windows"
+run report "$dir/one.json" -o "$dir/page2.html"
+ok "a reading of parts makes a page" exits 0
+refused 1 "windows 2 to 3 are in a file before it" merge "$dir/1-1.part" "$dir/3-2.part"
+run analyze $model -f $sample -n 700 -c 128 --sink-eps 0.2 --shard 1/3 --partial "$dir/eps.part"
+refused 1 'sink_eps: expected 0.2.*found 0.3' merge "$dir/eps.part" "$dir/3-2.part"
+run analyze $model -f $sample -n 701 -c 128 --shard 1/3 --partial "$dir/text.part"
+refused 1 "n_text_tokens.*701" merge "$dir/3-2.part" "$dir/text.part"
+run analyze $model -f $sample -n 700 -c 128 --kv f16 --shard 1/3 --partial "$dir/kv.part"
+refused 1 'kv: expected "f32"' merge "$dir/3-2.part" "$dir/kv.part"
+head -c 1000 "$dir/3-1.part" >"$dir/cut.part"
+refused 1 "cut.part: " merge "$dir/cut.part"
+refused 1 "magic" merge $sample
+refused 2 "which partial results" merge
+refused 2 "needs --partial" analyze $cut --shard 1/3
+refused 2 "needs --partial" analyze $cut --resume
+refused 2 "1 <= I <= N" analyze $cut --shard 4/3 --partial "$dir/x.part"
+refused 2 "same file" analyze $cut --partial "$dir/x" -o "$dir/x"
+refused 1 "no-such-folder" analyze $cut --partial "$dir/no-such-folder/x"
+
+# auto: what a scheduler says, and nothing else
+auto() { # SHARD VARIABLE=VALUE...
+    want=$1
+    shift
+    last="$* ropescope analyze --shard auto"
+    record env -u SLURM_ARRAY_TASK_ID -u SLURM_PROCID -u PMI_RANK -u OMPI_COMM_WORLD_RANK "$@" \
+        "$program" analyze $cut --shard auto --partial "$dir/auto-%i-%n"
+}
+auto 2/3 SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_MIN=0 SLURM_ARRAY_TASK_MAX=2 SLURM_ARRAY_TASK_COUNT=3 \
+    SLURM_PROCID=0 SLURM_NTASKS=1
+ok "--shard auto in a job array" cmp -s "$dir/auto-2-3" "$dir/3-2.part"
+ok "says what it took" complains "shard 2/3, from SLURM_ARRAY_TASK_ID=1.*SLURM_ARRAY_TASK_COUNT=3"
+auto 3/3 SLURM_ARRAY_TASK_ID=20 SLURM_ARRAY_TASK_MIN=10 SLURM_ARRAY_TASK_MAX=20 \
+    SLURM_ARRAY_TASK_STEP=5 SLURM_ARRAY_TASK_COUNT=3
+ok "--shard auto in an array with steps" cmp -s "$dir/auto-3-3" "$dir/3-3.part"
+auto 1/3 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=3 SLURM_PROCID=0 SLURM_NTASKS=1
+ok "--shard auto under mpirun" cmp -s "$dir/auto-1-3" "$dir/3-1.part"
+auto 5/5 PMI_RANK=4 PMI_SIZE=5
+ok "--shard auto with PMI" cmp -s "$dir/auto-5-5" "$dir/5-5.part"
+auto 2/2 SLURM_PROCID=1 SLURM_NTASKS=2
+ok "--shard auto under srun" cmp -s "$dir/auto-2-2" "$dir/2-2.part"
+auto - SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_MAX=9 SLURM_ARRAY_TASK_COUNT=4
+ok "an array with holes is refused" complains "array with holes"
+auto - SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_COUNT=2 SLURM_PROCID=0 SLURM_NTASKS=2
+ok "an array of many processes is refused" complains "is each task of the array one part"
+auto - SLURM_PROCID=1
+ok "a missing variable is named" complains "SLURM_NTASKS is not set"
+auto - OMPI_COMM_WORLD_RANK=3 OMPI_COMM_WORLD_SIZE=3
+ok "a rank too high is refused" complains "is not among OMPI_COMM_WORLD_SIZE=3"
+auto - PARALLEL_SEQ=3
+ok "GNU parallel does not tell of how many" complains "shard {#}/N"
+ok "and that exits with 2" exits 2
+
+# a run that is killed goes on where it was
+i=0
+while [ $i -lt 40 ]; do cat $sample; i=$((i + 1)); done >"$dir/long"
+long="$model -f $dir/long -n 8000 -c 64"
+run analyze $long --json
+cp "$out" "$dir/long.json"
+for signal in TERM KILL; do
+    rm -f "$dir/k.part"
+    last="ropescope analyze, killed by SIG$signal"
+    # shellcheck disable=SC2086
+    "$program" analyze $long --partial "$dir/k.part" --checkpoint-every 0 --json -o "$dir/k.json" \
+        --resume >"$out" 2>"$err" &
+    pid=$!
+    while [ ! -f "$dir/k.part" ] && kill -0 $pid 2>/dev/null; do sleep 0.01; done
+    kill -$signal $pid
+    wait $pid 2>/dev/null
+    status=$?
+    ok "SIG$signal: no reading" [ ! -e "$dir/k.json" ]
+    refused 1 "are missing" merge "$dir/k.part"
+    run analyze $long --partial "$dir/k.part" --resume --json -o "$dir/k.json"
+    ok "--resume after SIG$signal says what is there" complains "has [1-9][0-9]* of the 127 windows"
+    ok "--resume after SIG$signal: the JSON of one run" cmp -s "$dir/k.json" "$dir/long.json"
+    run merge "$dir/k.part" --json
+    ok "and the file of one run" cmp -s "$out" "$dir/long.json"
+    rm -f "$dir/k.json"
+done
+rm -f "$dir"/*.tmp.* # of SIGKILL
+refused 1 "found others" analyze $cut --shard 1/3 --partial "$dir/3-2.part" --resume
+refused 1 'n_ctx: expected 100, as in this run, found 128' \
+    analyze $model -f $sample -n 700 -c 100 --partial "$dir/3-2.part" --resume
+run analyze $cut --shard 3/3 --partial "$dir/fresh.part" --resume
+ok "--resume without a file begins" complains "is not there: beginning with the first window"
+ok "and ends with the file" cmp -s "$dir/fresh.part" "$dir/3-3.part"
 
 # ---- interruption
 
