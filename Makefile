@@ -95,6 +95,12 @@ $(BUILD)/tests/test_run: $(BUILD)/tests/test_run.o $(filter-out $(BUILD)/run_lib
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
+# test_stats.c includes analysis.c, likewise.
+$(BUILD)/tests/test_stats.o: report.html
+$(BUILD)/tests/test_stats: $(BUILD)/tests/test_stats.o $(filter-out $(BUILD)/analysis.o,$(LIBRARY))
+	@echo "  LD $@"
+	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
 # test_amx.c includes kernels/amx.c, over a model of the tile instructions.
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
 $(BUILD)/tests/test_amx.o: ISA = $(AMX)

@@ -543,6 +543,9 @@ typedef struct {
     int sink_t;          /* 64 */
     double n_ctx;        /* P, the trained context of x = theta P; 0: as the file says */
     const char *isa;     /* kernels; they do not change a bit. NULL: as kernels_pick */
+    /* Massive values: norm over the mean channel of the head (5). Massive activations: |h| above
+     * act_min (100) and above act_ratio (1000) times the median of the state. */
+    double massive_ratio, act_min, act_ratio;
 } AnalysisOptions;
 
 AnalysisOptions analysis_defaults(void);
@@ -561,6 +564,9 @@ typedef struct {
     int text_cut;              /* -n left out the rest of the text */
     size_t bytes_left_out;     /* bytes of the text without a token */
     const struct Activations *files; /* q and k are from files, no model was run; or NULL */
+    /* Texts of the first tokens of the first window. */
+    const char *const *token_text;
+    int n_token_text;
 } Provenance;
 
 typedef struct Analysis Analysis;
