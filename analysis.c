@@ -60,8 +60,8 @@ typedef struct {
 } ChannelSum;
 
 /* Parts of the logits: sums over queries of one pair's (or the unrotated values') part of the
- * logit of key 0, and of its mean part over the other keys; and the sum over all (query, other key),
- * which gives late queries more weight. */
+ * logit of key 0, and of its mean part over the other keys; and the sum over all (query, other key)
+ * pairs, which gives late queries more weight. */
 typedef struct {
     double sink, others, ordinary;
 } LogitSum;
@@ -912,8 +912,8 @@ static void ql_step(double *d, double *e, int l, int m)
     e[l] = g;
 }
 
-/* d becomes the eigenvalues of the tridiagonal matrix, in no order; e [n] is overwritten. An element
- * below 2^-60 beside the diagonal is none: the trace is 1. 0, or -1 if it does not converge.
+/* d becomes the eigenvalues of the tridiagonal matrix, in no order; e [n] is overwritten. What is
+ * below 2^-60 beside the diagonal is nothing: the trace is 1. 0, or -1 if it does not converge.
  * Source: Golub and Van Loan, 8.3.3; Wilkinson and Reinsch, Linear Algebra, II/3. */
 static int tridiagonal_eigenvalues(double *d, double *e, int n)
 {
@@ -1498,8 +1498,8 @@ static void reading_free(Reading *r)
     free(r->head);
 }
 
-/* The logits of the mean query and the mean key of a head at distance delta, without the values that
- * are not rotated, scaled:
+/* The scaled logit of the mean query and the mean key of a head at distance delta, without the
+ * values that are not rotated:
  *   K(delta) = g sum_j |mu_q| |mu_k| cos(phi_j + theta_j delta),
  * and TriAttention's score (arXiv:2604.04921) of a key of mean length and direction:
  *   tri(delta) = g sum_j |mu_q| E|k| cos(phi_j + theta_j delta) + (E|q| - |mu_q|) E|k|.
@@ -2345,8 +2345,8 @@ static void json_notes(FILE *f)
         "have cos(phi + theta delta) < 0; null: no such distance up to P",
         "logit",
         "means over queries at positions 1 and more of parts of the scaled logit: sink of key 0, "
-        "others of the mean over keys 1 .. own position; ordinary is the mean over all (query, other "
-        "key); partial: pairs with x <= 2 pi, full: all the rest; summary: mean over heads",
+        "others of the mean over keys 1 .. own position; ordinary is the mean over all (query, "
+        "other key); partial: pairs with x <= 2 pi, full: all the rest; summary: mean over heads",
         "alpha",
         "alpha_k = 1 / (T - k) sum over queries k .. T - 1 of the weight on key k, keys from 0; "
         "mean over the longest windows. sink_key: the largest of keys 0 .. min(63, T / 2)",
@@ -2361,12 +2361,11 @@ static void json_notes(FILE *f)
         "massive_q, massive_k: places, in sliced order, of values whose L2 norm over the tokens "
         "after rotation is above massive_ratio times the mean over the head's values",
         "kernel",
-        "k: scaled logit of the mean query and the mean key at distance delta, rotated values only; "
-        "tri: the TriAttention score, scaled, of a key of mean length and direction"};
-    fputs(
-        "},\n\"notes\":{\"channels\":\"sliced order; means leave out the first n_skip tokens of each "
-        "window, maxima do not\"",
-        f);
+        "k: scaled logit of the mean query and the mean key at distance delta, rotated values "
+        "only; tri: the TriAttention score, scaled, of a key of mean length and direction"};
+    fputs("},\n\"notes\":{\"channels\":\"sliced order; means leave out the first n_skip tokens of "
+          "each window, maxima do not\"",
+          f);
     for (size_t i = 0; i < sizeof note / sizeof *note; i += 2) json_text(f, note[i], note[i + 1]);
 }
 

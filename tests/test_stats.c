@@ -1,6 +1,6 @@
 /* What the sums come to: planted rows, spectra, parts of the logits, sinks, massive values and
  * activations, channels in order, and exact sums. The truth is computed here, densely and in
- * double; the readings are taken from the JSON. Includes analysis.c to reach what is not exported. */
+ * double; the readings are taken from the JSON. Includes analysis.c, to reach its statics. */
 #include "../analysis.c"
 
 #include "check.h"
