@@ -2065,7 +2065,7 @@ static void print_thresholds(FILE *f, const Analysis *a)
             a->o.strong_ratio, a->o.strong_r);
     fprintf(
         f,
-        "massive values: norm > %g x the mean channel; activations: |h| > %g and > %g x median\n",
+        "massive value: norm > %g x the mean channel; activation: |h| > %g and > %g x median\n",
         a->o.massive_ratio, a->o.act_min, a->o.act_ratio);
 }
 

@@ -405,7 +405,7 @@ static void check_spectrum(Rng *rng, const double *v, int n)
         if (v[i] > 0) entropy -= v[i] / sum * log(v[i] / sum);
     Spectrum s = read_spectrum(a, n);
     NEAR(s.stable_rank, sum / most, 1e-11);
-    NEAR(s.first_sv, sqrt(most) / roots, 1e-5);
+    NEAR(s.first_sv, sqrt(most) / roots, v[n / 2] > 0 ? 1e-5 : 1e-10); /* rounding adds no rank */
     NEAR(s.entropy, entropy, 1e-10);
     free(a);
 }
