@@ -5,7 +5,7 @@
 
 #include "check.h"
 
-enum { PAIRS = 8, D = 2 * PAIRS + 4, HEADS = 4, KV = 2 };
+enum { N_PAIRS = 8, D = 2 * N_PAIRS + 4, HEADS = 4, KV = 2 };
 
 /* ---- a walker over our own JSON: num(json, "layers.0.heads.1.r_q.3") ---- */
 
@@ -67,7 +67,7 @@ static void shape_new(Shape *s, int layout, int window)
 {
     Err e;
     RopeParams p = {
-        .head_dim = D, .n_rot = 2 * PAIRS, .base = 10000, .factor = 1, .n_ctx_orig = 1024};
+        .head_dim = D, .n_rot = 2 * N_PAIRS, .base = 10000, .factor = 1, .n_ctx_orig = 1024};
     *s = (Shape){0};
     CHECK(rope_new(&s->rope, rope_find("plain"), &p, layout, &e) == 0);
     s->m = (Model){.n_layers = 2,
@@ -110,7 +110,7 @@ typedef struct {
 static void turn(const Shape *s, const float *in, float *out, int pos)
 {
     memcpy(out, in, D * sizeof *out);
-    for (int j = 0; j < PAIRS; j++) {
+    for (int j = 0; j < N_PAIRS; j++) {
         int a, b;
         rope_pair(&s->rope, j, &a, &b);
         double c = cos(pos * s->rope.inv_freq[j]), d = sin(pos * s->rope.inv_freq[j]);
@@ -210,16 +210,16 @@ static char *world_json(const World *w)
     return json;
 }
 
-/* q.k over one pair, or (j = PAIRS) over the values that are not rotated. */
+/* q.k over one pair, or (j = N_PAIRS) over the values that are not rotated. */
 static double part(const World *w, const float *q, const float *k, int j)
 {
     int a, b;
     double sum = 0, scale = (double)w->s.m.score_scale;
-    if (j < PAIRS) {
+    if (j < N_PAIRS) {
         rope_pair(&w->s.rope, j, &a, &b);
         return scale * ((double)q[a] * (double)k[a] + (double)q[b] * (double)k[b]);
     }
-    for (int c = 2 * PAIRS; c < D; c++) sum += scale * (double)q[c] * (double)k[c];
+    for (int c = 2 * N_PAIRS; c < D; c++) sum += scale * (double)q[c] * (double)k[c];
     return sum;
 }
 
@@ -251,16 +251,16 @@ static void test_logits(const World *w, const char *json)
     for (int l = 0; l < 2; l++)
         for (int h = 0; h < HEADS; h++) {
             LogitSum all = dense_part(w, l, h, -1), sum = {0, 0, 0};
-            for (int j = 0; j <= PAIRS; j++) {
+            for (int j = 0; j <= N_PAIRS; j++) {
                 LogitSum want = dense_part(w, l, h, j), got;
                 char at[64];
-                snprintf(at, sizeof at, j < PAIRS ? ".%d" : "_rest", j);
+                snprintf(at, sizeof at, j < N_PAIRS ? ".%d" : "_rest", j);
                 got.sink = num(json, "layers.%d.heads.%d.logit_sink%s", l, h, at);
                 got.others = num(json, "layers.%d.heads.%d.logit_others%s", l, h, at);
                 NEAR(got.sink, want.sink, 1e-6);
                 NEAR(got.others, want.others, 1e-6);
                 sum.sink += got.sink, sum.others += got.others;
-                int full = j == PAIRS || w->s.rope.inv_freq[j] * 1024 > TAU;
+                int full = j == N_PAIRS || w->s.rope.inv_freq[j] * 1024 > TAU;
                 mean[full].sink += want.sink / (2 * HEADS);
                 mean[full].others += want.others / (2 * HEADS);
                 mean[full].ordinary += want.ordinary / (2 * HEADS);
@@ -337,7 +337,7 @@ static void test_pairs(const World *w, const char *json)
         }
     NEAR(num(json, "layers.1.heads.2.offset_share_k.3"), (A * A + B * B) / (n * sq), 1e-8);
     NEAR(num(json, "layers.1.heads.3.offset_share_k.3"), (A * A + B * B) / (n * sq), 1e-8);
-    for (int j = 0; j < PAIRS; j++) {
+    for (int j = 0; j < N_PAIRS; j++) {
         double phi = num(json, "layers.0.heads.1.phi.%d", j), x = num(json, "ropes.0.x.%d", j);
         double worst = fmax(cos(phi), cos(phi + x));
         NEAR(num(json, "layers.0.heads.1.worst.%d", j), worst, 1e-7);
@@ -570,8 +570,8 @@ static char *channel_json(int layout, int big, float boost)
 
 static int value_at(int layout, int i) /* written out, not by rope_pair */
 {
-    if (i >= 2 * PAIRS || layout == ROPE_HALF) return i;
-    return i < PAIRS ? 2 * i : 2 * (i - PAIRS) + 1;
+    if (i >= 2 * N_PAIRS || layout == ROPE_HALF) return i;
+    return i < N_PAIRS ? 2 * i : 2 * (i - N_PAIRS) + 1;
 }
 
 static void test_channels(int layout)
@@ -588,7 +588,7 @@ static void test_channels(int layout)
         NEAR(num(json, "layers.0.channels.before.max_q.%d", i), 8 * v, 1e-7);
         NEAR(num(json, "layers.0.channels.before.max_k.%d", i), 4 * v, 1e-7);
     }
-    NEAR(num(json, "layers.0.channels.n_rot"), 2 * PAIRS, 0);
+    NEAR(num(json, "layers.0.channels.n_rot"), 2 * N_PAIRS, 0);
     is(json, "layers.1.channels.mean_q.0", "null");
     free(json);
 }
@@ -659,7 +659,7 @@ static void test_kernel(int layout)
     shape_new(&s, layout, 0);
     for (int i = 0; i < 20 * D; i++) {
         q[i] = (float)(i % D % 5 - 2 + 0.5 * (i % D % 3)), k[i] = (float)(i % D % 7 - 3);
-        if (i % D >= 2 * PAIRS) q[i] = 0;
+        if (i % D >= 2 * N_PAIRS) q[i] = 0;
     }
     Analysis *a = analysis_new(&s.m, &o);
     const Probe *p = analysis_probe(a);
@@ -685,7 +685,7 @@ static void test_tri(void)
     AnalysisOptions o = analysis_defaults();
     float q[4 * D] = {0}, k[4 * D] = {0};
     shape_new(&s, ROPE_HALF, 0);
-    for (int i = 0; i < 4; i++) q[i * D] = i % 2 ? 3 : -3, k[i * D + PAIRS] = 2;
+    for (int i = 0; i < 4; i++) q[i * D] = i % 2 ? 3 : -3, k[i * D + N_PAIRS] = 2;
     o.n_skip = 0;
     Analysis *a = analysis_new(&s.m, &o);
     const Probe *p = analysis_probe(a);
