@@ -1423,7 +1423,7 @@ static void count_elsewhere(Reading *r)
         if (!(sink_alpha(&r->head[i], k) > r->a->o.sink_eps)) continue;
         r->n_sinks++;
         r->n_elsewhere += k > 0;
-        n[k] += k > 0;
+        n[k]++;
     }
     for (int k = 1; k < SINK_KEYS; k++)
         if (n[k] > r->n_there) r->elsewhere = k, r->n_there = n[k];
@@ -1537,26 +1537,25 @@ static int sliced(const Axis *ax, int i)
     return i < ax->n ? ax->a[i] : i < 2 * ax->n ? ax->b[i - ax->n] : i;
 }
 
-/* Channels of the queries or keys of one layer, in sliced order, over its heads: mean of the means
- * of |x|, and largest |x| (which leaves no token out). [D] each. */
+/* Channels of the queries or keys of one layer, in sliced order, over its heads (a kv head counts
+ * once for each query head): mean of the means of |x|, and largest |x|, which leaves no token out.
+ * [D] each. */
 static void read_channels(const Reading *layer, int is_q, int stage, double *mean, double *max)
 {
-    int D = layer->a->m->head_dim, n = 0;
+    int D = layer->a->m->head_dim;
     for (int i = 0; i < D; i++) mean[i] = max[i] = 0;
     for (int i = 0; i < layer->n_heads; i++) {
         const Head *h = &layer->head[i];
         const HeadSums *s = is_q ? &h->q : &h->k;
         const Axis *ax = h->axis;
         const Peak *peak = (is_q ? h->q_seen : h->k_seen)->peak + ax->n;
-        if (!is_q && h->shares_k) continue;
-        n++;
         for (int c = 0; c < D; c++) {
             const ChannelSum *v = &s->channel[sliced(ax, c)];
             mean[c] += stage == BEFORE_ROPE ? v->before / *s->n : v->after / *s->n_after;
             max[c] = fmax(max[c], peak[(stage == BEFORE_ROPE ? 0 : D) + sliced(ax, c)].value);
         }
     }
-    for (int c = 0; c < D; c++) mean[c] /= n;
+    for (int c = 0; c < D; c++) mean[c] /= layer->n_heads;
 }
 
 /* Massive values (Jin et al., arXiv:2502.01563): channels whose L2 norm over the tokens is above
@@ -2063,10 +2062,9 @@ static void print_thresholds(FILE *f, const Analysis *a)
     fprintf(f, "token%s of each window\n", plural((uint64_t)a->o.n_skip));
     fprintf(f, "strong  r_q r_k >= %g x the median pair of the head, R_q and R_k >= %g\n",
             a->o.strong_ratio, a->o.strong_r);
-    fprintf(
-        f,
-        "massive value: norm > %g x the mean channel; activation: |h| > %g and > %g x median\n",
-        a->o.massive_ratio, a->o.act_min, a->o.act_ratio);
+    fprintf(f,
+            "massive value: norm > %g x the mean channel; activation: |h| > %g and > %g x median\n",
+            a->o.massive_ratio, a->o.act_min, a->o.act_ratio);
 }
 
 /* What stands in the place of model and text in a report. */

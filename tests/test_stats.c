@@ -622,9 +622,10 @@ static void test_activations(void)
     float x[6 * E], q[40 * D];
     for (int i = 0; i < 40 * D; i++) q[i] = 1;
     p->q(p->ctx, 0, 0, BEFORE_ROPE, 0, 40, q, D);
-    const float size[6] = {1, 1, 0.1f, 0.01f, 1, 1}, big[6] = {999, -1500, 150, 99, 1500, 3};
+    const float size[6] = {1, 1, 0.08f, 0.01f, 1, 1}, big[6] = {999, -1500, 150, 99, 1500, 3};
     for (int i = 0; i < 6 * E; i++) x[i] = i % 2 ? size[i / E] : -size[i / E];
     for (int i = 0; i < 6; i++) x[i * E + (i == 2 ? 44 : 17)] = big[i];
+    x[2 * E + 9] = 99; /* beside the 150, but too small itself */
     p->resid(p->ctx, 1, 10, 6, x, E);
     char *json = json_of(a, NULL);
     is(json, "layers.0.massive_activations", "null");
