@@ -1748,6 +1748,13 @@ static void say_sinks(const Reading *r, Bytes *out)
         r->t < o->sink_t ? " (No window is longer; alpha_1 is then not the published one.)" : "");
 }
 
+static int any_rotated(const Analysis *a)
+{
+    for (int i = 0; i < a->m->n_ropes; i++)
+        if (a->axis[i].n_rotated) return 1;
+    return 0;
+}
+
 /* Sinks that are not the first key, and in which pairs the first key is ahead of the others. */
 static void say_elsewhere(const Reading *r, Bytes *out)
 {
@@ -1759,7 +1766,8 @@ static void say_elsewhere(const Reading *r, Bytes *out)
             r->elsewhere, r->n_there, plural((uint64_t)r->n_there));
     LogitSum p = r->partial_logit, f = r->full_logit;
     double lead_p = p.sink - p.others, lead_f = f.sink - f.others;
-    if (r->n_logit && isfinite(r->head[0].axis->n_ctx) && lead_p + lead_f > 0)
+    int placed = any_rotated(r->a) && isfinite(r->head[0].axis->n_ctx);
+    if (r->n_logit && placed && lead_p + lead_f > 0)
         say(out,
             "The attention logit of the first token is %.2f above the mean of the other keys (mean "
             "over %d head%s): %+.2f of it comes from pairs with x <= 2 pi (first token %+.2f, "
@@ -1816,13 +1824,6 @@ static void say_massive(const Reading *r, Bytes *out)
             "No value of the residual stream is a massive activation (|h| > %g and > %g times the "
             "median of that state): the largest is %s.",
             a->o.act_min, a->o.act_ratio, where);
-}
-
-static int any_rotated(const Analysis *a)
-{
-    for (int i = 0; i < a->m->n_ropes; i++)
-        if (a->axis[i].n_rotated) return 1;
-    return 0;
 }
 
 /* What was not as the file or the text would have it: before anything is claimed. */
