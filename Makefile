@@ -113,7 +113,8 @@ SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sani
 debug:
 	$(MAKE) CFLAGS="$(SANITIZE)" all
 
-# Logits against Hugging Face: make compare MODEL=model.gguf TEXT=text.txt (needs PyPI packages).
+# Logits and statistics against Hugging Face (needs PyPI packages):
+# make compare MODEL=model.gguf TEXT=text.txt
 N      = 64
 PYTHON = python3
 $(BUILD)/tests/dump_logits: $(BUILD)/tests/dump_logits.o $(LIBRARY)
@@ -121,6 +122,7 @@ $(BUILD)/tests/dump_logits: $(BUILD)/tests/dump_logits.o $(LIBRARY)
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 compare: ropescope $(BUILD)/tests/dump_logits
 	$(PYTHON) tests/compare_hf.py $(BUILD)/ropescope $(BUILD)/tests/dump_logits $(MODEL) $(TEXT) $(N)
+	$(PYTHON) tests/compare_stats.py $(BUILD)/ropescope $(MODEL) $(TEXT) $(N)
 
 bench: ropescope
 	./ropescope bench demo/model.gguf

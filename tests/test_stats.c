@@ -441,12 +441,12 @@ static void test_odd_spectrum(void)
     NEAR(s.stable_rank, 4, 1e-12);
     s = read_spectrum(zero, 4);
     CHECK(isnan(s.stable_rank) && isnan(s.first_sv) && isnan(s.entropy));
-    bad[2] = NAN;
+    bad[2] = NONE;
     s = read_spectrum(bad, 4);
     CHECK(isnan(s.stable_rank) && isnan(s.first_sv) && isnan(s.entropy));
-    bad[2] = INFINITY;
+    bad[2] = ENDLESS;
     CHECK(isnan(read_spectrum(bad, 4).entropy));
-    bad[2] = 0, bad[0] = INFINITY;
+    bad[2] = 0, bad[0] = ENDLESS;
     CHECK(isnan(read_spectrum(bad, 4).entropy));
 }
 
@@ -853,10 +853,12 @@ static void test_exact_ends(void)
     CHECK(VALUE(0x1.fffffffffffffp93) == 0x1.fffffffffffffp93);
     CHECK(VALUE(-0x1.fffffffffffffp93, 3, 0x1.fffffffffffffp93) == 3);
     CHECK(isnan(VALUE(0x1p94)) && isnan(VALUE(-0x1p94)) && isnan(VALUE(1e300, -1e300)));
-    CHECK(isnan(VALUE(NAN)) && isnan(VALUE(INFINITY)) && isnan(VALUE(1, -INFINITY, 2)));
+    CHECK(isnan(VALUE(NONE)) && isnan(VALUE(ENDLESS)) && isnan(VALUE(1, -ENDLESS, 2)));
     CHECK(VALUE(0x1p93, 0x1p93, 0x1p93) == 0x1.8p94);
     CHECK(isnan(VALUE(0x1p93, 0x1p93, 0x1p93, 0x1p93)));             /* 2^95 */
     CHECK(isnan(VALUE(0x1p93, 0x1p93, 0x1p93, 0x1p93, -0x1p93, 1))); /* for good */
+    CHECK(isnan(VALUE(0x1.8p93, 0x1.8p93, 0x1.8p93)));    /* past 2^95, where the sign turns */
+    CHECK(isnan(VALUE(-0x1.8p93, -0x1.8p93, -0x1.8p93))); /* likewise */
     CHECK(isnan(VALUE(-0x1p93, -0x1p93, -0x1p93, -0x1p93)));
     CHECK(isnan(VALUE(-0x1p93, -0x1p93, -0x1p93, -0x1p93, -1)));
 }
@@ -920,7 +922,7 @@ int main(void)
     test_exact_ends();
     test_exact_reading(1e10, 1);
     test_exact_reading(1e20, 0); /* its square does not fit */
-    test_exact_reading(NAN, 0);
-    test_exact_reading(INFINITY, 0);
+    test_exact_reading(NONE, 0);
+    test_exact_reading(ENDLESS, 0);
     return check_done();
 }
