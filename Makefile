@@ -95,6 +95,12 @@ $(BUILD)/tests/test_run: $(BUILD)/tests/test_run.o $(filter-out $(BUILD)/run_lib
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
+# test_stats.c includes analysis.c, likewise.
+$(BUILD)/tests/test_stats.o: report.html
+$(BUILD)/tests/test_stats: $(BUILD)/tests/test_stats.o $(filter-out $(BUILD)/analysis.o,$(LIBRARY))
+	@echo "  LD $@"
+	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
 # test_amx.c includes kernels/amx.c, over a model of the tile instructions.
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
 $(BUILD)/tests/test_amx.o: ISA = $(AMX)
@@ -107,7 +113,8 @@ SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sani
 debug:
 	$(MAKE) CFLAGS="$(SANITIZE)" all
 
-# Logits against Hugging Face: make compare MODEL=model.gguf TEXT=text.txt (needs PyPI packages).
+# Logits and statistics against Hugging Face (needs PyPI packages):
+# make compare MODEL=model.gguf TEXT=text.txt
 N      = 64
 PYTHON = python3
 $(BUILD)/tests/dump_logits: $(BUILD)/tests/dump_logits.o $(LIBRARY)
@@ -115,6 +122,7 @@ $(BUILD)/tests/dump_logits: $(BUILD)/tests/dump_logits.o $(LIBRARY)
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 compare: ropescope $(BUILD)/tests/dump_logits
 	$(PYTHON) tests/compare_hf.py $(BUILD)/ropescope $(BUILD)/tests/dump_logits $(MODEL) $(TEXT) $(N)
+	$(PYTHON) tests/compare_stats.py $(BUILD)/ropescope $(MODEL) $(TEXT) $(N)
 
 bench: ropescope
 	./ropescope bench demo/model.gguf

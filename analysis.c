@@ -60,9 +60,10 @@ typedef struct {
 } ChannelSum;
 
 /* Parts of the logits: sums over queries of one pair's (or the unrotated values') part of the
- * logit of key 0, and of its mean part over the other keys. */
+ * logit of key 0, and of its mean part over the other keys; and the sum over all (query, other key)
+ * pairs, which gives late queries more weight. */
 typedef struct {
-    double sink, others;
+    double sink, others, ordinary;
 } LogitSum;
 
 /* What rows of attention look like: sums over queries. */
@@ -76,6 +77,7 @@ typedef struct {
     double third[3], n_thirds;             /* weight per third of the keys, rows of three or more */
     double n_known;                        /* rows whose tokens are known: behind the two above */
     double n_logits;                       /* rows behind LogitSum: those that begin with key 0 */
+    double n_ordinary;                     /* keys but key 0 in these rows */
 } RowSum;
 
 /* The sums of one head, as a view of one row of doubles: what a reading works with. */
@@ -205,6 +207,7 @@ typedef struct {
     double r, rms;    /* mean radius, and sqrt of mean r^2 */
     double R, dir;    /* |sum z| / sum |z|, and the direction of the mean vector */
     double max, skip; /* largest radius; mean radius of the first tokens */
+    double offset;    /* share of the offset: |mean z|^2 / mean r^2 */
 } Side;
 
 typedef struct {
@@ -214,8 +217,16 @@ typedef struct {
     double ratio;    /* strength over the median pair of the head */
     double gain;     /* mean over delta of cos(phi + theta delta) */
     double t3_slack; /* room of phi inside T3's interval; negative: outside */
+    double p_neg;    /* distance at which the first negative stretch ends; NaN: there is none */
+    double worst;    /* cos at the ends of the arc, the larger one */
+    LogitSum logit;  /* mean over queries of its part of the logits */
     int strong, candidate;
 } Pair;
+
+/* Of the matrix X of n tokens x D values, uncentred, before rotation. */
+typedef struct {
+    double stable_rank, first_sv, entropy;
+} Spectrum;
 
 /* SinkSamples as numbers. */
 typedef struct {
@@ -229,7 +240,13 @@ typedef struct {
     const Axis *axis;
     const Tally *q_seen, *k_seen; /* peaks and first tokens */
     HeadSums q, k;                /* every window closed */
+    int shares_k;                 /* k's row belongs to the head before: the same kv head */
     Samples whole, at_t;
+    int sink;                     /* key of the largest alpha_k, -1: no window */
+    RowSum mean;                  /* the sums of q.row as means */
+    LogitSum partial, full, rest; /* means over queries of parts of the logits: pairs with
+                                     x <= 2 pi, other pairs, values that are not rotated */
+    Spectrum q_spectrum, k_spectrum;
     Pair *pair; /* [P] */
 } Head;
 
@@ -263,14 +280,26 @@ typedef struct {
     double check;  /* largest |radius after / (amplitude * before) - 1| */
     double k0;     /* median over heads of |k_0| / mean |k| in the top pair */
     double centre; /* median over heads of phi + x/2 - pi, top pairs with x <= 2 pi */
+    LogitSum partial_logit, full_logit; /* means over n_logit heads; full: all but the pairs with
+                                           x <= 2 pi */
+    int n_logit;
+    int n_sinks, n_elsewhere; /* heads with some alpha_k > sink_eps; strongest not at key 0 */
+    int elsewhere, n_there;   /* the key that is most often the strongest of these */
+    int previous, duplicate, induction; /* heads of the largest scores; -1: none */
     Rate top_rate[N_BOUNDS], strong_rate[N_BOUNDS];
     Head *head;
 } Reading;
 
 AnalysisOptions analysis_defaults(void)
 {
-    return (AnalysisOptions){
-        .n_skip = 1, .strong_ratio = 20, .strong_r = 0.95, .sink_eps = 0.3, .sink_t = 64};
+    return (AnalysisOptions){.n_skip = 1,
+                             .strong_ratio = 20,
+                             .strong_r = 0.95,
+                             .sink_eps = 0.3,
+                             .sink_t = 64,
+                             .massive_ratio = 5,
+                             .act_min = 100,
+                             .act_ratio = 1000};
 }
 
 /* ---------------------------------------------------------------- exact sums */
@@ -542,14 +571,18 @@ static void add_logits(const Analysis *an, Sink *s, Tally *y, const AttnRow *r)
     for (int j = 0; j < ax->n; j++) {
         int a = ax->a[j], b = ax->b[j];
         double qa = (double)r->q[a], qb = (double)r->q[b];
+        double keys = qa * s->keys[a] + qb * s->keys[b];
         y->open.logit[j].sink += scale * (qa * s->key0[a] + qb * s->key0[b]);
-        y->open.logit[j].others += mean * (qa * s->keys[a] + qb * s->keys[b]);
+        y->open.logit[j].others += mean * keys;
+        y->open.logit[j].ordinary += scale * keys;
     }
     for (int c = 2 * ax->n; c < D; c++) {
         y->open.logit[ax->n].sink += scale * (double)r->q[c] * s->key0[c];
         y->open.logit[ax->n].others += mean * (double)r->q[c] * s->keys[c];
+        y->open.logit[ax->n].ordinary += scale * (double)r->q[c] * s->keys[c];
     }
     y->open.row->n_logits++;
+    y->open.row->n_ordinary += r->pos;
 }
 
 /* One row. A row with a NaN is NaN throughout, as softmax divides by the sum. */
@@ -582,8 +615,9 @@ static int by_float(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Massive activations (Sun et al., arXiv:2402.17762): |h| > 100 and > 1000 times the median |h| of
- * that hidden state. The median is taken only where the first half of the test passes. */
+/* Massive activations (Sun et al., arXiv:2402.17762): |h| > act_min (100) and > act_ratio (1000)
+ * times the median |h| of that hidden state. The median is taken only where the first half of the
+ * test passes. */
 static void on_resid(void *ctx, int l, int pos, int n, const float *x, size_t stride)
 {
     const Analysis *an = ctx;
@@ -594,7 +628,7 @@ static void on_resid(void *ctx, int l, int pos, int n, const float *x, size_t st
         for (int c = 1; c < E; c++) top = fabsf(x[c]) > fabsf(x[top]) ? c : top;
         double most = fabs((double)x[top]);
         int record = peak_beaten(&s->most, most, an->window, pos + i);
-        if (!(most > 100 || record)) continue;
+        if (!(most > an->o.act_min || record)) continue;
         for (int c = 0; c < E; c++) an->scratch[c] = fabsf(x[c]);
         qsort(an->scratch, (size_t)E, sizeof *an->scratch, by_float);
         double mid = (double)an->scratch[E / 2];
@@ -604,7 +638,7 @@ static void on_resid(void *ctx, int l, int pos, int n, const float *x, size_t st
         }
         for (int c = 0; c < E; c++) {
             double v = fabs((double)x[c]);
-            s->sum[c] += v > 100 && v > 1000 * mid;
+            s->sum[c] += v > an->o.act_min && v > an->o.act_ratio * mid;
         }
     }
 }
@@ -929,6 +963,123 @@ void analysis_free(Analysis *a)
     free(a);
 }
 
+/* ---------------------------------------------------------------- spectra */
+
+static int by_value(const void *a, const void *b) /* NaN last */
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    if (isnan(x) || isnan(y)) return isnan(x) - isnan(y);
+    return (x > y) - (x < y);
+}
+
+/* a, symmetric [n][n], becomes tridiagonal by Householder reflections from both sides: diagonal
+ * d[n] and beside it e[n - 1]. a is overwritten, tmp is [2 n]. Elements are at most about 1.
+ * Source: Golub and Van Loan, Matrix Computations, 8.3.1. */
+static void tridiagonalise(double *a, int n, double *d, double *e, double *tmp)
+{
+    double *v = tmp, *w = tmp + n;
+    for (int k = 0; k + 1 < n; k++) {
+        int m = n - k - 1;
+        double *row = a + (size_t)k * (size_t)n + k + 1, *sub = row + n, sq = 0, vw = 0;
+        for (int i = 0; i < m; i++) v[i] = row[i], sq += v[i] * v[i], w[i] = 0;
+        d[k] = row[-1];
+        e[k] = m == 1 ? v[0] : v[0] > 0 ? -sqrt(sq) : sqrt(sq);
+        v[0] -= e[k]; /* v is reflected onto its first axis: H = 1 - 2 v v^T / |v|^2 */
+        double half = sq - row[0] * e[k];
+        if (m == 1 || !(half > 1e-300)) continue;
+        for (int i = 0; i < m; i++) /* w = A v / half */
+            for (int c = 0; c < m; c++) w[c] += sub[(size_t)i * (size_t)n + (size_t)c] * v[i];
+        for (int i = 0; i < m; i++) w[i] /= half, vw += v[i] * w[i];
+        for (int i = 0; i < m; i++) w[i] -= vw / (2 * half) * v[i];
+        for (int i = 0; i < m; i++, sub += n) /* H A H = A - v w^T - w v^T */
+            for (int c = 0; c < m; c++) sub[c] -= v[i] * w[c] + w[i] * v[c];
+    }
+    d[n - 1] = a[(size_t)n * (size_t)n - 1];
+}
+
+/* One implicit QL step with Wilkinson's shift over l .. m, which e[m] = 0 parts from the rest.
+ * Roots of sums of squares are plain: elements are at most 1, and what underflows is nothing. */
+static void ql_step(double *d, double *e, int l, int m)
+{
+    double g = (d[l + 1] - d[l]) / (2 * e[l]), s = 1, c = 1, p = 0;
+    g = d[m] - d[l] + e[l] / (g + copysign(sqrt(g * g + 1), g));
+    for (int i = m - 1; i >= l; i--) {
+        double f = s * e[i], b = c * e[i], r = sqrt(f * f + g * g);
+        if (i + 1 < m) e[i + 1] = r;
+        if (r == 0) {
+            d[i + 1] -= p;
+            return;
+        }
+        s = f / r, c = g / r;
+        g = d[i + 1] - p;
+        r = (d[i] - g) * s + 2 * c * b;
+        p = s * r;
+        d[i + 1] = g + p;
+        g = c * r - b;
+    }
+    d[l] -= p;
+    e[l] = g;
+}
+
+/* d becomes the eigenvalues of the tridiagonal matrix, in no order; e [n] is overwritten. What is
+ * below 2^-60 beside the diagonal is nothing: the trace is 1. 0, or -1 if it does not converge.
+ * Source: Golub and Van Loan, 8.3.3; Wilkinson and Reinsch, Linear Algebra, II/3. */
+static int tridiagonal_eigenvalues(double *d, double *e, int n)
+{
+    for (int l = 0, step = 0; l < n; step++) {
+        int m = l;
+        while (m < n - 1 && fabs(e[m]) > 0x1p-53 * (fabs(d[m]) + fabs(d[m + 1])) + 0x1p-60) m++;
+        if (m == l)
+            l++, step = 0;
+        else if (step > 60)
+            return -1;
+        else
+            e[m] = 0, ql_step(d, e, l, m);
+    }
+    return 0;
+}
+
+enum { ENTROPY_TERMS = 32 }; /* eigenvalues in the truncated entropy */
+
+/* Eigenvalues v of X^T X, ascending, of sum 1:
+ *   stable rank ||X||_F^2 / ||X||_2^2 = sum v / max v (arXiv:2603.18017),
+ *   share of the first singular value s_1 / sum s, s = sqrt v,
+ *   truncated matrix entropy -sum v log v over the 32 largest, in nats, at most log D
+ *   (after DoPE, arXiv:2511.09146; the truncation is ours).
+ * What is below D 2^-52 of the largest is rounding, and counts as 0. */
+static Spectrum spectrum_of(const double *v, int D)
+{
+    double sum = 0, roots = 0, most = v[D - 1], least = D * 0x1p-52 * most, entropy = 0;
+    for (int i = D - 1; i >= 0 && v[i] > least; i--) {
+        sum += v[i], roots += sqrt(v[i]);
+        if (i >= D - ENTROPY_TERMS) entropy -= v[i] * log(v[i]);
+    }
+    return (Spectrum){sum / most, sqrt(most) / roots, entropy > 0 ? entropy : 0};
+}
+
+/* From the upper triangle of X^T X. NaN if that is zero or not finite. */
+static Spectrum read_spectrum(const double *moments, int D)
+{
+    size_t n = (size_t)D;
+    double *a = xcalloc(n * n + 4 * n, sizeof *a), *d = a + n * n, *e = d + n, trace = 0, all = 0;
+    Spectrum s = {NONE, NONE, NONE};
+    for (int i = 0, at = 0; i < D; at += D - i++) trace += moments[at];
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = i; c < n; c++) {
+            double v = *moments++ / trace;
+            a[i * n + c] = a[c * n + i] = v;
+            all += fabs(v);
+        }
+    if (trace > 0 && isfinite(trace) && isfinite(all)) {
+        tridiagonalise(a, D, d, e, e + n);
+        int bad = tridiagonal_eigenvalues(d, e, D);
+        qsort(d, n, sizeof *d, by_value);
+        if (!bad) s = spectrum_of(d, D);
+    }
+    free(a);
+    return s;
+}
+
 /* ---------------------------------------------------------------- from sums to a reading */
 
 /* Hits of one bound: x <= x_most and lo + lo_x x <= phi <= hi + hi_x x, asked of the pairs with
@@ -1006,13 +1157,6 @@ static double sinc(double y)
     return y == 0 ? 1 : sin(y) / y;
 }
 
-static int by_value(const void *a, const void *b) /* NaN last */
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    if (isnan(x) || isnan(y)) return isnan(x) - isnan(y);
-    return (x > y) - (x < y);
-}
-
 /* Sorts v. NaN of nothing; of an even number the mean of the two in the middle. */
 static double median(double *v, int n)
 {
@@ -1030,8 +1174,25 @@ static Side read_side(const HeadSums *s, const Tally *seen, int j)
                   .rms = sqrt(p->r2 / n),
                   .R = sqrt(p->a * p->a + p->b * p->b) / p->r,
                   .dir = atan2(p->b, p->a),
+                  .offset = (p->a * p->a + p->b * p->b) / (n * p->r2),
                   .max = seen->peak[j].value,
                   .skip = p->r_skip / *s->n_skip};
+}
+
+/* Where the first negative stretch of cos(phi + theta delta) over [0, P] ends: the distance up to
+ * which the offset is negative, (3 pi/2 - phi) / theta. It begins at 0 if phi >= pi/2. NaN if no
+ * distance up to P is negative; it may end beyond P. */
+static double negative_until(double phi, double theta, double x)
+{
+    if (phi >= 3 * PI / 2) phi -= TAU;
+    return phi + x > PI / 2 ? (3 * PI / 2 - phi) / theta : NONE;
+}
+
+static LogitSum logit_mean(const HeadSums *q, int j)
+{
+    const LogitSum *s = &q->logit[j];
+    double n = q->row->n_logits;
+    return (LogitSum){s->sink / n, s->others / n, s->ordinary / q->row->n_ordinary};
 }
 
 /* Query and key of one pair:
@@ -1045,6 +1206,9 @@ static Pair read_pair(const Head *h, int j, double x)
     p.strength = p.q.r * p.k.r;
     p.gain = sinc(x / 2) * cos(p.phi + x / 2);
     p.t3_slack = fmin(p.phi - PI / 2, 3 * PI / 2 - x - p.phi);
+    p.p_neg = negative_until(p.phi, h->axis->theta[j], x);
+    p.worst = isnan(x) ? NONE : fmax(cos(p.phi), cos(p.phi + x));
+    p.logit = logit_mean(&h->q, j);
     return p;
 }
 
@@ -1118,6 +1282,65 @@ static Samples read_samples(const SinkSamples *closed, const SinkWindow *open, d
     return out;
 }
 
+/* The first key whose alpha_k is the largest of those that half of the window's queries see: the
+ * last keys of a short window have too few queries behind them. -1: no window. */
+static int strongest_sink(const Samples *w)
+{
+    int best = -1;
+    for (int k = 0; k < SINK_KEYS && 2 * k <= w->t && w->n > 0; k++)
+        if (k == 0 || w->alpha[k] > w->alpha[best]) best = k;
+    return best;
+}
+
+static double sink_alpha(const Head *h, int k) /* alpha_k over whole windows */
+{
+    return k < 0 || k >= h->whole.t ? NONE : h->whole.alpha[k] / h->whole.n;
+}
+
+/* Means over queries. Head scores are sum(A o D) / sum(A), D the pattern: rows of A sum to 1. */
+static RowSum row_means(const RowSum *s)
+{
+    RowSum m = *s;
+    m.entropy /= s->n_entropy;
+    m.distance /= s->n;
+    m.previous /= s->n;
+    m.duplicate /= s->n_known, m.induction /= s->n_known;
+    m.first4 /= s->n_first4;
+    for (int i = 0; i < 3; i++) m.third[i] /= s->n_thirds;
+    return m;
+}
+
+static void add_parts(LogitSum *to, const LogitSum *v)
+{
+    to->sink += v->sink, to->others += v->others, to->ordinary += v->ordinary;
+}
+
+/* Sums of the parts of the logits over the pairs with x <= 2 pi and over the others. */
+static void read_logits(Head *h, int D)
+{
+    const Axis *ax = h->axis;
+    for (int j = 0; j < ax->n; j++) {
+        int partial = ax->theta[j] > 0 && ax->x[j] <= TAU;
+        add_parts(partial ? &h->partial : &h->full, &h->pair[j].logit);
+    }
+    h->rest = 2 * ax->n < D ? logit_mean(&h->q, ax->n) : (LogitSum){NONE, NONE, NONE};
+}
+
+/* The sums of the kv head, unless the query head before reads the same. */
+static void read_keys(Head *out, const Head *before, int D)
+{
+    const Tally *y = out->k_seen;
+    out->shares_k = before && before->k_seen == y;
+    if (out->shares_k) {
+        out->k = before->k;
+        out->k_spectrum = before->k_spectrum;
+        return;
+    }
+    out->k = read_sums(y, xcalloc(y->n_sums, sizeof(double)), out->axis->n, D);
+    out->k_spectrum = read_spectrum(out->k.moments, D);
+}
+
+/* out[-1] has been read, if h > 0. */
 static void read_head(Head *out, const Analysis *a, int l, int h)
 {
     const Layer *y = &a->m->layer[l];
@@ -1128,7 +1351,8 @@ static void read_head(Head *out, const Analysis *a, int l, int h)
     out->q_seen = &a->q[i];
     out->k_seen = &a->k[a->first_k[l] + kh];
     out->q = read_sums(out->q_seen, xcalloc(out->q_seen->n_sums, sizeof(double)), ax->n, D);
-    out->k = read_sums(out->k_seen, xcalloc(out->k_seen->n_sums, sizeof(double)), ax->n, D);
+    out->q_spectrum = read_spectrum(out->q.moments, D);
+    read_keys(out, h ? out - 1 : NULL, D);
     out->whole = read_samples(&s->whole, &s->open, a->o.sink_eps);
     out->at_t = read_samples(&s->at_t, &s->open_t, a->o.sink_eps);
     out->pair = xcalloc((size_t)ax->n + 1, sizeof *out->pair);
@@ -1136,11 +1360,14 @@ static void read_head(Head *out, const Analysis *a, int l, int h)
     for (int j = 0; j < ax->n; j++) out->pair[j] = read_pair(out, j, ax->x[j]);
     rank_pairs(out, &a->o, tmp);
     free(tmp);
+    out->sink = strongest_sink(&out->whole);
+    out->mean = row_means(out->q.row);
+    read_logits(out, D);
 }
 
 static double head_alpha(const Head *h) /* over whole windows; NaN if there is none */
 {
-    return h->whole.alpha[0] / h->whole.n;
+    return sink_alpha(h, 0);
 }
 
 static double top_x(const Head *h) /* NaN if there is no top pair: no bound holds then */
@@ -1272,6 +1499,61 @@ static void count_common(Reading *r)
     }
 }
 
+static double score_previous(const Head *h)
+{
+    return h->mean.previous;
+}
+
+static double score_duplicate(const Head *h)
+{
+    return h->mean.duplicate;
+}
+
+static double score_induction(const Head *h)
+{
+    return h->mean.induction;
+}
+
+/* The first head of the largest score, -1 if none has one. */
+static int best_head(const Reading *r, double (*score)(const Head *))
+{
+    int best = -1;
+    for (int i = 0; i < r->n_heads; i++)
+        if (beats(score(&r->head[i]), best < 0 ? NONE : score(&r->head[best]))) best = i;
+    return best;
+}
+
+/* Heads whose strongest sink is not the first key, and where it is most often. */
+static void count_elsewhere(Reading *r)
+{
+    int n[SINK_KEYS] = {0};
+    for (int i = 0; i < r->n_heads; i++) {
+        int k = r->head[i].sink;
+        if (!(sink_alpha(&r->head[i], k) > r->a->o.sink_eps)) continue;
+        r->n_sinks++;
+        r->n_elsewhere += k > 0;
+        n[k]++;
+    }
+    for (int k = 1; k < SINK_KEYS; k++)
+        if (n[k] > r->n_there) r->elsewhere = k, r->n_there = n[k];
+}
+
+static void count_logits(Reading *r)
+{
+    for (int i = 0; i < r->n_heads; i++) {
+        const Head *h = &r->head[i];
+        double all = h->partial.sink + h->partial.others + h->full.sink + h->full.others;
+        if (!isfinite(all)) continue;
+        r->n_logit++;
+        add_parts(&r->partial_logit, &h->partial);
+        add_parts(&r->full_logit, &h->full);
+        if (isfinite(h->rest.sink)) add_parts(&r->full_logit, &h->rest);
+    }
+    LogitSum *p = &r->partial_logit, *f = &r->full_logit;
+    p->sink /= r->n_logit, p->others /= r->n_logit, p->ordinary /= r->n_logit;
+    f->sink /= r->n_logit, f->others /= r->n_logit, f->ordinary /= r->n_logit;
+}
+
 /* The totals over the heads that r has. */
 static void read_totals(Reading *r)
 {
@@ -1285,6 +1567,11 @@ static void read_totals(Reading *r)
     count_common(r);
     read_sinks(r);
     read_medians(r);
+    count_elsewhere(r);
+    count_logits(r);
+    r->previous = best_head(r, score_previous);
+    r->duplicate = best_head(r, score_duplicate);
+    r->induction = best_head(r, score_induction);
 }
 
 static Reading reading_new(const Analysis *a, const Provenance *p)
@@ -1313,10 +1600,98 @@ static void reading_free(Reading *r)
 {
     for (int i = 0; i < r->n_heads; i++) {
         Head *h = &r->head[i];
-        free(h->q.n), free(h->k.n); /* the rows they are views of */
+        free(h->q.n); /* the rows they are views of */
+        if (!h->shares_k) free(h->k.n);
         free(h->pair);
     }
     free(r->head);
+}
+
+/* The scaled logit of the mean query and the mean key of a head at distance delta, without the
+ * values that are not rotated:
+ *   K(delta) = g sum_j |mu_q| |mu_k| cos(phi_j + theta_j delta),
+ * and TriAttention's score (arXiv:2604.04921) of a key of mean length and direction:
+ *   tri(delta) = g sum_j |mu_q| E|k| cos(phi_j + theta_j delta) + (E|q| - |mu_q|) E|k|.
+ * g = amplitude^2 / sqrt D, |mu| = R r. */
+static void head_curves(const Head *h, double g, double delta, double *kernel, double *tri)
+{
+    *kernel = *tri = 0;
+    for (int j = 0; j < h->axis->n; j++) {
+        const Pair *p = &h->pair[j];
+        double mu_q = p->q.r == 0 ? 0 : p->q.R * p->q.r, mu_k = p->k.r == 0 ? 0 : p->k.R * p->k.r;
+        double turn = cos(p->phi + h->axis->theta[j] * delta);
+        *kernel += g * mu_q * mu_k * turn;
+        *tri += g * p->k.r * (mu_q * turn + (p->q.r - mu_q));
+    }
+}
+
+enum { DISTANCES = 24 };
+
+/* Distances 0, 1, 2, 4, ... and P: powers of two, or of four if these are too many. */
+static int log_distances(double n_ctx, double *delta)
+{
+    double most = floor(n_ctx), step = most > 0x1p20 ? 4 : 2;
+    int n = 0;
+    if (!isfinite(n_ctx)) return 0;
+    delta[n++] = 0;
+    for (double d = 1; d < most && n < DISTANCES - 1; d *= step) delta[n++] = d;
+    if (most > 0) delta[n++] = most;
+    return n;
+}
+
+/* The value of a head at place i of the sliced order: first members of the pairs, their second
+ * members, then the values that are not rotated. */
+static int sliced(const Axis *ax, int i)
+{
+    return i < ax->n ? ax->a[i] : i < 2 * ax->n ? ax->b[i - ax->n] : i;
+}
+
+/* Channels of the queries or keys of one layer, in sliced order, over its heads (a kv head counts
+ * once for each query head): mean of the means of |x|, and largest |x|, which leaves no token out.
+ * [D] each. */
+static void read_channels(const Reading *layer, int is_q, int stage, double *mean, double *max)
+{
+    int D = layer->a->m->head_dim;
+    for (int i = 0; i < D; i++) mean[i] = max[i] = 0;
+    for (int i = 0; i < layer->n_heads; i++) {
+        const Head *h = &layer->head[i];
+        const HeadSums *s = is_q ? &h->q : &h->k;
+        const Axis *ax = h->axis;
+        const Peak *peak = (is_q ? h->q_seen : h->k_seen)->peak + ax->n;
+        for (int c = 0; c < D; c++) {
+            const ChannelSum *v = &s->channel[sliced(ax, c)];
+            mean[c] += stage == BEFORE_ROPE ? v->before / *s->n : v->after / *s->n_after;
+            max[c] = fmax(max[c], peak[(stage == BEFORE_ROPE ? 0 : D) + sliced(ax, c)].value);
+        }
+    }
+    for (int c = 0; c < D; c++) mean[c] /= layer->n_heads;
+}
+
+/* Massive values (Jin et al., arXiv:2502.01563): channels whose L2 norm over the tokens is above
+ * ratio (5) times the mean over the channels of the head; after rotation. Their places in sliced
+ * order to out [D]; the number of them. */
+static int massive_values(const HeadSums *s, const Axis *ax, int D, double ratio, int *out)
+{
+    double sum = 0;
+    int n = 0;
+    for (int c = 0; c < D; c++) sum += sqrt(s->channel[c].sq_after);
+    for (int i = 0; i < D; i++)
+        if (sqrt(s->channel[sliced(ax, i)].sq_after) > ratio * sum / D) out[n++] = i;
+    return n;
+}
+
+/* Massive activations of channel c after layer l. */
+static double massive_count(const Analysis *a, int l, int c)
+{
+    return read_sum(&a->massive[l].total[c], a->massive[l].sum[c]);
+}
+
+/* Those of all channels. */
+static double massive_layer(const Analysis *a, int l)
+{
+    double n = 0;
+    for (int c = 0; c < a->m->n_embd; c++) n += massive_count(a, l, c);
+    return n;
 }
 
 /* The next strong pair at or after (*i, *j) that bound b asks and misses; 0: no more. */
@@ -1519,6 +1894,77 @@ static void say_missing(const Analysis *a, const Provenance *p, Bytes *out)
         names);
 }
 
+/* Sinks that are not the first key, and in which pairs the first key is ahead of the others. */
+static void say_elsewhere(const Reading *r, Bytes *out)
+{
+    if (r->n_elsewhere)
+        say(out,
+            "In %d of the %d head%s with a sink (alpha_k > %g for some key k) the strongest is not "
+            "the first token: most often it is the one at position %d (%d head%s).",
+            r->n_elsewhere, r->n_sinks, plural((uint64_t)r->n_sinks), r->a->o.sink_eps,
+            r->elsewhere, r->n_there, plural((uint64_t)r->n_there));
+    LogitSum p = r->partial_logit, f = r->full_logit;
+    double lead_p = p.sink - p.others, lead_f = f.sink - f.others;
+    int placed = any_rotated(r->a) && isfinite(r->head[0].axis->n_ctx);
+    if (r->n_logit && placed && lead_p + lead_f > 0)
+        say(out,
+            "The attention logit of the first token is %.2f above the mean of the other keys (mean "
+            "over %d head%s): %+.2f of it comes from pairs with x <= 2 pi (first token %+.2f, "
+            "others %+.2f), %+.2f from all the rest (%+.2f, %+.2f).",
+            lead_p + lead_f, r->n_logit, plural((uint64_t)r->n_logit), lead_p, p.sink, p.others,
+            lead_f, f.sink, f.others);
+}
+
+/* Heads that are clear by their scores. */
+static void say_scores(const Reading *r, Bytes *out)
+{
+    const double clear_previous = 0.5, clear_induction = 0.3;
+    const Head *p = &r->head[r->previous < 0 ? 0 : r->previous];
+    const Head *i = &r->head[r->induction < 0 ? 0 : r->induction];
+    int n = 0;
+    for (int h = 0; h < r->n_heads; h++) n += r->head[h].mean.previous > clear_previous;
+    if (n)
+        say(out,
+            "In %d of %d head%s more than half of the attention lies on the token before "
+            "(previous-token heads); most in layer %d, head %d: %.2f.",
+            n, r->n_heads, plural((uint64_t)r->n_heads), p->l, p->h, p->mean.previous);
+    if (i->mean.induction > clear_induction)
+        say(out,
+            "In layer %d, head %d %.2f of the attention lies on what followed earlier copies of "
+            "the token, as in an induction head.",
+            i->l, i->h, i->mean.induction);
+}
+
+static void say_massive(const Reading *r, Bytes *out)
+{
+    const Analysis *a = r->a;
+    double total = 0;
+    int layers = 0, top = 0;
+    for (int l = 0; l < a->m->n_layers; l++) {
+        double n = massive_layer(a, l);
+        total += n, layers += n > 0;
+        if (a->massive[l].most.value > a->massive[top].most.value) top = l;
+    }
+    const Massive *s = &a->massive[top];
+    if (!(s->most.value > 0)) return; /* no residual stream was seen */
+    char where[128];
+    snprintf(where, sizeof where,
+             "%.4g, %.0f times that median, after layer %d at position %d, "
+             "channel %d",
+             s->most.value, s->most.value / s->median, top, (int)s->most.pos, (int)s->most.token);
+    if (total > 0)
+        say(out,
+            "%.0f value%s of the residual stream, in %d of %d layers, %s massive activation%s "
+            "(|h| > %g and > %g times the median of that state): the largest is %s.",
+            total, plural((uint64_t)total), layers, a->m->n_layers, total > 1 ? "are" : "is a",
+            total > 1 ? "s" : "", a->o.act_min, a->o.act_ratio, where);
+    else
+        say(out,
+            "No value of the residual stream is a massive activation (|h| > %g and > %g times the "
+            "median of that state): the largest is %s.",
+            a->o.act_min, a->o.act_ratio, where);
+}
+
 /* What was not as the file or the text would have it: before anything is claimed. */
 static void say_made(const Reading *r, Bytes *out)
 {
@@ -1610,6 +2056,7 @@ static Bytes findings(const Reading *r)
                 (unsigned long long)n, n == 1 ? " is" : "s are");
         say_pairs(r, n, &out);
         say_sinks(r, &out);
+        if (n >= FEW) say_elsewhere(r, &out), say_scores(r, &out), say_massive(r, &out);
     }
     say_faults(r, &out);
     return out;
@@ -1763,6 +2210,9 @@ static void print_thresholds(FILE *f, const Analysis *a)
     fprintf(f, "token%s of each window\n", plural((uint64_t)a->o.n_skip));
     fprintf(f, "strong  r_q r_k >= %g x the median pair of the head, R_q and R_k >= %g\n",
             a->o.strong_ratio, a->o.strong_r);
+    fprintf(f,
+            "massive value: norm > %g x the mean channel; activation: |h| > %g and > %g x median\n",
+            a->o.massive_ratio, a->o.act_min, a->o.act_ratio);
 }
 
 /* What stands in the place of model and text in a report. */
@@ -2053,7 +2503,51 @@ static void json_options(FILE *f, const AnalysisOptions *o)
         f);
     JSON_FIELDS(f, {"n_skip", o->n_skip}, {"strong_ratio", o->strong_ratio},
                 {"strong_r", o->strong_r}, {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t},
-                {"n_ctx", o->n_ctx});
+                {"n_ctx", o->n_ctx}, {"massive_ratio", o->massive_ratio}, {"act_min", o->act_min},
+                {"act_ratio", o->act_ratio});
+}
+
+/* What the less obvious fields are, for who has only the file. */
+static void json_notes(FILE *f)
+{
+    static const char *const note[] = {
+        "p_neg",
+        "(3 pi/2 - phi) / theta: the distance at which the first stretch of distances ends that "
+        "have cos(phi + theta delta) < 0; null: no such distance up to P",
+        "logit",
+        "means over queries at positions 1 and more of parts of the scaled logit: sink of key 0, "
+        "others of the mean over keys 1 .. own position; ordinary is the mean over all (query, "
+        "other key); partial: pairs with x <= 2 pi, full: all the rest; summary: mean over heads",
+        "alpha",
+        "alpha_k = 1 / (T - k) sum over queries k .. T - 1 of the weight on key k, keys from 0; "
+        "mean over the longest windows. sink_key: the largest of keys 0 .. min(63, T / 2)",
+        "thirds",
+        "mean attention on each third of the keys: a proxy for the attention basin, whose formula "
+        "was not available",
+        "spectra",
+        "of X (tokens x head values, before rotation, uncentred) with singular values s: "
+        "stable_rank = sum s^2 / max s^2; first_sv = max s / sum s; matrix_entropy = - sum p log p "
+        "in nats, p = s^2 / sum s^2, over the 32 largest",
+        "massive",
+        "massive_q, massive_k: places, in sliced order, of values whose L2 norm over the tokens "
+        "after rotation is above massive_ratio times the mean over the head's values",
+        "kernel",
+        "k: scaled logit of the mean query and the mean key at distance delta, rotated values "
+        "only; tri: the TriAttention score, scaled, of a key of mean length and direction"};
+    fputs("},\n\"notes\":{\"channels\":\"sliced order; means leave out the first n_skip tokens of "
+          "each window, maxima do not\"",
+          f);
+    for (size_t i = 0; i < sizeof note / sizeof *note; i += 2) json_text(f, note[i], note[i + 1]);
+}
+
+static void json_tokens(FILE *f, const Provenance *p)
+{
+    fputs(",\n\"tokens\":[", f);
+    for (int i = 0; i < p->n_token_text; i++) {
+        if (i) fputc(',', f);
+        json_str(f, p->token_text[i], strlen(p->token_text[i]));
+    }
+    fputc(']', f);
 }
 
 /* The theta table of one encoding. Hugging Face files hold pair j in channels j and j + P. */
@@ -2087,14 +2581,28 @@ static const struct {
     const char *name;
     size_t at;
 } columns[] = {
-    {"r_q", offsetof(Pair, q.r)},        {"r_k", offsetof(Pair, k.r)},
-    {"R_q", offsetof(Pair, q.R)},        {"R_k", offsetof(Pair, k.R)},
-    {"dir_q", offsetof(Pair, q.dir)},    {"dir_k", offsetof(Pair, k.dir)},
-    {"phi", offsetof(Pair, phi)},        {"rms_q", offsetof(Pair, q.rms)},
-    {"rms_k", offsetof(Pair, k.rms)},    {"max_q", offsetof(Pair, q.max)},
-    {"max_k", offsetof(Pair, k.max)},    {"first_q", offsetof(Pair, q.skip)},
-    {"first_k", offsetof(Pair, k.skip)}, {"ratio", offsetof(Pair, ratio)},
-    {"gain", offsetof(Pair, gain)},      {"t3_slack", offsetof(Pair, t3_slack)},
+    {"r_q", offsetof(Pair, q.r)},
+    {"r_k", offsetof(Pair, k.r)},
+    {"R_q", offsetof(Pair, q.R)},
+    {"R_k", offsetof(Pair, k.R)},
+    {"dir_q", offsetof(Pair, q.dir)},
+    {"dir_k", offsetof(Pair, k.dir)},
+    {"phi", offsetof(Pair, phi)},
+    {"rms_q", offsetof(Pair, q.rms)},
+    {"rms_k", offsetof(Pair, k.rms)},
+    {"max_q", offsetof(Pair, q.max)},
+    {"max_k", offsetof(Pair, k.max)},
+    {"first_q", offsetof(Pair, q.skip)},
+    {"first_k", offsetof(Pair, k.skip)},
+    {"ratio", offsetof(Pair, ratio)},
+    {"gain", offsetof(Pair, gain)},
+    {"t3_slack", offsetof(Pair, t3_slack)},
+    {"p_neg", offsetof(Pair, p_neg)},
+    {"worst", offsetof(Pair, worst)},
+    {"offset_share_q", offsetof(Pair, q.offset)},
+    {"offset_share_k", offsetof(Pair, k.offset)},
+    {"logit_sink", offsetof(Pair, logit.sink)},
+    {"logit_others", offsetof(Pair, logit.others)},
 };
 
 static void json_max_at(FILE *f, const char *key, const Tally *y, int n)
@@ -2115,7 +2623,131 @@ static void json_pairs(FILE *f, const char *key, const Head *h, int candidates)
     fputc(']', f);
 }
 
-static void json_head(FILE *f, const Head *h)
+static void json_ints(FILE *f, const char *key, const int *v, int n)
+{
+    fprintf(f, ",\"%s\":[", key);
+    for (int i = 0; i < n; i++) fprintf(f, "%s%d", i ? "," : "", v[i]);
+    fputc(']', f);
+}
+
+/* Attention to the first 64 keys; null for keys that no window reaches. */
+static void json_sinks(FILE *f, const Head *h)
+{
+    double alpha[SINK_KEYS], share[SINK_KEYS];
+    for (int k = 0; k < SINK_KEYS; k++) {
+        alpha[k] = sink_alpha(h, k);
+        share[k] = k < h->at_t.t ? h->at_t.n_sink[k] / h->at_t.n : NONE;
+    }
+    JSON_FIELDS(f, {"sink_key", h->sink < 0 ? NONE : h->sink},
+                {"sink_alpha", sink_alpha(h, h->sink)});
+    json_column(f, "alpha", alpha, sizeof *alpha, SINK_KEYS);
+    json_column(f, "sink_share_k", share, sizeof *share, SINK_KEYS);
+}
+
+static void json_massive_values(FILE *f, const Analysis *a, const Head *h)
+{
+    int D = a->m->head_dim, *at = xcalloc((size_t)D, sizeof *at);
+    double ratio = a->o.massive_ratio;
+    json_ints(f, "massive_q", at, massive_values(&h->q, h->axis, D, ratio, at));
+    json_ints(f, "massive_k", at, massive_values(&h->k, h->axis, D, ratio, at));
+    free(at);
+}
+
+static void json_kernel(FILE *f, const Analysis *a, const Head *h)
+{
+    double delta[DISTANCES], k[DISTANCES], tri[DISTANCES];
+    double amplitude = a->m->rope[a->m->layer[h->l].rope].amplitude;
+    double g = (double)a->m->score_scale * amplitude * amplitude;
+    int n = log_distances(h->axis->n_ctx, delta);
+    for (int i = 0; i < n; i++) head_curves(h, g, delta[i], &k[i], &tri[i]);
+    fputs(",\"kernel\":{\"unit\":\"scaled logit\"", f);
+    json_column(f, "delta", delta, sizeof *delta, n);
+    json_column(f, "k", k, sizeof *k, n);
+    json_column(f, "tri", tri, sizeof *tri, n);
+    fputc('}', f);
+}
+
+/* Both members of pair j of the first tokens before rotation: a, b, a, b, ... */
+static void json_members(FILE *f, const char *key, const Tally *y, const Axis *ax, int j, int D)
+{
+    fprintf(f, "\"%s\":[", key);
+    for (int i = 0; i < 2 * *y->n_first; i++) {
+        float v = y->first[(size_t)(i / 2) * (size_t)D + (size_t)(i % 2 ? ax->b : ax->a)[j]];
+        if (i) fputc(',', f);
+        if (isfinite(v))
+            fprintf(f, "%.5g", (double)v);
+        else
+            fputs("null", f);
+    }
+    fputs("],", f);
+}
+
+/* Tokens of the first window in the head's top pair and its candidates. */
+static void json_samples(FILE *f, const Analysis *a, const Head *h)
+{
+    int D = a->m->head_dim, n = *h->q_seen->n_first;
+    fputs(",\"samples\":{", f);
+    for (int j = 0, shown = 0; n && j < h->axis->n; j++) {
+        if (j != h->top && !h->pair[j].candidate) continue;
+        fprintf(f, "%s\"%d\":{", shown++ ? "," : "", j);
+        json_members(f, "q", h->q_seen, h->axis, j, D);
+        json_members(f, "k", h->k_seen, h->axis, j, D);
+        fputs("\"pos\":[", f);
+        for (int i = 0; i < n; i++) fprintf(f, "%s%d", i ? "," : "", a->o.n_skip + i);
+        fputs("]}", f);
+    }
+    fputc('}', f);
+}
+
+/* Length and angle of the bias of each pair of one head; an absent bias has no length. */
+static void json_bias_side(FILE *f, const char *r_key, const char *dir_key, const float *bias,
+                           const Axis *ax)
+{
+    double *r = xcalloc(2 * (size_t)ax->n + 1, sizeof *r), *dir = r + ax->n;
+    for (int j = 0; j < ax->n; j++) {
+        double a = bias ? (double)bias[ax->a[j]] : 0, b = bias ? (double)bias[ax->b[j]] : 0;
+        r[j] = sqrt(a * a + b * b);
+        dir[j] = r[j] > 0 ? atan2(b, a) : NONE;
+    }
+    json_column(f, r_key, r, sizeof *r, ax->n);
+    json_column(f, dir_key, dir, sizeof *dir, ax->n);
+    free(r);
+}
+
+static void json_bias(FILE *f, const Model *m, const Head *h)
+{
+    const Layer *y = &m->layer[h->l];
+    size_t D = (size_t)m->head_dim;
+    if (!y->bq && !y->bk) {
+        fputs(",\"bias\":null", f);
+        return;
+    }
+    fprintf(f, ",\"bias\":{\"n_pairs\":%d", h->axis->n);
+    json_bias_side(f, "r_q", "dir_q", y->bq ? y->bq + (size_t)h->h * D : NULL, h->axis);
+    json_bias_side(f, "r_k", "dir_k", y->bk ? y->bk + (size_t)h->kh * D : NULL, h->axis);
+    fputc('}', f);
+}
+
+/* What the rows of attention and the values of a head come to. */
+static void json_head_more(FILE *f, const Analysis *a, const Head *h)
+{
+    const RowSum *m = &h->mean;
+    const Spectrum *q = &h->q_spectrum, *k = &h->k_spectrum;
+    JSON_FIELDS(f, {"logit_sink_rest", h->rest.sink}, {"logit_others_rest", h->rest.others},
+                {"first4", m->first4}, {"entropy", m->entropy}, {"distance", m->distance},
+                {"previous", m->previous}, {"duplicate", m->duplicate}, {"induction", m->induction},
+                {"stable_rank_q", q->stable_rank}, {"stable_rank_k", k->stable_rank},
+                {"first_sv_q", q->first_sv}, {"first_sv_k", k->first_sv},
+                {"matrix_entropy_q", q->entropy}, {"matrix_entropy_k", k->entropy});
+    json_column(f, "thirds", m->third, sizeof *m->third, 3);
+    json_sinks(f, h);
+    json_massive_values(f, a, h);
+    json_kernel(f, a, h);
+    json_samples(f, a, h);
+    json_bias(f, a->m, h);
+}
+
+static void json_head(FILE *f, const Analysis *a, const Head *h)
 {
     const Samples *s = &h->at_t;
     fprintf(f, "{\"head\":%d", h->h);
@@ -2130,7 +2762,40 @@ static void json_head(FILE *f, const Head *h)
                     h->axis->n);
     json_max_at(f, "max_q_at", h->q_seen, h->axis->n);
     json_max_at(f, "max_k_at", h->k_seen, h->axis->n);
+    json_head_more(f, a, h);
     fputc('}', f);
+}
+
+/* mean_q, max_q, mean_k, max_k of one stage. */
+static void json_channels(FILE *f, const Reading *layer, int stage)
+{
+    static const char *const key[2][2] = {{"mean_k", "max_k"}, {"mean_q", "max_q"}};
+    int D = layer->a->m->head_dim;
+    double *mean = xcalloc(2 * (size_t)D, sizeof *mean), *max = mean + D;
+    for (int is_q = 1; is_q >= 0; is_q--) {
+        read_channels(layer, is_q, stage, mean, max);
+        json_column(f, key[is_q][0], mean, sizeof *mean, D);
+        json_column(f, key[is_q][1], max, sizeof *max, D);
+    }
+    free(mean);
+}
+
+static void json_activations(FILE *f, const Analysis *a, int l)
+{
+    const Massive *s = &a->massive[l];
+    if (!(s->most.value > 0)) {
+        fputs(",\"massive_activations\":null", f);
+        return;
+    }
+    fprintf(f, ",\"massive_activations\":{\"at\":[%llu,%d,%d]", (unsigned long long)s->most.window,
+            (int)s->most.pos, (int)s->most.token);
+    JSON_FIELDS(f, {"n", massive_layer(a, l)}, {"max", s->most.value}, {"median", s->median});
+    fputs(",\"channels\":[", f);
+    for (int c = 0, shown = 0; c < a->m->n_embd; c++) {
+        double n = massive_count(a, l, c);
+        if (n > 0) fprintf(f, "%s[%d,%.0f]", shown++ ? "," : "", c, n);
+    }
+    fputs("]}", f);
 }
 
 static void json_layer(FILE *f, const Reading *layer, int l)
@@ -2139,10 +2804,17 @@ static void json_layer(FILE *f, const Reading *layer, int l)
     fprintf(f, "{\"layer\":%d", l);
     JSON_FIELDS(f, {"rope", y->rope}, {"window", y->window}, {"n_candidates", layer->n_candidates},
                 {"alpha_1", layer->alpha}, {"sink_1", layer->sink});
+    fputs(",\"channels\":{\"stage\":\"after rotation\"", f);
+    JSON_FIELDS(f, {"n_rot", 2 * layer->a->axis[y->rope].n});
+    json_channels(f, layer, AFTER_ROPE);
+    fputs(",\"before\":{\"stage\":\"before rotation\"", f);
+    json_channels(f, layer, BEFORE_ROPE);
+    fputs("}}", f);
+    json_activations(f, layer->a, l);
     fputs(",\"heads\":[", f);
     for (int h = 0; h < layer->n_heads; h++) {
         if (h) fputs(",\n", f);
-        json_head(f, &layer->head[h]);
+        json_head(f, layer->a, &layer->head[h]);
     }
     fputs("]}", f);
 }
@@ -2176,9 +2848,26 @@ static void json_findings(FILE *f, Bytes *said)
     *said = (Bytes){0};
 }
 
+/* alpha_k over the heads, and Sink_k: share of the samples whose alpha_k is above sink_eps. */
+static void json_sink_means(FILE *f, const Reading *r)
+{
+    double alpha[SINK_KEYS] = {0}, share[SINK_KEYS] = {0};
+    for (int k = 0; k < SINK_KEYS; k++) {
+        for (int i = 0; i < r->n_heads; i++) {
+            const Head *h = &r->head[i];
+            if (h->whole.n > 0) alpha[k] += sink_alpha(h, k);
+            if (h->at_t.t == r->t) share[k] += h->at_t.n_sink[k];
+        }
+        alpha[k] /= r->n_alpha;
+        share[k] = k < r->t ? share[k] / (double)r->n_samples : NONE;
+    }
+    json_column(f, "alpha_k", alpha, sizeof *alpha, SINK_KEYS);
+    json_column(f, "sink_k", share, sizeof *share, SINK_KEYS);
+}
+
 static void json_summary(FILE *f, const Reading *r)
 {
-    fprintf(f, "},\n\"summary\":{\"n_heads\":%d", r->n_heads);
+    fprintf(f, ",\n\"summary\":{\"n_heads\":%d", r->n_heads);
     JSON_FIELDS(
         f, {"n_top", r->n_top}, {"n_strong", r->n_strong}, {"n_candidates", r->n_candidates},
         {"n_candidate_heads", r->n_candidate_heads}, {"n_not_finite", r->n_bad},
@@ -2187,7 +2876,15 @@ static void json_summary(FILE *f, const Reading *r)
         {"alpha_heads", r->n_alpha}, {"share_of_partial_pairs", r->partial}, {"alpha_1", r->alpha},
         {"alpha_1_uniform", r->uniform}, {"alpha_1_t", r->alpha_t}, {"sink_1", r->sink},
         {"alpha_t", r->t}, {"n_samples", (double)r->n_samples}, {"top_first_k_over_mean_k", r->k0},
-        {"top_phi_centre", r->centre}, {"radius_self_check", r->check});
+        {"top_phi_centre", r->centre}, {"radius_self_check", r->check}, {"n_sinks", r->n_sinks},
+        {"n_sinks_elsewhere", r->n_elsewhere},
+        {"sink_elsewhere", r->n_elsewhere ? r->elsewhere : NONE}, {"logit_heads", r->n_logit},
+        {"logit_sink_partial", r->partial_logit.sink},
+        {"logit_others_partial", r->partial_logit.others}, {"logit_sink_full", r->full_logit.sink},
+        {"logit_others_full", r->full_logit.others},
+        {"logit_ordinary_partial", r->partial_logit.ordinary},
+        {"logit_ordinary_full", r->full_logit.ordinary});
+    json_sink_means(f, r);
     fputs(",\n\"bounds\":[", f);
     for (int i = 0; i < N_BOUNDS; i++) {
         if (i) fputs(",\n", f);
@@ -2201,14 +2898,60 @@ static void json_summary(FILE *f, const Reading *r)
     fputc('}', f);
 }
 
+/* Rows of attention of the first tokens of window 0: the lower triangle, row by row. */
+static void json_map(FILE *f, const Analysis *a, const Head *h, const char *why)
+{
+    const Sink *s = &a->sink[a->first_q[h->l] + h->h];
+    int n = s->n_map * (s->n_map + 1) / 2;
+    fprintf(f, "{\"layer\":%d,\"head\":%d,\"n\":%d", h->l, h->h, s->n_map);
+    json_text(f, "why", why);
+    fputs(",\"weights\":[", f);
+    for (int i = 0; i < n; i++) fprintf(f, "%s%.4g", i ? "," : "", (double)s->map[i]);
+    fputs("]}", f);
+}
+
+/* Maps of the heads that stand out, each once, with all that it stands out by. */
+static void json_maps(FILE *f, const Reading *r)
+{
+    const struct {
+        int head;
+        const char *why;
+        double (*score)(const Head *);
+    } notable[] = {
+        {r->sinkiest, "most attention on the first token", head_alpha},
+        {r->best, "largest r_q r_k of a pair over the median pair of its head", top_ratio},
+        {r->previous, "most attention on the token before", score_previous},
+        {r->induction, "most attention on what followed earlier copies of the token",
+         score_induction},
+        {r->duplicate, "most attention on earlier copies of the token", score_duplicate}};
+    enum { N = sizeof notable / sizeof *notable };
+    fputs(",\n\"maps\":[", f);
+    for (int i = 0, shown = 0; i < N; i++) {
+        char why[512] = "";
+        int h = notable[i].head, first = 1;
+        for (int k = 0; k < i; k++) first &= notable[k].head != h;
+        if (h < 0 || !first || !r->a->sink[h].n_map) continue;
+        for (int k = i; k < N; k++)
+            if (notable[k].head == h)
+                snprintf(why + strlen(why), sizeof why - strlen(why), "%s%s (%.3g)",
+                         k > i ? "; " : "", notable[k].why, notable[k].score(&r->head[h]));
+        if (shown++) fputs(",\n", f);
+        json_map(f, r->a, &r->head[h], why);
+    }
+    fputc(']', f);
+}
+
 void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
 {
     locale_t old = c_numbers();
     Reading r = reading_new(a, p);
     fputc('{', f);
-    json_provenance(f, "ropescope.analysis/1", a->m, p);
+    json_provenance(f, "ropescope.analysis/2", a->m, p);
     json_covered(f, a, p);
     json_options(f, &a->o);
+    json_notes(f);
+    fputc('}', f);
+    json_tokens(f, p);
     json_summary(f, &r);
     fputs(",\n\"ropes\":[", f);
     for (int i = 0; i < a->m->n_ropes; i++) {
@@ -2221,7 +2964,9 @@ void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
         Reading layer = reading_layer(&r, l);
         json_layer(f, &layer, l);
     }
-    fputs("]}\n", f);
+    fputc(']', f);
+    json_maps(f, &r);
+    fputs("}\n", f);
     reading_free(&r);
     restore_numbers(old);
 }
@@ -3572,7 +4317,7 @@ static Bytes ablation_findings(const Ablation *b)
     return out;
 }
 
-static void print_run(const Term *t, const Ablation *b, const AblationRun *r)
+static void print_ablation_run(const Term *t, const Ablation *b, const AblationRun *r)
 {
     static const char *const unit[] = {"", "pairs", "values", "rope"};
     FILE *f = t->f;
@@ -3616,7 +4361,7 @@ void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE
             "\n%s  run                                 edited         perplexity       +-    ratio"
             "       +- alpha_1   Sink_1%s\n",
             t.dim, t.off);
-    for (int i = 0; i < b->n; i++) print_run(&t, b, &b->run[i]);
+    for (int i = 0; i < b->n; i++) print_ablation_run(&t, b, &b->run[i]);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
     Bytes said = ablation_findings(b);
     for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(f, said.s + i);
@@ -3624,7 +4369,7 @@ void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE
     restore_numbers(old);
 }
 
-static void json_sinks(FILE *f, const char *prefix, const Sinks *s)
+static void json_ablation_sinks(FILE *f, const char *prefix, const Sinks *s)
 {
     char alpha[32], uniform[32], sink[32];
     snprintf(alpha, sizeof alpha, "%salpha_1", prefix);
@@ -3645,8 +4390,8 @@ static void json_run(FILE *f, const Ablation *b, const AblationRun *r)
                 {"n_edited", (double)r->n_edited}, {"perplexity", r->perplexity},
                 {"perplexity_error", r->perplexity_error}, {"nll", r->nll}, {"ratio", r->ratio},
                 {"ratio_error", r->ratio_error});
-    json_sinks(f, "", &r->all);
-    json_sinks(f, "selected_", &r->chosen);
+    json_ablation_sinks(f, "", &r->all);
+    json_ablation_sinks(f, "selected_", &r->chosen);
     JSON_FIELDS(f, {"sink_eps", r->all.sink_eps}, {"sink_t", r->all.t},
                 {"alpha_queries", r->all.n_queries}, {"n_samples", (double)r->all.n_samples},
                 {"tokens_scored", (double)r->n_tokens});
@@ -3864,9 +4609,9 @@ int report_html(const char *json, size_t n, FILE *f, Err *e)
     static const char at_summary[] = "<!--summary-->", at_data[] = "@data@";
     Str j = {json, n};
     while (j.n && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
-    if (!str_is(json_member(j, "schema"), "\"ropescope.analysis/1\""))
+    if (!str_is(json_member(j, "schema"), "\"ropescope.analysis/2\""))
         return err_set(e, "report: the data is not an analysis: expected JSON with "
-                          "\"schema\":\"ropescope.analysis/1\"");
+                          "\"schema\":\"ropescope.analysis/2\"");
     const char *page = ropescope_page, *a = strstr(page, at_summary), *b = strstr(page, at_data);
     MUST(a && b && a < b);
     fwrite(page, 1, (size_t)(a - page), f);
@@ -5482,7 +6227,9 @@ static void part_config(FILE *f, const Analysis *a, const Provenance *p)
         {"n_text_tokens", (double)p->n_text_tokens}, {"n_text_windows", (double)p->n_text_windows},
         {"bytes_left_out", (double)p->bytes_left_out}, {"model_bytes", (double)p->model_bytes},
         {"n_skip", o->n_skip}, {"strong_ratio", o->strong_ratio}, {"strong_r", o->strong_r},
-        {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t}, {"train_ctx", o->n_ctx});
+        {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t}, {"train_ctx", o->n_ctx},
+        {"massive_ratio", o->massive_ratio}, {"act_min", o->act_min}, {"act_ratio", o->act_ratio});
+    json_tokens(f, p);
     part_shape(f, a->m);
     fputc('}', f);
 }
@@ -5597,16 +6344,11 @@ static int part_array(const char *path, Str o, const PartField *w, double *out, 
     return 0;
 }
 
-/* A JSON string without quotes and escapes, to free; NULL for null. */
-static int part_text(const char *path, Str o, const char *key, char **out, Err *e)
+/* A JSON string without its escapes, allocated; NULL if v is none. */
+static char *part_string(Str v)
 {
-    Str v = json_member(o, key);
-    *out = NULL;
-    if (str_is(v, "null")) return 0;
-    if (v.n < 2 || v.s[0] != '"' || v.s[v.n - 1] != '"')
-        return err_set(e, "%s: %s: expected a string, found '%.*s'", path, key, shown_bytes(v),
-                       v.n ? v.s : "");
-    char *s = *out = xcalloc(v.n, 1);
+    if (v.n < 2 || v.s[0] != '"' || v.s[v.n - 1] != '"') return NULL;
+    char *out = xcalloc(v.n, 1), *s = out;
     for (size_t i = 1; i + 1 < v.n; i++) {
         if (v.s[i] == '\\' && v.s[i + 1] == 'u' && i + 6 < v.n) {
             *s++ = (char)hex4(v.s + i + 2);
@@ -5616,7 +6358,17 @@ static int part_text(const char *path, Str o, const char *key, char **out, Err *
             *s++ = v.s[i];
         }
     }
-    return 0;
+    return out;
+}
+
+/* A JSON string without quotes and escapes, to free; NULL for null. */
+static int part_text(const char *path, Str o, const char *key, char **out, Err *e)
+{
+    Str v = json_member(o, key);
+    *out = part_string(v);
+    if (*out || str_is(v, "null")) return 0;
+    return err_set(e, "%s: %s: expected a string, found '%.*s'", path, key, shown_bytes(v),
+                   v.n ? v.s : "");
 }
 
 static int read_covered(PartFile *f, Str header, Err *e)
@@ -5911,10 +6663,24 @@ static int read_options(const PartFile *f, AnalysisOptions *o, Err *e)
         f->path, f->config, e, {"n_skip", 0, 1e6, .whole = &o->n_skip},
         {"strong_ratio", 0, 1e9, .real = &o->strong_ratio},
         {"strong_r", 0, 1, .real = &o->strong_r}, {"sink_eps", 0, 1, .real = &o->sink_eps},
-        {"sink_t", 1, 1e6, .whole = &o->sink_t}, {"train_ctx", 0, 1e9, .real = &o->n_ctx});
+        {"sink_t", 1, 1e6, .whole = &o->sink_t}, {"train_ctx", 0, 1e9, .real = &o->n_ctx},
+        {"massive_ratio", 0, 1e9, .real = &o->massive_ratio},
+        {"act_min", 0, 1e30, .real = &o->act_min}, {"act_ratio", 0, 1e30, .real = &o->act_ratio});
 }
 
 /* What all files have in common, from the first. */
+/* Texts of the first tokens, for the maps. */
+static void read_tokens(Partial *x, const PartFile *f)
+{
+    Str list = json_member(f->config, "tokens");
+    size_t i = 1;
+    int n = 0;
+    for (Str v = json_item(list, &i); v.n && n < FIRST; v = json_item(list, &i))
+        if ((x->token[n] = part_string(v))) n++;
+    x->p.token_text = (const char *const *)x->token;
+    x->p.n_token_text = n;
+}
+
 static int read_made(Partial *x, const PartFile *f, Err *e)
 {
     Provenance *p = &x->p;
@@ -5943,6 +6709,7 @@ static int read_made(Partial *x, const PartFile *f, Err *e)
     p->pre_override = x->text[TEXT_PRE];
     p->edits = x->text[TEXT_EDITS];
     p->kv = x->text[TEXT_KV];
+    read_tokens(x, f);
     free(activations);
     return rc ? -1 : 0;
 }
@@ -6028,6 +6795,7 @@ void partial_free(Partial *x)
     analysis_free(x->a);
     skeleton_free(x->m);
     for (size_t i = 0; i < sizeof x->text / sizeof *x->text; i++) free(x->text[i]);
+    for (int i = 0; i < x->p.n_token_text; i++) free(x->token[i]);
     free(x->first), free(x->config);
     *x = (Partial){0};
 }

@@ -543,6 +543,9 @@ typedef struct {
     int sink_t;          /* 64 */
     double n_ctx;        /* P, the trained context of x = theta P; 0: as the file says */
     const char *isa;     /* kernels; they do not change a bit. NULL: as kernels_pick */
+    /* Massive values: norm over the mean channel of the head (5). Massive activations: |h| above
+     * act_min (100) and above act_ratio (1000) times the median of the state. */
+    double massive_ratio, act_min, act_ratio;
 } AnalysisOptions;
 
 AnalysisOptions analysis_defaults(void);
@@ -560,10 +563,13 @@ typedef struct {
     const char *edits;         /* an edited run: what was changed, in a clause; NULL: nothing */
     int text_cut;              /* -n left out the rest of the text */
     size_t bytes_left_out;     /* bytes of the text without a token */
-    const struct Activations *files; /* q and k are from files, no model was run; or NULL */
-    const char *kv;            /* type of the cached keys and values: "f32" or "f16" */
+    const struct Activations *files;        /* q and k are from files, no model was run; or NULL */
+    const char *kv;                         /* type of the cached keys and values: "f32" or "f16" */
     uint64_t n_text_tokens, n_text_windows; /* of the whole text, without BOS */
     int incomplete;                         /* closed windows are all there is, and some miss */
+    /* Texts of the first tokens of the first window. */
+    const char *const *token_text;
+    int n_token_text;
 } Provenance;
 
 typedef struct Analysis Analysis;
@@ -698,6 +704,7 @@ typedef struct {
     Provenance p;
     char *first, *config; /* name of the first file, and what all must have in common */
     char *text[8];        /* strings of p */
+    char *token[64];      /* texts of the first tokens */
     uint64_t named_by;    /* first window of the file that p's names are from */
 } Partial;
 

@@ -2850,6 +2850,12 @@ static const Option option_table[] = {
      "queries behind alpha_1 of the sink metric (64)"},
     {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "gpaxB", "N",
      "P of x = theta P, instead of the file's"},
+    {"massive-ratio", 0, O_NUM, F(analysis.massive_ratio), 0, 1e9, "a", "X",
+     "a massive value: norm above X times the head's mean channel (5)"},
+    {"act-min", 0, O_NUM, F(analysis.act_min), 0, 1e30, "a", "X",
+     "a massive activation: |h| above X (100)"},
+    {"act-ratio", 0, O_NUM, F(analysis.act_ratio), 0, 1e30, "a", "X",
+     "and above X times the median |h| of its state (1000)"},
     {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N", "the same as --train-ctx"},
     {"base", 0, O_NUM, F(base), 1, 1e15, "aB", "X",
      "without a model: base of theta_j = base^(-2j/n_rot)"},
@@ -4367,6 +4373,33 @@ static void show_analysis(const Analysis *a, const Provenance *p, const Options 
         analysis_print(a, p, f, use_color(o));
 }
 
+enum { SHOWN_TOKENS = 64 };
+
+/* The text of one token, to free: as it decodes, or as the file writes it if it is special or has
+ * a zero byte. */
+static char *token_text(const Tokenizer *t, int id)
+{
+    Bytes b = {0};
+    if (!tok_is_special(t, id)) tok_bytes(t, id, &b);
+    if (!b.n || memchr(b.s, 0, b.n)) {
+        Str s = tok_text(t, id);
+        b.n = 0;
+        bytes_add(&b, s.s, s.n);
+    }
+    bytes_add(&b, "", 1);
+    return b.s;
+}
+
+/* Texts of the first tokens of the first window, at most SHOWN_TOKENS. */
+static int first_texts(const Session *ss, const Tokens *ids, char **text)
+{
+    size_t n = 0, room = (size_t)ss->s.n_ctx;
+    if (room > SHOWN_TOKENS) room = SHOWN_TOKENS;
+    if (ss->bos >= 0) text[n++] = token_text(ss->tok, ss->bos);
+    for (size_t i = 0; i < ids->n && n < room; i++) text[n++] = token_text(ss->tok, ids->id[i]);
+    return (int)n;
+}
+
 /* --capture: a second probe behind the analysis, and the file it fills. */
 typedef struct {
     Capture *capture; /* NULL: none */
@@ -4488,13 +4521,17 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
     Bytes edits = {0};
     Edit *edit = NULL;
     Provenance p = session_provenance(ss, o);
+    char *text[SHOWN_TOKENS];
     if (ss->s.n_ctx < 2)
         return err_usage(e, "-c %d: a window needs 2 tokens at least", ss->s.n_ctx);
     int rc = analyze_text(ss, o, &ids, &p, e) || analyze_edit(ss, o, &ids, &edit, &edits, e);
     if (!rc) {
         ss->s.edit = edit;
         p.edits = edits.s;
+        p.token_text = (const char *const *)text;
+        p.n_token_text = first_texts(ss, &ids, text);
         rc = analyze_run(ss, o, &ids, &p, out, e);
+        for (int i = 0; i < p.n_token_text; i++) free(text[i]);
     }
     ss->s.edit = NULL;
     edit_free(edit);

@@ -813,7 +813,7 @@ static void test_page(void)
     char *json = json_of(a), *page = page_of(json, strlen(json), &status);
     CHECK(status == 0);
     CHECK(!find(json, "provenance.threads") && !find(json, "provenance.isa"));
-    const char *data = strstr(page, "\"schema\":\"ropescope.analysis/1\"");
+    const char *data = strstr(page, "\"schema\":\"ropescope.analysis/2\"");
     const char *end = data ? strstr(data, "</script>") : NULL;
     CHECK(data && end && strchr(data, '<') == end);
     CHECK(end && !strncmp(end, "</script>\n<script>\n", 19)); /* the template's own end */
