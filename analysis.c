@@ -2631,7 +2631,7 @@ static void json_ints(FILE *f, const char *key, const int *v, int n)
 }
 
 /* Attention to the first 64 keys; null for keys that no window reaches. */
-static void json_sinks(FILE *f, const Head *h)
+static void json_head_sinks(FILE *f, const Head *h)
 {
     double alpha[SINK_KEYS], share[SINK_KEYS];
     for (int k = 0; k < SINK_KEYS; k++) {
@@ -2740,7 +2740,7 @@ static void json_head_more(FILE *f, const Analysis *a, const Head *h)
                 {"first_sv_q", q->first_sv}, {"first_sv_k", k->first_sv},
                 {"matrix_entropy_q", q->entropy}, {"matrix_entropy_k", k->entropy});
     json_column(f, "thirds", m->third, sizeof *m->third, 3);
-    json_sinks(f, h);
+    json_head_sinks(f, h);
     json_massive_values(f, a, h);
     json_kernel(f, a, h);
     json_samples(f, a, h);

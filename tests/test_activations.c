@@ -822,6 +822,10 @@ static void check_layer(const char *json)
     NEAR(get(json, "summary.alpha_1"), 0.46, 0.003);
     NEAR(get(json, "summary.alpha_1_uniform"), 0.072, 0.0004);
     NEAR(get(json, "summary.sink_1"), 1, 0);
+    CHECK(fabs(get(json, "summary.logit_ordinary_partial") + 3.94) < 0.005);
+    CHECK(fabs(get(json, "summary.logit_sink_partial") - 1.82) < 0.005);
+    CHECK(fabs(get(json, "summary.logit_ordinary_full") - 0.52) < 0.005);
+    CHECK(fabs(get(json, "summary.logit_sink_full") - 0.05) < 0.005);
 }
 
 static void test_real_layer(void)
