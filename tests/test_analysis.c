@@ -758,7 +758,7 @@ static char *page_of(const char *json, size_t n, int *status)
     char *got = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&got, &size);
-    *status = report_html(json, n, f, &e);
+    *status = report_html((Str){json, n}, (Str){NULL, 0}, f, &e);
     fclose(f);
     return got;
 }
