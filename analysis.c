@@ -3802,11 +3802,11 @@ static Str json_index(Str array, int j) /* n = 0 if there is none */
 static double json_double(Str v) /* NaN if it is no number */
 {
     char s[32], *end;
-    if (!v.n || v.n >= sizeof s) return NAN;
+    if (!v.n || v.n >= sizeof s) return NONE;
     memcpy(s, v.s, v.n);
     s[v.n] = 0;
     double d = strtod(s, &end);
-    return end == s || *end ? NAN : d;
+    return end == s || *end ? NONE : d;
 }
 
 static double json_number(Str object, const char *key)
@@ -3865,7 +3865,7 @@ static void page_add_head(Page *p, Str head, int l)
     if ((p->n_heads & (p->n_heads - 1)) == 0) /* room for the next power of two */
         p->head = xrealloc(p->head, 2 * p->n_heads + 1, sizeof *p->head);
     int top = json_below(json_member(head, "top_pair"), p->n_pairs);
-    double most = top < 0 ? NAN : json_double(json_index(ratio, top));
+    double most = top < 0 ? NONE : json_double(json_index(ratio, top));
     p->head[p->n_heads++] = (PageHead){head, p->rope[l], l, top, isfinite(most) ? most : -1};
 }
 
@@ -3891,7 +3891,7 @@ static Page page_new(Str json, Str ablation)
     p.rope = xcalloc((size_t)p.n_layers + 1, sizeof *p.rope);
     p.cell = xcalloc(n + 1, sizeof *p.cell);
     p.ring = xcalloc(n + 1, 1);
-    for (size_t k = 0; k < n; k++) p.cell[k] = NAN;
+    for (size_t k = 0; k < n; k++) p.cell[k] = NONE;
     size_t at = 1;
     for (int l = 0; l < p.n_layers; l++) {
         Str layer = json_item(layers, &at), heads = json_member(layer, "heads");
@@ -4076,7 +4076,7 @@ static void page_heads(FILE *f, const Page *p)
             "<p>The %zu of %zu heads whose strongest pair stands out most:</p>\n"
             "<div class=\"wide\"><table><thead><tr><th class=\"num\">layer</th>"
             "<th class=\"num\">head</th><th class=\"num\">pair</th>"
-            "<th class=\"num\">r_q r_k over the median pair</th><th class=\"num\">x = theta P</th>"
+            "<th class=\"num\">times the median pair</th><th class=\"num\">x = theta P</th>"
             "<th class=\"num\">phi / pi</th><th class=\"num\">alpha_1</th><th>turn over P</th>"
             "<th>candidate</th></tr></thead><tbody>\n",
             n, p->n_heads);
@@ -4162,13 +4162,14 @@ static void page_map(FILE *f, const Page *p)
               f);
         return;
     }
-    int w = MAP_LEFT + p->n_pairs * CELL + 8, h = MAP_TOP + p->n_layers * CELL + 38;
+    int w = MAP_LEFT + (p->n_pairs < 12 ? 12 : p->n_pairs) * CELL + 8;
+    int h = MAP_TOP + p->n_layers * CELL + 38;
     fprintf(f,
             "<svg role=\"img\" viewBox=\"0 0 %d %d\" style=\"max-width:%dpx\">\n"
             "<title>Layers by rotary pairs; largest: layer %d, pair %d, %.1f times the median "
             "pair of its head</title>\n",
-            w, h, w, (int)(most / (size_t)p->n_pairs), (int)(most % (size_t)p->n_pairs),
-            pow(10, hi));
+            w, h, w < 500 ? 2 * w : w, (int)(most / (size_t)p->n_pairs),
+            (int)(most % (size_t)p->n_pairs), pow(10, hi));
     map_cells(f, p, lo, hi);
     for (int l = 0; l < p->n_layers; l++) {
         map_limit(f, p, l, TAU, "");

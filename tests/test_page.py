@@ -21,6 +21,10 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import page_reading  # noqa: E402
 
+SHORT = (
+    "globalThis.all = s => [...document.querySelectorAll(s)];"
+    "globalThis.by = id => document.getElementById(id);"
+)
 WHEN_LATE = 60  # seconds without an answer: Chromium hangs
 counts = {True: 0, False: 0}
 
@@ -35,7 +39,7 @@ def check(what, holds, found=""):
 
 
 class Chromium:
-    """One browser with one tab. DevTools messages are JSON, ended by a zero byte, on fds 3 and 4."""
+    """One browser with one tab. Messages are JSON, ended by a zero byte, on fds 3 and 4."""
 
     def __init__(self, path, folder):
         for fd in (3, 4):
@@ -102,13 +106,14 @@ class Chromium:
                 self.events.append(m)
 
     def open(self, path, link=""):
-        self.do("Page.navigate", url="about:blank")
-        self.events = []
-        self.do("Page.navigate", url=pathlib.Path(path).resolve().as_uri() + link)
-        self.wait("Page.loadEventFired")
+        """The page, afresh: a new address behind # alone would not load it again."""
+        for url in ("about:blank", pathlib.Path(path).resolve().as_uri() + link):
+            self.events = []
+            self.do("Page.navigate", url=url)
+            self.wait("Page.loadEventFired")
 
     def js(self, expression):
-        got = self.do("Runtime.evaluate", expression=expression, returnByValue=True)
+        got = self.do("Runtime.evaluate", expression=SHORT + expression, returnByValue=True)
         if "exceptionDetails" in got:
             return f"exception: {got['exceptionDetails']['exception'].get('description')}"
         return got["result"].get("value")
@@ -246,7 +251,7 @@ def test_file(text):
 
 
 def text_of(b, element):
-    return b.js(f"document.getElementById('{element}').textContent")
+    return b.js(f"by('{element}').textContent")
 
 
 def focus_of(b):
@@ -255,23 +260,20 @@ def focus_of(b):
 
 def test_views(b, page):
     b.open(page)
-    hidden = b.js(
-        "[...document.querySelectorAll('.view')].filter(v => v.hidden).map(v => v.closest('section').id).join()"
-    )
+    hidden = b.js("all('.view').filter(v => v.hidden).map(v => v.closest('section').id).join()")
     check("every view is shown", hidden == "", hidden)
     empty = b.js(
-        "[...document.querySelectorAll('svg')].filter(s => s.checkVisibility() && !s.children.length)"
-        ".map(s => s.id).join()"
+        "all('svg').filter(s => s.checkVisibility() && !s.children.length)" ".map(s => s.id).join()"
     )
     check("every chart is drawn", empty == "", empty)
     blank = b.js(
-        "[...document.querySelectorAll('canvas')].filter(c => new Set(c.getContext('2d')"
+        "all('canvas').filter(c => new Set(c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data).size < 20).map(c => c.id).join()"
     )
     check("every map is drawn", blank == "", blank)
-    check("the static map gives way", b.js("document.getElementById('static').hidden"))
+    check("the static map gives way", b.js("by('static').hidden"))
     labels = b.js(
-        "[...document.querySelectorAll('canvas, svg[role=img]')].filter(e => e.checkVisibility()"
+        "all('canvas, svg[role=img]').filter(e => e.checkVisibility()"
         " && !(e.getAttribute('aria-label') || '').match(/[0-9]/)).map(e => e.id).join()"
     )
     check("every figure's label tells numbers", labels == "", labels)
@@ -303,7 +305,7 @@ def test_keys(b, page):
     check(
         "deep link: distance", text_of(b, "dist-out").startswith("Δ = 40:"), text_of(b, "dist-out")
     )
-    b.js("document.getElementById('layers').focus()")
+    b.js("by('layers').focus()")
     b.key("ArrowRight")
     b.key("ArrowDown")
     check(
@@ -336,9 +338,7 @@ def test_keys(b, page):
     )
     check(
         "and heard",
-        b.js("document.getElementById('dist').getAttribute('aria-valuetext')").startswith(
-            "41 tokens"
-        ),
+        b.js("by('dist').getAttribute('aria-valuetext')").startswith("41 tokens"),
     )
     check("the address follows", b.js("location.hash").endswith("&dist=41"), b.js("location.hash"))
     b.key("Escape")
@@ -346,9 +346,9 @@ def test_keys(b, page):
     b.key("Escape")
     check("Esc goes up twice", (first, focus_of(b)) == ("heads", "layers"), (first, focus_of(b)))
     b.key("?", "?")
-    check("? shows the keys", b.js("document.getElementById('keys').open"))
+    check("? shows the keys", b.js("by('keys').open"))
     b.key("Escape")
-    check("Esc closes them", not b.js("document.getElementById('keys').open"))
+    check("Esc closes them", not b.js("by('keys').open"))
     check("no complaint about keys", not b.complaints(), b.complaints()[:3])
 
 
@@ -356,7 +356,7 @@ def test_geometry(b, page):
     """The numbers of the pair's figure against the reading."""
     b.open(page, "#layer=2&head=1&pair=6&dist=512")
     h = page_reading.reading()["layers"][2]["heads"][1]
-    turned = b.js("document.getElementById('turning').getAttribute('transform')")
+    turned = b.js("by('turning').getAttribute('transform')")
     expected = page_reading.X[6] * 180 / math.pi
     found = float(re.search(r"rotate\((.*)\)", turned).group(1))
     check(
@@ -364,10 +364,8 @@ def test_geometry(b, page):
     )
     deep = b.js("curve.cosine(512)")
     check("the cosine at P", abs(deep - (math.cos(h["phi"][6] + page_reading.X[6]))) < 1e-9, deep)
-    angle = b.js(
-        "const t = new DOMMatrix(document.querySelector('#turning > path').getAttribute('transform')"
-        ".replace(/rotate\\(([^)]*)\\)/, '')); Math.atan2(-t.f, t.e)"
-    )
+    tip = "by('turning').querySelector(':scope > line')"
+    angle = b.js(f"Math.atan2(-{tip}.getAttribute('y2'), {tip}.getAttribute('x2'))")
     expected = -h["phi"][6]
     difference = (angle - expected + math.pi) % (2 * math.pi) - math.pi
     check("the mean key lies phi clockwise of the query", abs(difference) < 0.02, (angle, expected))
@@ -400,24 +398,24 @@ def test_controls(b, page):
         "table-columns",
     ):
         b.js(
-            f"for (const o of document.getElementById('{select}').options) {{ o.parentNode.value = o.value;"
+            f"for (const o of by('{select}').options) {{ o.parentNode.value = o.value;"
             " o.parentNode.dispatchEvent(new Event('change')); }"
         )
     check("every choice works", not b.complaints(), b.complaints()[:3])
     b.js("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     b.do("Runtime.evaluate", expression="new Promise(r => setTimeout(r, 200))", awaitPromise=True)
     small = b.js(
-        "[...document.querySelectorAll('details[id$=-table]')].filter(d => d.querySelectorAll('tr').length < 3)"
+        "all('details[id$=-table]').filter(d => d.querySelectorAll('tr').length < 3)"
         ".map(d => d.id).join()"
     )
     check("figures open as tables", small == "", small)
     b.js(
-        "const title = n => [...document.querySelectorAll('#heads-rows th button')].find(x => x.textContent === n);"
+        "const title = n => all('#heads-rows th button').find(x => x.textContent === n);"
         " title('alpha_1').click(); 0"
     )
     column = b.js(
-        "const at1 = [...document.querySelectorAll('#heads-rows th')].findIndex(t => t.textContent === 'alpha_1');"
-        " [...document.querySelectorAll('#heads-rows tbody tr')].map(r => +r.children[at1].textContent)"
+        "const at1 = all('#heads-rows th').findIndex(t => t.textContent === 'alpha_1');"
+        " all('#heads-rows tbody tr').map(r => +r.children[at1].textContent)"
     )
     check("a title sorts", column == sorted(column, reverse=True) and len(set(column)) > 2, column)
     check(
@@ -436,10 +434,7 @@ def test_controls(b, page):
         " document.querySelector('#heads-rows .controls button').click(); copied"
     )
     check("the table is copied", csv.startswith("layer,head,") and csv.count("\n") == 25, csv[:80])
-    b.js(
-        "document.getElementById('dist-number').value = 1e9;"
-        " document.getElementById('dist-number').dispatchEvent(new Event('input'))"
-    )
+    b.js("by('dist-number').value = 1e9;" " by('dist-number').dispatchEvent(new Event('input'))")
     check("distances end at P", b.js("at.dist <= 512"))
     check("no complaint about tables", not b.complaints(), b.complaints()[:3])
 
@@ -460,7 +455,7 @@ def test_looks(b, page):
         seen["light"] == "rgb(253, 253, 251)" and seen["dark"] == "rgb(21, 23, 26)",
         seen,
     )
-    b.js("document.getElementById('theme').click()")
+    b.js("by('theme').click()")
     check("the button turns it light", background(b) == seen["light"])
     b.js("localStorage.clear()")
     b.prefer("light")
@@ -475,9 +470,9 @@ def test_looks(b, page):
     check("and without a script", wide <= 360, wide)
     b.width(1100)
     shown = b.js(
-        "[document.querySelectorAll('#static svg path').length, document.querySelectorAll('#static svg circle').length,"
-        " document.querySelectorAll('#static tbody tr').length, document.querySelectorAll('#bounds tbody tr').length,"
-        " document.querySelectorAll('#runs tbody tr').length, document.getElementById('app').checkVisibility(),"
+        "[all('#static svg path').length, all('#static svg circle').length,"
+        " all('#static tbody tr').length, all('#bounds tbody tr').length,"
+        " all('#runs tbody tr').length, by('app').checkVisibility(),"
         " document.querySelector('#static svg').checkVisibility()]"
     )
     cells = page_reading.LAYERS * page_reading.PAIRS
@@ -527,14 +522,12 @@ def test_missing(b, program, folder):
                 head[name] = None
     del bare["maps"], bare["tokens"]
     b.open(render(program, folder, "bare", bare))
-    hidden = b.js(
-        "[...document.querySelectorAll('.view')].filter(v => v.hidden).map(v => v.closest('section').id).join()"
-    )
+    hidden = b.js("all('.view').filter(v => v.hidden).map(v => v.closest('section').id).join()")
     check("views without data are left out", hidden == "paper,attention,sinks,massive", hidden)
     check(
         "and say why",
         b.js(
-            "[...document.querySelectorAll('.view')].filter(v => v.hidden)"
+            "all('.view').filter(v => v.hidden)"
             ".every(v => v.parentNode.lastElementChild.textContent.includes('left out'))"
         ),
     )
