@@ -523,7 +523,7 @@ def test_missing(b, program, folder):
     del bare["maps"], bare["tokens"]
     b.open(render(program, folder, "bare", bare))
     hidden = b.js("all('.view').filter(v => v.hidden).map(v => v.closest('section').id).join()")
-    check("views without data are left out", hidden == "paper,attention,sinks,massive", hidden)
+    check("views without data are left out", hidden == "paper,parts,attention,sinks,massive", hidden)
     check(
         "and say why",
         b.js(
