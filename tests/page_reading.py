@@ -20,7 +20,7 @@ TOKENS = [
     " time",
     ",",
     "\n",
-    "</script><img src=x onerror=alert(1)>",
+    "</script><img/src=x/onerror=alert(1)>",
     " \u05e9\u05dc\u05d5\u05dd",
     "\t",
 ] + [f" word{i}" for i in range(10, N_MAP)]
