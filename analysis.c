@@ -4152,7 +4152,7 @@ static void map_cells(FILE *f, const Page *p, double lo, double hi)
 static void page_map(FILE *f, const Page *p)
 {
     size_t n = (size_t)p->n_layers * (size_t)p->n_pairs, most = 0;
-    double lo = INFINITY, hi = -INFINITY;
+    double lo = HUGE_VAL, hi = -HUGE_VAL;
     for (size_t i = 0; i < n; i++) {
         if (p->cell[i] < lo) lo = p->cell[i];
         if (p->cell[i] > hi) hi = p->cell[i], most = i;

@@ -455,6 +455,13 @@ def test_looks(b, page):
         seen["light"] == "rgb(253, 253, 251)" and seen["dark"] == "rgb(21, 23, 26)",
         seen,
     )
+    b.js(
+        "addEventListener('beforeprint', () => { globalThis.printed = background(); });"
+        "const background = () => getComputedStyle(document.body).backgroundColor; 0"
+    )
+    b.do("Page.printToPDF")
+    check("print is light", b.js("printed") == seen["light"], b.js("printed"))
+    check("and leaves the page dark", background(b) == seen["dark"])
     b.js("by('theme').click()")
     check("the button turns it light", background(b) == seen["light"])
     b.js("localStorage.clear()")
