@@ -4540,10 +4540,157 @@ static void page_members(FILE *f, Str object, const char *const *shown, size_t n
     page_members(f, object, (const char *const[]){__VA_ARGS__},                                    \
                  sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
 
-static void page_made(FILE *f, Str json)
+/* ---- reading the JSON again: the page's own tables */
+
+static Str json_index(Str array, int j) /* n = 0 if there is none */
 {
-    Str made = json_member(json, "provenance"), options = json_member(json, "options");
-    Str ropes = json_member(json, "ropes");
+    size_t i = 1;
+    Str v = json_item(array, &i);
+    for (; v.n && j > 0; j--) v = json_item(array, &i);
+    return v;
+}
+
+static double json_double(Str v) /* NaN if it is no number */
+{
+    char s[32], *end;
+    if (!v.n || v.n >= sizeof s) return NONE;
+    memcpy(s, v.s, v.n);
+    s[v.n] = 0;
+    double d = strtod(s, &end);
+    return end == s || *end ? NONE : d;
+}
+
+static double json_number(Str object, const char *key)
+{
+    return json_double(json_member(object, key));
+}
+
+static int json_null(Str v)
+{
+    return !v.n || str_is(v, "null");
+}
+
+/* A whole number of [0, n), or -1. */
+static int json_below(Str v, int n)
+{
+    double d = json_double(v);
+    return d >= 0 && d < n ? (int)d : -1;
+}
+
+/* Sizes a page can show; what lies beyond is left out of the tables, not of the data. */
+enum { PAGE_LAYERS = 1024, PAGE_PAIRS = 1024, PAGE_TOP = 20 };
+
+typedef struct {
+    Str head, rope;
+    int l, top;
+    double ratio; /* r_q r_k of the strongest pair over the median pair; -1: there is none */
+} PageHead;
+
+/* What the C code shows of a reading without a script. */
+typedef struct {
+    Str json, ablation; /* ablation.n = 0: none */
+    Str *rope;          /* [n_layers] */
+    PageHead *head;
+    size_t n_heads;
+    int n_layers, n_pairs;
+    double *cell; /* [n_layers, n_pairs] log10 of the largest ratio over the heads, NaN: none */
+    char *ring;   /* [n_layers, n_pairs] a candidate in some head */
+} Page;
+
+static void page_add_head(Page *p, Str head, int l)
+{
+    double *cell = p->cell + (size_t)l * (size_t)p->n_pairs;
+    char *ring = p->ring + (size_t)l * (size_t)p->n_pairs;
+    Str ratio = json_member(head, "ratio"), list = json_member(head, "candidates");
+    size_t i = 1;
+    Str v = json_item(ratio, &i);
+    for (int j = 0; v.n && j < p->n_pairs; j++, v = json_item(ratio, &i)) {
+        double level = log10(json_double(v));
+        if (isfinite(level) && !(cell[j] >= level)) cell[j] = level;
+    }
+    i = 1;
+    for (v = json_item(list, &i); v.n; v = json_item(list, &i)) {
+        int j = json_below(v, p->n_pairs);
+        if (j >= 0) ring[j] = 1;
+    }
+    if ((p->n_heads & (p->n_heads - 1)) == 0) /* room for the next power of two */
+        p->head = xrealloc(p->head, 2 * p->n_heads + 1, sizeof *p->head);
+    int top = json_below(json_member(head, "top_pair"), p->n_pairs);
+    double most = top < 0 ? NONE : json_double(json_index(ratio, top));
+    p->head[p->n_heads++] = (PageHead){head, p->rope[l], l, top, isfinite(most) ? most : -1};
+}
+
+/* The strongest first; heads of equal strength in their order. */
+static int by_ratio(const void *a, const void *b)
+{
+    const PageHead *x = a, *y = b;
+    if (x->ratio != y->ratio) return x->ratio < y->ratio ? 1 : -1;
+    return x->head.s < y->head.s ? -1 : x->head.s > y->head.s;
+}
+
+static Page page_new(Str json, Str ablation)
+{
+    Page p = {.json = json, .ablation = ablation};
+    Str ropes = json_member(json, "ropes"), layers = json_member(json, "layers"), v;
+    if (!ablation.n && !json_null(v = json_member(json, "interventions"))) p.ablation = v;
+    for (size_t i = 1; (v = json_item(ropes, &i)).n;) {
+        int n = json_below(json_member(v, "n_pairs"), PAGE_PAIRS + 1);
+        if (n > p.n_pairs) p.n_pairs = n;
+    }
+    for (size_t i = 1; json_item(layers, &i).n && p.n_layers < PAGE_LAYERS;) p.n_layers++;
+    size_t n = (size_t)p.n_layers * (size_t)p.n_pairs;
+    p.rope = xcalloc((size_t)p.n_layers + 1, sizeof *p.rope);
+    p.cell = xcalloc(n + 1, sizeof *p.cell);
+    p.ring = xcalloc(n + 1, 1);
+    for (size_t k = 0; k < n; k++) p.cell[k] = NONE;
+    size_t at = 1;
+    for (int l = 0; l < p.n_layers; l++) {
+        Str layer = json_item(layers, &at), heads = json_member(layer, "heads");
+        int r = json_below(json_member(layer, "rope"), PAGE_LAYERS);
+        if (r >= 0) p.rope[l] = json_index(ropes, r);
+        for (size_t i = 1; (v = json_item(heads, &i)).n;) page_add_head(&p, v, l);
+    }
+    if (p.n_heads) qsort(p.head, p.n_heads, sizeof *p.head, by_ratio);
+    return p;
+}
+
+static void page_free(Page *p)
+{
+    free(p->rope);
+    free(p->head);
+    free(p->cell);
+    free(p->ring);
+}
+
+/* ---- what the page says without a script */
+
+static void html_number(FILE *f, double v, const char *format)
+{
+    if (isfinite(v))
+        fprintf(f, format, v);
+    else
+        fputs("&#8211;", f);
+}
+
+static void html_cell(FILE *f, double v, const char *format)
+{
+    fputs("<td class=\"num\">", f);
+    html_number(f, v, format);
+    fputs("</td>", f);
+}
+
+static void html_text_cell(FILE *f, Str v)
+{
+    fputs("<td>", f);
+    if (!json_null(v)) html_value(f, v);
+    fputs("</td>", f);
+}
+
+/* How the reading was made. */
+static void page_made(FILE *f, const Page *p)
+{
+    Str made = json_member(p->json, "provenance"), options = json_member(p->json, "options");
+    Str ropes = json_member(p->json, "ropes");
     PAGE_MEMBERS(f, made, "model", "Model", "model_sha256", "SHA-256 of the model", "architecture",
                  "Architecture", "n_layers", "Layers", "n_heads", "Query heads", "n_kv_heads",
                  "Key heads", "head_dim", "Head size", "n_ctx_train", "Trained context",
@@ -4560,32 +4707,280 @@ static void page_made(FILE *f, Str json)
                  "Axes of the files", "rotated", "Rotated in the files", "positions",
                  "Positions from", "score_scale", "Scores are q k times");
     PAGE_MEMBERS(f, made, "text", "Text", "text_sha256", "SHA-256 of the text", "n_tokens",
-                 "Tokens", "n_windows", "Windows", "n_ctx", "Window length", "text_cut",
-                 "?Text cut by -n", "interrupted", "?Interrupted before the end of the text",
-                 "bytes_left_out", "+Bytes without a token, left out", "pre_override",
+                 "Tokens", "generated", "+Tokens the model wrote itself", "n_windows", "Windows",
+                 "n_ctx", "Window length", "text_cut", "?Text cut by -n", "interrupted",
+                 "?Interrupted before the end of the text", "bytes_left_out",
+                 "+Bytes without a token, left out", "pre_override",
                  "Pre-tokenizer, not as the file says", "bos_policy", "BOS", "activations",
                  "Activations");
     PAGE_MEMBERS(f, options, "n_skip", "Means leave out the first tokens of a window, this many",
                  "strong_ratio", "Strong: r_q r_k over the median pair, at least", "strong_r",
                  "Strong: R_q and R_k, at least", "sink_eps", "Sink: alpha_1 above", "sink_t",
                  "Sink: over the first queries, at most");
-    PAGE_MEMBERS(f, made, "version", "ropescope");
+    PAGE_MEMBERS(f, made, "shards", "+Partial results merged", "version", "ropescope");
 }
 
-/* Findings and provenance as plain HTML: readable without a script. */
-static void page_summary(FILE *f, Str json)
+/* A run with an intervention says so before anything else. */
+static void page_edited(FILE *f, const Page *p)
 {
-    Str said = json_member(json_member(json, "summary"), "findings");
-    fputs("<h2>What was found</h2>\n<ul class=\"found\">\n", f);
+    Str edits = json_member(json_member(p->json, "provenance"), "edits");
+    if (json_null(edits)) return;
+    fputs("<p class=\"edited\"><strong>Edited run.</strong> The model was changed while it was "
+          "measured; these are not its own numbers. What was done: ",
+          f);
+    html_value(f, edits);
+    fputs("</p>\n", f);
+}
+
+static void page_findings(FILE *f, const Page *p)
+{
+    Str said = json_member(json_member(p->json, "summary"), "findings");
     size_t i = 1;
+    fputs("<ul class=\"found\">\n", f);
     for (Str s = json_item(said, &i); s.n; s = json_item(said, &i)) {
         fputs("<li>", f);
         html_value(f, s);
         fputs("</li>\n", f);
     }
-    fputs("</ul>\n<details open><summary>How it was made</summary>\n<dl>\n", f);
-    page_made(f, json);
-    fputs("</dl></details>\n", f);
+    fputs("</ul>\n", f);
+}
+
+/* "hits of n (share %)" and the share by chance, for pairs named `set`: top or strong. */
+static void page_rate(FILE *f, Str bound, const char *set)
+{
+    char key[32];
+    snprintf(key, sizeof key, "%s_hits", set);
+    double hits = json_number(bound, key);
+    snprintf(key, sizeof key, "%s_of", set);
+    double of = json_number(bound, key);
+    if (of > 0)
+        fprintf(f, "<td class=\"num\">%.0f of %.0f (%.1f %%)</td>", hits, of, 100 * hits / of);
+    else
+        fputs("<td class=\"num\">&#8211;</td>", f);
+    snprintf(key, sizeof key, "%s_chance", set);
+    html_cell(f, 100 * json_number(bound, key), "%.1f %%");
+}
+
+static void page_bound(FILE *f, Str b)
+{
+    static const char *const text[] = {"id", "formula", "meaning", "asked_of"};
+    Str exceptions = json_member(b, "exceptions");
+    fputs("<tr>", f);
+    for (size_t i = 0; i < 4; i++) html_text_cell(f, json_member(b, text[i]));
+    page_rate(f, b, "top");
+    page_rate(f, b, "strong");
+    fputs("<td>", f);
+    size_t i = 1;
+    Str v = json_item(exceptions, &i);
+    for (int n = 0; v.n && n < 3; n++, v = json_item(exceptions, &i))
+        fprintf(f, "%sL%.0f.H%.0f pair %.0f", n ? ", " : "", json_double(json_index(v, 0)),
+                json_double(json_index(v, 1)), json_double(json_index(v, 2)));
+    fputs("</td></tr>\n", f);
+}
+
+static void page_bounds(FILE *f, const Page *p)
+{
+    Str summary = json_member(p->json, "summary"), list = json_member(summary, "bounds");
+    size_t i = 1;
+    fputs("<div class=\"wide\"><table id=\"bounds\"><thead><tr><th>bound</th><th>formula</th>"
+          "<th>meaning</th><th>asked of</th><th class=\"num\">strongest pair of each head</th>"
+          "<th class=\"num\">by chance</th><th class=\"num\">strong pairs</th>"
+          "<th class=\"num\">by chance</th><th>first exceptions</th></tr></thead><tbody>\n",
+          f);
+    for (Str b = json_item(list, &i); b.n; b = json_item(list, &i)) page_bound(f, b);
+    fputs("</tbody></table></div>\n<p class=\"note\">", f);
+    html_value(f, json_member(summary, "chance_note"));
+    fputc(' ', f);
+    html_value(f, json_member(summary, "bounds_note"));
+    fputs("</p>\n", f);
+}
+
+static void page_head_row(FILE *f, const PageHead *h)
+{
+    Str list = json_member(h->head, "candidates");
+    double x = json_double(json_index(json_member(h->rope, "x"), h->top));
+    double phi = json_double(json_index(json_member(h->head, "phi"), h->top)) / (TAU / 2);
+    int candidate = 0;
+    size_t i = 1;
+    for (Str v = json_item(list, &i); v.n; v = json_item(list, &i))
+        candidate |= json_below(v, PAGE_PAIRS) == h->top;
+    fprintf(f, "<tr><td class=\"num\">%d</td>", h->l);
+    html_cell(f, json_number(h->head, "head"), "%.0f");
+    fprintf(f, "<td class=\"num\">%d</td>", h->top);
+    html_cell(f, h->ratio, "%.1f");
+    html_cell(f, x, "%.4g");
+    html_cell(f, phi > 1.999 ? 1.999 : phi, "%.3f");
+    html_cell(f, json_number(h->head, "alpha_1"), "%.3f");
+    html_text_cell(f, json_index(json_member(h->rope, "class"), h->top));
+    fprintf(f, "<td>%s</td></tr>\n", candidate ? "yes" : "");
+}
+
+static void page_heads(FILE *f, const Page *p)
+{
+    size_t n = p->n_heads < PAGE_TOP ? p->n_heads : PAGE_TOP;
+    while (n && p->head[n - 1].ratio < 0) n--;
+    if (!n) {
+        fputs("<p>No head has a rotary pair that could be compared.</p>\n", f);
+        return;
+    }
+    fprintf(f,
+            "<p>The %zu of %zu heads whose strongest pair stands out most:</p>\n"
+            "<div class=\"wide\"><table><thead><tr><th class=\"num\">layer</th>"
+            "<th class=\"num\">head</th><th class=\"num\">pair</th>"
+            "<th class=\"num\">times the median pair</th><th class=\"num\">x = theta P</th>"
+            "<th class=\"num\">phi / pi</th><th class=\"num\">alpha_1</th><th>turn over P</th>"
+            "<th>candidate</th></tr></thead><tbody>\n",
+            n, p->n_heads);
+    for (size_t i = 0; i < n; i++) page_head_row(f, &p->head[i]);
+    fputs("</tbody></table></div>\n", f);
+}
+
+/* ---- the map of layers and pairs as SVG */
+
+enum { CELL = 14, MAP_LEFT = 44, MAP_TOP = 24 };
+
+/* cividis, dark to light: Nuñez, Anderton and Renslow 2018; t in [0, 1] */
+static void page_color(double t, char out[8])
+{
+    static const unsigned anchor[] = {0x00224e, 0x123570, 0x3b496c, 0x575d6d, 0x707173,
+                                      0x8a8678, 0xa59c74, 0xc3b369, 0xe1cc55, 0xfee838};
+    int i = t >= 1 ? 8 : t > 0 ? (int)(9 * t) : 0, c[3];
+    double part = t >= 1 ? 1 : t > 0 ? 9 * t - i : 0;
+    for (int k = 0; k < 3; k++) {
+        int a = anchor[i] >> (16 - 8 * k) & 255, b = anchor[i + 1] >> (16 - 8 * k) & 255;
+        c[k] = (int)(a + (b - a) * part + 0.5);
+    }
+    snprintf(out, 8, "#%02x%02x%02x", c[0] & 255, c[1] & 255, c[2] & 255);
+}
+
+/* The line between the last pair with x above the limit and the first one below, in row l. */
+static void map_limit(FILE *f, const Page *p, int l, double limit, const char *dash)
+{
+    Str xs = json_member(p->rope[l], "x");
+    size_t i = 1;
+    double before = json_double(json_item(xs, &i));
+    for (int j = 1; j < p->n_pairs; j++) {
+        double x = json_double(json_item(xs, &i));
+        if (before > limit && x <= limit)
+            for (int k = 0; k < 2; k++)
+                fprintf(f, "<path class=\"%s%s\" d=\"M%d %dv%d\"/>\n", k ? "limit" : "case", dash,
+                        MAP_LEFT + j * CELL, MAP_TOP + l * CELL, CELL);
+        before = x;
+    }
+}
+
+static void map_labels(FILE *f, const Page *p)
+{
+    int bottom = MAP_TOP + p->n_layers * CELL;
+    fprintf(f, "<text x=\"0\" y=\"%d\">layer</text>\n", MAP_TOP - 8);
+    for (int l = 0; l<p->n_layers; l += p->n_layers> 12 ? 5 : 1)
+        fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%d</text>\n", MAP_LEFT - 6,
+                MAP_TOP + l * CELL + 11, l);
+    for (int j = 0; j<p->n_pairs; j += p->n_pairs> 8 ? 4 : 1)
+        fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%d</text>\n",
+                MAP_LEFT + j * CELL + CELL / 2, bottom + 14, j);
+    fprintf(f, "<text x=\"%d\" y=\"%d\">rotary pair, fastest first</text>\n", MAP_LEFT,
+            bottom + 30);
+}
+
+static void map_cells(FILE *f, const Page *p, double lo, double hi)
+{
+    char color[8];
+    for (int l = 0; l < p->n_layers; l++)
+        for (int j = 0; j < p->n_pairs; j++) {
+            size_t i = (size_t)l * (size_t)p->n_pairs + (size_t)j;
+            int x = MAP_LEFT + j * CELL, y = MAP_TOP + l * CELL;
+            if (!isfinite(p->cell[i])) continue;
+            page_color((p->cell[i] - lo) / (hi > lo ? hi - lo : 1), color);
+            fprintf(f, "<path fill=\"%s\" d=\"M%d %dh%dv%dh-%dz\"/>\n", color, x, y, CELL, CELL,
+                    CELL);
+            if (p->ring[i])
+                fprintf(f, "<circle class=\"ring\" cx=\"%d\" cy=\"%d\" r=\"3\"/>\n", x + CELL / 2,
+                        y + CELL / 2);
+        }
+}
+
+static void page_map(FILE *f, const Page *p)
+{
+    size_t n = (size_t)p->n_layers * (size_t)p->n_pairs, most = 0;
+    double lo = HUGE_VAL, hi = -HUGE_VAL;
+    for (size_t i = 0; i < n; i++) {
+        if (p->cell[i] < lo) lo = p->cell[i];
+        if (p->cell[i] > hi) hi = p->cell[i], most = i;
+    }
+    if (!(lo <= hi)) {
+        fputs("<p>No pair rotates or none was measured, so there is no map of rotary pairs.</p>\n",
+              f);
+        return;
+    }
+    int w = MAP_LEFT + (p->n_pairs < 12 ? 12 : p->n_pairs) * CELL + 8;
+    int h = MAP_TOP + p->n_layers * CELL + 38;
+    fprintf(f,
+            "<svg role=\"img\" viewBox=\"0 0 %d %d\" style=\"max-width:%dpx\">\n"
+            "<title>Layers by rotary pairs; largest: layer %d, pair %d, %.1f times the median "
+            "pair of its head</title>\n",
+            w, h, w < 500 ? 2 * w : w, (int)(most / (size_t)p->n_pairs),
+            (int)(most % (size_t)p->n_pairs), pow(10, hi));
+    map_cells(f, p, lo, hi);
+    for (int l = 0; l < p->n_layers; l++) {
+        map_limit(f, p, l, TAU, "");
+        map_limit(f, p, l, TAU / 2, " half");
+    }
+    map_labels(f, p);
+    fprintf(f, "</svg>\n<p class=\"note\">Colour: from %.3g (dark) to %.3g (light), logarithmic.",
+            pow(10, lo), pow(10, hi));
+    fputs("</p>\n", f);
+}
+
+/* ---- interventions, data, the whole page */
+
+static void page_run(FILE *f, Str run)
+{
+    fputs("<tr>", f);
+    html_text_cell(f, json_member(run, "name"));
+    html_text_cell(f, json_member(run, "edit"));
+    html_cell(f, json_number(run, "n_edited"), "%.0f");
+    fputs("<td class=\"num\">", f);
+    html_number(f, json_number(run, "perplexity"), "%.4f");
+    fputs(" &#177; ", f);
+    html_number(f, json_number(run, "perplexity_error"), "%.4f");
+    fputs("</td>", f);
+    html_cell(f, json_number(run, "alpha_1"), "%.4f");
+    html_cell(f, 100 * json_number(run, "sink_1"), "%.1f %%");
+    html_cell(f, json_number(run, "tokens_scored"), "%.0f");
+    fputs("</tr>\n", f);
+}
+
+static void page_interventions(FILE *f, const Page *p)
+{
+    Str runs = json_member(p->ablation, "runs"), said = json_member(p->ablation, "findings"), v;
+    if (!json_item(runs, &(size_t){1}).n) {
+        fputs("<p>No intervention was measured with this reading. <code>ropescope ablate</code> "
+              "measures them, and <code>ropescope report READING.json --ablation "
+              "ABLATION.json</code> shows them here.</p>\n",
+              f);
+        return;
+    }
+    Str made = json_member(p->ablation, "provenance");
+    Str chosen = json_member(p->ablation, "selection");
+    fputs("<ul class=\"found\">\n", f);
+    for (size_t i = 1; (v = json_item(said, &i)).n;) {
+        fputs("<li>", f);
+        html_value(f, v);
+        fputs("</li>\n", f);
+    }
+    fputs("</ul>\n<div class=\"wide\"><table id=\"runs\"><thead><tr><th>run</th><th>what was done"
+          "</th><th class=\"num\">changed</th><th class=\"num\">perplexity</th><th class=\"num\">"
+          "alpha_1</th><th class=\"num\">Sink_1</th><th class=\"num\">tokens scored</th></tr>"
+          "</thead><tbody>\n",
+          f);
+    for (size_t i = 1; (v = json_item(runs, &i)).n;) page_run(f, v);
+    fputs("</tbody></table></div>\n<dl>\n", f);
+    PAGE_MEMBERS(f, chosen, "layers", "Layers edited", "heads", "Heads edited", "seed",
+                 "Random seed");
+    PAGE_MEMBERS(f, made, "text", "Text", "text_sha256", "SHA-256 of the text", "n_tokens",
+                 "Tokens", "n_ctx", "Window length", "version", "ropescope");
+    fputs("</dl>\n", f);
 }
 
 /* JSON inside a script element: no "<" (which could end it or open a comment), no U+2028/9. */
@@ -4604,22 +4999,73 @@ static void page_data(FILE *f, Str json)
     }
 }
 
-int report_html(const char *json, size_t n, FILE *f, Err *e)
+static void page_reading(FILE *f, const Page *p)
 {
-    static const char at_summary[] = "<!--summary-->", at_data[] = "@data@";
-    Str j = {json, n};
+    page_data(f, p->json);
+}
+
+static void page_ablation(FILE *f, const Page *p)
+{
+    page_data(f, p->ablation.n ? p->ablation : (Str){"null", 4});
+}
+
+/* Marks of report.html, in its order, and what takes their place. */
+static const struct {
+    const char *mark;
+    void (*write)(FILE *f, const Page *p);
+} page_parts[] = {
+    {"<!--edited-->", page_edited},
+    {"<!--findings-->", page_findings},
+    {"<!--made-->", page_made},
+    {"<!--bounds-->", page_bounds},
+    {"<!--map-->", page_map},
+    {"<!--heads-->", page_heads},
+    {"<!--interventions-->", page_interventions},
+    {"@ablation@", page_ablation},
+    {"@reading@", page_reading},
+};
+
+static Str json_trim(Str j)
+{
     while (j.n && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
-    if (!str_is(json_member(j, "schema"), "\"ropescope.analysis/2\""))
+    return j;
+}
+
+/* An ablation is shown beside a reading of the same model only. */
+static int check_ablation(Str reading, Str ablation, Err *e)
+{
+    if (!str_is(json_member(ablation, "schema"), "\"ropescope.ablation/1\""))
+        return err_set(e, "report: the ablation is not one: expected JSON with "
+                          "\"schema\":\"ropescope.ablation/1\"");
+    Str a = json_member(json_member(reading, "provenance"), "model_sha256");
+    Str b = json_member(json_member(ablation, "provenance"), "model_sha256");
+    if (json_null(a) || json_null(b) || (a.n == b.n && !memcmp(a.s, b.s, a.n))) return 0;
+    return err_set(e,
+                   "report: the ablation is of another model: model_sha256: expected %.*s, as in "
+                   "the reading, found %.*s",
+                   a.n < 80 ? (int)a.n : 80, a.s, b.n < 80 ? (int)b.n : 80, b.s);
+}
+
+int report_html(Str reading, Str ablation, FILE *f, Err *e)
+{
+    Str j = json_trim(reading), a = json_trim(ablation), schema = json_member(j, "schema");
+    if (!str_is(schema, "\"ropescope.analysis/1\"") && !str_is(schema, "\"ropescope.analysis/2\""))
         return err_set(e, "report: the data is not an analysis: expected JSON with "
                           "\"schema\":\"ropescope.analysis/2\"");
-    const char *page = ropescope_page, *a = strstr(page, at_summary), *b = strstr(page, at_data);
-    MUST(a && b && a < b);
-    fwrite(page, 1, (size_t)(a - page), f);
-    page_summary(f, j);
-    a += sizeof at_summary - 1;
-    fwrite(a, 1, (size_t)(b - a), f);
-    page_data(f, j);
-    fputs(b + sizeof at_data - 1, f);
+    if (ablation.s && check_ablation(j, a, e)) return -1;
+    locale_t old = c_numbers();
+    Page p = page_new(j, a);
+    const char *at = ropescope_page;
+    for (size_t i = 0; i < sizeof page_parts / sizeof *page_parts; i++) {
+        const char *mark = strstr(at, page_parts[i].mark);
+        MUST(mark);
+        fwrite(at, 1, (size_t)(mark - at), f);
+        page_parts[i].write(f, &p);
+        at = mark + strlen(page_parts[i].mark);
+    }
+    fputs(at, f);
+    page_free(&p);
+    restore_numbers(old);
     return ferror(f) ? err_set(e, "report: cannot write the page") : 0;
 }
 

@@ -712,8 +712,9 @@ typedef struct {
 int partial_add(Partial *x, const char *path, const uint8_t *data, size_t size, Err *e) MUST_USE;
 void partial_free(Partial *x);
 
-/* One self-contained page from the JSON text of analysis_json. */
-int report_html(const char *json, size_t n, FILE *f, Err *e) MUST_USE;
+/* One self-contained page from the JSON text of analysis_json and that of an ablation (s = NULL:
+ * none). Errors: one of them is something else, they are of different models, f fails. */
+int report_html(Str reading, Str ablation, FILE *f, Err *e) MUST_USE;
 
 /* Array files. An element is found by its number in the file: the sum of index times stride. */
 enum { ARRAY_DIMS = 5 };

@@ -2739,7 +2739,7 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
-        *kv, *drop, *layers, *heads, *try_rope;
+        *kv, *drop, *layers, *heads, *try_rope, *ablation;
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps;
     double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
@@ -2896,6 +2896,8 @@ static const Option option_table[] = {
      "write the --partial FILE so often while running (60)"},
     {"allow-gaps", 0, O_FLAG, F(allow_gaps), 0, 0, "m", "",
      "print a reading though windows are missing"},
+    {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
+     "show these interventions, too (from ablate --json)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
     {"output", 'o', O_STR, F(out), 0, 0, "itpbarBx", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
@@ -4673,19 +4675,23 @@ static int run_merge(Options *o, Err *e)
 
 static int run_report(Options *o, Err *e)
 {
-    Bytes json = {0};
+    Bytes json = {0}, ablation = {0};
     OutFile out;
     if (!o->model)
         return err_usage(e, "which reading? ropescope report READING.json -o report.html");
-    int rc = bytes_read(&json, o->model, e) || out_open(&out, o->out ? o->out : "-", e);
+    int rc = bytes_read(&json, o->model, e) ||
+             (o->ablation && bytes_read(&ablation, o->ablation, e)) ||
+             out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
-        rc = report_html(json.s, json.n, out.f, e);
+        Str edits = {o->ablation ? ablation.s ? ablation.s : "" : NULL, ablation.n};
+        rc = report_html((Str){json.s, json.n}, edits, out.f, e);
         if (rc)
             out_abandon(&out);
         else
             rc = out_close(&out, e);
     }
     free(json.s);
+    free(ablation.s);
     return rc ? -1 : 0;
 }
 

@@ -752,15 +752,20 @@ static void test_json_str(void)
     check_str("\0z", 2, "\"\\u0000z\"");
 }
 
-static char *page_of(const char *json, size_t n, int *status)
+static char *page_with(Str json, Str ablation, int *status)
 {
     Err e;
     char *got = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&got, &size);
-    *status = report_html(json, n, f, &e);
+    *status = report_html(json, ablation, f, &e);
     fclose(f);
     return got;
+}
+
+static char *page_of(const char *json, size_t n, int *status)
+{
+    return page_with((Str){json, n}, (Str){NULL, 0}, status);
 }
 
 /* What the page says without a script about how the reading was made. */
@@ -802,6 +807,55 @@ static void test_page_made(void)
     free(table);
     analysis_free(a);
     rope_free(&s.rope);
+}
+
+/* Map, head table, edits and interventions without a script: two layers of one head, four pairs. */
+static void test_page_static(void)
+{
+    static const char json[] =
+        "{\"schema\":\"ropescope.analysis/2\",\"provenance\":{\"model_sha256\":\"00\",\"edits\":"
+        "\"dropped <2>\"},\"ropes\":[{\"n_pairs\":4,\"x\":[20,5,3,1],\"class\":[\"full\",\"partial\","
+        "\"half\",\"half\"]}],\"layers\":[{\"rope\":0,\"heads\":[{\"head\":0,\"top_pair\":0,\"ratio\":"
+        "[1,null,1,1],\"candidates\":[]}]},{\"rope\":0,\"heads\":[{\"head\":0,\"top_pair\":2,\"ratio\":"
+        "[1,1,100,10],\"candidates\":[2,9],\"phi\":[0,0,3.14159265,0],\"alpha_1\":0.5}]}]}";
+    static const char ablation[] =
+        "{\"schema\":\"ropescope.ablation/1\",\"provenance\":{\"model_sha256\":\"00\"},\"runs\":["
+        "{\"name\":\"drop\",\"n_edited\":7,\"perplexity\":2.5,\"perplexity_error\":null,\"sink_1\":0.25}]}";
+    static const char other[] = "{\"schema\":\"ropescope.ablation/1\",\"provenance\":"
+                                "{\"model_sha256\":\"01\"}}";
+    static const char *const want[] = {
+        "<p class=\"edited\"><strong>Edited run.</strong>",
+        "dropped &#60;2&#62;",
+        "largest: layer 1, pair 2, 100.0 times",
+        "<path fill=\"#fee838\" d=\"M72 38h14v14h-14z\"/>\n<circle class=\"ring\" cx=\"79\" cy=\"45\"",
+        "<path fill=\"#00224e\" d=\"M44 24h14v14h-14z\"/>",
+        "<path class=\"limit\" d=\"M58 24v14\"/>",
+        "<path class=\"limit half\" d=\"M72 24v14\"/>",
+        "<tr><td class=\"num\">1</td><td class=\"num\">0</td><td class=\"num\">2</td><td class=\"num\">"
+        "100.0</td><td class=\"num\">3</td><td class=\"num\">1.000</td><td class=\"num\">0.500</td>"
+        "<td>half</td><td>yes</td></tr>\n<tr><td class=\"num\">0</td>",
+        "<td class=\"num\">7</td><td class=\"num\">2.5000 &#177; &#8211;</td>",
+        "<td class=\"num\">25.0 %</td>"};
+    int status;
+    Str reading = {json, sizeof json - 1}, runs = {ablation, sizeof ablation - 1};
+    char *page = page_with(reading, runs, &status);
+    CHECK(status == 0 && !strstr(page, "M58 24h14")); /* a null is no cell */
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        CHECK_MSG(strstr(page, want[i]) != NULL, "the page has no '%s'", want[i]);
+    free(page);
+    page = page_of(json, sizeof json - 1, &status);
+    CHECK(status == 0 && strstr(page, "No intervention was measured"));
+    free(page);
+    free(page_with(reading, (Str){other, sizeof other - 1}, &status));
+    CHECK(status == -1);
+    free(page_with(reading, (Str){"", 0}, &status));
+    CHECK(status == -1);
+    for (size_t n = 0; n < sizeof ablation; n++) { /* cut anywhere: no crash */
+        char *cut = xcalloc(n + 1, 1);
+        memcpy(cut, ablation, n);
+        free(page_with(reading, (Str){cut, n}, &status));
+        free(cut);
+    }
 }
 
 static void test_page(void)
@@ -856,6 +910,7 @@ int main(void)
     test_small();
     test_check();
     test_page();
+    test_page_static();
     test_page_made();
     return check_done();
 }
