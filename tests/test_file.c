@@ -200,11 +200,11 @@ typedef struct {
     int width;
     uint64_t value;
     const char *expect; /* in the message */
-} Patch;
+} FileCase;
 
 /* A key: type at 0, value at 4; an array: element type at 4, count at 8. A tensor of 2 dimensions:
  * n_dims at 0, dims at 4 and 12, type at 20, offset at 24. */
-static const Patch patches[] = {
+static const FileCase patches[] = {
     {"magic", NULL, 0, 4, 0x46554746, "magic"},
     {"magic backwards", NULL, 0, 4, 0x47475546, "magic"},
     {"big-endian", NULL, 4, 4, 0x03000000, "endian"},
@@ -286,7 +286,7 @@ static void test_patches(void)
     size_t size;
     uint8_t *file = tiny_model(&small, &size), *copy = xrealloc(NULL, size, 1);
     for (size_t i = 0; i < sizeof patches / sizeof *patches; i++) {
-        const Patch *p = &patches[i];
+        const FileCase *p = &patches[i];
         memcpy(copy, file, size);
         put(copy + (p->name ? after(file, size, p->name) : 0) + p->at, p->value, p->width);
         refused(copy, size, p->what, p->expect);
