@@ -2164,7 +2164,7 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     fputc('\n', f);
 }
 
-static void print_run(const Term *t, const Analysis *a, const Provenance *p)
+static void print_model(const Term *t, const Analysis *a, const Provenance *p)
 {
     FILE *f = t->f;
     const Model *m = a->m;
@@ -2243,7 +2243,7 @@ static void print_files(const Term *t, const Analysis *a, const Provenance *p)
 /* How the reading was made, at the head of every table. */
 static void print_header(const Term *t, const Analysis *a, const Provenance *p)
 {
-    (p->files ? print_files : print_run)(t, a, p);
+    (p->files ? print_files : print_model)(t, a, p);
     print_thresholds(t->f, a);
 }
 
