@@ -45,8 +45,7 @@ ok "no arguments: 2" exits 2
 ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
-for command in info tokenize generate chat perplexity bench analyze ablate bounds check report; do
-for command in info tokenize generate chat perplexity bench analyze bounds check merge report; do
+for command in info tokenize generate chat perplexity bench analyze ablate bounds check merge report; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
