@@ -6638,7 +6638,7 @@ static void part_shape(FILE *f, const Model *m)
     json_text(f, "architecture", m->arch ? m->arch->name : "-");
     PART_NUMBERS(f, {"n_params", (double)m->n_params}, {"n_embd", m->n_embd},
                  {"n_vocab", m->n_vocab}, {"head_dim", m->head_dim},
-                 {"n_ctx_train", m->n_ctx_train});
+                 {"n_ctx_train", m->n_ctx_train}, {"score_scale", (double)m->score_scale});
     fputs(",\"ropes\":[", f);
     for (int i = 0; i < m->n_ropes; i++) {
         if (i) fputs(",\n", f);
@@ -7068,6 +7068,7 @@ static Model *read_skeleton(const PartFile *f, Err *e)
     char *name = NULL;
     int n_embd = 0, n_vocab = 0;
     uint64_t n_params = 0;
+    double scale = 0;
     ModelShape s = {.n_layers = 0};
     Model *m = NULL;
     int rc = part_text(f->path, f->config, "architecture", &name, e) ||
@@ -7075,7 +7076,8 @@ static Model *read_skeleton(const PartFile *f, Err *e)
                          {"n_embd", 0, 1 << 20, .whole = &n_embd},
                          {"n_vocab", 0, 2147483647, .whole = &n_vocab},
                          {"head_dim", 1, 1 << 14, .whole = &s.head_dim},
-                         {"n_ctx_train", 0, 2147483647, .whole = &s.n_ctx_train}) ||
+                         {"n_ctx_train", 0, 2147483647, .whole = &s.n_ctx_train},
+                         {"score_scale", 0, 1e30, .real = &scale}) ||
              read_ropes(f, &s, e) || read_layers(f, &s, e);
     if (rc) {
         for (int i = 0; i < s.n_ropes; i++) rope_free(&s.rope[i]);
@@ -7084,6 +7086,7 @@ static Model *read_skeleton(const PartFile *f, Err *e)
         s.arch = name ? name : "-";
         m = model_skeleton(&s);
         m->n_embd = n_embd, m->n_vocab = n_vocab, m->n_params = n_params;
+        m->score_scale = (float)scale;
     }
     free((Layer *)(uintptr_t)s.layer);
     free(name);
