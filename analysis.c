@@ -2080,12 +2080,25 @@ static void restore_numbers(locale_t old)
 typedef struct {
     FILE *f;
     const char *bold, *dim, *mark, *off; /* ANSI, or "" */
+    int color, width, ascii;             /* as in Screen */
 } Term;
+
+enum { WIDTH = 100, WIDTH_LEAST = 80, WIDTH_MOST = 200, WIDTH_TEXT = 96 };
 
 static Term term(FILE *f, int color)
 {
-    if (!color) return (Term){f, "", "", "", ""};
-    return (Term){f, "\033[1m", "\033[2m", "\033[33m", "\033[0m"};
+    if (!color) return (Term){f, "", "", "", "", 0, WIDTH, 0};
+    return (Term){f, "\033[1m", "\033[2m", "\033[33m", "\033[0m", color, WIDTH, 0};
+}
+
+static Term term_of(FILE *f, const Screen *s)
+{
+    Term t = term(f, s ? s->color : 0);
+    if (!s) return t;
+    t.ascii = s->ascii;
+    if (s->width) t.width = s->width < WIDTH_LEAST ? WIDTH_LEAST : s->width;
+    if (t.width > WIDTH_MOST) t.width = WIDTH_MOST;
+    return t;
 }
 
 static const char *or_dash(const char *s)
@@ -2093,26 +2106,43 @@ static const char *or_dash(const char *s)
     return s && *s ? s : "-";
 }
 
-enum { WIDTH = 96 };
-
-/* One paragraph, wrapped at spaces, hanging behind its bullet. */
-static void print_wrapped(FILE *f, const char *s)
+/* One paragraph, wrapped at spaces. bullet: it hangs behind a "-". */
+static void print_paragraph(const Term *t, int bullet, const char *s)
 {
-    size_t col = 1;
-    fputc('-', f);
+    size_t col = 0, most = (size_t)(t->width < WIDTH_TEXT ? t->width : WIDTH_TEXT);
+    if (bullet) col = 1, fputc('-', t->f);
     for (size_t n; *s; s += n + (s[n] == ' ')) {
         n = strcspn(s, " ");
-        if (col + 1 + n > WIDTH) col = 1, fputs("\n ", f);
-        fprintf(f, " %.*s", (int)n, s);
-        col += n + 1;
+        if (col && col + 1 + n > most) col = (size_t)bullet, fputs(bullet ? "\n " : "\n", t->f);
+        fprintf(t->f, "%s%.*s", col ? " " : "", (int)n, s);
+        col += n + (col > 0);
     }
-    fputc('\n', f);
+    fputc('\n', t->f);
+}
+
+static void print_wrapped(const Term *t, const char *s)
+{
+    print_paragraph(t, 1, s);
+}
+
+/* A paragraph of explanation. */
+static void print_note(const Term *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void print_note(const Term *t, const char *fmt, ...)
+{
+    char s[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(s, sizeof s, fmt, ap);
+    va_end(ap);
+    fputs(t->dim, t->f);
+    print_paragraph(t, 0, s);
+    fputs(t->off, t->f);
 }
 
 /* All sentences, which are freed. */
-static void print_said(FILE *f, Bytes *said)
+static void print_said(const Term *t, Bytes *said)
 {
-    for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) print_wrapped(f, said->s + i);
+    for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) print_wrapped(t, said->s + i);
     free(said->s);
     *said = (Bytes){0};
 }
@@ -2151,7 +2181,7 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     const Rope *r = &a->m->rope[i];
     fprintf(f, "rope    %s, base %g", r->kind ? r->kind->name : "-", r->p.base);
     if (r->p.factor > 1 || r->p.factor < 1) fprintf(f, ", factor %g", r->p.factor);
-    fprintf(f, "%s, %d pair%s; P = ", r->p.divisors ? ", with divisors" : "", ax->n,
+    fprintf(f, "%s, %d pair%s\n        P = ", r->p.divisors ? ", with divisors" : "", ax->n,
             plural((uint64_t)ax->n));
     print_cell(f, 0, 0, ax->n_ctx);
     fprintf(f, " tokens (%s)\n",
@@ -2162,6 +2192,25 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     print_within(f, "        x = theta P <= 2 pi", ax, TAU);
     print_within(f, "; x <= pi", ax, PI);
     fputc('\n', f);
+}
+
+/* What the model wrote itself; control characters, ends of lines too, become spaces. */
+static void print_generated(const Term *t, const Provenance *p)
+{
+    const char *s = p->generated_text ? p->generated_text : "", *how = or_dash(p->sampling);
+    Bytes shown = {0};
+    fprintf(t->f, "        of these %llu generated here, and observed like the others\n",
+            (unsigned long long)p->generated);
+    bytes_add(&shown, "generated, ", 11);
+    bytes_add(&shown, how, strlen(how));
+    bytes_add(&shown, ": ", 2);
+    bytes_add(&shown, s, strlen(s));
+    for (size_t i = 0; i < shown.n; i++)
+        if ((unsigned char)shown.s[i] < ' ' || shown.s[i] == 0x7f) shown.s[i] = ' ';
+    fputs(t->dim, t->f);
+    print_paragraph(t, 0, shown.s);
+    fputs(t->off, t->f);
+    free(shown.s);
 }
 
 static void print_model(const Term *t, const Analysis *a, const Provenance *p)
@@ -2186,6 +2235,7 @@ static void print_model(const Term *t, const Analysis *a, const Provenance *p)
             (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
             plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy));
     if (p->text_cut) fputs("        cut by -n: the rest of the text was not read\n", f);
+    if (p->generated) print_generated(t, p);
     if (p->interrupted) fputs("        interrupted: the rest of the text was not read\n", f);
     if (p->incomplete)
         fprintf(f, "        %sparts are missing: %llu of %llu windows%s\n", t->mark,
@@ -2211,7 +2261,8 @@ static void print_thresholds(FILE *f, const Analysis *a)
     fprintf(f, "strong  r_q r_k >= %g x the median pair of the head, R_q and R_k >= %g\n",
             a->o.strong_ratio, a->o.strong_r);
     fprintf(f,
-            "massive value: norm > %g x the mean channel; activation: |h| > %g and > %g x median\n",
+            "massive value: norm > %g x the mean channel; activation: |h| > %g and\n"
+            "        > %g x median\n",
             a->o.massive_ratio, a->o.act_min, a->o.act_ratio);
 }
 
@@ -2247,6 +2298,28 @@ static void print_header(const Term *t, const Analysis *a, const Provenance *p)
     print_thresholds(t->f, a);
 }
 
+enum { FALLS_TAU = 1, FALLS_PI = 2 };
+
+/* Which bounds does x fall through between pairs j - 1 and j? */
+static int crossings(const Axis *ax, int j)
+{
+    if (j == 0) return 0;
+    return (ax->x[j - 1] > TAU && ax->x[j] <= TAU ? FALLS_TAU : 0) |
+           (ax->x[j - 1] > PI && ax->x[j] <= PI ? FALLS_PI : 0);
+}
+
+static const char *bound_line(const Term *t, int bound)
+{
+    return bound == FALLS_TAU ? t->ascii ? "|" : "│" : t->ascii ? "!" : "┊";
+}
+
+static void print_crossings(const Term *t, const Axis *ax, int j)
+{
+    int c = crossings(ax, j);
+    if (c & FALLS_TAU) fputs(bound_line(t, FALLS_TAU), t->f);
+    if (c & FALLS_PI) fputs(bound_line(t, FALLS_PI), t->f);
+}
+
 /* Mean over the heads of log r_q r_k of pair j. Not finite if some head has no number. */
 static double log_strength(const Reading *r, int j)
 {
@@ -2257,9 +2330,11 @@ static double log_strength(const Reading *r, int j)
 
 /* A strip of eight heights over the pairs, lowest to highest of the layer, with a mark where x
  * falls through 2 pi and where it falls through pi. */
-static void print_strip(FILE *f, const Reading *layer)
+static void print_strip(const Term *t, const Reading *layer)
 {
-    static const char *const height[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+    static const char *const height[2][8] = {{"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"},
+                                             {"0", "1", "2", "3", "4", "5", "6", "7"}};
+    FILE *f = t->f;
     const Axis *ax = layer->head[0].axis;
     double lo = ENDLESS, hi = -ENDLESS;
     for (int j = 0; j < ax->n; j++) {
@@ -2269,12 +2344,11 @@ static void print_strip(FILE *f, const Reading *layer)
     fputs("  pair 0 ", f);
     for (int j = 0; j < ax->n; j++) {
         double v = log_strength(layer, j);
-        if (j && ax->x[j - 1] > TAU && ax->x[j] <= TAU) fputs("│", f);
-        if (j && ax->x[j - 1] > PI && ax->x[j] <= PI) fputs("┊", f);
+        print_crossings(t, ax, j);
         if (!isfinite(v))
-            fputs("·", f);
+            fputs(t->ascii ? "." : "·", f);
         else
-            fputs(height[hi > lo ? (int)(7.999 * (v - lo) / (hi - lo)) : 0], f);
+            fputs(height[t->ascii][hi > lo ? (int)(7.999 * (v - lo) / (hi - lo)) : 0], f);
     }
     fprintf(f, " %d\n", ax->n - 1);
 }
@@ -2313,7 +2387,7 @@ static void print_layer(const Term *t, const Reading *r)
         fprintf(t->f, "; attention not finite in %d head%s", r->n_bad_heads,
                 plural((uint64_t)r->n_bad_heads));
     fputc('\n', t->f);
-    if (h->axis->n && *h->q.n > 0) print_strip(t->f, r);
+    if (h->axis->n && *h->q.n > 0) print_strip(t, r);
     fprintf(t->f,
             "%s  head  pair     r_q r_k  x median  x=theta P   cycles  phi/pi  alpha_1  turn%s\n",
             t->dim, t->off);
@@ -2322,49 +2396,353 @@ static void print_layer(const Term *t, const Reading *r)
 
 static void print_rate(FILE *f, Rate r)
 {
+    char of[32];
+    snprintf(of, sizeof of, "%d/%d", r.hits, r.of);
     if (r.of)
-        fprintf(f, "  %5d of %5d %5.1f%% %5.1f%%", r.hits, r.of, percent(r), percent_chance(r));
+        fprintf(f, " %9s %3.0f%% %3.0f%%", of, percent(r), percent_chance(r));
     else
-        fprintf(f, "  %28s", "-");
+        fprintf(f, " %19s", "-");
 }
 
 static void print_bounds(const Term *t, const Reading *r)
 {
     fprintf(t->f,
-            "\n%sBounds%s                          asked of        strongest pairs  chance"
-            "           strong pairs  chance\n",
-            t->bold, t->off);
+            "\n%sBounds%s                                 strongest pairs        strong pairs\n"
+            "%s     formula                   asked of       hold chance        hold chance%s\n",
+            t->bold, t->off, t->dim, t->off);
     for (int i = 0; i < N_BOUNDS; i++) {
         const Bound *b = &bounds[i];
-        fprintf(t->f, "  %s  %-26s  %-9s", b->id, b->formula, bound_scope(b));
+        fprintf(t->f, " %s  %-25s %-9s", b->id, b->formula, bound_scope(b));
         print_rate(t->f, r->top_rate[i]);
         print_rate(t->f, r->strong_rate[i]);
         fputc('\n', t->f);
     }
-    fprintf(t->f, "%s%s%s\n%s%s%s\n", t->dim, CHANCE_NOTE, t->off, t->dim, BOUND_NOTE, t->off);
+    print_note(t, "%s", CHANCE_NOTE);
+    print_note(t, "%s", BOUND_NOTE);
 }
 
-void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color)
+/* ---- the heat map: layer x pair */
+
+/* Columns of the map over one encoding: column i shows pairs start[i] .. start[i + 1] - 1, none of
+ * them on both sides of a bound. */
+typedef struct {
+    const Axis *ax;
+    int n, *start; /* [n + 1] */
+    int bin, cell; /* pairs of a column, at most; characters of a column, 1 or 2 */
+    int n_blank;   /* cells shown without a number */
+} Columns;
+
+/* Splits the pairs into columns of `bin` pairs or less. The characters they take with the lines. */
+static int split_columns(Columns *c, int bin)
+{
+    int lines = 0;
+    c->n = 0;
+    c->bin = bin;
+    for (int j = 0; j < c->ax->n; j++) {
+        int crossed = crossings(c->ax, j);
+        if (j == 0 || crossed || j - c->start[c->n - 1] == bin) c->start[c->n++] = j;
+        lines += (crossed & FALLS_TAU) / FALLS_TAU + (crossed & FALLS_PI) / FALLS_PI;
+    }
+    c->start[c->n] = c->ax->n;
+    return c->n + lines;
+}
+
+enum { ROW_LABEL = 9 }; /* characters before the first column */
+
+/* The fewest pairs per column that fit the screen; free(c.start). */
+static Columns columns_fit(const Term *t, const Axis *ax)
+{
+    Columns c = {.ax = ax, .cell = 1, .start = xcalloc((size_t)ax->n + 1, sizeof *c.start)};
+    int bin = 1, room = t->width - ROW_LABEL, need = split_columns(&c, bin);
+    while (need > room && bin < ax->n) need = split_columns(&c, ++bin);
+    if (need + c.n <= room) c.cell = 2;
+    return c;
+}
+
+/* Pair numbers above the columns, at least 8 characters apart. */
+static void print_ruler(const Term *t, const Columns *c)
+{
+    int at = 0, out = 0, next = 0;
+    fprintf(t->f, "%s  layer  ", t->dim);
+    for (int i = 0; i < c->n; i++) {
+        int crossed = crossings(c->ax, c->start[i]);
+        at += (crossed & FALLS_TAU) / FALLS_TAU + (crossed & FALLS_PI) / FALLS_PI;
+        if (at >= next && (c->bin > 1 || c->start[i] % 8 == 0)) {
+            out += fprintf(t->f, "%*s%d", at - out, "", c->start[i]);
+            next = at + 8;
+        }
+        at += c->cell;
+    }
+    fprintf(t->f, "%s\n", t->off);
+}
+
+/* The cividis map (Nunez et al., PLOS ONE 13:e0199239, 2018) at v in [0, 1]: nine straight pieces
+ * between ten of its colours. */
+static void ramp(double v, int rgb[3])
+{
+    static const unsigned anchor[] = {0x00224e, 0x123570, 0x3b496c, 0x575d6d, 0x707173,
+                                      0x8a8678, 0xa59c74, 0xc3b369, 0xe1cc55, 0xfee838};
+    int i = v < 1 ? (int)(9 * v) : 8;
+    for (int k = 0; k < 3; k++) {
+        int lo = (int)(anchor[i] >> (16 - 8 * k) & 255);
+        int hi = (int)(anchor[i + 1] >> (16 - 8 * k) & 255);
+        rgb[k] = lo + (int)lround((hi - lo) * (9 * v - i));
+    }
+}
+
+/* Background v of the ramp, and white or black to write on it. The 256 colours of terminals have
+ * steps near the ramp, each lighter than the one before. */
+static void print_background(const Term *t, double v)
+{
+    static const int step[] = {17, 18, 238, 60, 242, 244, 101, 143, 179, 185, 221, 227};
+    const int n = sizeof step / sizeof *step;
+    int rgb[3];
+    ramp(v, rgb);
+    fprintf(t->f, "\033[38;5;%dm", v > 0.5 ? 16 : 231);
+    if (t->color == COLOR_TRUE)
+        fprintf(t->f, "\033[48;2;%d;%d;%dm", rgb[0], rgb[1], rgb[2]);
+    else
+        fprintf(t->f, "\033[48;5;%dm", step[v < 1 ? (int)(n * v) : n - 1]);
+}
+
+static const double shade_from[] = {3, 10, 30, 100}; /* half decades, with 20 in between */
+enum { N_SHADES = 5 };
+
+static const char *shade(const Term *t, double ratio)
+{
+    static const char *const sign[2][N_SHADES] = {{"·", "░", "▒", "▓", "█"},
+                                                  {".", ":", "+", "%", "#"}};
+    int i = 0;
+    while (i < N_SHADES - 1 && ratio >= shade_from[i]) i++;
+    return sign[t->ascii][i];
+}
+
+static const char *candidate_mark(const Term *t)
+{
+    return t->ascii ? "*" : "●";
+}
+
+static double ramp_place(double ratio) /* 1 .. 100 on a log scale to 0 .. 1 */
+{
+    return fmin(1, fmax(0, log10(ratio) / 2));
+}
+
+/* One cell; in one character a candidate's mark takes the place of its shade. */
+static void print_heat(const Term *t, int cell, double ratio, int candidate)
+{
+    int ramped = t->color >= COLOR_256 && isfinite(ratio);
+    const char *fill = !isfinite(ratio) ? "-" : ramped ? " " : shade(t, ratio);
+    if (ramped) print_background(t, ramp_place(ratio));
+    if (cell == 2) fputs(fill, t->f);
+    if (candidate && !ramped) fputs(t->mark, t->f);
+    fputs(candidate ? candidate_mark(t) : fill, t->f);
+    fputs(ramped || candidate ? t->off : "", t->f);
+}
+
+/* Max over the heads of a layer, and over the pairs of a column, of r_q r_k / median pair. Pairs
+ * that do not turn are left out; NaN: nothing is left. */
+static double heat(const Reading *layer, int from, int to, int *candidate)
+{
+    double most = NONE;
+    *candidate = 0;
+    for (int i = 0; i < layer->n_heads; i++)
+        for (int j = from; j < to; j++) {
+            const Head *h = &layer->head[i];
+            if (h->axis->theta[j] > 0 && beats(h->pair[j].ratio, most)) most = h->pair[j].ratio;
+            *candidate |= h->pair[j].candidate;
+        }
+    return most;
+}
+
+static void print_map_row(const Term *t, Columns *c, const Reading *layer)
+{
+    fprintf(t->f, "%7d  ", layer->head[0].l);
+    for (int i = 0; i < c->n; i++) {
+        int candidate;
+        double v = heat(layer, c->start[i], c->start[i + 1], &candidate);
+        print_crossings(t, c->ax, c->start[i]);
+        print_heat(t, c->cell, v, candidate);
+        c->n_blank += !isfinite(v);
+    }
+    fputc('\n', t->f);
+}
+
+/* What the shades or colours and the marks mean. */
+static void print_legend(const Term *t, const Columns *c)
+{
+    FILE *f = t->f;
+    fprintf(f, "%*s", ROW_LABEL, "");
+    if (t->color >= COLOR_256) {
+        fputs("1x ", f);
+        for (int i = 0; i <= 24; i++) print_heat(t, 1, pow(10, i / 12.0), 0);
+        fputs(" 100x the median pair and more", f);
+    } else {
+        fprintf(f, "%s below 3x", shade(t, 1));
+        for (int i = 0; i < N_SHADES - 1; i++)
+            fprintf(f, "  %s %gx", shade(t, shade_from[i]), shade_from[i]);
+        fputs(" the median pair", f);
+    }
+    fprintf(f, "  %s%s%s candidate\n", t->mark, candidate_mark(t), t->off);
+    for (int j = 0; j < c->ax->n; j++) {
+        int crossed = crossings(c->ax, j);
+        if (crossed & FALLS_TAU)
+            fprintf(f, "%*s%s from pair %d on: at most one turn over the context (x <= 2 pi)\n",
+                    ROW_LABEL, "", bound_line(t, FALLS_TAU), j);
+        if (crossed & FALLS_PI)
+            fprintf(f, "%*s%s from pair %d on: at most half a turn (x <= pi)\n", ROW_LABEL, "",
+                    bound_line(t, FALLS_PI), j);
+    }
+    if (c->n_blank) fprintf(f, "%*s- no number, or pairs that do not turn\n", ROW_LABEL, "");
+    if (c->bin > 1)
+        print_note(t,
+                   "Up to %d neighbouring pairs share a column, which shows the largest: %d pairs "
+                   "do not fit %d characters.",
+                   c->bin, c->ax->n, t->width);
+}
+
+/* The layers that share one encoding. */
+static void print_map(const Term *t, const Reading *r, int rope)
+{
+    const Analysis *a = r->a;
+    Columns c = columns_fit(t, &a->axis[rope]);
+    int n = 0;
+    for (int l = 0; l < a->m->n_layers && c.n; l++) {
+        Reading layer = reading_layer(r, l);
+        if (a->m->layer[l].rope != rope || !layer.n_heads) continue;
+        if (n++ == 0) {
+            if (a->m->n_ropes > 1) fprintf(t->f, "  layers of base %g\n", a->m->rope[rope].p.base);
+            print_ruler(t, &c);
+        }
+        print_map_row(t, &c, &layer);
+    }
+    if (n) print_legend(t, &c);
+    free(c.start);
+}
+
+static void print_maps(const Term *t, const Reading *r)
+{
+    fprintf(t->f, "\n%sHow far each rotary pair stands out%s\n", t->bold, t->off);
+    print_note(t, "A row is a layer, a column a rotary pair: the fastest at the left, the slowest "
+                  "at the right. A cell shows how many times stronger the pair is than the median "
+                  "pair of its head (strength: r_q r_k; in the head where this is most).");
+    for (int i = 0; i < r->a->m->n_ropes; i++) print_map(t, r, i);
+}
+
+/* ---- tables of layers and heads */
+
+static void print_layer_row(const Term *t, const Reading *r)
+{
+    char of[32] = "-";
+    FILE *f = t->f;
+    if (r->n_top) snprintf(of, sizeof of, "%d of %d", r->top_rate[BOUND_F1].hits, r->n_top);
+    fprintf(f, "%7d  %15s %12d", r->head[0].l, of, r->n_candidates);
+    print_cell(f, 9, 3, r->n_alpha ? r->alpha : NONE);
+    print_cell(f, 8, 3, r->n_alpha ? head_alpha(&r->head[r->sinkiest]) : NONE);
+    print_cell(f, 8, 0, r->n_alpha ? r->head[r->sinkiest].h : NONE);
+    print_cell(f, 9, 0, r->n_samples ? 100 * r->sink : NONE);
+    fputs(r->n_samples ? "%" : " ", f);
+    if (r->n_bad_heads) fprintf(f, "  not finite: %d", r->n_bad_heads);
+    fputc('\n', f);
+}
+
+static void print_layers(const Term *t, const Reading *r)
+{
+    fprintf(t->f,
+            "\n%sLayers%s\n%s  layer  within one turn   candidates  alpha_1    most  (head)  "
+            "Sink_1^%g%s\n",
+            t->bold, t->off, t->dim, r->a->o.sink_eps, t->off);
+    for (int l = 0; l < r->a->m->n_layers; l++) {
+        Reading layer = reading_layer(r, l);
+        if (layer.n_heads) print_layer_row(t, &layer);
+    }
+    print_note(t,
+               "within one turn: heads whose strongest pair turns at most once over the context. "
+               "candidates: offset features. alpha_1: attention on the first token, mean over the "
+               "heads, and the most. Sink_1: share of samples with alpha_1 > %g.",
+               r->a->o.sink_eps);
+}
+
+static const char heads_header[] = "pair     r_q r_k  x median   cycles  phi/pi  alpha_1  turn";
+
+static void print_notable(const Term *t, const Head *h)
+{
+    int has = h->top >= 0;
+    const Pair *p = &h->pair[has ? h->top : 0];
+    double one = has ? 1 : NONE;
+    print_cell(t->f, 7, 0, h->l);
+    print_cell(t->f, 6, 0, h->h);
+    print_cell(t->f, 6, 0, one * h->top);
+    print_cell(t->f, 12, -4, one * p->strength);
+    print_cell(t->f, 10, 1, one * p->ratio);
+    print_cell(t->f, 9, -3, top_x(h) / TAU);
+    print_cell(t->f, 8, 2, one * in_pi(p->phi));
+    print_cell(t->f, 9, 3, head_alpha(h));
+    fprintf(t->f, "  %s", has ? turn_class(h->axis->theta[h->top], top_x(h)) : "-");
+    if (has && p->candidate) fprintf(t->f, " %s%s%s", t->mark, candidate_mark(t), t->off);
+    fputc('\n', t->f);
+}
+
+/* The head that stands out most of those below (ratio, place in r) = (*above, *i); -1: none. */
+static int next_notable(const Reading *r, int last)
+{
+    int best = -1;
+    for (int i = 0; i < r->n_heads; i++) {
+        double v = top_ratio(&r->head[i]), above = last < 0 ? ENDLESS : top_ratio(&r->head[last]);
+        int below = v < above || (!(v > above) && isfinite(v) && i > last);
+        if (below && beats(v, best < 0 ? NONE : top_ratio(&r->head[best]))) best = i;
+    }
+    return best;
+}
+
+enum { NOTABLE = 12 };
+
+static void print_heads(const Term *t, const Reading *r)
+{
+    int n = 0, last = next_notable(r, -1);
+    if (last < 0) return;
+    fprintf(t->f, "\n%sHeads whose strongest pair stands out most%s\n%s  layer  head  %s%s\n",
+            t->bold, t->off, t->dim, heads_header, t->off);
+    for (; last >= 0 && n < NOTABLE; last = next_notable(r, last), n++)
+        print_notable(t, &r->head[last]);
+    print_note(t,
+               "%d of %d heads; --verbose shows all. cycles: turns of that pair over the context; "
+               "half: x <= pi, partial: x <= 2 pi, full: more. phi: angle of the mean query before "
+               "the mean key. %s offset feature candidate.",
+               n, r->n_heads, candidate_mark(t));
+}
+
+/* Every head of every layer. */
+static void print_all_heads(const Term *t, const Reading *r)
+{
+    fputc('\n', t->f);
+    print_note(t,
+               "strip: mean log r_q r_k over the heads, per pair; %s x = 2 pi, %s x = pi. turn: "
+               "over P: half (x <= pi), partial (x <= 2 pi), full",
+               bound_line(t, FALLS_TAU), bound_line(t, FALLS_PI));
+    for (int l = 0; l < r->a->m->n_layers; l++) {
+        Reading layer = reading_layer(r, l);
+        if (layer.n_heads) print_layer(t, &layer);
+    }
+}
+
+void analysis_print(const Analysis *a, const Provenance *p, FILE *f, const Screen *s)
 {
     locale_t old = c_numbers();
-    Term t = term(f, color);
+    Term t = term_of(f, s);
     Reading r = reading_new(a, p);
     print_header(&t, a, p);
-    fprintf(f, "strip   mean log r_q r_k over the heads, per pair; │ x = 2 pi, ┊ x = pi\n"
-               "turn    over P: half (x <= pi), partial (x <= 2 pi), full\n");
-    for (int l = 0; l < a->m->n_layers; l++) {
-        Reading layer = reading_layer(&r, l);
-        if (layer.n_heads) print_layer(&t, &layer);
-    }
+    if (any_rotated(a)) print_maps(&t, &r);
+    print_layers(&t, &r);
+    (s && s->verbose ? print_all_heads : print_heads)(&t, &r);
     print_bounds(&t, &r);
     if (isfinite(r.check))
-        fprintf(f,
-                "Self-check: mean radii before and after rotation differ by at most %.1g of "
-                "their size.\n",
-                r.check);
+        print_note(&t,
+                   "Self-check: mean radii before and after rotation differ by at most %.1g of "
+                   "their size.",
+                   r.check);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
     Bytes said = findings(&r);
-    print_said(f, &said);
+    print_said(&t, &said);
     reading_free(&r);
     restore_numbers(old);
 }
@@ -2413,6 +2791,8 @@ typedef struct {
     const char *key;
     double v;
 } Field;
+
+enum { HEAD_FIELDS = 40 }; /* room for the numbers of a head */
 
 static void json_fields(FILE *f, const Field *v, size_t n)
 {
@@ -2471,18 +2851,20 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
     json_text(f, "rope_override", p->rope_override);
     json_text(f, "pre_override", p->pre_override);
     json_text(f, "edits", p->edits);
+    json_text(f, "sampling", p->sampling);
+    json_text(f, "generated_text", p->generated_text);
     json_text(f, "activations", p->files ? "from files" : p->exact ? "float" : "int8");
     json_text(f, "kv", p->kv);
     if (p->files) json_files(f, p->files);
     double one = p->files ? NONE : 1; /* without a model there is no such number */
-    JSON_FIELDS(f, {"model_bytes", one * (double)p->model_bytes},
-                {"n_params", one * (double)m->n_params}, {"n_layers", m->n_layers},
-                {"n_embd", one * m->n_embd}, {"n_heads", m->max_heads},
-                {"n_kv_heads", m->max_kv_heads}, {"head_dim", m->head_dim},
-                {"n_vocab", one * m->n_vocab}, {"n_ctx_train", m->n_ctx_train},
-                {"n_tokens", (double)p->n_tokens}, {"n_windows", (double)p->n_windows},
-                {"n_ctx", p->n_ctx}, {"bos_id", one * p->bos_id}, {"interrupted", p->interrupted},
-                {"text_cut", p->text_cut}, {"bytes_left_out", (double)p->bytes_left_out});
+    JSON_FIELDS(
+        f, {"model_bytes", one * (double)p->model_bytes}, {"n_params", one * (double)m->n_params},
+        {"n_layers", m->n_layers}, {"n_embd", one * m->n_embd}, {"n_heads", m->max_heads},
+        {"n_kv_heads", m->max_kv_heads}, {"head_dim", m->head_dim}, {"n_vocab", one * m->n_vocab},
+        {"n_ctx_train", m->n_ctx_train}, {"n_tokens", (double)p->n_tokens},
+        {"n_windows", (double)p->n_windows}, {"generated", (double)p->generated},
+        {"n_ctx", p->n_ctx}, {"bos_id", one * p->bos_id}, {"interrupted", p->interrupted},
+        {"text_cut", p->text_cut}, {"bytes_left_out", (double)p->bytes_left_out});
 }
 
 /* Which windows were read, if some are missing. */
@@ -2604,6 +2986,12 @@ static const struct {
     {"logit_sink", offsetof(Pair, logit.sink)},
     {"logit_others", offsetof(Pair, logit.others)},
 };
+#define N_COLUMNS (sizeof columns / sizeof *columns)
+
+static double column_at(const Pair *p, size_t c)
+{
+    return *(const double *)(const void *)((const char *)p + columns[c].at);
+}
 
 static void json_max_at(FILE *f, const char *key, const Tally *y, int n)
 {
@@ -2638,8 +3026,6 @@ static void json_head_sinks(FILE *f, const Head *h)
         alpha[k] = sink_alpha(h, k);
         share[k] = k < h->at_t.t ? h->at_t.n_sink[k] / h->at_t.n : NONE;
     }
-    JSON_FIELDS(f, {"sink_key", h->sink < 0 ? NONE : h->sink},
-                {"sink_alpha", sink_alpha(h, h->sink)});
     json_column(f, "alpha", alpha, sizeof *alpha, SINK_KEYS);
     json_column(f, "sink_share_k", share, sizeof *share, SINK_KEYS);
 }
@@ -2731,15 +3117,7 @@ static void json_bias(FILE *f, const Model *m, const Head *h)
 /* What the rows of attention and the values of a head come to. */
 static void json_head_more(FILE *f, const Analysis *a, const Head *h)
 {
-    const RowSum *m = &h->mean;
-    const Spectrum *q = &h->q_spectrum, *k = &h->k_spectrum;
-    JSON_FIELDS(f, {"logit_sink_rest", h->rest.sink}, {"logit_others_rest", h->rest.others},
-                {"first4", m->first4}, {"entropy", m->entropy}, {"distance", m->distance},
-                {"previous", m->previous}, {"duplicate", m->duplicate}, {"induction", m->induction},
-                {"stable_rank_q", q->stable_rank}, {"stable_rank_k", k->stable_rank},
-                {"first_sv_q", q->first_sv}, {"first_sv_k", k->first_sv},
-                {"matrix_entropy_q", q->entropy}, {"matrix_entropy_k", k->entropy});
-    json_column(f, "thirds", m->third, sizeof *m->third, 3);
+    json_column(f, "thirds", h->mean.third, sizeof *h->mean.third, 3);
     json_head_sinks(f, h);
     json_massive_values(f, a, h);
     json_kernel(f, a, h);
@@ -2747,17 +3125,49 @@ static void json_head_more(FILE *f, const Analysis *a, const Head *h)
     json_bias(f, a->m, h);
 }
 
-static void json_head(FILE *f, const Analysis *a, const Head *h)
+/* The numbers of a head, for every format. The number of them. */
+static int head_fields(const Head *h, Field out[HEAD_FIELDS])
 {
     const Samples *s = &h->at_t;
+    const RowSum *m = &h->mean;
+    const Spectrum *q = &h->q_spectrum, *k = &h->k_spectrum;
+    const Field v[] = {{"kv_head", h->kh},
+                       {"n_q", *h->q.n},
+                       {"n_k", *h->k.n},
+                       {"top_pair", h->top < 0 ? NONE : h->top},
+                       {"alpha_1", head_alpha(h)},
+                       {"alpha_1_t", s->alpha[0] / s->n},
+                       {"sink_share", s->n_sink[0] / s->n},
+                       {"n_rows_not_finite", h->q.row->n_bad},
+                       {"sink_key", h->sink < 0 ? NONE : h->sink},
+                       {"sink_alpha", sink_alpha(h, h->sink)},
+                       {"logit_sink_rest", h->rest.sink},
+                       {"logit_others_rest", h->rest.others},
+                       {"first4", m->first4},
+                       {"entropy", m->entropy},
+                       {"distance", m->distance},
+                       {"previous", m->previous},
+                       {"duplicate", m->duplicate},
+                       {"induction", m->induction},
+                       {"stable_rank_q", q->stable_rank},
+                       {"stable_rank_k", k->stable_rank},
+                       {"first_sv_q", q->first_sv},
+                       {"first_sv_k", k->first_sv},
+                       {"matrix_entropy_q", q->entropy},
+                       {"matrix_entropy_k", k->entropy}};
+    _Static_assert(sizeof v <= HEAD_FIELDS * sizeof *v, "HEAD_FIELDS is too small");
+    memcpy(out, v, sizeof v);
+    return (int)(sizeof v / sizeof *v);
+}
+
+static void json_head(FILE *f, const Analysis *a, const Head *h)
+{
+    Field v[HEAD_FIELDS];
     fprintf(f, "{\"head\":%d", h->h);
-    JSON_FIELDS(f, {"kv_head", h->kh}, {"n_q", *h->q.n}, {"n_k", *h->k.n},
-                {"top_pair", h->top < 0 ? NONE : h->top}, {"alpha_1", head_alpha(h)},
-                {"alpha_1_t", s->alpha[0] / s->n}, {"sink_share", s->n_sink[0] / s->n},
-                {"n_rows_not_finite", h->q.row->n_bad});
+    json_fields(f, v, (size_t)head_fields(h, v));
     json_pairs(f, "strong", h, 0);
     json_pairs(f, "candidates", h, 1);
-    for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
+    for (size_t c = 0; c < N_COLUMNS; c++)
         json_column(f, columns[c].name, (const char *)h->pair + columns[c].at, sizeof(Pair),
                     h->axis->n);
     json_max_at(f, "max_q_at", h->q_seen, h->axis->n);
@@ -2835,15 +3245,13 @@ static void json_bound(FILE *f, const Reading *r, int i)
     fputs("]}", f);
 }
 
-/* All sentences, which are freed. */
-static void json_findings(FILE *f, Bytes *said)
+/* Strings, each ended by a zero byte, which are freed. */
+static void json_sentences(FILE *f, Bytes *said)
 {
-    fputs(",\n\"findings\":[", f);
     for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) {
         if (i) fputs(",\n", f);
         json_str(f, said->s + i, strlen(said->s + i));
     }
-    fputc(']', f);
     free(said->s);
     *said = (Bytes){0};
 }
@@ -2863,6 +3271,13 @@ static void json_sink_means(FILE *f, const Reading *r)
     }
     json_column(f, "alpha_k", alpha, sizeof *alpha, SINK_KEYS);
     json_column(f, "sink_k", share, sizeof *share, SINK_KEYS);
+}
+
+static void json_findings(FILE *f, Bytes *said)
+{
+    fputs(",\n\"findings\":[", f);
+    json_sentences(f, said);
+    fputc(']', f);
 }
 
 static void json_summary(FILE *f, const Reading *r)
@@ -2969,6 +3384,293 @@ void analysis_json(const Analysis *a, const Provenance *p, FILE *f)
     fputs("}\n", f);
     reading_free(&r);
     restore_numbers(old);
+}
+
+/* ---------------------------------------------------------------- CSV and NumPy arrays */
+
+/* A table being written: the first cell of a line has no comma before it. */
+typedef struct {
+    FILE *f;
+    int n; /* cells of this line so far */
+} Csv;
+
+static void csv_next(Csv *c)
+{
+    if (c->n++) fputc(',', c->f);
+}
+
+static void csv_text(Csv *c, const char *s)
+{
+    csv_next(c);
+    if (!s[strcspn(s, ",\"\r\n")]) {
+        fputs(s, c->f);
+        return;
+    }
+    fputc('"', c->f);
+    for (; *s; s++) {
+        if (*s == '"') fputc('"', c->f);
+        fputc(*s, c->f);
+    }
+    fputc('"', c->f);
+}
+
+/* The digits of the JSON; nothing where it has null. */
+static void csv_num(Csv *c, double v)
+{
+    csv_next(c);
+    if (isfinite(v)) json_num(c->f, v);
+}
+
+static void csv_line(Csv *c)
+{
+    fputs("\r\n", c->f);
+    c->n = 0;
+}
+
+/* What must not be lost when a table is passed on without the rest: which model and text, and what
+ * was not as they would have it. free(notice.s). */
+typedef struct {
+    char model[13], text[13]; /* the first digits of the SHA-256 */
+    Bytes notice;
+} CsvMade;
+
+static CsvMade csv_made(const Reading *r)
+{
+    CsvMade m = {.model = ""};
+    snprintf(m.model, sizeof m.model, "%.12s", r->p->model_sha256);
+    snprintf(m.text, sizeof m.text, "%.12s", r->p->text_sha256);
+    say_made(r, &m.notice);
+    for (size_t i = 0; i + 1 < m.notice.n; i++)
+        if (!m.notice.s[i]) m.notice.s[i] = ' ';
+    return m;
+}
+
+static void csv_made_cells(Csv *c, const CsvMade *m)
+{
+    csv_text(c, m->model);
+    csv_text(c, m->text);
+    csv_text(c, m->notice.n ? m->notice.s : "");
+}
+
+static void csv_pair(Csv *c, const Head *h, int j)
+{
+    const Axis *ax = h->axis;
+    const double at[] = {h->l,     h->h,          h->kh, j, ax->theta[j], TAU / ax->theta[j],
+                         ax->x[j], ax->x[j] / TAU};
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++) csv_num(c, at[i]);
+    csv_text(c, turn_class(ax->theta[j], ax->x[j]));
+    csv_num(c, j);
+    csv_num(c, j + ax->n);
+    csv_num(c, h->pair[j].strong);
+    csv_num(c, h->pair[j].candidate);
+    for (size_t i = 0; i < N_COLUMNS; i++) csv_num(c, column_at(&h->pair[j], i));
+}
+
+void analysis_csv(const Analysis *a, const Provenance *p, FILE *f)
+{
+    locale_t old = c_numbers();
+    Reading r = reading_new(a, p);
+    CsvMade made = csv_made(&r);
+    Csv c = {.f = f, .n = 1};
+    fputs("layer,head,kv_head,pair,theta,wavelength,x,cycles,class,hf_channel_a,hf_channel_b,"
+          "strong,candidate",
+          f);
+    for (size_t i = 0; i < N_COLUMNS; i++) csv_text(&c, columns[i].name);
+    fputs(",model,text,notice", f);
+    csv_line(&c);
+    for (int i = 0; i < r.n_heads; i++)
+        for (int j = 0; j < r.head[i].axis->n; j++) {
+            csv_pair(&c, &r.head[i], j);
+            csv_made_cells(&c, &made);
+            csv_line(&c);
+        }
+    free(made.notice.s);
+    reading_free(&r);
+    restore_numbers(old);
+}
+
+void analysis_csv_heads(const Analysis *a, const Provenance *p, FILE *f)
+{
+    locale_t old = c_numbers();
+    Reading r = reading_new(a, p);
+    CsvMade made = csv_made(&r);
+    Csv c = {.f = f};
+    for (int i = 0; i < r.n_heads; i++) {
+        const Head *h = &r.head[i];
+        Field v[HEAD_FIELDS];
+        int n = head_fields(h, v);
+        if (i == 0) {
+            fputs("layer,head", f), c.n = 1;
+            for (int k = 0; k < n; k++) csv_text(&c, v[k].key);
+            fputs(",n_strong,n_candidates,model,text,notice", f);
+            csv_line(&c);
+        }
+        csv_num(&c, h->l);
+        csv_num(&c, h->h);
+        for (int k = 0; k < n; k++) csv_num(&c, v[k].v);
+        csv_num(&c, h->n_strong);
+        csv_num(&c, h->n_candidates);
+        csv_made_cells(&c, &made);
+        csv_line(&c);
+    }
+    free(made.notice.s);
+    reading_free(&r);
+    restore_numbers(old);
+}
+
+/* Arrays on their way into a folder, and their descriptions into its manifest. */
+typedef struct {
+    const Reading *r;
+    OutDir *dir;
+    FILE *manifest;
+    size_t L, H, P; /* H and P of the largest layer */
+    double *v;      /* [L][H][P], or the beginning of it */
+    int n;
+    Err *e;
+} Arrays;
+
+static double *arrays_at(Arrays *w, int l, int h, int j)
+{
+    return &w->v[((size_t)l * w->H + (size_t)h) * w->P + (size_t)j];
+}
+
+static void arrays_clear(Arrays *w)
+{
+    for (size_t i = 0; i < w->L * w->H * w->P + w->L * (w->H + w->P); i++) w->v[i] = NONE;
+}
+
+/* Writes v under a name. axes: "lhp", "lh" or "lp". Files are named after the array; names that
+ * differ in capitals alone must not meet on a disk that cannot tell them apart. */
+static int arrays_put(Arrays *w, const char *name, const char *axes)
+{
+    static const char *const axis_name[] = {"layer", "head", "pair"};
+    char file[96], sha[65], *data = NULL;
+    size_t shape[3], n = 1, size = 0;
+    int rank = (int)strlen(axes), capital = 0;
+    for (int i = 0; i < rank; i++) {
+        shape[i] = axes[i] == 'l' ? w->L : axes[i] == 'h' ? w->H : w->P;
+        n *= shape[i];
+    }
+    for (const char *s = name; *s; s++) capital |= *s >= 'A' && *s <= 'Z';
+    snprintf(file, sizeof file, "%s%s.npy", name, capital ? "_capital" : "");
+    FILE *f = open_memstream(&data, &size);
+    if (!f) die("out of memory");
+    npy_header(f, "<f8", shape, rank);
+    fwrite(w->v, sizeof *w->v, n, f);
+    fclose(f);
+    sha256_hex(data, size, sha);
+    int rc = out_dir_file(w->dir, file, data, size, w->e);
+    free(data);
+    fprintf(w->manifest, "%s{\"name\":\"%s\",\"file\":\"%s\",\"dtype\":\"<f8\",\"shape\":[",
+            w->n++ ? ",\n" : "", name, file);
+    for (int i = 0; i < rank; i++) fprintf(w->manifest, "%s%zu", i ? "," : "", shape[i]);
+    fputs("],\"axes\":[", w->manifest);
+    for (int i = 0; i < rank; i++)
+        fprintf(w->manifest, "%s\"%s\"", i ? "," : "",
+                axis_name[axes[i] == 'l'   ? 0
+                          : axes[i] == 'h' ? 1
+                                           : 2]);
+    fprintf(w->manifest, "],\"sha256\":\"%s\"}", sha);
+    return rc;
+}
+
+/* One number per (layer, head, pair): column c, or the flags behind the columns. */
+static int arrays_pairs(Arrays *w)
+{
+    static const char *const flag[] = {"strong", "candidate"};
+    int rc = 0;
+    for (size_t c = 0; !rc && c < N_COLUMNS + 2; c++) {
+        arrays_clear(w);
+        for (int i = 0; i < w->r->n_heads; i++) {
+            const Head *h = &w->r->head[i];
+            for (int j = 0; j < h->axis->n; j++) {
+                const Pair *p = &h->pair[j];
+                *arrays_at(w, h->l, h->h, j) = c < N_COLUMNS    ? column_at(p, c)
+                                               : c == N_COLUMNS ? p->strong
+                                                                : p->candidate;
+            }
+        }
+        rc = arrays_put(w, c < N_COLUMNS ? columns[c].name : flag[c - N_COLUMNS], "lhp");
+    }
+    return rc;
+}
+
+static int arrays_heads(Arrays *w)
+{
+    int rc = 0, n = 1;
+    for (int k = 0; !rc && k < n; k++) {
+        const char *name = NULL;
+        arrays_clear(w);
+        for (int i = 0; i < w->r->n_heads; i++) {
+            const Head *h = &w->r->head[i];
+            Field v[HEAD_FIELDS];
+            n = head_fields(h, v);
+            name = v[k].key;
+            w->v[(size_t)h->l * w->H + (size_t)h->h] = v[k].v;
+        }
+        if (name) rc = arrays_put(w, name, "lh");
+    }
+    return rc;
+}
+
+static int arrays_axes(Arrays *w)
+{
+    static const char *const name[] = {"theta", "x"};
+    const Analysis *a = w->r->a;
+    int rc = 0;
+    for (int k = 0; !rc && k < 2; k++) {
+        arrays_clear(w);
+        for (size_t l = 0; l < w->L; l++) {
+            const Axis *ax = &a->axis[a->m->layer[l].rope];
+            const double *from = k ? ax->x : ax->theta;
+            for (int j = 0; j < ax->n; j++) w->v[l * w->P + (size_t)j] = from[j];
+        }
+        rc = arrays_put(w, name[k], "lp");
+    }
+    return rc;
+}
+
+static void arrays_shape(Arrays *w)
+{
+    const Model *m = w->r->a->m;
+    w->L = (size_t)m->n_layers;
+    for (int l = 0; l < m->n_layers; l++) {
+        size_t H = (size_t)m->layer[l].n_heads, P = (size_t)w->r->a->axis[m->layer[l].rope].n;
+        if (H > w->H) w->H = H;
+        if (P > w->P) w->P = P;
+    }
+    w->v = xcalloc(w->L * w->H * w->P + w->L * (w->H + w->P) + 1, sizeof *w->v);
+}
+
+int analysis_npy(const Analysis *a, const Provenance *p, OutDir *d, Err *e)
+{
+    locale_t old = c_numbers();
+    Reading r = reading_new(a, p);
+    Bytes notices = {0};
+    char *text = NULL;
+    size_t size = 0;
+    Arrays w = {.r = &r, .dir = d, .manifest = open_memstream(&text, &size), .e = e};
+    if (!w.manifest) die("out of memory");
+    arrays_shape(&w);
+    fputc('{', w.manifest);
+    json_provenance(w.manifest, "ropescope.arrays/1", a->m, p);
+    json_options(w.manifest, &a->o);
+    fputs("},\n\"notices\":[", w.manifest);
+    say_made(&r, &notices);
+    json_sentences(w.manifest, &notices);
+    fprintf(
+        w.manifest,
+        "],\n\"axes\":{\"layer\":%zu,\"head\":%zu,\"pair\":%zu},\n\"nan\":\"a statistic that is "
+        "not finite, or a layer with fewer heads or pairs\",\n\"arrays\":[\n",
+        w.L, w.H, w.P);
+    int rc = arrays_pairs(&w) || arrays_heads(&w) || arrays_axes(&w);
+    fputs("]}\n", w.manifest);
+    fclose(w.manifest);
+    if (!rc) rc = out_dir_file(d, "manifest.json", text, size, e);
+    free(text), free(w.v);
+    reading_free(&r);
+    restore_numbers(old);
+    return rc ? -1 : 0;
 }
 
 /* ---------------------------------------------------------------- bounds: the theory alone */
@@ -3522,7 +4224,7 @@ static void print_encoding(const Term *t, const Analysis *a, int i, double eps)
     print_theory(t, y.ax);
     fputc('\n', t->f);
     say_theory(&y, &said);
-    print_said(t->f, &said);
+    print_said(t, &said);
 }
 
 void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f, int color)
@@ -3817,9 +4519,9 @@ static void print_judged(const Term *t, const Reading *r, const CheckOptions *c)
         fprintf(t->f, "  %s%s%s\n", is_judged(c, i) ? t->bold : t->dim, judged_as(r, c, i), t->off);
     }
     fputs(t->dim, t->f);
-    print_wrapped(t->f, JUDGED_NOTE);
-    print_wrapped(t->f, CHANCE_NOTE);
-    print_wrapped(t->f, BOUND_NOTE);
+    print_wrapped(t, JUDGED_NOTE);
+    print_wrapped(t, CHANCE_NOTE);
+    print_wrapped(t, BOUND_NOTE);
     fputs(t->off, t->f);
 }
 
@@ -3839,7 +4541,7 @@ int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, F
         if (is_judged(c, i)) print_exceptions(&t, &r, i);
     print_judged(&t, &r, c);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
-    print_said(f, &said);
+    print_said(&t, &said);
     reading_free(&r);
     restore_numbers(old);
     return status;
@@ -4364,7 +5066,7 @@ void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE
     for (int i = 0; i < b->n; i++) print_ablation_run(&t, b, &b->run[i]);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
     Bytes said = ablation_findings(b);
-    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(f, said.s + i);
+    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(&t, said.s + i);
     free(said.s);
     restore_numbers(old);
 }

@@ -83,6 +83,16 @@ int out_open(OutFile *o, const char *path, Err *e) MUST_USE; /* "-" is stdout */
 int out_close(OutFile *o, Err *e) MUST_USE;                  /* flush, sync, rename */
 void out_abandon(OutFile *o);                                /* leaves nothing behind */
 
+/* The same for a folder of files. */
+typedef struct {
+    char *path, *tmp; /* NULL: not open */
+} OutDir;
+
+int out_dir_open(OutDir *d, const char *path, Err *e) MUST_USE; /* new, or an empty one */
+int out_dir_file(OutDir *d, const char *name, const void *data, size_t n, Err *e) MUST_USE;
+int out_dir_close(OutDir *d, Err *e) MUST_USE;
+void out_dir_abandon(OutDir *d);
+
 /* ---------------------------------------------------------------- run.c: the GGUF container */
 
 /* clang-format off */
@@ -570,6 +580,8 @@ typedef struct {
     /* Texts of the first tokens of the first window. */
     const char *const *token_text;
     int n_token_text;
+    uint64_t generated; /* tokens at the end that the model generated, in n_tokens too */
+    const char *generated_text, *sampling; /* what they say; how they were chosen; or NULL */
 } Provenance;
 
 typedef struct Analysis Analysis;
@@ -586,10 +598,26 @@ uint64_t analysis_closed(const Analysis *a, uint64_t *n_tokens); /* how many, an
 void analysis_missing(const Analysis *a, uint64_t n_windows, char *buf, size_t size);
 /* The next n tokens of the window, before they are run; without it, no duplicate-token scores. */
 void analysis_tokens(Analysis *a, const int *id, int n);
-/* The reading: a table and a finding in words, or JSON with every (layer, head, pair). JSON bytes
- * do not depend on threads, batch or instruction set. color: ANSI colours in the table. */
-void analysis_print(const Analysis *a, const Provenance *p, FILE *f, int color);
+
+/* Where a report is read. Zero, like NULL, is a file: Unicode, no colour, 100 columns. */
+enum { COLOR_NONE, COLOR_8, COLOR_256, COLOR_TRUE };
+typedef struct {
+    int color;   /* COLOR_... */
+    int width;   /* columns; brought into 80 .. 200 */
+    int ascii;   /* nothing but ASCII */
+    int verbose; /* every head, not the notable ones alone */
+} Screen;
+
+/* The reading, as a report for people: a map, tables, findings in words. */
+void analysis_print(const Analysis *a, const Provenance *p, FILE *f, const Screen *s);
+/* The same as data: the bytes do not depend on threads, batch or instruction set. JSON with every
+ * (layer, head, pair); CSV (RFC 4180) with a row for each of them, or for each head. */
 void analysis_json(const Analysis *a, const Provenance *p, FILE *f);
+void analysis_csv(const Analysis *a, const Provenance *p, FILE *f);
+void analysis_csv_heads(const Analysis *a, const Provenance *p, FILE *f);
+/* NumPy arrays of double, [L][H][P] or shorter, NaN where a layer has fewer heads or pairs, and
+ * manifest.json that describes them. */
+int analysis_npy(const Analysis *a, const Provenance *p, OutDir *d, Err *e) MUST_USE;
 
 /* The theory alone: what follows from the frequencies of every encoding of m, and from the biases
  * of its queries and keys, if it has some. A Model of ropes alone will do. */

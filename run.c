@@ -13,6 +13,7 @@
 #include "model.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <float.h>
@@ -23,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -182,6 +184,83 @@ int out_close(OutFile *o, Err *e)
     err_set(e, "%s: writing failed: %s", o->path ? o->path : "output", strerror(errno));
     if (bad) out_abandon(o);
     return -1;
+}
+
+static void out_dir_end(OutDir *d)
+{
+    free(d->path);
+    free(d->tmp);
+    *d = (OutDir){NULL, NULL};
+}
+
+static int dir_is_empty(const char *path)
+{
+    DIR *d = opendir(path);
+    int n = 0;
+    if (!d) return 0;
+    for (struct dirent *f; (f = readdir(d));)
+        n += strcmp(f->d_name, ".") != 0 && strcmp(f->d_name, "..") != 0;
+    closedir(d);
+    return n == 0;
+}
+
+int out_dir_open(OutDir *d, const char *path, Err *e)
+{
+    struct stat st;
+    *d = (OutDir){NULL, NULL};
+    int there = stat(path, &st) == 0;
+    if (there && !S_ISDIR(st.st_mode))
+        return err_set(e, "%s: exists and is no folder: name a new one", path);
+    if (there && !dir_is_empty(path))
+        return err_set(e, "%s: the folder is not empty: name a new one", path);
+    char *real = there ? realpath(path, NULL) : NULL;
+    size_t n = strlen(real ? real : path) + 1;
+    d->path = xcalloc(n, 1);
+    d->tmp = xcalloc(n + 32, 1);
+    memcpy(d->path, real ? real : path, n);
+    free(real);
+    for (n--; n > 1 && d->path[n - 1] == '/'; n--) d->path[n - 1] = 0;
+    snprintf(d->tmp, n + 33, "%s.tmp.%ld", d->path, (long)getpid());
+    if (mkdir(d->tmp, 0777) == 0) return 0;
+    err_set(e, "%s: cannot be made: %s", path, strerror(errno));
+    out_dir_end(d);
+    return -1;
+}
+
+int out_dir_file(OutDir *d, const char *name, const void *data, size_t n, Err *e)
+{
+    size_t len = strlen(d->tmp) + strlen(name) + 2;
+    char *path = xcalloc(len, 1);
+    snprintf(path, len, "%s/%s", d->tmp, name);
+    FILE *f = fopen(path, "wb");
+    int bad = !f || fwrite(data, 1, n, f) != n || fflush(f) || fsync(fileno(f));
+    if (bad) err_set(e, "%s/%s: cannot be written: %s", d->path, name, strerror(errno));
+    if (f && fclose(f) && !bad)
+        bad = err_set(e, "%s/%s: cannot be written: %s", d->path, name, strerror(errno));
+    free(path);
+    return bad ? -1 : 0;
+}
+
+void out_dir_abandon(OutDir *d)
+{
+    DIR *dir = d->tmp ? opendir(d->tmp) : NULL;
+    if (dir) {
+        for (struct dirent *f; (f = readdir(dir));) unlinkat(dirfd(dir), f->d_name, 0);
+        closedir(dir);
+        rmdir(d->tmp);
+    }
+    out_dir_end(d);
+}
+
+int out_dir_close(OutDir *d, Err *e)
+{
+    if (rename(d->tmp, d->path)) {
+        err_set(e, "%s: cannot be put in place: %s", d->path, strerror(errno));
+        out_dir_abandon(d);
+        return -1;
+    }
+    out_dir_end(d);
+    return 0;
 }
 
 uint64_t hash_bytes(const void *p, size_t n)
@@ -2739,9 +2818,10 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
-        *kv, *drop, *layers, *heads, *try_rope, *ablation;
+        *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *ablation;
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
-    int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps;
+    int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
+        verbose;
     double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
     int top_k, repeat_last_n;
     double seed;
@@ -2785,16 +2865,17 @@ static const Option option_table[] = {
     {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbax", "N",
      "threads (default: as many CPUs as it may use)"},
     {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbax", "N", "tokens of one batch (512)"},
+    {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
+     "go on from the text (which must fit one window) and observe N generated tokens, too"},
     {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
      "random seed (-1: the clock)"},
-    {"temp", 0, O_NUM, F(temp), 0, 100, "gc", "X",
-     "temperature; 0 is greedy (generate 0, chat 0.8)"},
-    {"top-k", 0, O_INT, F(top_k), 0, 1e9, "gc", "N", "keep the N best tokens; 0 keeps all (40)"},
-    {"top-p", 0, O_NUM, F(top_p), 0, 1, "gc", "X",
+    {"temp", 0, O_NUM, F(temp), 0, 100, "gca", "X", "temperature; 0 is greedy (0; chat 0.8)"},
+    {"top-k", 0, O_INT, F(top_k), 0, 1e9, "gca", "N", "keep the N best tokens; 0 keeps all (40)"},
+    {"top-p", 0, O_NUM, F(top_p), 0, 1, "gca", "X",
      "keep the best tokens of total probability X (0.95)"},
-    {"min-p", 0, O_NUM, F(min_p), 0, 1, "gc", "X", "drop tokens below X times the best (0.05)"},
-    {"repeat-penalty", 0, O_NUM, F(repeat_penalty), 0.01, 100, "gc", "X", "1 is off (1)"},
-    {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gc", "N",
+    {"min-p", 0, O_NUM, F(min_p), 0, 1, "gca", "X", "drop tokens below X times the best (0.05)"},
+    {"repeat-penalty", 0, O_NUM, F(repeat_penalty), 0.01, 100, "gca", "X", "1 is off (1)"},
+    {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gca", "N",
      "tokens it looks back on (64)"},
     {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
     {"bos", 0, O_STR, F(bos), 0, 0, "tgpax", "auto|on|off|ID",
@@ -2828,7 +2909,7 @@ static const Option option_table[] = {
     {"controls", 0, O_INT, F(controls), 0, 1000, "x", "N",
      "as many random pairs dropped, N times over (3)"},
     {"seed", 's', O_WHOLE, F(seed), 0, 9007199254740992.0, "pax", "N",
-     "seed of what is dropped at random (1)"},
+     "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
     {"kv", 0, O_STR, F(kv), 0, 0, "gcpbax", "f32|f16", "type of the cached keys and values (f32)"},
     {"isa", 0, O_STR, F(isa), 0, 0, "gcpbax", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
@@ -2896,6 +2977,16 @@ static const Option option_table[] = {
      "write the --partial FILE so often while running (60)"},
     {"allow-gaps", 0, O_FLAG, F(allow_gaps), 0, 0, "m", "",
      "print a reading though windows are missing"},
+    {"csv", 0, O_STR, F(csv), 0, 0, "am", "FILE",
+     "besides, a table with one row per layer, head and pair"},
+    {"csv-heads", 0, O_STR, F(csv_heads), 0, 0, "am", "FILE",
+     "besides, a table with one row per layer and head"},
+    {"npy", 0, O_STR, F(npy), 0, 0, "am", "DIR",
+     "besides, a new folder of NumPy arrays [layer, head, pair] and manifest.json"},
+    {"text", 0, O_STR, F(text), 0, 0, "am", "FILE", "besides --json, the report; - is stdout"},
+    {"verbose", 0, O_FLAG, F(verbose), 0, 0, "am", "", "report every head"},
+    {"color", 0, O_STR, F(color), 0, 0, "aBmx", "WHEN",
+     "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
@@ -3653,7 +3744,7 @@ static int run_chat(Options *o, Err *e)
 }
 
 /* Opens the model and the output file, runs a command between, and closes both; the file appears
- * only if the command went well. */
+ * unless the command says -1. Another output of the command may have failed: 1. */
 static int with_output(const Options *o, int exact,
                        int (*command)(Session *, const Options *, OutFile *, Err *), Err *e)
 {
@@ -3662,10 +3753,10 @@ static int with_output(const Options *o, int exact,
     int rc = session_open(&ss, o, exact, e) || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
         rc = command(&ss, o, &out, e);
-        if (rc)
+        if (rc < 0)
             out_abandon(&out);
-        else
-            rc = out_close(&out, e);
+        else if (out_close(&out, e))
+            rc = -1;
     }
     session_close(&ss);
     return rc ? -1 : 0;
@@ -4355,11 +4446,164 @@ static int analyze_text(Session *ss, const Options *o, Tokens *ids, Provenance *
     return ids->n ? 0 : err_set(e, "%s: the text has no tokens", p->text_path);
 }
 
-/* ANSI colours on a terminal, unless NO_COLOR is set. */
-static int use_color(const Options *o)
+/* The text and what the model makes of it, in one window: each token is observed, then the next is
+ * chosen from its logits. An end token is not run. What was generated is appended to ids and out. */
+static int analyze_generate(Session *ss, const Options *o, Analysis *a, Tokens *ids, Provenance *p,
+                            Bytes *out, Err *e)
 {
-    const char *no_color = getenv("NO_COLOR");
-    return !o->out && isatty(1) && !(no_color && *no_color);
+    Tokens w = {0};
+    Sampler sp = make_sampler(o, 0);
+    Decoder d = {.t = ss->tok, .n_seen = 1};
+    double t0 = now();
+    int rc = 0;
+    if (ss->bos >= 0) tokens_add(&w, ss->bos);
+    for (size_t i = 0; i < ids->n; i++) tokens_add(&w, ids->id[i]);
+    state_reset(&ss->s);
+    analysis_window(a);
+    analysis_tokens(a, w.id, (int)w.n);
+    int stopped = prefill(&ss->s, w.id, (int)w.n);
+    while (!rc && !stopped && !interrupted && p->generated < (uint64_t)o->generate) {
+        if (!all_finite(ss->s.logits, ss->m.n_vocab)) {
+            rc = err_not_finite(ss, e);
+            break;
+        }
+        int id = sample(&sp, ss->s.logits, n_choices(ss), &w);
+        if (tok_is_eog(ss->tok, id)) break;
+        tokens_add(&w, id);
+        tokens_add(ids, id);
+        tok_decode(&d, id, out);
+        analysis_tokens(a, &id, 1);
+        forward(&ss->s, &id, 1, 1);
+        p->generated++;
+        progress("generate", (double)p->generated, o->generate + 1, t0);
+    }
+    progress("generate", 1, 1, t0); /* done: the line goes */
+    tok_decode_end(&d, out);
+    bytes_add(out, "", 0);
+    p->n_tokens = (uint64_t)ss->s.pos;
+    p->n_windows = 1;
+    p->generated_text = out->s;
+    free(w.id);
+    return rc;
+}
+
+/* How --generate chooses tokens; a random seed is drawn here, once, so that it can be told. */
+static void say_sampling(Options *o, char *s, size_t size)
+{
+    Sampler sp = make_sampler(o, 0);
+    if (!(sp.temp > 0)) {
+        snprintf(s, size, "greedy");
+        return;
+    }
+    if (o->seed < 0) o->seed = (double)(sp.rng >> 11);
+    snprintf(s, size, "temperature %g, top-k %d, top-p %g, min-p %g, seed %.0f", sp.temp, sp.top_k,
+             sp.top_p, sp.min_p, o->seed);
+    if (sp.repeat_penalty > 1 || sp.repeat_penalty < 1)
+        snprintf(s + strlen(s), size - strlen(s), ", repeat penalty %g over %d tokens",
+                 sp.repeat_penalty, sp.repeat_last_n);
+}
+
+/* What is written besides the report or the JSON: opened before the run, so that a bad name is
+ * known before the work is done. */
+typedef struct {
+    OutFile text, csv, heads;
+    OutDir npy;
+} Extras;
+
+static void extras_abandon(Extras *x)
+{
+    if (x->text.f) out_abandon(&x->text);
+    if (x->csv.f) out_abandon(&x->csv);
+    if (x->heads.f) out_abandon(&x->heads);
+    out_dir_abandon(&x->npy);
+}
+
+/* Two outputs into one place would mix. */
+static int outputs_differ(const Options *o, Err *e)
+{
+    const struct {
+        const char *option, *name;
+    } out[] = {{"-o", o->out ? o->out : "-"},
+               {"--csv", o->csv},
+               {"--csv-heads", o->csv_heads},
+               {"--npy", o->npy},
+               {"--capture", o->capture_file},
+               {"--partial", o->partial},
+               {"--text", o->text}};
+    const int n = sizeof out / sizeof *out;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < i; k++)
+            if (out[i].name && out[k].name && strcmp(out[i].name, out[k].name) == 0)
+                return err_usage(e, "%s and %s both write to %s: name another file for one",
+                                 k || o->out ? out[k].option
+                                 : o->json   ? "the JSON"
+                                             : "the report",
+                                 out[i].option,
+                                 strcmp(out[i].name, "-") ? out[i].name : "standard output");
+    return 0;
+}
+
+static int extras_open(Extras *x, const Options *o, Err *e)
+{
+    *x = (Extras){.text = {.f = NULL}};
+    if (o->text && !o->json)
+        return err_usage(e, "--text goes with --json: the report is already written (-o FILE)");
+    if (outputs_differ(o, e)) return -1;
+    if ((o->text && out_open(&x->text, o->text, e)) || (o->csv && out_open(&x->csv, o->csv, e)) ||
+        (o->csv_heads && out_open(&x->heads, o->csv_heads, e)) ||
+        (o->npy && out_dir_open(&x->npy, o->npy, e))) {
+        extras_abandon(x);
+        return -1;
+    }
+    return 0;
+}
+
+/* --color, then NO_COLOR, then what CLICOLOR_FORCE and FORCE_COLOR say, then the terminal. */
+static int wants_color(const Options *o, const FILE *f)
+{
+    static const char *const force[] = {"CLICOLOR_FORCE", "FORCE_COLOR"};
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+    if (o->color && strcmp(o->color, "auto")) return strcmp(o->color, "always") == 0;
+    if (no && *no) return 0;
+    for (int i = 0; i < 2; i++) {
+        const char *v = getenv(force[i]);
+        if (f == stdout && v && *v && strcmp(v, "0")) return 1;
+    }
+    return f == stdout && isatty(1) && term && *term && strcmp(term, "dumb");
+}
+
+/* The locale's encoding, by its name: unset is UTF-8, "C" and others without that name are ASCII. */
+static int locale_is_ascii(void)
+{
+    static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
+    for (int i = 0; i < 3; i++) {
+        const char *v = getenv(names[i]);
+        if (v && *v) return !strcasestr(v, "utf-8") && !strcasestr(v, "utf8");
+    }
+    return 0;
+}
+
+/* The screen behind standard output; a file is the same for everyone. */
+static Screen screen_of(const Options *o, FILE *f)
+{
+    Screen s = {.verbose = o->verbose};
+    const char *term = getenv("TERM"), *colors = getenv("COLORTERM"), *columns = getenv("COLUMNS");
+    struct winsize size;
+    if (wants_color(o, f))
+        s.color = colors && (strstr(colors, "truecolor") || strstr(colors, "24bit")) ? COLOR_TRUE
+                  : term && strstr(term, "256")                                      ? COLOR_256
+                                                                                     : COLOR_8;
+    if (f != stdout) return s;
+    if (isatty(1) && ioctl(1, TIOCGWINSZ, &size) == 0) s.width = size.ws_col;
+    if (!s.width && columns) s.width = atoi(columns);
+    s.ascii = locale_is_ascii();
+    return s;
+}
+
+static void write_report(const Analysis *a, const Provenance *p, const Options *o, FILE *f)
+{
+    Screen s = screen_of(o, f);
+    analysis_print(a, p, f, &s);
 }
 
 /* What analyze or check prints of a finished analysis. */
@@ -4368,11 +4612,36 @@ static void show_analysis(const Analysis *a, const Provenance *p, const Options 
     if (o->status && o->json)
         *o->status = check_json(a, p, &o->check, f);
     else if (o->status)
-        *o->status = check_print(a, p, &o->check, f, use_color(o));
+        *o->status = check_print(a, p, &o->check, f, screen_of(o, f).color);
     else if (o->json)
         analysis_json(a, p, f);
     else
-        analysis_print(a, p, f, use_color(o));
+        write_report(a, p, o, f);
+}
+
+/* Standard output is looked at when the program ends. */
+static int extra_close(OutFile *o, Err *e)
+{
+    return o->f == stdout ? 0 : out_close(o, e);
+}
+
+/* Everything that was asked for. 1: something beside the main output failed. A reader of standard
+ * output that goes away early (head) takes no file with it: either that output is written last, or
+ * the signal is not heard. */
+static int analyze_write(const Analysis *a, const Provenance *p, const Options *o, OutFile *main,
+                         Extras *x, Err *e)
+{
+    int bad = 0;
+    if (main->f != stdout) signal(SIGPIPE, SIG_IGN);
+    if (x->csv.f) analysis_csv(a, p, x->csv.f), bad |= extra_close(&x->csv, e);
+    if (x->heads.f) analysis_csv_heads(a, p, x->heads.f), bad |= extra_close(&x->heads, e);
+    if (x->text.f) write_report(a, p, o, x->text.f), bad |= extra_close(&x->text, e);
+    if (x->npy.tmp && analysis_npy(a, p, &x->npy, e))
+        bad = 1, out_dir_abandon(&x->npy);
+    else if (x->npy.tmp)
+        bad |= out_dir_close(&x->npy, e);
+    if (!o->partial || o->json || o->out || o->status) show_analysis(a, p, o, main->f);
+    return bad != 0;
 }
 
 enum { SHOWN_TOKENS = 64 };
@@ -4489,31 +4758,58 @@ static int analyze_edit(Session *ss, const Options *o, const Tokens *ids, Edit *
     return rc;
 }
 
-/* Runs the windows; then the file of partial results, the reading, or both. */
-static int analyze_run(Session *ss, const Options *o, const Tokens *ids, Provenance *p,
-                       OutFile *out, Err *e)
+/* What was asked for, less what excludes it. */
+static int generate_check(const Session *ss, const Options *o, const Tokens *ids, Err *e)
 {
-    Shard sh;
+    size_t need = ids->n + (size_t)(ss->bos >= 0) + (size_t)o->generate;
+    if (!o->generate) return 0;
+    if (o->partial)
+        return err_usage(e, "--generate: the continuation is one window, with no parts to keep: "
+                            "no --partial");
+    if (need <= (size_t)ss->s.n_ctx) return 0;
+    return err_set(e,
+                   "--generate %d: with the text that makes %zu tokens, and the window has %d: -c "
+                   "sets a larger one",
+                   o->generate, need, ss->s.n_ctx);
+}
+
+/* Runs the windows, or the text and its continuation; then come the outputs. 1: as analyze_write. */
+static int analyze_run(Session *ss, const Options *o, Tokens *ids, Provenance *p, OutFile *out,
+                       Err *e)
+{
+    char *text[SHOWN_TOKENS];
+    Shard sh = {.path = NULL};
     Recorder rec = {0};
+    Extras extras = {.text = {.f = NULL}};
+    Bytes said = {0};
     p->n_text_tokens = ids->n;
     p->n_text_windows = n_windows(ss, ids);
-    int rc =
-        shard_plan(&sh, o, p->n_text_windows, e) || record_begin(&rec, &ss->m, o, ss->s.n_ctx, e);
+    p->token_text = (const char *const *)text;
+    p->n_token_text = first_texts(ss, ids, text);
+    int rc = generate_check(ss, o, ids, e) || shard_plan(&sh, o, p->n_text_windows, e) ||
+             extras_open(&extras, o, e) || record_begin(&rec, &ss->m, o, ss->s.n_ctx, e);
     if (!rc) {
         Analysis *a = analysis_new(&ss->m, &o->analysis);
         sha256_hex(ss->m.g.map, ss->m.g.size, p->model_sha256);
         ss->s.probe = record_probe(&rec, analysis_probe(a));
         rc = o->resume ? shard_resume(&sh, a, p, e) : 0;
-        if (!rc) {
-            analyze_windows(ss, a, ids, p, &sh);
-            p->interrupted = interrupted != 0;
-            rc = analyze_keep(&sh, a, p, e);
+        if (!rc && o->generate) {
+            rc = analyze_generate(ss, o, a, ids, p, &said, e);
+            for (int i = 0; i < p->n_token_text; i++) free(text[i]);
+            p->n_token_text = first_texts(ss, ids, text);
         }
-        if (!rc && (!sh.path || o->json || o->out || o->status)) show_analysis(a, p, o, out->f);
-        analysis_free(a);
+        if (!rc && !o->generate) analyze_windows(ss, a, ids, p, &sh);
+        p->interrupted = interrupted != 0;
+        if (!rc) rc = analyze_keep(&sh, a, p, e);
         if (record_end(&rec, p, e)) rc = -1;
+        if (!rc) rc = analyze_write(a, p, o, out, &extras, e);
+        analysis_free(a);
+    } else {
+        rc = -1;
     }
-    free(sh.path);
+    if (rc < 0) extras_abandon(&extras);
+    for (int i = 0; i < p->n_token_text; i++) free(text[i]);
+    free(sh.path), free(said.s);
     return rc;
 }
 
@@ -4522,28 +4818,31 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
     Tokens ids = {0};
     Bytes edits = {0};
     Edit *edit = NULL;
+    Options run = *o;
+    char sampling[160];
     Provenance p = session_provenance(ss, o);
-    char *text[SHOWN_TOKENS];
     if (ss->s.n_ctx < 2)
         return err_usage(e, "-c %d: a window needs 2 tokens at least", ss->s.n_ctx);
+    if (o->generate) {
+        say_sampling(&run, sampling, sizeof sampling);
+        p.sampling = sampling;
+    }
     int rc = analyze_text(ss, o, &ids, &p, e) || analyze_edit(ss, o, &ids, &edit, &edits, e);
+    rc = rc ? -1 : 0;
     if (!rc) {
         ss->s.edit = edit;
         p.edits = edits.s;
-        p.token_text = (const char *const *)text;
-        p.n_token_text = first_texts(ss, &ids, text);
-        rc = analyze_run(ss, o, &ids, &p, out, e);
-        for (int i = 0; i < p.n_token_text; i++) free(text[i]);
+        rc = analyze_run(ss, &run, &ids, &p, out, e);
     }
     ss->s.edit = NULL;
     edit_free(edit);
     free(edits.s);
     free(ids.id);
-    return rc ? -1 : 0;
+    return rc;
 }
 
-static void analyze_activations(const Activations *x, const Options *o, const Kernels *k,
-                                OutFile *out)
+static int analyze_activations(const Activations *x, const Options *o, const Kernels *k,
+                               OutFile *out, Extras *extras, Err *e)
 {
     int T = x->q_grid.len[AXIS_T], B = x->q_grid.len[AXIS_B];
     Provenance p = {.isa = k->name,
@@ -4567,8 +4866,9 @@ static void analyze_activations(const Activations *x, const Options *o, const Ke
         progress("analyze", (b + 1.0) * T, (double)B * T, t0);
     }
     p.interrupted = interrupted != 0;
-    show_analysis(a, &p, o, out->f);
+    int rc = analyze_write(a, &p, o, out, extras, e);
     analysis_free(a);
+    return rc;
 }
 
 /* --q and --k: activations of another program in the place of a model and a text. */
@@ -4577,28 +4877,34 @@ static int run_activations(const Options *o, Err *e)
     ActivationOptions ao = o->files;
     Activations x;
     OutFile out;
+    Extras extras;
     ao.rope = o->rope;
     ao.rope_scale = o->rope_scale;
     ao.n_ctx = o->analysis.n_ctx;
     ao.base = o->base;
     ao.n_rot = o->n_rot;
-    if (o->model || o->prompt || o->file || o->n_ctx || o->n_predict > 0 || o->capture_file)
+    if (o->model || o->prompt || o->file || o->n_ctx || o->n_predict > 0 || o->capture_file ||
+        o->generate)
         return err_usage(e, "--q and --k take the place of a model and a text: no MODEL, -p, -f, "
-                            "-n, -c or --capture with them");
+                            "-n, -c, --generate or --capture with them");
     const Kernels *k = kernels_pick(o->isa, e);
     if (!k || activations_open(&x, &ao, e)) return -1;
-    int rc = out_open(&out, o->out ? o->out : "-", e);
+    int rc = extras_open(&extras, o, e) || out_open(&out, o->out ? o->out : "-", e) ? -1 : 0;
     if (!rc) {
-        analyze_activations(&x, o, k, &out);
-        rc = out_close(&out, e);
+        rc = analyze_activations(&x, o, k, &out, &extras, e);
+        if (out_close(&out, e)) rc = -1;
+    } else {
+        extras_abandon(&extras);
     }
     activations_close(&x);
-    return rc;
+    return rc ? -1 : 0;
 }
 
 static int run_analyze(Options *o, Err *e)
 {
     const ActivationOptions *f = &o->files;
+    if (!o->generate && o->temp >= 0)
+        return err_usage(e, "--temp is for --generate N: nothing else is chosen by chance");
     if (f->q || f->k) return run_activations(o, e);
     if (f->axes || f->layout || f->rotated || o->base > 0 || o->n_rot || f->pos || f->scale > 0)
         return err_usage(e, "--axes, --layout, --rotated, --base, --n-rot, --pos and --scale "
@@ -4636,6 +4942,7 @@ static int merge_list(Partial *x, const char *path, Err *e)
 static int merge_write(Partial *x, const Options *o, Err *e)
 {
     OutFile out;
+    Extras extras;
     char missing[512] = "";
     const Provenance *p = &x->p;
     int keep = o->out && !o->json;
@@ -4648,11 +4955,15 @@ static int merge_write(Partial *x, const Options *o, Err *e)
     if (p->incomplete && keep)
         note("%s: of the %llu windows of the text, %s are missing", o->out,
              (unsigned long long)p->n_text_windows, missing);
-    if (out_open(&out, o->out ? o->out : "-", e)) return -1;
+    if (keep && (o->csv || o->csv_heads || o->npy))
+        return err_usage(e, "-o FILE keeps partial results, of which --csv and --npy cannot be "
+                            "made yet: add --json, or leave -o away");
+    if (extras_open(&extras, o, e)) return -1;
+    if (out_open(&out, o->out ? o->out : "-", e)) return extras_abandon(&extras), -1;
     int rc = keep ? partial_write(x->a, p, out.f, e) : 0;
     if (rc) return out_abandon(&out), -1;
-    if (!keep) show_analysis(x->a, p, o, out.f);
-    return out_close(&out, e);
+    if (!keep) rc = analyze_write(x->a, p, o, &out, &extras, e);
+    return out_close(&out, e) || rc ? -1 : 0;
 }
 
 static int run_merge(Options *o, Err *e)
@@ -4752,7 +5063,7 @@ static int run_bounds(Options *o, Err *e)
         if (o->json)
             bounds_json(&m, &b, &p, out.f);
         else
-            bounds_print(&m, &b, &p, out.f, use_color(o));
+            bounds_print(&m, &b, &p, out.f, screen_of(o, out.f).color);
         rc = out_close(&out, e);
     }
     model_close(&m);
@@ -5055,7 +5366,7 @@ static int ablate_session(Session *ss, const Options *o, OutFile *out, Err *e)
         rc = ablate_runs(&w, e);
         p.interrupted = interrupted != 0;
         if (!rc && o->json) ablation_json(&w.out, &ss->m, &p, out->f);
-        if (!rc && !o->json) ablation_print(&w.out, &ss->m, &p, out->f, use_color(o));
+        if (!rc && !o->json) ablation_print(&w.out, &ss->m, &p, out->f, screen_of(o, out->f).color);
     }
     analysis_free(w.first);
     selection_free(&w.sel);
@@ -5437,6 +5748,9 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
             set_option(o, opt, arg, value);
         }
     }
+    const char *color = o->color;
+    if (color && strcmp(color, "auto") && strcmp(color, "always") && strcmp(color, "never"))
+        usage("--color %s: expected auto, always or never", color);
     if (o->exact && o->int8) usage("--exact and --int8 exclude each other");
 }
 

@@ -238,7 +238,10 @@ ok "the same hash with a probe" says "$hash"
 
 run analyze $model -f $sample
 ok "analyze runs" exits 0
-ok "analyze reads every layer" says "layer 4"
+ok "analyze reads every layer" matches '^ +4  +[0-9]+ of 4 ' "$out"
+ok "the report has a map" says 'at most one turn over the context'
+run analyze $model -f $sample -n 100 --verbose
+ok "analyze --verbose reads every head" [ "$(grep -c '^layer [0-4]' "$out")" -eq 5 ]
 ok "no escape codes in a pipe" sh -c "! grep -q '$(printf '\033')' '$out'"
 run analyze $model -f $sample -n 700 --json -t 1
 ok "analyze --json runs" exits 0
@@ -524,7 +527,7 @@ run analyze $model -f $sample -n 300 -c 300 --json -t 1 -b 19 --capture "$dir/c2
     --capture-layers 0,2-3 --capture-tokens 90 --capture-pattern
 ok "the same capture with other threads and batches" cmp -s "$dir/c.safetensors" "$dir/c2.safetensors"
 refused 2 "say where to" analyze $model -f $sample --capture-layers 0
-refused 2 "name the same file" analyze $model -f $sample --capture "$dir/x" -o "$dir/x"
+refused 2 "both write to" analyze $model -f $sample --capture "$dir/x" -o "$dir/x"
 refused 2 "\-\-capture-layers 99" analyze $model -f $sample --capture "$dir/x" --capture-layers 99
 run analyze $model -f $sample -c 600 --capture "$dir/x" --capture-pattern # and a warning: -c 600
 ok "too large a pattern: 2" exits 2
@@ -612,6 +615,212 @@ refused 2 "found in a text" generate $model -p a --drop candidates
 refused 2 "number from 0 to 1" ablate $model -f $sample --keep-rope 2
 refused 1 "no selected head" perplexity $model -f $sample -c 128 --drop candidates --strong-ratio 1e9
 refused 1 "needs 2 at least" ablate $model -p ""
+
+# ---- what analyze writes beside its report
+
+reading="analyze $model -f $sample -n 700"
+# all [OPTIONS...]: every output of one run, into the new folder $all.
+all() {
+    rm -rf "$all"
+    mkdir "$all"
+    # shellcheck disable=SC2086
+    run $reading "$@" --json -o "$all/json" --csv "$all/pairs.csv" --csv-heads "$all/heads.csv" \
+        --npy "$all/npy" --text "$all/text"
+}
+all=$dir/all
+all
+ok "all outputs of one run" exits 0
+ok "nothing on stdout" silent "$out"
+ok "the JSON is that of --json alone" cmp -s "$all/json" "$dir/reading.json"
+ok "--text is the report" matches 'What was found' "$all/text"
+ok "nothing unfinished" sh -c "! ls '$all' | grep -q tmp"
+cp -r "$all" "$dir/all1"
+for how in "-t 1" "-b 37" "--isa base"; do
+    # shellcheck disable=SC2086
+    all $how
+    ok "the same CSV and arrays with $how" \
+        sh -c "rm '$all/text' && rm -f '$dir/all1/text' && diff -r '$all' '$dir/all1' >/dev/null"
+done
+run analyze $model -f $sample -n 64 --csv - -o "$dir/table"
+ok "--csv - writes to stdout" matches '^layer,head,kv_head,pair,theta,' "$out"
+ok "and the report goes to -o" matches 'What was found' "$dir/table"
+"$program" analyze $model -f $sample -n 64 --csv - -o "$dir/table2" 2>"$err" | head -n 1 >"$out"
+ok "head takes no file with it" cmp -s "$dir/table" "$dir/table2"
+
+check_csv() { # lines of equal length, numbers where numbers belong, and those of the JSON
+    python3 - "$dir/all1" <<'END' >"$out" 2>"$err"
+import csv, json, sys
+folder = sys.argv[1]
+raw = open(folder + "/pairs.csv", newline="").read()
+assert raw.endswith("\r\n") and "\n" not in raw.replace("\r\n", "")
+pairs = list(csv.DictReader(open(folder + "/pairs.csv", newline="")))
+heads = list(csv.DictReader(open(folder + "/heads.csv", newline="")))
+data = json.load(open(folder + "/json"))
+number = lambda s: None if s == "" else float(s)
+n_pairs = n_heads = 0
+for layer in data["layers"]:
+    rope = data["ropes"][layer["rope"]]
+    for head in layer["heads"]:
+        row = heads[n_heads]
+        n_heads += 1
+        assert (int(row["layer"]), int(row["head"])) == (layer["layer"], head["head"])
+        for name in set(row) & set(head):
+            if isinstance(head[name], (int, float)):
+                assert number(row[name]) == head[name], name
+        for j in range(rope["n_pairs"]):
+            row = pairs[n_pairs]
+            n_pairs += 1
+            assert None not in row and None not in row.values()
+            at = tuple(int(row[k]) for k in ("layer", "head", "kv_head", "pair"))
+            assert at == (layer["layer"], head["head"], head["kv_head"], j)
+            for name in ("theta", "wavelength", "x", "cycles"):
+                assert number(row[name]) == rope[name][j], name
+            assert row["class"] == rope["class"][j]
+            assert [int(row["hf_channel_a"]), int(row["hf_channel_b"])] == rope["hf_channels"][j]
+            assert int(row["candidate"]) == (j in head["candidates"])
+            for name in ("r_q", "R_k", "phi", "ratio", "t3_slack"):
+                assert number(row[name]) == head[name][j], name
+            assert row["model"] == data["provenance"]["model_sha256"][:12]
+assert n_pairs == len(pairs) and n_heads == len(heads) and n_pairs > n_heads
+END
+}
+check_npy() { # numpy reads every array of the manifest, and they are the JSON's numbers
+    "$python" - "$dir/all1" <<'END' >"$out" 2>"$err"
+import hashlib, json, os, sys
+import numpy as np
+folder = sys.argv[1]
+manifest = json.load(open(folder + "/npy/manifest.json"))
+data = json.load(open(folder + "/json"))
+assert manifest["schema"] == "ropescope.arrays/1"
+assert manifest["provenance"] == data["provenance"]
+files = {a["file"] for a in manifest["arrays"]} | {"manifest.json"}
+assert files == set(os.listdir(folder + "/npy"))
+assert len({f.lower() for f in files}) == len(files)
+arrays = {}
+for a in manifest["arrays"]:
+    path = folder + "/npy/" + a["file"]
+    assert hashlib.sha256(open(path, "rb").read()).hexdigest() == a["sha256"]
+    v = arrays[a["name"]] = np.load(path)
+    assert v.dtype == np.dtype(a["dtype"]) and list(v.shape) == a["shape"]
+    assert v.shape == tuple(manifest["axes"][x] for x in a["axes"])
+for layer in data["layers"]:
+    l = layer["layer"]
+    assert np.allclose(arrays["x"][l], data["ropes"][layer["rope"]]["x"], rtol=1e-8, atol=0)
+    for head in layer["heads"]:
+        for name in ("r_q", "r_k", "R_q", "R_k", "phi", "ratio"):
+            assert np.allclose(arrays[name][l, head["head"]], head[name], rtol=1e-8, atol=0), name
+        assert np.isclose(arrays["alpha_1"][l, head["head"]], head["alpha_1"], rtol=1e-8, atol=0)
+END
+}
+last="the CSV of analyze, read by Python"
+if [ $json_tool -eq 1 ]; then ok "CSV is what the JSON is" check_csv; fi
+python=${PYTHON:-python3}
+last="the arrays of analyze, read by numpy"
+if "$python" -c 'import numpy' 2>/dev/null; then
+    ok "NumPy reads the arrays, and they are what the JSON is" check_npy
+else
+    echo "skipped: whether numpy reads the arrays of --npy: $python has no numpy (PYTHON=...)"
+fi
+
+refused 1 "not empty" analyze $model -f $sample -n 64 --npy "$all"
+refused 1 "is no folder" analyze $model -f $sample -n 64 --npy "$dir/table"
+refused 1 "no-such-folder" analyze $model -f $sample -n 64 --csv "$dir/no-such-folder/x"
+refused 2 "the report and --csv both write to standard output" analyze $model -f $sample --csv -
+refused 2 "both write to $dir/x" analyze $model -f $sample --csv "$dir/x" --csv-heads "$dir/x"
+refused 2 "goes with --json" analyze $model -f $sample --text "$dir/x"
+refused 2 "expected auto, always or never" analyze $model -f $sample --color sometimes
+refused 1 "no-such-folder" analyze $model -f $sample -n 64 --csv "$dir/x" -o "$dir/no-such-folder/x"
+ok "what fails leaves no file" [ ! -e "$dir/x" ]
+ok "nor an unfinished one" sh -c "! ls '$dir' | grep -q tmp"
+
+# ---- colour, width and characters of the report
+
+esc=$(printf '\033')
+shown="analyze $model -f $sample -n 64"
+plain_report() { ! grep -q "$esc" "$out"; }
+# shellcheck disable=SC2086
+{
+    run $shown --color always
+    ok "--color always" says "$esc"
+    run $shown --color always -o "$dir/colored"
+    ok "--color always, into a file" matches "$esc" "$dir/colored"
+    LC_ALL=C run $shown
+    ok "no Unicode in the C locale" sh -c "! LC_ALL=C grep -q '[^ -~]' '$out'"
+    LC_ALL=C.UTF-8 COLUMNS=200 run $shown
+    ok "Unicode in a UTF-8 locale" says '┊'
+    ok "wide paragraphs stay readable" [ "$(wc -L <"$out")" -le 100 ]
+}
+# on_terminal ENVIRONMENT...: the report on a terminal of 80 columns, which Python plays.
+on_terminal() {
+    last="$* ropescope $shown, on a terminal"
+    # shellcheck disable=SC2086
+    record env -u NO_COLOR -u COLUMNS -u LC_ALL "$@" python3 -c '
+import fcntl, os, pty, struct, sys, termios
+pid, fd = pty.fork()
+if pid == 0:
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
+    os.execv(sys.argv[1], sys.argv[1:])
+while True:
+    try:
+        data = os.read(fd, 65536)
+    except OSError:
+        break
+    if not data:
+        break
+    sys.stdout.buffer.write(data)
+' "$program" $shown
+}
+if [ $json_tool -eq 1 ]; then
+    on_terminal TERM=xterm-256color COLORTERM=
+    ok "256 colours on a terminal that has them" says "$esc\[48;5;"
+    on_terminal TERM=xterm-256color COLORTERM=truecolor
+    ok "24 bits on one that has those" says "$esc\[48;2;"
+    on_terminal TERM=xterm COLORTERM=
+    ok "shades, and some colour, on another" sh -c "grep -q '$esc\[1m' '$out' && ! grep -q '$esc\[48' '$out'"
+    on_terminal TERM=xterm-256color NO_COLOR=1
+    ok "NO_COLOR" plain_report
+    on_terminal TERM=dumb
+    ok "TERM=dumb" plain_report
+    ok "no wider than the terminal" \
+        [ "$(tr -d '\r' <"$out" | sed '1,/^rope/d;/^text/d' | wc -L)" -le 80 ]
+else
+    echo "skipped: the report on a terminal: there is no python3"
+fi
+
+# ---- generated tokens are observed
+
+run analyze $model -p "ROMEO: What" --generate 40 --json -t 1
+ok "analyze --generate" exits 0
+ok "its JSON parses" is_json "$out"
+ok "the tokens are counted" says '"generated":40,'
+ok "and how they were chosen" says '"sampling":"greedy"'
+cp "$out" "$dir/generated.json"
+run analyze $model -p "ROMEO: What" --generate 40 --json -t 2 -b 1
+ok "the same JSON with 2 threads, token by token" cmp -s "$out" "$dir/generated.json"
+# without_made FILE: the JSON without its provenance.
+without_made() { sed '/^"provenance":/,/^"convention":/d' "$1"; }
+if [ $json_tool -eq 1 ]; then
+    python3 -c 'import json, sys
+print("ROMEO: What" + json.load(open(sys.argv[1]))["provenance"]["generated_text"], end="")' \
+        "$dir/generated.json" >"$dir/continued"
+    run analyze $model -f "$dir/continued" --json
+    without_made "$out" >"$dir/as_text"
+    without_made "$dir/generated.json" >"$dir/as_generated"
+    ok "the continued text is as long" says '"n_tokens":47,'
+    ok "generated tokens count like those of a text" cmp -s "$dir/as_text" "$dir/as_generated"
+    ok "and there is something to compare" [ "$(wc -c <"$dir/as_text")" -gt 10000 ]
+fi
+run analyze $model -p "ROMEO: What" --generate 8
+ok "the report shows what was generated" says '^generated, greedy: , *And'
+run analyze $model -p "ROMEO: What" --generate 8 --temp 1
+ok "a random seed is told" says 'generated, temperature 1,.* seed [0-9]'
+seed=$(sed -n 's/.*seed \([0-9]*\).*/\1/p' "$out" | head -n 1)
+cp "$out" "$dir/sampled"
+run analyze $model -p "ROMEO: What" --generate 8 --temp 1 -s "$seed"
+ok "and gives the same again" cmp -s "$out" "$dir/sampled"
+refused 1 "the window has 512" analyze $model -f $sample --generate 8
+refused 2 "for --generate" analyze $model -f $sample --temp 1
 
 # ---- interruption
 
