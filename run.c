@@ -4883,6 +4883,9 @@ static int run_activations(const Options *o, Err *e)
     ao.n_ctx = o->analysis.n_ctx;
     ao.base = o->base;
     ao.n_rot = o->n_rot;
+    if (o->partial || o->shard || o->resume)
+        return err_usage(e, "--partial, --shard and --resume are for a model and a text, not for "
+                            "--q and --k");
     if (o->model || o->prompt || o->file || o->n_ctx || o->n_predict > 0 || o->capture_file ||
         o->generate)
         return err_usage(e, "--q and --k take the place of a model and a text: no MODEL, -p, -f, "

@@ -401,6 +401,7 @@ refused 1 "magic" merge $sample
 refused 2 "which partial results" merge
 refused 2 "needs --partial" analyze $cut --shard 1/3
 refused 2 "needs --partial" analyze $cut --resume
+refused 2 "not for --q and --k" analyze --q q.npy --k k.npy --partial "$dir/x.part"
 refused 2 "1 <= I <= N" analyze $cut --shard 4/3 --partial "$dir/x.part"
 refused 2 "same file" analyze $cut --partial "$dir/x" -o "$dir/x"
 refused 1 "no-such-folder" analyze $cut --partial "$dir/no-such-folder/x"
