@@ -1021,7 +1021,7 @@ static void row_case(const Kernels *k, int n, int t0)
     float *a = edge_floats(&ae), *z = edge_floats(&ze);
     RowSums got, want;
     memset(&got, 0, sizeof got);
-    for (int i = 0; i < PARTS; i++) got.score[i] = rng_float(&rng) * 3, got.top[i] = -INFINITY;
+    for (int i = 0; i < PARTS; i++) got.score[i] = (double)rng_float(&rng), got.top[i] = -INFINITY;
     want = got;
     for (int from = 0, to, p = 1; p <= 3; from = to, p++) {
         to = n * p / 3;
