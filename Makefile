@@ -95,9 +95,10 @@ $(BUILD)/tests/test_run: $(BUILD)/tests/test_run.o $(filter-out $(BUILD)/run_lib
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-# test_stats.c includes analysis.c, likewise.
-$(BUILD)/tests/test_stats.o: report.html
-$(BUILD)/tests/test_stats: $(BUILD)/tests/test_stats.o $(filter-out $(BUILD)/analysis.o,$(LIBRARY))
+# test_stats.c and test_probe.c include analysis.c, likewise.
+STATIC = $(BUILD)/tests/test_stats $(BUILD)/tests/test_probe
+$(STATIC:%=%.o): report.html
+$(STATIC): %: %.o $(filter-out $(BUILD)/analysis.o,$(LIBRARY))
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 

@@ -48,10 +48,10 @@ typedef struct {
 /* Sums over tokens. All are doubles while a window is open; closed windows are added exactly, so
  * that readings can be merged in any order. Counts are whole numbers. */
 typedef struct {
-    double r, r2;                     /* radius before rotation, and its square */
-    double a, b, aa, bb, ab;          /* both members, their squares and product, before rotation */
-    double r_skip;                    /* radius of the first tokens, which are left out above */
-    double r_after, a_after, b_after; /* after rotation: r times the amplitude, a self-check */
+    double r, r2;            /* radius before rotation, and its square */
+    double a, b, aa, bb, ab; /* both members, their squares and product, before rotation */
+    double r_skip;           /* radius of the first tokens, which are left out above */
+    double a_after, b_after, r2_after; /* after rotation */
 } PairSum;
 
 typedef struct {
@@ -80,7 +80,7 @@ typedef struct {
     double n_ordinary;                     /* keys but key 0 in these rows */
 } RowSum;
 
-/* The sums of one head, as a view of one row of doubles: what a reading works with. */
+/* The sums of one head, as a reading works with them. */
 typedef struct {
     double *n, *n_skip,
         *n_after;        /* tokens in the sums, left out of them, in those after rotation */
@@ -91,18 +91,17 @@ typedef struct {
     RowSum *row;         /* queries only */
 } HeadSums;
 
-/* The same row while it is summed, and in the totals: pair and channel hold one column after the
- * other, as wide loops want them: pair[f * P + j], f a member of PairSum. */
+/* The same as they are summed and kept, in one row of doubles: columns, as wide loops want them.
+ * What a pair has is the sums of its two values, but for its radius. */
 typedef struct {
-    double *n, *n_skip, *n_after, *pair, *channel, *moments;
-    LogitSum *logit;
+    double *n, *n_skip, *n_after;
+    double *r, *r_skip;                    /* [P] */
+    double *value, *size;                  /* [D] before rotation: x, |x| */
+    double *after, *size_after, *sq_after; /* [D] after rotation: x, |x|, x^2 */
+    double *moments;
+    double *sink, *others, *ordinary; /* [D] parts of the logits; queries only */
     RowSum *row;
 } OpenSums;
-
-#define PAIR_SUMS    ((int)(sizeof(PairSum) / sizeof(double)))
-#define CHANNEL_SUMS ((int)(sizeof(ChannelSum) / sizeof(double)))
-/* The column of a member. */
-#define COLUMN(type, member) (offsetof(type, member) / sizeof(double))
 
 /* The largest value of something, and where it was. */
 typedef struct {
@@ -110,6 +109,23 @@ typedef struct {
     uint64_t window;
     int32_t pos, token; /* token: -1 if unknown */
 } Peak;
+
+#define HELD 16 /* tokens that are held back to be summed at once, in decoding */
+#define SOME 32 /* tokens summed at once, at most: they stay in the innermost cache */
+
+/* Tokens of one head that follow each other, stride values apart. */
+typedef struct {
+    int pos, n;
+    const float *x;
+    size_t stride;
+} Batch;
+
+/* Tokens not yet in the sums; room for HELD. Heads lie side by side: a token is written in one go. */
+typedef struct {
+    int pos, n;
+    float *x;
+    size_t stride;
+} Held;
 
 /* Everything kept of one head (query or key). */
 typedef struct {
@@ -122,7 +138,9 @@ typedef struct {
     size_t n_sums, n_peaks;
     float *first; /* [FIRST][D] tokens of window 0 before rotation, the skipped left out */
     int *n_first;
-    double *a, *b, *r, *size; /* of one token: [P] both members, [P] radius, [D] |x| */
+    double *most_r; /* [P] of the tokens being summed */
+    float *most;    /* [D] */
+    Held held[2];   /* before and after rotation */
 } Tally;
 
 #define FIRST     64 /* tokens of the first window that are kept as they are */
@@ -163,6 +181,7 @@ typedef struct {
 /* The rotary axis of a Rope: pair j and where its members lie in a head. */
 typedef struct {
     int n, n_rotated; /* pairs; those with theta > 0 */
+    int layout;       /* ROPE_... */
     double n_ctx;     /* P */
     int *a, *b;
     double *theta, *x; /* radians per position, and over P */
@@ -379,110 +398,142 @@ static int peak_beaten(const Peak *p, double v, uint64_t window, int pos)
     return v > p->value || window < p->window || (window == p->window && pos < p->pos);
 }
 
-/* Values v of the token at pos against the peaks. */
-static void see_peaks(Peak *p, double *high, const double *v, int n, const Analysis *an, int pos)
+static double radius(const Axis *ax, const float *x, int j)
+{
+    double a = (double)x[ax->a[j]], b = (double)x[ax->b[j]];
+    return sqrt(a * a + b * b);
+}
+
+static void set_peak(const Analysis *an, Tally *y, int i, double v, int pos)
+{
+    if (!peak_beaten(&y->peak[i], v, an->window, pos)) return;
+    int token = pos < an->seen.n ? an->seen.id[pos] : -1;
+    y->peak[i] = (Peak){v, an->window, pos, token};
+    y->high[i] = v;
+}
+
+/* The largest radii of a batch against the peaks; the tokens are searched only for a new one. */
+static void peaks_of_radii(const Analysis *an, Tally *y, const Axis *ax, const Batch *b)
 {
     int above = 0;
-    for (int i = 0; i < n; i++) above |= v[i] >= high[i];
-    if (!above) return;
-    int token = pos < an->seen.n ? an->seen.id[pos] : -1;
-    for (int i = 0; i < n; i++) {
-        if (!peak_beaten(&p[i], v[i], an->window, pos)) continue;
-        p[i] = (Peak){v[i], an->window, pos, token};
-        high[i] = v[i];
+    for (int j = 0; j < ax->n; j++) above |= y->most_r[j] >= y->high[j];
+    for (int j = 0; above && j < ax->n; j++) {
+        int i = 0;
+        if (!(y->most_r[j] >= y->high[j])) continue;
+        while (i < b->n - 1 && !(radius(ax, b->x + (size_t)i * b->stride, j) == y->most_r[j])) i++;
+        set_peak(an, y, j, y->most_r[j], b->pos + i);
     }
 }
 
-/* One token taken apart: both members and the radius of its pairs, and |x|. */
-static void take_apart(Tally *y, const Axis *ax, const float *x, int D)
+/* The same of the largest |x|, peaks `at` and on. */
+static void peaks_of_values(const Analysis *an, Tally *y, int at, const Batch *b)
 {
-    double *restrict a = y->a, *restrict b = y->b, *restrict r = y->r, *restrict size = y->size;
-    for (int j = 0; j < ax->n; j++) {
-        a[j] = (double)x[ax->a[j]];
-        b[j] = (double)x[ax->b[j]];
+    int D = an->m->head_dim, above = 0;
+    for (int c = 0; c < D; c++) above |= (double)y->most[c] >= y->high[at + c];
+    for (int c = 0; above && c < D; c++) {
+        const float *x = b->x + c;
+        int i = 0;
+        if (!((double)y->most[c] >= y->high[at + c])) continue;
+        while (i < b->n - 1 && !(fabsf(x[(size_t)i * b->stride]) == y->most[c])) i++;
+        set_peak(an, y, at + c, (double)y->most[c], b->pos + i);
     }
-    for (int j = 0; j < ax->n; j++) r[j] = sqrt(a[j] * a[j] + b[j] * b[j]);
-    for (int c = 0; c < D; c++) size[c] = fabs((double)x[c]);
 }
 
-/* sum += v */
-static void add_column(double *restrict sum, const double *restrict v, int n)
+/* A batch before rotation. The first n_skip of a window count in the peaks and r_skip alone. */
+static void add_before(const Analysis *an, Tally *y, const Axis *ax, const Batch *b)
 {
-    for (int i = 0; i < n; i++) sum[i] += v[i];
+    const Kernels *k = an->kernels;
+    int D = an->m->head_dim, P = ax->n, skipped = b->pos < an->o.n_skip;
+    OpenSums *o = &y->open;
+    RadiusSums radii = {skipped ? o->r_skip : o->r, y->most_r, P, ax->layout};
+    ValueSums values = {skipped ? NULL : o->value, skipped ? NULL : o->size, NULL, y->most};
+    memset(y->most_r, 0, (size_t)P * sizeof *y->most_r);
+    memset(y->most, 0, (size_t)D * sizeof *y->most);
+    k->add_radii(&radii, b->x, b->stride, b->n);
+    k->add_values(&values, b->x, b->stride, b->n, D);
+    peaks_of_radii(an, y, ax, b);
+    peaks_of_values(an, y, P, b);
+    *(skipped ? o->n_skip : o->n) += b->n;
+    if (skipped) return;
+    k->add_moments(o->moments, b->x, b->stride, b->n, D);
+    for (int i = 0; i < b->n && an->window == 0 && *y->n_first < FIRST; i++)
+        memcpy(y->first + (size_t)(*y->n_first)++ * (size_t)D, b->x + (size_t)i * b->stride,
+               (size_t)D * sizeof *b->x);
 }
 
-/* sum += v w */
-static void add_products(double *restrict sum, const double *v, const double *w, int n)
+/* A batch after rotation. */
+static void add_after(const Analysis *an, Tally *y, const Axis *ax, const Batch *b)
 {
-    for (int i = 0; i < n; i++) sum[i] += v[i] * w[i];
+    int D = an->m->head_dim, skipped = b->pos < an->o.n_skip;
+    OpenSums *o = &y->open;
+    ValueSums values = {o->after, o->size_after, o->sq_after, y->most};
+    if (skipped) values = (ValueSums){.most = y->most};
+    memset(y->most, 0, (size_t)D * sizeof *y->most);
+    an->kernels->add_values(&values, b->x, b->stride, b->n, D);
+    peaks_of_values(an, y, ax->n + D, b);
+    if (!skipped) *o->n_after += b->n;
 }
 
-#define PAIRS(y, ax, member)   ((y)->open.pair + COLUMN(PairSum, member) * (size_t)(ax)->n)
-#define CHANNELS(y, D, member) ((y)->open.channel + COLUMN(ChannelSum, member) * (size_t)(D))
-
-/* One token before rotation. The first n_skip of a window count in the peaks and r_skip alone. */
-static void add_before(const Analysis *an, Tally *y, const Axis *ax, int pos, const float *x)
+/* Every sum takes token after token, so batches of any size give the same. */
+static void add_batch(const Analysis *an, Tally *y, const Axis *ax, int stage, Batch b)
 {
-    int D = an->m->head_dim, P = ax->n;
-    take_apart(y, ax, x, D);
-    see_peaks(y->peak, y->high, y->r, P, an, pos);
-    see_peaks(y->peak + P, y->high + P, y->size, D, an, pos);
-    if (pos < an->o.n_skip) {
-        add_column(PAIRS(y, ax, r_skip), y->r, P);
-        *y->open.n_skip += 1;
-        return;
+    for (int n, left = b.n; left > 0; left -= n, b.pos += n, b.x += (size_t)n * b.stride) {
+        int skip = an->o.n_skip - b.pos; /* those left out of the sums are a batch of their own */
+        n = left < SOME ? left : SOME;
+        n = skip > 0 && skip < n ? skip : n;
+        b.n = n;
+        (stage == BEFORE_ROPE ? add_before : add_after)(an, y, ax, &b);
     }
-    add_column(PAIRS(y, ax, r), y->r, P);
-    add_products(PAIRS(y, ax, r2), y->r, y->r, P);
-    add_column(PAIRS(y, ax, a), y->a, P);
-    add_column(PAIRS(y, ax, b), y->b, P);
-    add_products(PAIRS(y, ax, aa), y->a, y->a, P);
-    add_products(PAIRS(y, ax, bb), y->b, y->b, P);
-    add_products(PAIRS(y, ax, ab), y->a, y->b, P);
-    add_column(CHANNELS(y, D, before), y->size, D);
-    *y->open.n += 1;
-    if (an->window == 0 && *y->n_first < FIRST)
-        memcpy(y->first + (size_t)(*y->n_first)++ * (size_t)D, x, (size_t)D * sizeof *x);
 }
 
-/* One token after rotation. */
-static void add_after(const Analysis *an, Tally *y, const Axis *ax, int pos, const float *x)
+static void add_held(const Analysis *an, Tally *y, const Axis *ax, int stage)
 {
-    int D = an->m->head_dim, P = ax->n;
-    take_apart(y, ax, x, D);
-    see_peaks(y->peak + P + D, y->high + P + D, y->size, D, an, pos);
-    if (pos < an->o.n_skip) return;
-    add_column(PAIRS(y, ax, r_after), y->r, P);
-    add_column(PAIRS(y, ax, a_after), y->a, P);
-    add_column(PAIRS(y, ax, b_after), y->b, P);
-    add_column(CHANNELS(y, D, after), y->size, D);
-    add_products(CHANNELS(y, D, sq_after), y->size, y->size, D);
-    *y->open.n_after += 1;
+    Held *h = &y->held[stage];
+    add_batch(an, y, ax, stage, (Batch){h->pos, h->n, h->x, h->stride});
+    h->n = 0;
 }
 
-/* n tokens of one head. Every sum takes token after token, so batches of any size give the same. */
-static void add_tokens(const Analysis *an, Tally *y, int l, int stage, int pos, int n,
-                       const float *x, size_t stride)
+/* Tokens of one head. Few at a time are held back: sums are larger than what is added to them, and
+ * memory is what decoding waits for. */
+static void add_tokens(const Analysis *an, Tally *y, int l, int stage, Batch b)
 {
     const Axis *ax = &an->axis[an->m->layer[l].rope];
-    int skip = pos < an->o.n_skip ? an->o.n_skip - pos : 0;
-    for (int i = 0; i < n; i++)
-        (stage == BEFORE_ROPE ? add_before : add_after)(an, y, ax, pos + i, x + (size_t)i * stride);
-    if (stage == BEFORE_ROPE && n > skip)
-        an->kernels->add_moments(y->open.moments, x + (size_t)skip * stride, stride, n - skip,
-                                 an->m->head_dim);
+    Held *h = &y->held[stage];
+    size_t D = (size_t)an->m->head_dim;
+    if (h->n && (h->n + b.n > HELD || h->pos + h->n != b.pos)) add_held(an, y, ax, stage);
+    if (b.n > HELD) {
+        add_batch(an, y, ax, stage, b);
+        return;
+    }
+    if (!h->n) h->pos = b.pos;
+    for (int i = 0; i < b.n; i++)
+        memcpy(h->x + (size_t)h->n++ * h->stride, b.x + (size_t)i * b.stride, D * sizeof *h->x);
+}
+
+/* What is held back, of all heads: before a window ends, and before its sums are read. */
+static void add_all_held(const Analysis *a)
+{
+    for (int l = 0; l < a->m->n_layers; l++) {
+        const Axis *ax = &a->axis[a->m->layer[l].rope];
+        for (int stage = BEFORE_ROPE; stage <= AFTER_ROPE; stage++) {
+            for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++)
+                add_held(a, &a->q[i], ax, stage);
+            for (int i = a->first_k[l]; i < a->first_k[l + 1]; i++)
+                add_held(a, &a->k[i], ax, stage);
+        }
+    }
 }
 
 static void on_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride)
 {
     const Analysis *a = ctx;
-    add_tokens(a, &a->q[a->first_q[l] + h], l, stage, pos, n, q, stride);
+    add_tokens(a, &a->q[a->first_q[l] + h], l, stage, (Batch){pos, n, q, stride});
 }
 
 static void on_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t stride)
 {
     const Analysis *a = ctx;
-    add_tokens(a, &a->k[a->first_k[l] + kh], l, stage, pos, n, k, stride);
+    add_tokens(a, &a->k[a->first_k[l] + kh], l, stage, (Batch){pos, n, k, stride});
 }
 
 /* ---------------------------------------------------------------- the probe: attention */
@@ -496,8 +547,10 @@ static void add_sinks(SinkWindow *s, const AttnRow *r, int finite)
         return;
     }
     if (r->t0 == 0) s->uniform += 1.0 / r->n_t;
-    for (int k = r->t0; k < SINK_KEYS && k < r->t0 + r->n_t; k++)
-        s->sum[k] += (double)r->weights[k - r->t0];
+    int n = r->n_t < SINK_KEYS - r->t0 ? r->n_t : SINK_KEYS - r->t0;
+    const float *restrict weights = r->weights;
+    double *restrict sum = s->sum + (n > 0 ? r->t0 : 0);
+    for (int i = 0; i < n; i++) sum[i] += (double)weights[i];
 }
 
 static double parts_sum(const double *v)
@@ -505,16 +558,20 @@ static double parts_sum(const double *v)
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-/* Entropy of a softmax row in nats: H = -sum a log a = log Z - sum a z, with log Z = z - log a at
- * any key, here the one of the largest weight. */
-static double row_entropy(const AttnRow *r, const RowSums *s)
+static float parts_max(const float *v)
 {
-    float max = s->max[0];
-    int at = 0;
-    for (int i = 1; i < PARTS; i++) max = s->max[i] > max ? s->max[i] : max;
-    while (r->weights[at] < max) at++;
-    double z = (double)r->scores[at] - log((double)max) - parts_sum(s->score);
-    return z > 0 ? z : 0;
+    float max = v[0];
+    for (int i = 1; i < PARTS; i++) max = v[i] > max ? v[i] : max;
+    return max;
+}
+
+/* Entropy of a softmax row in nats: H = -sum a log a = log Z - sum a z, with log Z = z - log a at
+ * any key, here the one of the largest score and weight. */
+static double row_entropy(const RowSums *s)
+{
+    double log_z = (double)parts_max(s->top) - log((double)parts_max(s->max));
+    double h = log_z - parts_sum(s->score);
+    return h > 0 ? h : 0;
 }
 
 /* Copies of this token: on them (TransformerLens: duplicate), on what followed them (induction). */
@@ -530,7 +587,11 @@ static void add_copies(RowSum *s, const Analysis *an, const AttnRow *r)
 
 static void add_row(RowSum *s, const Analysis *an, const AttnRow *r)
 {
-    RowSums sums = {.max = {0}};
+    RowSums sums;
+    for (int i = 0; i < PARTS; i++) {
+        sums.score[i] = sums.position[i] = sums.weight[i] = 0;
+        sums.max[i] = 0, sums.top[i] = -INFINITY;
+    }
     int n = r->n_t;
     double seen = 0;
     for (int i = 0; i < 3; i++) {
@@ -545,7 +606,7 @@ static void add_row(RowSum *s, const Analysis *an, const AttnRow *r)
     s->distance += (double)(n - 1) - parts_sum(sums.position);
     if (n >= 2) {
         s->n_entropy++;
-        s->entropy += row_entropy(r, &sums) / log((double)n);
+        s->entropy += row_entropy(&sums) / log((double)n);
         s->previous += (double)r->weights[n - 2];
     }
     if (r->pos >= 4) {
@@ -556,30 +617,22 @@ static void add_row(RowSum *s, const Analysis *an, const AttnRow *r)
 }
 
 /* Parts of the logits of this query: of key 0, and (by a running sum of keys, with no T x T work)
- * the mean over keys 1 .. pos. Values from 2 P on do not turn. */
+ * the mean over keys 1 .. pos; of each value. */
 static void add_logits(const Analysis *an, Sink *s, Tally *y, const AttnRow *r)
 {
-    const Axis *ax = &an->axis[an->m->layer[r->l].rope];
     int D = an->m->head_dim, first = r->pos == 0;
-    for (int c = 0; c < D; c++) {
-        double k = (double)r->k[c];
-        if (first) s->key0[c] = k;
-        s->keys[c] = first ? 0 : s->keys[c] + k;
-    }
+    const float *restrict q = r->q, *restrict k = r->k;
+    double *restrict keys = s->keys, *restrict key0 = s->key0;
+    double *restrict sink = y->open.sink, *restrict others = y->open.others;
+    double *restrict ordinary = y->open.ordinary;
+    for (int c = 0; first && c < D; c++) key0[c] = (double)k[c], keys[c] = 0;
+    for (int c = 0; !first && c < D; c++) keys[c] += (double)k[c];
     if (first || r->t0) return;
     double scale = (double)an->m->score_scale, mean = scale / r->pos;
-    for (int j = 0; j < ax->n; j++) {
-        int a = ax->a[j], b = ax->b[j];
-        double qa = (double)r->q[a], qb = (double)r->q[b];
-        double keys = qa * s->keys[a] + qb * s->keys[b];
-        y->open.logit[j].sink += scale * (qa * s->key0[a] + qb * s->key0[b]);
-        y->open.logit[j].others += mean * keys;
-        y->open.logit[j].ordinary += scale * keys;
-    }
-    for (int c = 2 * ax->n; c < D; c++) {
-        y->open.logit[ax->n].sink += scale * (double)r->q[c] * s->key0[c];
-        y->open.logit[ax->n].others += mean * (double)r->q[c] * s->keys[c];
-        y->open.logit[ax->n].ordinary += scale * (double)r->q[c] * s->keys[c];
+    for (int c = 0; c < D; c++) {
+        sink[c] += scale * (double)q[c] * key0[c];
+        others[c] += mean * (double)q[c] * keys[c];
+        ordinary[c] += scale * (double)q[c] * keys[c];
     }
     y->open.row->n_logits++;
     y->open.row->n_ordinary += r->pos;
@@ -615,31 +668,53 @@ static int by_float(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* The largest |x|; NaN is none. Sixteen at a time, as wide registers want it. */
+static float largest(const float *x, int n)
+{
+    float most[16] = {0};
+    int c = 0;
+    for (; c + 16 <= n; c += 16)
+        for (int i = 0; i < 16; i++) {
+            float v = fabsf(x[c + i]);
+            most[i] = v > most[i] ? v : most[i];
+        }
+    for (; c < n; c++) most[0] = fabsf(x[c]) > most[0] ? fabsf(x[c]) : most[0];
+    for (int i = 1; i < 16; i++) most[0] = most[i] > most[0] ? most[i] : most[0];
+    return most[0];
+}
+
+/* One state of which a value is above act_min, or the largest so far. To sort it takes long: only if
+ * it is the largest, or the largest value is above act_ratio times the median. */
+static void add_large(const Analysis *an, Massive *s, int pos, const float *x, float most)
+{
+    int E = an->m->n_embd, top = 0, low = 0;
+    int record = peak_beaten(&s->most, (double)most, an->window, pos);
+    for (int c = 0; c < E; c++) low += (double)most > an->o.act_ratio * fabs((double)x[c]);
+    if (!record && low <= E / 2) return;
+    for (int c = 0; c < E; c++) an->scratch[c] = fabsf(x[c]);
+    qsort(an->scratch, (size_t)E, sizeof *an->scratch, by_float);
+    double mid = (double)an->scratch[E / 2];
+    while (!(fabsf(x[top]) == most)) top++;
+    if (record) {
+        s->most = (Peak){(double)most, an->window, pos, top};
+        s->median = mid;
+    }
+    for (int c = 0; c < E; c++) {
+        double v = fabs((double)x[c]);
+        s->sum[c] += v > an->o.act_min && v > an->o.act_ratio * mid;
+    }
+}
+
 /* Massive activations (Sun et al., arXiv:2402.17762): |h| > act_min (100) and > act_ratio (1000)
- * times the median |h| of that hidden state. The median is taken only where the first half of the
- * test passes. */
+ * times the median |h| of that hidden state. */
 static void on_resid(void *ctx, int l, int pos, int n, const float *x, size_t stride)
 {
     const Analysis *an = ctx;
     Massive *s = &an->massive[l];
-    int E = an->m->n_embd;
     for (int i = 0; i < n; i++, x += stride) {
-        int top = 0;
-        for (int c = 1; c < E; c++) top = fabsf(x[c]) > fabsf(x[top]) ? c : top;
-        double most = fabs((double)x[top]);
-        int record = peak_beaten(&s->most, most, an->window, pos + i);
-        if (!(most > an->o.act_min || record)) continue;
-        for (int c = 0; c < E; c++) an->scratch[c] = fabsf(x[c]);
-        qsort(an->scratch, (size_t)E, sizeof *an->scratch, by_float);
-        double mid = (double)an->scratch[E / 2];
-        if (record) {
-            s->most = (Peak){most, an->window, pos + i, top};
-            s->median = mid;
-        }
-        for (int c = 0; c < E; c++) {
-            double v = fabs((double)x[c]);
-            s->sum[c] += v > an->o.act_min && v > an->o.act_ratio * mid;
-        }
+        float most = largest(x, an->m->n_embd);
+        if ((double)most > an->o.act_min || (double)most >= s->most.value)
+            add_large(an, s, pos + i, x, most);
     }
 }
 
@@ -746,6 +821,7 @@ static void close_massive(Massive *s, int E)
 void analysis_window(Analysis *a)
 {
     int L = a->m->n_layers, n_q = a->first_q[L], n_k = a->first_k[L];
+    add_all_held(a);
     double n = n_q ? *a->q[0].open.n + *a->q[0].open.n_skip : 0; /* tokens */
     for (int i = 0; i < n_q; i++) close_head(&a->sink[i], &a->q[i], &a->o);
     for (int i = 0; i < n_k; i++) close_tally(&a->k[i]);
@@ -799,7 +875,7 @@ const Probe *analysis_probe(const Analysis *a)
 static void axis_init(Axis *ax, const Rope *r, const Model *m, double n_ctx)
 {
     size_t n = (size_t)r->n_pairs;
-    *ax = (Axis){.n = r->n_pairs, .n_ctx = n_ctx};
+    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .n_ctx = n_ctx};
     if (!(ax->n_ctx > 0)) ax->n_ctx = r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
     if (!(ax->n_ctx > 0)) ax->n_ctx = NONE; /* unknown: no pair can be placed */
     ax->a = xcalloc(n + 1, sizeof *ax->a);
@@ -823,39 +899,33 @@ static void axes_free(Axis *axis, int n)
     free(axis);
 }
 
-/* The sums of a head of D values and P pairs, in one row of doubles: for a reading ... */
-static HeadSums head_sums(double *row, int P, int D)
+/* The sums of a head of D values and P pairs, in one row of doubles, and their number. */
+static size_t open_sums(OpenSums *o, double *row, int P, int D, int is_query)
 {
-    HeadSums v = {.n = row, .n_skip = row + 1, .n_after = row + 2};
-    v.pair = (PairSum *)(row + 3);
-    v.channel = (ChannelSum *)(v.pair + P);
-    v.moments = (double *)(v.channel + D);
-    v.logit = (LogitSum *)(v.moments + (size_t)D * ((size_t)D + 1) / 2);
-    v.row = (RowSum *)(v.logit + P + 1);
-    return v;
-}
-
-/* ... and while they are summed. */
-static OpenSums open_sums(double *row, int P, int D)
-{
-    HeadSums v = head_sums(row, P, D);
-    return (OpenSums){.n = v.n,
-                      .n_skip = v.n_skip,
-                      .n_after = v.n_after,
-                      .pair = (double *)v.pair,
-                      .channel = (double *)v.channel,
-                      .moments = v.moments,
-                      .logit = v.logit,
-                      .row = v.row};
-}
-
-/* Doubles in that row; keys have no logits and no rows of attention. */
-static size_t head_sums_size(int P, int D, int is_query)
-{
-    size_t p = (size_t)P, d = (size_t)D, n = 3 * sizeof(double);
-    n += p * sizeof(PairSum) + d * sizeof(ChannelSum) + d * (d + 1) / 2 * sizeof(double);
-    if (is_query) n += (p + 1) * sizeof(LogitSum) + sizeof(RowSum);
-    return n / sizeof(double);
+    size_t p = (size_t)P, d = (size_t)D, at = 0;
+    struct {
+        double **column;
+        size_t n;
+    } parts[] = {{&o->n, 1},
+                 {&o->n_skip, 1},
+                 {&o->n_after, 1},
+                 {&o->r, p},
+                 {&o->r_skip, p},
+                 {&o->value, d},
+                 {&o->size, d},
+                 {&o->after, d},
+                 {&o->size_after, d},
+                 {&o->sq_after, d},
+                 {&o->moments, d * (d + 1) / 2},
+                 {&o->sink, d},
+                 {&o->others, d},
+                 {&o->ordinary, d}};
+    int n_parts = (int)(sizeof parts / sizeof *parts) - (is_query ? 0 : 3);
+    for (int i = 0; i < n_parts; at += parts[i++].n)
+        if (row) *parts[i].column = row + at;
+    if (!is_query) return at;
+    if (row) o->row = (RowSum *)(row + at);
+    return at + sizeof *o->row / sizeof *row;
 }
 
 /* Memory cut from one block, in cache lines of its own. base is NULL while the size is counted. */
@@ -873,20 +943,30 @@ static void *cut(Block *b, size_t n, size_t size)
 
 static void place_tally(Tally *y, Block *b, int P, int D, int is_query)
 {
-    y->n_sums = head_sums_size(P, D, is_query);
+    y->open = (OpenSums){0};
+    y->n_sums = open_sums(&y->open, NULL, P, D, is_query);
     y->sum = cut(b, y->n_sums, sizeof *y->sum);
-    if (y->sum) y->open = open_sums(y->sum, P, D);
+    open_sums(&y->open, y->sum, P, D, is_query);
     y->total = cut(b, y->n_sums, sizeof *y->total);
     y->n_peaks = (size_t)P + 2 * (size_t)D;
     y->peak = cut(b, y->n_peaks, sizeof *y->peak);
     y->high = cut(b, y->n_peaks, sizeof *y->high);
-    y->a = cut(b, (size_t)P, sizeof *y->a);
-    y->b = cut(b, (size_t)P, sizeof *y->b);
-    y->r = cut(b, (size_t)P, sizeof *y->r);
-    y->size = cut(b, (size_t)D, sizeof *y->size);
+    y->most_r = cut(b, (size_t)P, sizeof *y->most_r);
+    y->most = cut(b, (size_t)D, sizeof *y->most);
     y->closed = cut(b, y->n_peaks, sizeof *y->closed);
     y->first = cut(b, FIRST * (size_t)D, sizeof *y->first);
     y->n_first = cut(b, 1, sizeof *y->n_first);
+}
+
+/* The tokens held back of the n_heads query or key heads of a layer. */
+static void place_held(Tally *y, Block *b, int n_heads, int D)
+{
+    size_t stride = (size_t)n_heads * (size_t)D;
+    for (int stage = BEFORE_ROPE; stage <= AFTER_ROPE; stage++) {
+        float *x = cut(b, HELD * stride, sizeof *x);
+        for (int h = 0; x && h < n_heads; h++)
+            y[h].held[stage] = (Held){.x = x + h * D, .stride = stride};
+    }
 }
 
 static void place_sink(Sink *s, Block *b, int D)
@@ -916,6 +996,8 @@ static void place(Analysis *a, Block *b)
         }
         for (int i = a->first_k[l]; i < a->first_k[l + 1]; i++)
             place_tally(b->base ? &a->k[i] : &t, b, P, D, 0);
+        place_held(b->base ? a->q + a->first_q[l] : NULL, b, m->layer[l].n_heads, D);
+        place_held(b->base ? a->k + a->first_k[l] : NULL, b, m->layer[l].n_kv_heads, D);
         y->sum = cut(b, (size_t)m->n_embd, sizeof *y->sum);
         y->total = cut(b, (size_t)m->n_embd, sizeof *y->total);
     }
@@ -1246,23 +1328,52 @@ static double read_sum(const Exact *closed, double open)
     return exact_value(&s);
 }
 
-/* n columns of `fields` sums each, side by side again. */
-static void turn_columns(double *v, int fields, int n)
+/* The sums of pair j, values a < b: of one token after the other, as the moments are. */
+static PairSum read_pair_sums(const OpenSums *o, int D, int j, int a, int b)
 {
-    double *old = xcalloc((size_t)fields * (size_t)n + 1, sizeof *old);
-    memcpy(old, v, (size_t)fields * (size_t)n * sizeof *v);
-    for (int f = 0; f < fields; f++)
-        for (int i = 0; i < n; i++) v[i * fields + f] = old[f * n + i];
-    free(old);
+    const double *row_a = o->moments + (size_t)a * (size_t)D - (size_t)a * ((size_t)a + 1) / 2;
+    const double *row_b = o->moments + (size_t)b * (size_t)D - (size_t)b * ((size_t)b + 1) / 2;
+    return (PairSum){.r = o->r[j],
+                     .r2 = row_a[a] + row_b[b],
+                     .a = o->value[a],
+                     .b = o->value[b],
+                     .aa = row_a[a],
+                     .bb = row_b[b],
+                     .ab = row_a[b],
+                     .r_skip = o->r_skip[j],
+                     .a_after = o->after[a],
+                     .b_after = o->after[b],
+                     .r2_after = o->sq_after[a] + o->sq_after[b]};
 }
 
-/* The sums of a head, those of the open window included, written to row. */
-static HeadSums read_sums(const Tally *y, double *row, int P, int D)
+/* The sums of a head, those of the open window included; what they point into is v.n. */
+static HeadSums read_sums(const Tally *y, const Axis *ax, int D)
 {
+    size_t p = (size_t)ax->n, d = (size_t)D, n = y->n_sums * sizeof(double), at[3];
+    at[0] = n, at[1] = at[0] + p * sizeof(PairSum), at[2] = at[1] + d * sizeof(ChannelSum);
+    char *mem = xcalloc(at[2] + (p + 1) * sizeof(LogitSum), 1);
+    double *row = (double *)(void *)mem;
+    OpenSums o = {0};
     for (size_t i = 0; i < y->n_sums; i++) row[i] = read_sum(&y->total[i], y->sum[i]);
-    HeadSums v = head_sums(row, P, D);
-    turn_columns((double *)v.pair, PAIR_SUMS, P);
-    turn_columns((double *)v.channel, CHANNEL_SUMS, D);
+    open_sums(&o, row, ax->n, D, y->open.row != NULL);
+    HeadSums v = {.n = o.n, .n_skip = o.n_skip, .n_after = o.n_after, .row = o.row};
+    v.moments = o.moments;
+    v.pair = (PairSum *)(void *)(mem + at[0]);
+    v.channel = (ChannelSum *)(void *)(mem + at[1]);
+    v.logit = (LogitSum *)(void *)(mem + at[2]);
+    for (int c = 0; c < D; c++)
+        v.channel[c] = (ChannelSum){o.size[c], o.size_after[c], o.sq_after[c]};
+    for (int j = 0; j < ax->n; j++) v.pair[j] = read_pair_sums(&o, D, j, ax->a[j], ax->b[j]);
+    for (int j = 0; o.row && j < ax->n; j++) {
+        int a = ax->a[j], b = ax->b[j];
+        v.logit[j] = (LogitSum){o.sink[a] + o.sink[b], o.others[a] + o.others[b],
+                                o.ordinary[a] + o.ordinary[b]};
+    }
+    for (int c = 2 * ax->n; o.row && c < D; c++) {
+        v.logit[ax->n].sink += o.sink[c];
+        v.logit[ax->n].others += o.others[c];
+        v.logit[ax->n].ordinary += o.ordinary[c];
+    }
     return v;
 }
 
@@ -1336,7 +1447,7 @@ static void read_keys(Head *out, const Head *before, int D)
         out->k_spectrum = before->k_spectrum;
         return;
     }
-    out->k = read_sums(y, xcalloc(y->n_sums, sizeof(double)), out->axis->n, D);
+    out->k = read_sums(y, out->axis, D);
     out->k_spectrum = read_spectrum(out->k.moments, D);
 }
 
@@ -1350,7 +1461,7 @@ static void read_head(Head *out, const Analysis *a, int l, int h)
     *out = (Head){.l = l, .h = h, .kh = kh, .axis = ax};
     out->q_seen = &a->q[i];
     out->k_seen = &a->k[a->first_k[l] + kh];
-    out->q = read_sums(out->q_seen, xcalloc(out->q_seen->n_sums, sizeof(double)), ax->n, D);
+    out->q = read_sums(out->q_seen, ax, D);
     out->q_spectrum = read_spectrum(out->q.moments, D);
     read_keys(out, h ? out - 1 : NULL, D);
     out->whole = read_samples(&s->whole, &s->open, a->o.sink_eps);
@@ -1408,13 +1519,14 @@ static void count_bounds(Reading *r, const Head *h)
     }
 }
 
-/* Radius after rotation = amplitude * radius before: the largest relative miss; NaN of nothing. */
+/* Radius after rotation = amplitude * radius before, as root mean squares: the largest relative
+ * miss; NaN of nothing. */
 static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
 {
     double worst = NONE;
     for (int j = 0; j < n_pairs && *s->n_after >= *s->n; j++) {
-        double want = amplitude * s->pair[j].r;
-        double miss = fabs(s->pair[j].r_after / want - 1);
+        double want = amplitude * sqrt(s->pair[j].r2);
+        double miss = fabs(sqrt(s->pair[j].r2_after) / want - 1);
         if (want > 0 && isfinite(want)) worst = fmax(worst, isfinite(miss) ? miss : ENDLESS);
     }
     return worst;
@@ -1576,6 +1688,7 @@ static void read_totals(Reading *r)
 
 static Reading reading_new(const Analysis *a, const Provenance *p)
 {
+    add_all_held(a);
     Reading r = {.a = a, .p = p, .n_heads = a->first_q[a->m->n_layers]};
     r.head = xcalloc((size_t)r.n_heads + 1, sizeof *r.head);
     for (int l = 0; l < a->m->n_layers; l++)
@@ -7275,7 +7388,8 @@ static void pass_body(Pass *s, Analysis *a)
 static uint64_t tally_bytes(int P, int D, int is_query)
 {
     uint64_t d = (uint64_t)D, n_peaks = (uint64_t)P + 2 * d;
-    return head_sums_size(P, D, is_query) * sizeof(Exact) + n_peaks * sizeof(Peak) +
+    OpenSums o;
+    return open_sums(&o, NULL, P, D, is_query) * sizeof(Exact) + n_peaks * sizeof(Peak) +
            sizeof(int64_t) + FIRST * d * sizeof(float);
 }
 

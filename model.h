@@ -199,8 +199,22 @@ const TensorType *tensor_type(int type); /* NULL if we cannot read it */
 #define PARTS 8
 typedef struct {
     double score[PARTS], position[PARTS], weight[PARTS]; /* sums of a z, a t, a */
-    float max[PARTS];                                    /* largest a */
+    float max[PARTS], top[PARTS];                        /* largest a, largest z */
 } RowSums;
+
+/* Sums over tokens of each of n values, and the largest; NULL: not wanted. */
+typedef struct {
+    double *sum, *size, *square; /* of x, |x|, x^2 */
+    float *most;                 /* |x| */
+} ValueSums;
+
+enum { ROPE_ADJACENT, ROPE_HALF }; /* pair j = values (2j, 2j + 1), or (j, j + n_rot / 2) */
+
+/* Sums over tokens of the radii r = sqrt(a^2 + b^2) of n pairs, and the largest. */
+typedef struct {
+    double *sum, *most;
+    int n, layout; /* ROPE_... */
+} RadiusSums;
 
 /* The arithmetic of the program, once per instruction set. Every instance gives the same bits:
  * a float sum runs over 32 lanes (element i goes to lane i mod 32, by fused multiply-add, in
@@ -245,6 +259,9 @@ typedef struct {
     /* m += the upper triangle, row by row, of sum over toks i of x_i x_i^T, x_i[D] = x + i * xs; in
      * double, one token after the other: a product of two floats is exact. */
     void (*add_moments)(double *m, const float *x, size_t xs, int toks, int D);
+    /* The same of single values, c < n, and of the pairs of their first 2 s->n. NaN is no largest. */
+    void (*add_values)(const ValueSums *s, const float *x, size_t xs, int toks, int n);
+    void (*add_radii)(const RadiusSums *s, const float *x, size_t xs, int toks);
     /* Adds one piece of a row of attention: n weights a and scores z of keys t, t + 1, ... */
     void (*add_row)(RowSums *s, const float *a, const float *z, int t, int n);
     /* What `bench` holds speed against: independent multiplications and additions in registers, in
@@ -282,8 +299,6 @@ typedef struct {
     /* inv_freq[j] for n_rot / 2 pairs, and the amplitude of cos and sin. */
     int (*freqs)(const RopeParams *p, double *inv_freq, double *amplitude, Err *e);
 } RopeKind;
-
-enum { ROPE_ADJACENT, ROPE_HALF }; /* pair j = values (2j, 2j + 1), or (j, j + n_rot / 2) */
 
 struct Rope {
     const RopeKind *kind;

@@ -499,7 +499,31 @@ static void add_row_base(RowSums *s, const float *a, const float *z, int t, int 
         s->position[part] += (double)a[i] * (t + i);
         s->weight[part] += (double)a[i];
         s->max[part] = a[i] > s->max[part] ? a[i] : s->max[part];
+        s->top[part] = z[i] > s->top[part] ? z[i] : s->top[part];
     }
+}
+
+static void add_values_base(const ValueSums *s, const float *x, size_t xs, int toks, int n)
+{
+    for (; toks > 0; toks--, x += xs) {
+        for (int c = 0; s->sum && c < n; c++) s->sum[c] += (double)x[c];
+        for (int c = 0; s->size && c < n; c++) s->size[c] += fabs((double)x[c]);
+        for (int c = 0; s->square && c < n; c++) s->square[c] += (double)x[c] * (double)x[c];
+        for (int c = 0; s->most && c < n; c++)
+            s->most[c] = fabsf(x[c]) > s->most[c] ? fabsf(x[c]) : s->most[c];
+    }
+}
+
+static void add_radii_base(const RadiusSums *s, const float *x, size_t xs, int toks)
+{
+    int step = s->layout == ROPE_ADJACENT ? 2 : 1, other = s->layout == ROPE_ADJACENT ? 1 : s->n;
+    for (; toks > 0; toks--, x += xs)
+        for (int j = 0; j < s->n; j++) {
+            double a = (double)x[j * step], b = (double)x[j * step + other];
+            double r = sqrt(a * a + b * b);
+            s->sum[j] += r;
+            s->most[j] = r > s->most[j] ? r : s->most[j];
+        }
 }
 
 static void add_moments_base(double *m, const float *x, size_t xs, int toks, int D)
@@ -548,6 +572,8 @@ const Kernels kernels_base = {.name = "base",
                               .silu_mul = silu_mul_base,
                               .add_row = add_row_base,
                               .add_moments = add_moments_base,
+                              .add_values = add_values_base,
+                              .add_radii = add_radii_base,
                               .peak_float = peak_float_base,
                               .peak_int8 = peak_int8_base};
 
@@ -579,7 +605,8 @@ const Kernels *kernels_at(int i)
 #define FILL(member) k.member = k.member || !slower ? k.member : slower->member
     FILL(matmul), FILL(qmatmul), FILL(quantize), FILL(weighted_sum), FILL(softmax);
     FILL(silu_mul), FILL(unpack_f16), FILL(unpack_bf16), FILL(unpack_q32);
-    FILL(pack_f16), FILL(add_moments), FILL(add_row), FILL(peak_float), FILL(peak_int8);
+    FILL(pack_f16), FILL(add_moments), FILL(add_row), FILL(add_values), FILL(add_radii);
+    FILL(peak_float), FILL(peak_int8);
     for (int t = 0; t < T_N_TYPES; t++) FILL(unpack[t]), FILL(matvec[t]), FILL(qmatvec[t]);
 #undef FILL
     whole[i] = k;
@@ -1511,17 +1538,16 @@ static void layer_forward(State *s, int l, const float *add, int n)
     team_wait(s);
 }
 
-/* Shows the residual stream after layer l: x + xo, put together in xb, which is free now. */
+/* Shows the residual stream after layer l, put together in x: the branch's output xo is added here,
+ * instead of on the way into what follows, which may go on at once: it leaves x alone until all
+ * threads have waited for each other again. */
 static void show_residual(State *s, int l, int n)
 {
-    if (!s->probe || !(s->probe->want & PROBE_RESID)) return;
-    SHARED(once, s, 1)
-    {
-        size_t E = (size_t)s->m->n_embd;
-        for (size_t c = 0; c < (size_t)n * E; c++) s->xb[c] = s->x[c] + s->xo[c];
-        s->probe->resid(s->probe->ctx, l, s->pos, n, s->xb, E);
-    }
+    size_t E = (size_t)s->m->n_embd;
+    SHARED_RUNS(i, s, n)
+    for (size_t c = (size_t)i * E; c < (size_t)(i + 1) * E; c++) s->x[c] += s->xo[c];
     team_wait(s);
+    SHARED(once, s, 1) s->probe->resid(s->probe->ctx, l, s->pos, n, s->x, E);
 }
 
 /* Threads worth waking for n tokens: under some 10^6 multiplications each, waiting costs more. */
@@ -1541,18 +1567,18 @@ void forward(State *s, const int *tok, int n, int n_logits)
         size_t at = (size_t)r * (size_t)s->n_batch * (size_t)s->max_pairs;
         rope_table(&m->rope[r], s->cos + at, s->sin + at, s->pos, n);
     }
-    int team = team_size(s, n);
+    int team = team_size(s, n), shown = s->probe && s->probe->want & PROBE_RESID;
     (void)team; /* used by OpenMP alone */
     team_begin(s);
 #pragma omp parallel num_threads(team) if (team > 1)
     {
         embed(s, tok, n);
         for (int l = 0; l < m->n_layers; l++) {
-            layer_forward(s, l, l ? s->xo : NULL, n);
-            show_residual(s, l, n);
+            layer_forward(s, l, l && !shown ? s->xo : NULL, n);
+            if (shown) show_residual(s, l, n);
         }
         if (n_logits) {
-            add_norm(s, s->x + first, s->xo + first, m->output_norm, n_logits);
+            add_norm(s, s->x + first, shown ? NULL : s->xo + first, m->output_norm, n_logits);
             matmul(s, s->logits, (size_t)m->n_vocab, m->output, NULL, s->xb, E, n_logits);
             team_wait(s);
         }

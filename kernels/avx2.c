@@ -976,35 +976,146 @@ static void silu_mul(float *y, const float *g, int n)
     kernels_base.silu_mul(y + i, g + i, n - i);
 }
 
-/* ---------------------------------------------------------------- peaks, for `bench` */
+/* ---------------------------------------------------------------- sums over tokens, for probes */
 
-/* The moments of n tokens, a constant after inlining: each sum is read and written once for them. */
-static inline __attribute__((always_inline)) void moments(double *m, const float *x, size_t xs,
-                                                          int n, int D)
+#define MOMENT_VALUES 2048 /* of some tokens, widened: half of the innermost cache */
+
+/* Lanes of row i of the moments in columns c .. c + 3: from the diagonal on, to the end. */
+static inline __m256i moment_lanes(int i, int c, int D)
 {
-    for (int i = 0; i < D; m += D - i, i++) {
-        __m256d xi[4];
-        int c = i;
-        for (int t = 0; t < n; t++) xi[t] = _mm256_set1_pd((double)x[(size_t)t * xs + (size_t)i]);
-        for (; c + 4 <= D; c += 4) {
-            __m256d s = _mm256_loadu_pd(m + c - i);
-            for (int t = 0; t < n; t++) {
-                __m128 v = _mm_loadu_ps(x + (size_t)t * xs + c);
-                s = _mm256_fmadd_pd(xi[t], _mm256_cvtps_pd(v), s);
-            }
-            _mm256_storeu_pd(m + c - i, s);
-        }
-        for (; c < D; c++)
-            for (int t = 0; t < n; t++)
-                m[c - i] +=
-                    (double)x[(size_t)t * xs + (size_t)i] * (double)x[(size_t)t * xs + (size_t)c];
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    int from = i < D ? i - c : 4;
+    return _mm256_and_si256(_mm256_cmpgt_epi64(lane, _mm256_set1_epi64x(from - 1)),
+                            _mm256_cmpgt_epi64(_mm256_set1_epi64x(D - c), lane));
+}
+
+/* Rows i .. i + 3 of the moments, columns c .. c + 7, over n tokens x, zs apart: sums stay in
+ * registers. What lies left of the diagonal or past the end is neither read nor written. */
+static void moments(double *m, const double *x, size_t zs, int n, int D, int i, int c)
+{
+    __m256d s[4][2];
+    double *row[4];
+    int whole = c >= i + 3 && c + 8 <= D && i + 4 <= D;
+    for (int r = 0; r < 4; r++) {
+        row[r] = m + (i + r) * (ptrdiff_t)D - (i + r) * (ptrdiff_t)(i + r + 1) / 2 + c;
+        for (int g = 0; g < 2; g++)
+            s[r][g] = whole ? _mm256_loadu_pd(row[r] + 4 * g)
+                            : _mm256_maskload_pd(row[r] + 4 * g, moment_lanes(i + r, c + 4 * g, D));
     }
+    for (int t = 0; t < n; t++, x += zs) {
+        __m256d v0 = _mm256_load_pd(x + c), v1 = _mm256_load_pd(x + c + 4);
+        for (int r = 0; r < 4; r++) {
+            __m256d xi = _mm256_set1_pd(x[i + r]);
+            s[r][0] = _mm256_fmadd_pd(xi, v0, s[r][0]);
+            s[r][1] = _mm256_fmadd_pd(xi, v1, s[r][1]);
+        }
+    }
+    for (int r = 0; r < 4; r++)
+        for (int g = 0; g < 2; g++)
+            if (whole)
+                _mm256_storeu_pd(row[r] + 4 * g, s[r][g]);
+            else
+                _mm256_maskstore_pd(row[r] + 4 * g, moment_lanes(i + r, c + 4 * g, D), s[r][g]);
 }
 
 static void add_moments(double *m, const float *x, size_t xs, int toks, int D)
 {
-    for (; toks >= 4; toks -= 4, x += 4 * xs) moments(m, x, xs, 4, D);
-    for (; toks > 0; toks--, x += xs) moments(m, x, xs, 1, D);
+    _Alignas(32) double some[MOMENT_VALUES];
+    int zs = (D + 3) / 4 * 4 + 4, most = MOMENT_VALUES / zs;
+    if (!most) {
+        kernels_base.add_moments(m, x, xs, toks, D);
+        return;
+    }
+    for (int n; toks > 0; toks -= n) {
+        n = toks < most ? toks : most;
+        for (int t = 0; t < n; t++, x += xs)
+            for (int c = 0; c < zs; c += 4) {
+                __m128i k = _mm256_castsi256_si128(mask_of(D - c));
+                _mm256_store_pd(some + t * zs + c, _mm256_cvtps_pd(_mm_maskload_ps(x + c, k)));
+            }
+        for (int i = 0; i < D; i += 4)
+            for (int c = i; c < D; c += 8) moments(m, some, (size_t)zs, n, D, i, c);
+    }
+}
+
+static inline __m256d load_wanted(const double *p, int at)
+{
+    return p ? _mm256_loadu_pd(p + at) : _mm256_setzero_pd();
+}
+
+static inline void store_wanted(double *p, int at, __m256d v)
+{
+    if (p) _mm256_storeu_pd(p + at, v);
+}
+
+static void values4(const ValueSums *s, const float *x, size_t xs, int toks, int c)
+{
+    __m256d sum = load_wanted(s->sum, c), size = load_wanted(s->size, c);
+    __m256d square = load_wanted(s->square, c);
+    __m128 most = s->most ? _mm_loadu_ps(s->most + c) : _mm_setzero_ps();
+    for (int t = 0; t < toks; t++) {
+        __m128 v = _mm_loadu_ps(x + (size_t)t * xs + c);
+        __m128 abs = _mm_andnot_ps(_mm_set1_ps(-0.0f), v);
+        __m256d d = _mm256_cvtps_pd(v);
+        most = _mm_max_ps(abs, most); /* a NaN gives its second operand */
+        sum = _mm256_add_pd(sum, d);
+        size = _mm256_add_pd(size, _mm256_cvtps_pd(abs));
+        square = _mm256_fmadd_pd(d, d, square);
+    }
+    store_wanted(s->sum, c, sum);
+    store_wanted(s->size, c, size);
+    store_wanted(s->square, c, square);
+    if (s->most) _mm_storeu_ps(s->most + c, most);
+}
+
+static void add_values(const ValueSums *s, const float *x, size_t xs, int toks, int n)
+{
+    int c = 0;
+    for (; c + 4 <= n; c += 4) values4(s, x, xs, toks, c);
+    ValueSums rest = {s->sum ? s->sum + c : NULL, s->size ? s->size + c : NULL,
+                      s->square ? s->square + c : NULL, s->most ? s->most + c : NULL};
+    kernels_base.add_values(&rest, x + c, xs, toks, n - c);
+}
+
+/* Pairs j .. j + 3 of the token x. */
+static inline __m256d radii4(const RadiusSums *s, const float *x, int j)
+{
+    __m128 a, b;
+    if (s->layout == ROPE_ADJACENT) {
+        __m128 lo = _mm_loadu_ps(x + 2 * j), hi = _mm_loadu_ps(x + 2 * j + 4);
+        a = _mm_shuffle_ps(lo, hi, 0x88);
+        b = _mm_shuffle_ps(lo, hi, 0xdd);
+    } else {
+        a = _mm_loadu_ps(x + j);
+        b = _mm_loadu_ps(x + s->n + j);
+    }
+    __m256d va = _mm256_cvtps_pd(a), vb = _mm256_cvtps_pd(b);
+    return _mm256_sqrt_pd(_mm256_fmadd_pd(va, va, _mm256_mul_pd(vb, vb)));
+}
+
+static void add_radii(const RadiusSums *s, const float *x, size_t xs, int toks)
+{
+    int j = 0;
+    for (; j + 4 <= s->n; j += 4) {
+        __m256d sum = _mm256_loadu_pd(s->sum + j), most = _mm256_loadu_pd(s->most + j);
+        for (int t = 0; t < toks; t++) {
+            __m256d r = radii4(s, x + (size_t)t * xs, j);
+            sum = _mm256_add_pd(sum, r);
+            most = _mm256_max_pd(r, most);
+        }
+        _mm256_storeu_pd(s->sum + j, sum);
+        _mm256_storeu_pd(s->most + j, most);
+    }
+    for (; j < s->n; j++) {
+        int step = s->layout == ROPE_ADJACENT ? 2 : 1;
+        size_t other = s->layout == ROPE_ADJACENT ? 1 : (size_t)s->n;
+        for (int t = 0; t < toks; t++) {
+            const float *v = x + (size_t)t * xs + (size_t)(j * step);
+            double a = (double)v[0], b = (double)v[other], r = sqrt(a * a + b * b);
+            s->sum[j] += r;
+            s->most[j] = r > s->most[j] ? r : s->most[j];
+        }
+    }
 }
 
 /* Half h of the parts. */
@@ -1025,9 +1136,12 @@ static void add_row(RowSums *s, const float *a, const float *z, int t, int n)
     for (; i + PARTS <= n; i += PARTS) {
         for (int h = 0; h < 2; h++) row_half(s, h, a + i, z + i, t + i);
         _mm256_storeu_ps(s->max, _mm256_max_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(s->max)));
+        _mm256_storeu_ps(s->top, _mm256_max_ps(_mm256_loadu_ps(z + i), _mm256_loadu_ps(s->top)));
     }
     kernels_base.add_row(s, a + i, z + i, t + i, n - i);
 }
+
+/* ---------------------------------------------------------------- peaks, for `bench` */
 
 static double peak_float(int rounds)
 {
@@ -1078,8 +1192,10 @@ const Kernels kernels_avx2 = {
     .weighted_sum = weighted_sum,
     .softmax = softmax,
     .silu_mul = silu_mul,
+    .add_moments = add_moments,
+    .add_values = add_values,
+    .add_radii = add_radii,
     .add_row = add_row,
-                                .add_moments = add_moments,
     .peak_float = peak_float,
     .peak_int8 = peak_int8};
 /* clang-format on */

@@ -512,37 +512,140 @@ static void silu_mul(float *y, const float *g, int n)
     }
 }
 
-#define MAX_D 256 /* of the moments of wider heads kernels_base takes care */
+/* ---------------------------------------------------------------- sums over tokens, for probes */
 
-/* The moments of n tokens, a constant after inlining: each sum is read and written once for them. */
-static inline __attribute__((always_inline)) void moments(double *m, const double (*x)[MAX_D],
-                                                          int n, int D)
+/* The first k of 8 lanes; none if k <= 0. */
+static inline __mmask8 first8(int k)
 {
-    for (int i = 0; i < D; m += D - i, i++)
-        for (int c = i; c < D; c += 8) {
-            __mmask8 k = (__mmask8)(D - c >= 8 ? 255 : (1 << (D - c)) - 1);
-            __m512d s = _mm512_maskz_loadu_pd(k, m + c - i);
-            for (int t = 0; t < n; t++)
-                s = _mm512_fmadd_pd(_mm512_set1_pd(x[t][i]), _mm512_maskz_loadu_pd(k, x[t] + c), s);
-            _mm512_mask_storeu_pd(m + c - i, k, s);
+    return k >= 8 ? 255 : k <= 0 ? 0 : (__mmask8)((1 << k) - 1);
+}
+
+#define MOMENT_VALUES 2048 /* of some tokens, widened: half of the innermost cache */
+
+/* Rows i .. i + 7 of the moments, columns c .. c + 8 C - 1, over n tokens x, zs apart: sums stay in
+ * registers. What lies left of the diagonal or past the end is neither read nor written. */
+static inline __attribute__((always_inline)) void moments(int C, double *m, const double *x,
+                                                          size_t zs, int n, int D, int i, int c)
+{
+    __m512d s[8][2];
+    for (int r = 0; r < 8; r++)
+        for (int g = 0; g < C; g++) {
+            int at = c + 8 * g, left = i + r - at, k = i + r < D ? first8(D - at) : 0;
+            if (left > 0) k &= 255 << left;
+            const double *row = m + (i + r) * (ptrdiff_t)D - (i + r) * (ptrdiff_t)(i + r + 1) / 2;
+            s[r][g] = _mm512_maskz_loadu_pd((__mmask8)k, row + at);
+        }
+    for (int t = 0; t < n; t++, x += zs) {
+        __m512d v[2];
+        for (int g = 0; g < C; g++) v[g] = _mm512_loadu_pd(x + c + 8 * g);
+        for (int r = 0; r < 8; r++)
+            for (int g = 0; g < C; g++)
+                s[r][g] = _mm512_fmadd_pd(_mm512_set1_pd(x[i + r]), v[g], s[r][g]);
+    }
+    for (int r = 0; r < 8; r++)
+        for (int g = 0; g < C; g++) {
+            int at = c + 8 * g, left = i + r - at, k = i + r < D ? first8(D - at) : 0;
+            if (left > 0) k &= 255 << left;
+            double *row = m + (i + r) * (ptrdiff_t)D - (i + r) * (ptrdiff_t)(i + r + 1) / 2;
+            _mm512_mask_storeu_pd(row + at, (__mmask8)k, s[r][g]);
         }
 }
 
 static void add_moments(double *m, const float *x, size_t xs, int toks, int D)
 {
-    double some[8][MAX_D];
-    if (D > MAX_D) {
+    _Alignas(64) double some[MOMENT_VALUES];
+    int zs = (D + 7) / 8 * 8, most = zs ? MOMENT_VALUES / zs : 0;
+    if (!most) {
         kernels_base.add_moments(m, x, xs, toks, D);
         return;
     }
     for (int n; toks > 0; toks -= n) {
-        n = toks < 8 ? toks : 8;
+        n = toks < most ? toks : most;
         for (int t = 0; t < n; t++, x += xs)
-            for (int c = 0; c < D; c++) some[t][c] = (double)x[c];
-        if (n == 8)
-            moments(m, some, 8, D);
-        else
-            for (int t = 0; t < n; t++) moments(m, some + t, 1, D);
+            for (int c = 0; c < zs; c += 8)
+                _mm512_store_pd(some + t * zs + c,
+                                _mm512_cvtps_pd(_mm256_maskz_loadu_ps(first8(D - c), x + c)));
+        for (int i = 0; i < D; i += 8)
+            for (int c = i; c < D; c += 16) {
+                if (c + 8 < D)
+                    moments(2, m, some, (size_t)zs, n, D, i, c);
+                else
+                    moments(1, m, some, (size_t)zs, n, D, i, c);
+            }
+    }
+}
+
+static inline __m512d load_wanted(const double *p, __mmask8 k)
+{
+    return p ? _mm512_maskz_loadu_pd(k, p) : _mm512_setzero_pd();
+}
+
+static inline void store_wanted(double *p, __mmask8 k, __m512d v)
+{
+    if (p) _mm512_mask_storeu_pd(p, k, v);
+}
+
+/* Of values c .. c + 7; the largest are kept by the caller. */
+static inline void values8(const ValueSums *s, const float *x, size_t xs, int toks, int c, int n)
+{
+    __mmask8 k = first8(n - c);
+    double *to[3] = {s->sum ? s->sum + c : NULL, s->size ? s->size + c : NULL,
+                     s->square ? s->square + c : NULL};
+    __m512d sum = load_wanted(to[0], k), size = load_wanted(to[1], k);
+    __m512d square = load_wanted(to[2], k);
+    __m256 most = s->most ? _mm256_maskz_loadu_ps(k, s->most + c) : _mm256_setzero_ps();
+    for (int t = 0; t < toks; t++) {
+        __m256 v = _mm256_maskz_loadu_ps(k, x + (size_t)t * xs + c);
+        __m256 abs = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v);
+        __m512d d = _mm512_cvtps_pd(v);
+        most = _mm256_max_ps(abs, most); /* a NaN gives its second operand */
+        sum = _mm512_add_pd(sum, d);
+        size = _mm512_add_pd(size, _mm512_abs_pd(d));
+        square = _mm512_fmadd_pd(d, d, square);
+    }
+    store_wanted(to[0], k, sum);
+    store_wanted(to[1], k, size);
+    store_wanted(to[2], k, square);
+    if (s->most) _mm256_mask_storeu_ps(s->most + c, k, most);
+}
+
+static void add_values(const ValueSums *s, const float *x, size_t xs, int toks, int n)
+{
+    for (int c = 0; c < n; c += 8) values8(s, x, xs, toks, c, n);
+}
+
+/* Pairs j .. j + 7 of the token x. */
+static inline __m512d radii8(const RadiusSums *s, const float *x, int j)
+{
+    __m512d a, b;
+    if (s->layout == ROPE_ADJACENT) {
+        const __m512i apart =
+            _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+        int left = 2 * (s->n - j);
+        __mmask16 k = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+        __m512 v = _mm512_permutexvar_ps(apart, _mm512_maskz_loadu_ps(k, x + 2 * j));
+        a = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+        b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+    } else {
+        a = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(first8(s->n - j), x + j));
+        b = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(first8(s->n - j), x + s->n + j));
+    }
+    return _mm512_sqrt_pd(_mm512_fmadd_pd(a, a, _mm512_mul_pd(b, b)));
+}
+
+static void add_radii(const RadiusSums *s, const float *x, size_t xs, int toks)
+{
+    for (int j = 0; j < s->n; j += 8) {
+        __mmask8 k = first8(s->n - j);
+        __m512d sum = _mm512_maskz_loadu_pd(k, s->sum + j);
+        __m512d most = _mm512_maskz_loadu_pd(k, s->most + j);
+        for (int t = 0; t < toks; t++) {
+            __m512d r = radii8(s, x + (size_t)t * xs, j);
+            sum = _mm512_add_pd(sum, r);
+            most = _mm512_max_pd(r, most);
+        }
+        _mm512_mask_storeu_pd(s->sum + j, k, sum);
+        _mm512_mask_storeu_pd(s->most + j, k, most);
     }
 }
 
@@ -551,22 +654,23 @@ static void add_row(RowSums *s, const float *a, const float *z, int t, int n)
     __m512d score = _mm512_loadu_pd(s->score), position = _mm512_loadu_pd(s->position);
     __m512d weight = _mm512_loadu_pd(s->weight);
     __m512d at = _mm512_add_pd(_mm512_set1_pd(t), _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7));
-    __m256 max = _mm256_loadu_ps(s->max);
+    __m256 max = _mm256_loadu_ps(s->max), top = _mm256_loadu_ps(s->top);
     for (int i = 0; i < n; i += 8) {
-        __mmask8 k = (__mmask8)(n - i >= 8 ? 255 : (1 << (n - i)) - 1);
-        __m256 w = _mm256_maskz_loadu_ps(k, a + i);
+        __mmask8 k = first8(n - i);
+        __m256 w = _mm256_maskz_loadu_ps(k, a + i), zi = _mm256_maskz_loadu_ps(k, z + i);
         __m512d v = _mm512_cvtps_pd(w);
-        score =
-            _mm512_mask3_fmadd_pd(v, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(k, z + i)), score, k);
+        score = _mm512_mask3_fmadd_pd(v, _mm512_cvtps_pd(zi), score, k);
         position = _mm512_mask3_fmadd_pd(v, at, position, k);
         weight = _mm512_mask_add_pd(weight, k, weight, v);
         max = _mm256_mask_max_ps(max, k, w, max);
+        top = _mm256_mask_max_ps(top, k, zi, top);
         at = _mm512_add_pd(at, _mm512_set1_pd(8));
     }
     _mm512_storeu_pd(s->score, score);
     _mm512_storeu_pd(s->position, position);
     _mm512_storeu_pd(s->weight, weight);
     _mm256_storeu_ps(s->max, max);
+    _mm256_storeu_ps(s->top, top);
 }
 
 static double peak_float(int rounds)
@@ -600,5 +704,7 @@ const Kernels kernels_avx512 = {.name = "avx512",
                                 .silu_mul = silu_mul,
                                 .add_row = add_row,
                                 .add_moments = add_moments,
+                                .add_values = add_values,
+                                .add_radii = add_radii,
                                 .peak_float = peak_float};
 #endif

@@ -361,12 +361,13 @@ static void show_row(const Probe *p, int h, int pos, int t0, const float *scores
     p->attn(p->ctx, &row);
 }
 
-enum { CH_TOK = 23, CH_D = 16 + 4 };
+enum { CH_TOK = 53, CH_D = 16 + 4 };
 
 /* Two windows of the same tokens, in batches of any size, heads in either order. */
-static char *chunked(const Shape *s, const float *x, int batch, int reverse)
+static char *chunked(const Shape *s, const float *x, const AnalysisOptions *o, int batch,
+                     int reverse)
 {
-    Analysis *a = start(s);
+    Analysis *a = analysis_new(&s->m, o);
     const Probe *p = analysis_probe(a);
     for (int w = 0; w < 2; w++) {
         analysis_window(a);
@@ -384,22 +385,37 @@ static char *chunked(const Shape *s, const float *x, int batch, int reverse)
     return json;
 }
 
-static void test_chunks(void)
+/* Batches shorter and longer than what is held back and than what is summed at once, on every
+ * instruction set. */
+static void check_chunks(const Shape *s, const float *x, AnalysisOptions o, const char *all)
+{
+    static const int batch[] = {1, 3, 7, 16, 17, 33, CH_TOK};
+    for (int k = 0; kernels_at(k); k++)
+        for (int i = 0; i < 7 && kernels_at(k)->usable(); i++) {
+            o.isa = kernels_at(k)->name;
+            char *part = chunked(s, x, &o, batch[i], i % 2 == 0);
+            CHECK_MSG(!strcmp(all, part), "batch %d, %s", batch[i], o.isa);
+            free(part);
+        }
+}
+
+static void test_chunks(int layout)
 {
     static float x[4 * 2 * CH_TOK * CH_D];
     Shape s;
     Rng rng = rng_new(7);
-    shape_new(&s, 1, 4, 2, 16, ROPE_HALF, "plain", 512);
+    AnalysisOptions o = analysis_defaults();
+    shape_new(&s, 1, 4, 2, 16, layout, "plain", 512);
     random_heads(&rng, x, sizeof x / sizeof *x);
     for (int c = 0; c < 16; c++) /* head 0, the same long vector twice: the first one is named */
         x[5 * CH_D + c] = x[(CH_TOK + 3) * CH_D + c] = 2;
-    char *all = chunked(&s, x, CH_TOK, 0);
-    const int batch[] = {1, 3, 7};
-    for (int i = 0; i < 3; i++) {
-        char *part = chunked(&s, x, batch[i], i % 2 == 0);
-        CHECK_MSG(!strcmp(all, part), "batch %d", batch[i]);
-        free(part);
-    }
+    o.n_skip = 5;
+    char *all = chunked(&s, x, &o, CH_TOK, 0);
+    check_chunks(&s, x, o, all);
+    free(all);
+    o.n_skip = 1;
+    all = chunked(&s, x, &o, CH_TOK, 0);
+    check_chunks(&s, x, o, all);
     NEAR(get(all, "layers.0.heads.0.n_q"), 2 * (CH_TOK - 1), 0);
     NEAR(get(all, "layers.0.heads.0.max_q_at.7.0"), 0, 0);
     NEAR(get(all, "layers.0.heads.0.max_q_at.7.1"), 5, 0);
@@ -901,7 +917,8 @@ int main(void)
     test_chance();
     test_candidates();
     test_self_check();
-    test_chunks();
+    test_chunks(ROPE_HALF);
+    test_chunks(ROPE_ADJACENT);
     test_sinks();
     test_short_window();
     test_nan_attention(0);

@@ -880,6 +880,190 @@ static void test_weighted_sum(const Kernels *k)
                 weighted_case(k, rows[r], keys[i], (i + j + r) % 3 > 0, widths[j], (i + r) % 2);
 }
 
+/* ---------------------------------------------------------------- sums over tokens, for probes */
+
+/* n doubles that end where the memory ends, with canaries before them. */
+typedef struct {
+    Edge edge;
+    double *v;
+    size_t n;
+} Sums;
+
+static Sums sums_new(size_t n)
+{
+    Sums s = {.edge = edge_new((n + GUARD) * sizeof(double), 0), .n = n};
+    s.v = (double *)(void *)s.edge.v + GUARD;
+    for (int i = 1; i <= GUARD; i++) s.v[-i] = 12345.0 + i;
+    return s;
+}
+
+static Sums sums_random(size_t n)
+{
+    Sums s = sums_new(n);
+    for (size_t i = 0; i < n; i++) s.v[i] = (double)rng_float(&rng) * (i % 3 ? 1 : 1e3);
+    return s;
+}
+
+static Sums sums_copy(const Sums *from)
+{
+    Sums s = sums_new(from->n);
+    if (from->n) memcpy(s.v, from->v, from->n * sizeof *s.v);
+    return s;
+}
+
+/* Equal bits (two NaNs are equal); frees both. */
+static void sums_check(Sums *got, Sums *want, const char *isa, const char *what, int n, int toks)
+{
+    size_t i = 0;
+    int whole = 1;
+    while (i < got->n && (!memcmp(got->v + i, want->v + i, sizeof(double)) ||
+                          (isnan(got->v[i]) && isnan(want->v[i]))))
+        i++;
+    if (i < got->n)
+        CHECK_MSG(0, "%s of %s, n %d, %d tokens: [%zu] is %a, expected %a", what, isa, n, toks, i,
+                  got->v[i], want->v[i]);
+    for (int g = 1; g <= GUARD; g++) whole &= got->v[-g] == 12345.0 + g;
+    CHECK_MSG(whole, "%s of %s, n %d: wrote before its sums", what, isa, n);
+    edge_free(&got->edge);
+    edge_free(&want->edge);
+}
+
+/* Tokens of n values whose gaps are NaN; now and then a value that is no ordinary one. */
+static Edge token_rows(int toks, size_t stride, int n)
+{
+    static const float odd[] = {0, -0.0f, 1e-45f, -3e38f, 3e38f, 1e-20f, NAN, INFINITY, -INFINITY};
+    Edge e = edge_rows(toks ? toks : 1, stride, n);
+    float *x = edge_floats(&e);
+    int wild = n && rng_int(&rng, 0, 2) == 0 ? rng_int(&rng, 0, 8) : -1;
+    for (int t = 0; t < toks; t++) {
+        fill(x + (size_t)t * stride, (size_t)n);
+        if (n && rng_u64(&rng) & 1) x[(size_t)t * stride + (size_t)rng_int(&rng, 0, n - 1)] = -0.0f;
+    }
+    if (toks && wild >= 0)
+        x[(size_t)rng_int(&rng, 0, toks - 1) * stride + (size_t)rng_int(&rng, 0, n - 1)] =
+            odd[wild];
+    return e;
+}
+
+static void moments_case(const Kernels *k, int D, int toks)
+{
+    size_t xs = (size_t)D + 3;
+    Edge e = token_rows(toks, xs, D);
+    const float *x = edge_floats(&e);
+    Sums got = sums_random((size_t)D * ((size_t)D + 1) / 2), want = sums_copy(&got);
+    for (int t = 0; t < toks; t++) {
+        double *m = want.v;
+        for (int i = 0; i < D; i++)
+            for (int c = i; c < D; c++)
+                *m++ +=
+                    (double)x[(size_t)t * xs + (size_t)i] * (double)x[(size_t)t * xs + (size_t)c];
+    }
+    k->add_moments(got.v, x, xs, toks, D);
+    sums_check(&got, &want, k->name, "add_moments", D, toks);
+    edge_free(&e);
+}
+
+/* wanted: a bit for each member of ValueSums. */
+static void values_case(const Kernels *k, int n, int toks, unsigned wanted)
+{
+    size_t xs = (size_t)n + 5;
+    Edge e = token_rows(toks, xs, n);
+    const float *x = edge_floats(&e);
+    Sums got[3], want[3];
+    Room most = room_new((size_t)n), most_want = room_new((size_t)n);
+    for (int i = 0; i < 3; i++) got[i] = sums_random((size_t)n), want[i] = sums_copy(&got[i]);
+    for (int c = 0; c < n; c++) most.v[c] = most_want.v[c] = c % 2 ? 0 : 3;
+    for (int t = 0; t < toks; t++)
+        for (int c = 0; c < n; c++) {
+            float v = x[(size_t)t * xs + (size_t)c];
+            if (wanted & 1) want[0].v[c] += (double)v;
+            if (wanted & 2) want[1].v[c] += fabs((double)v);
+            if (wanted & 4) want[2].v[c] += (double)v * (double)v;
+            if (wanted & 8 && fabsf(v) > most_want.v[c]) most_want.v[c] = fabsf(v);
+        }
+    ValueSums s = {wanted & 1 ? got[0].v : NULL, wanted & 2 ? got[1].v : NULL,
+                   wanted & 4 ? got[2].v : NULL, wanted & 8 ? most.v : NULL};
+    k->add_values(&s, x, xs, toks, n);
+    for (int i = 0; i < 3; i++) sums_check(&got[i], &want[i], k->name, "add_values", n, toks);
+    check_same(&most, &most_want, k->name, "add_values, most", n, toks);
+    room_check(&most, "add_values");
+    free(most_want.mem);
+    edge_free(&e);
+}
+
+static void radii_case(const Kernels *k, int pairs, int toks, int layout)
+{
+    size_t xs = 2 * (size_t)pairs + 7;
+    Edge e = token_rows(toks, xs, 2 * pairs);
+    const float *x = edge_floats(&e);
+    Sums sum = sums_random((size_t)pairs), most = sums_random((size_t)pairs);
+    Sums sum_want = sums_copy(&sum), most_want = sums_copy(&most);
+    for (int t = 0; t < toks; t++)
+        for (int j = 0; j < pairs; j++) {
+            const float *v = x + (size_t)t * xs;
+            double a = (double)(layout == ROPE_HALF ? v[j] : v[2 * j]);
+            double b = (double)(layout == ROPE_HALF ? v[j + pairs] : v[2 * j + 1]);
+            double r = sqrt(a * a + b * b);
+            sum_want.v[j] += r;
+            if (r > most_want.v[j]) most_want.v[j] = r;
+        }
+    RadiusSums s = {sum.v, most.v, pairs, layout};
+    k->add_radii(&s, x, xs, toks);
+    sums_check(&sum, &sum_want, k->name, "add_radii", pairs, toks);
+    sums_check(&most, &most_want, k->name, "add_radii, most", pairs, toks);
+    edge_free(&e);
+}
+
+/* Three pieces, as the thirds of a row are added, of n in all. */
+static void row_case(const Kernels *k, int n, int t0)
+{
+    Edge ae = token_rows(1, (size_t)n, n), ze = token_rows(1, (size_t)n, n);
+    float *a = edge_floats(&ae), *z = edge_floats(&ze);
+    RowSums got, want;
+    memset(&got, 0, sizeof got);
+    for (int i = 0; i < PARTS; i++) got.score[i] = (double)rng_float(&rng), got.top[i] = -INFINITY;
+    want = got;
+    for (int from = 0, to, p = 1; p <= 3; from = to, p++) {
+        to = n * p / 3;
+        k->add_row(&got, a + from, z + from, t0 + from, to - from);
+        for (int i = from; i < to; i++) {
+            int part = (i - from) % PARTS;
+            want.score[part] += (double)a[i] * (double)z[i];
+            want.position[part] += (double)a[i] * (t0 + i);
+            want.weight[part] += (double)a[i];
+            if (a[i] > want.max[part]) want.max[part] = a[i];
+            if (z[i] > want.top[part]) want.top[part] = z[i];
+        }
+    }
+    const double *sums[][2] = {
+        {got.score, want.score}, {got.position, want.position}, {got.weight, want.weight}};
+    int good = same_bits(got.max, want.max, PARTS) && same_bits(got.top, want.top, PARTS);
+    for (int s = 0; s < 3; s++)
+        for (int i = 0; i < PARTS; i++)
+            good &= !memcmp(sums[s][0] + i, sums[s][1] + i, sizeof(double)) ||
+                    (isnan(sums[s][0][i]) && isnan(sums[s][1][i]));
+    CHECK_MSG(good, "add_row of %s, %d keys from %d", k->name, n, t0);
+    edge_free(&ae);
+    edge_free(&ze);
+}
+
+static void test_token_sums(const Kernels *k)
+{
+    static const int widths[] = {0,  1,  2,  3,  4,  5,   7,   8,   9,   12,  15,
+                                 16, 17, 20, 64, 80, 100, 128, 256, 257, 300, 2060};
+    static const int toks[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 32, 33, 70};
+    for (int i = 0; i < (int)(sizeof widths / sizeof *widths); i++)
+        for (int t = 0; t < (int)(sizeof toks / sizeof *toks); t++) {
+            int n = widths[i], few = n > 64 && t % 5 != i % 5;
+            if (!few && (n < 300 || toks[t] < 5)) moments_case(k, n, toks[t]);
+            for (unsigned w = 0; w<16; w += n> 64 ? 5 : 1) values_case(k, n, toks[t], w);
+            radii_case(k, n / 2, toks[t], ROPE_ADJACENT);
+            radii_case(k, n / 2, toks[t], ROPE_HALF);
+        }
+    for (int n = 0; n <= 120; n++)
+        for (int t = 0; t < 9; t += 4) row_case(k, n, t);
+}
+
 /* ---------------------------------------------------------------- exp, softmax, silu */
 
 static float float_of(uint32_t u)
@@ -1039,6 +1223,7 @@ static void test_instance(const Kernels *k)
     test_unpack_types(k);
     test_golden_blocks(k);
     test_weighted_sum(k);
+    test_token_sums(k);
     test_softmax(k);
     test_silu(k);
 }
