@@ -2373,9 +2373,7 @@ static void print_thresholds(FILE *f, const Analysis *a)
     fprintf(f, "token%s of each window\n", plural((uint64_t)a->o.n_skip));
     fprintf(f, "strong  r_q r_k >= %g x the median pair of the head, R_q and R_k >= %g\n",
             a->o.strong_ratio, a->o.strong_r);
-    fprintf(f,
-            "massive value: norm > %g x the mean channel; activation: |h| > %g and\n"
-            "        > %g x median\n",
+    fprintf(f, "massive value: norm > %g x the mean; activation: |h| > %g and > %g x median\n",
             a->o.massive_ratio, a->o.act_min, a->o.act_ratio);
 }
 
