@@ -120,7 +120,8 @@ typedef struct {
     size_t stride;
 } Batch;
 
-/* Tokens not yet in the sums; room for HELD. Heads lie side by side: a token is written in one go. */
+/* Tokens not yet in the sums; room for HELD. Heads lie side by side: a token is written in one
+ * go. */
 typedef struct {
     int pos, n;
     float *x;
@@ -146,7 +147,8 @@ typedef struct {
 #define FIRST     64 /* tokens of the first window that are kept as they are */
 #define SINK_KEYS 64 /* keys that may be sinks */
 
-/* Weights on the first keys of n queries of one window, and what equal weights on key 0 would be. */
+/* Weights on the first keys of n queries of one window, and what equal weights on key 0 would
+ * be. */
 typedef struct {
     int n, n_bad; /* all queries; those whose row of attention is not finite */
     double uniform, sum[SINK_KEYS];
@@ -683,8 +685,8 @@ static float largest(const float *x, int n)
     return most[0];
 }
 
-/* One state of which a value is above act_min, or the largest so far. To sort it takes long: only if
- * it is the largest, or the largest value is above act_ratio times the median. */
+/* One state of which a value is above act_min, or the largest so far. To sort it takes long:
+ * only if it is the largest, or the largest value is above act_ratio times the median. */
 static void add_large(const Analysis *an, Massive *s, int pos, const float *x, float most)
 {
     int E = an->m->n_embd, top = 0, low = 0;
@@ -731,7 +733,8 @@ static void close_tally(Tally *y)
     memcpy(y->closed, y->peak, y->n_peaks * sizeof *y->peak);
 }
 
-/* s and t together. 0, or -1 if both have some windows: s stays, and *both are the first of them. */
+/* s and t together. 0, or -1 if both have some windows: s stays, and *both are the first of
+ * them. */
 static int ranges_merge(Ranges *s, const Ranges *t, Range *both)
 {
     Range *out = xcalloc(s->n + t->n, sizeof *out);
@@ -3918,8 +3921,9 @@ enum { MEN_WORK = 1 << 24 }; /* pairs times positions of one look at B(m) */
 
 /* The least base b with B(m) >= 0 for m < n_ctx, n pairs of theta_j = b^(-j/n), to the step of
  * the search: bases rise by 0.05 % from 1. Most fall at one of the m that felled others before, the
- * rest not far below n_ctx, so that few are looked at whole. As b rises B dips below 0 again and again, so a base above the least
- * may fail. NaN: none below 1e12, or too long a context to look at. */
+ * rest not far below n_ctx, so that few are looked at whole. As b rises B dips below 0 again and
+ * again, so a base above the least may fail. NaN: none below 1e12, or too long a context to look
+ * at. */
 static double men_base(int n, double n_ctx)
 {
     enum { KEPT = 16 };
@@ -6521,7 +6525,8 @@ void safetensors_header(FILE *f, NamedArray *t, size_t n, const Metadata *meta, 
 
 static const char axis_letters[N_AXES + 1] = "lbthd";
 
-/* Which axis of the file is which: their lengths and strides; one that is not there has length 1. */
+/* Which axis of the file is which: their lengths and strides; one that is not there has length
+ * 1. */
 static int read_axes(Grid *g, const Array *a, const char *axes, const char *path, Err *e)
 {
     if (!axes && a->n_dims > 3)
@@ -7190,10 +7195,10 @@ void sha256_hex(const void *data, size_t n, char out[65])
  *   "ROPEPART", n: uint64, a JSON header of n bytes, the body, SHA-256 of all before it (32 bytes)
  *
  * little-endian, as the machine is (run.c refuses others). The header says under "config" what two
- * files must have in common to be merged, among it the shape that the size of the body follows from,
- * and beside it which windows are covered. The body is what an Analysis keeps of closed windows, as
- * pass_body writes it. All of it merges whatever the order: totals are exact integers, peaks have an
- * order of their own, and the first window is in one file. */
+ * files must have in common to be merged, among it the shape that the size of the body follows
+ * from, and beside it which windows are covered. The body is what an Analysis keeps of closed
+ * windows, as pass_body writes it. All of it merges whatever the order: totals are exact
+ * integers, peaks have an order of their own, and the first window is in one file. */
 
 static const char PART_MAGIC[] = "ROPEPART";
 static const char PART_LAYOUT[] =

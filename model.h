@@ -259,7 +259,8 @@ typedef struct {
     /* m += the upper triangle, row by row, of sum over toks i of x_i x_i^T, x_i[D] = x + i * xs; in
      * double, one token after the other: a product of two floats is exact. */
     void (*add_moments)(double *m, const float *x, size_t xs, int toks, int D);
-    /* The same of single values, c < n, and of the pairs of their first 2 s->n. NaN is no largest. */
+    /* The same of single values, c < n, and of the pairs of their first 2 s->n. NaN is no
+     * largest. */
     void (*add_values)(const ValueSums *s, const float *x, size_t xs, int toks, int n);
     void (*add_radii)(const RadiusSums *s, const float *x, size_t xs, int toks);
     /* Adds one piece of a row of attention: n weights a and scores z of keys t, t + 1, ... */

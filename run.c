@@ -4473,7 +4473,8 @@ static int analyze_text(Session *ss, const Options *o, Tokens *ids, Provenance *
 }
 
 /* The text and what the model makes of it, in one window: each token is observed, then the next is
- * chosen from its logits. An end token is not run. What was generated is appended to ids and out. */
+ * chosen from its logits. An end token is not run. What was generated is appended to ids and
+ * out. */
 static int analyze_generate(Session *ss, const Options *o, Analysis *a, Tokens *ids, Provenance *p,
                             Bytes *out, Err *e)
 {
@@ -4598,7 +4599,8 @@ static int wants_color(const Options *o, const FILE *f)
     return f == stdout && isatty(1) && term && *term && strcmp(term, "dumb");
 }
 
-/* The locale's encoding, by its name: unset is UTF-8, "C" and others without that name are ASCII. */
+/* The locale's encoding, by its name: unset is UTF-8, "C" and others without that name are
+ * ASCII. */
 static int locale_is_ascii(void)
 {
     static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
@@ -4799,7 +4801,8 @@ static int generate_check(const Session *ss, const Options *o, const Tokens *ids
                    o->generate, need, ss->s.n_ctx);
 }
 
-/* Runs the windows, or the text and its continuation; then come the outputs. 1: as analyze_write. */
+/* Runs the windows, or the text and its continuation; then come the outputs. 1: as
+ * analyze_write. */
 static int analyze_run(Session *ss, const Options *o, Tokens *ids, Provenance *p, OutFile *out,
                        Err *e)
 {

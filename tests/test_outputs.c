@@ -311,7 +311,7 @@ static void test_csv(void)
 
 /* ---- NumPy arrays and folders ---- */
 
-static char folder[] = "/tmp/test_outputs.XXXXXX";
+static char folder[] = P_tmpdir "/test_outputs.XXXXXX";
 
 static const char *inside(const char *name)
 {
