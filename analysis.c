@@ -120,8 +120,7 @@ typedef struct {
     size_t stride;
 } Batch;
 
-/* Tokens not yet in the sums; room for HELD. Heads lie side by side: a token is written in one
- * go. */
+/* Tokens not yet in the sums; room for HELD. Heads lie side by side: a token is one piece. */
 typedef struct {
     int pos, n;
     float *x;
@@ -685,8 +684,8 @@ static float largest(const float *x, int n)
     return most[0];
 }
 
-/* One state of which a value is above act_min, or the largest so far. To sort it takes long:
- * only if it is the largest, or the largest value is above act_ratio times the median. */
+/* One state of which a value is above act_min, or the largest so far. Sorting takes long: only if
+ * it is the largest, or the largest value is above act_ratio times the median. */
 static void add_large(const Analysis *an, Massive *s, int pos, const float *x, float most)
 {
     int E = an->m->n_embd, top = 0, low = 0;
