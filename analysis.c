@@ -77,7 +77,7 @@ typedef struct {
     double third[3], n_thirds;             /* weight per third of the keys, rows of three or more */
     double n_known;                        /* rows whose tokens are known: behind the two above */
     double n_logits;                       /* rows behind LogitSum: those that begin with key 0 */
-    double n_ordinary;                     /* keys but key 0 in these rows */
+    double n_ordinary;                     /* finite keys but key 0 in these rows */
 } RowSum;
 
 /* The sums of one head, as a reading works with them. */
@@ -165,6 +165,7 @@ typedef struct {
     SinkWindow open, open_t; /* all of its queries; the first sink_t of them */
     SinkSamples whole, at_t; /* whole windows; their first sink_t queries */
     double *keys, *key0;     /* [D] sum of keys 1 .. pos after rotation, and key 0: open window */
+    int n_keys, has_key0;    /* the keys in that sum: the finite ones; key0 is set and finite */
     float *map;              /* [FIRST (FIRST + 1) / 2] rows of window 0 */
     int n_map;
 } Sink;
@@ -617,26 +618,45 @@ static void add_row(RowSum *s, const Analysis *an, const AttnRow *r)
     add_copies(s, an, r);
 }
 
+static int all_finite(const float *x, int n)
+{
+    int finite = 1;
+    for (int c = 0; c < n; c++) finite &= isfinite(x[c]) != 0;
+    return finite;
+}
+
+/* The key of one more token, whatever became of its query. A key that is not finite is no key of
+ * the sums and is not counted; without a finite key 0 the window has no parts of logits. */
+static void add_key(Sink *s, const AttnRow *r, int D)
+{
+    const float *restrict k = r->k;
+    double *restrict keys = s->keys, *restrict key0 = s->key0;
+    int first = r->pos == 0, finite = all_finite(k, D);
+    if (first) s->n_keys = 0, s->has_key0 = finite;
+    for (int c = 0; first && c < D; c++) key0[c] = (double)k[c], keys[c] = 0;
+    if (first || !finite) return;
+    for (int c = 0; c < D; c++) keys[c] += (double)k[c];
+    s->n_keys++;
+}
+
 /* Parts of the logits of this query: of key 0, and (by a running sum of keys, with no T x T work)
  * the mean over keys 1 .. pos; of each value. */
-static void add_logits(const Analysis *an, Sink *s, Tally *y, const AttnRow *r)
+static void add_logits(const Analysis *an, const Sink *s, Tally *y, const AttnRow *r)
 {
-    int D = an->m->head_dim, first = r->pos == 0;
-    const float *restrict q = r->q, *restrict k = r->k;
-    double *restrict keys = s->keys, *restrict key0 = s->key0;
+    int D = an->m->head_dim;
+    const float *restrict q = r->q;
+    const double *restrict keys = s->keys, *restrict key0 = s->key0;
     double *restrict sink = y->open.sink, *restrict others = y->open.others;
     double *restrict ordinary = y->open.ordinary;
-    for (int c = 0; first && c < D; c++) key0[c] = (double)k[c], keys[c] = 0;
-    for (int c = 0; !first && c < D; c++) keys[c] += (double)k[c];
-    if (first || r->t0) return;
-    double scale = (double)an->m->score_scale, mean = scale / r->pos;
+    if (r->t0 || !s->n_keys || !s->has_key0) return;
+    double scale = (double)an->m->score_scale, mean = scale / s->n_keys;
     for (int c = 0; c < D; c++) {
         sink[c] += scale * (double)q[c] * key0[c];
         others[c] += mean * (double)q[c] * keys[c];
         ordinary[c] += scale * (double)q[c] * keys[c];
     }
     y->open.row->n_logits++;
-    y->open.row->n_ordinary += r->pos;
+    y->open.row->n_ordinary += s->n_keys;
 }
 
 /* One row. A row with a NaN is NaN throughout, as softmax divides by the sum. */
@@ -648,6 +668,7 @@ static void on_attn(void *ctx, const AttnRow *r)
     Tally *y = &an->q[i];
     if (s->open.n < an->o.sink_t) add_sinks(&s->open_t, r, finite);
     add_sinks(&s->open, r, finite);
+    if (r->q && r->k) add_key(s, r, an->m->head_dim);
     if (!finite) {
         y->open.row->n_bad++;
         return;
@@ -810,6 +831,7 @@ static void close_head(Sink *s, Tally *y, const AnalysisOptions *o)
     add_window(&s->whole, &s->open, o->sink_eps);
     add_window(&s->at_t, &s->open_t, o->sink_eps);
     s->open = s->open_t = (SinkWindow){0};
+    s->n_keys = s->has_key0 = 0;
     close_tally(y);
 }
 

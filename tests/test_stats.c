@@ -196,12 +196,15 @@ static void show_layer(const World *w, const Probe *p, int n, int l)
         }
 }
 
-static char *world_json(const World *w)
+/* The windows in their order, or the last first. */
+static char *world_json(const World *w, int backwards)
 {
     AnalysisOptions o = analysis_defaults();
     Analysis *a = analysis_new(&w->s.m, &o);
-    for (int n = 0; n < WINDOWS; n++) {
+    for (int i = 0; i < WINDOWS; i++) {
+        int n = backwards ? WINDOWS - 1 - i : i;
         analysis_window(a);
+        analysis_seek(a, (uint64_t)n);
         analysis_tokens(a, w->id[n], T);
         for (int l = 0; l < 2; l++) show_layer(w, analysis_probe(a), n, l);
     }
@@ -230,16 +233,19 @@ static LogitSum dense_part(const World *w, int l, int h, int j)
     int rows = 0, keys = 0;
     for (int n = 0; n < WINDOWS; n++)
         for (int pos = 1; pos < T; pos++) {
-            if (first_key(&w->s, l, pos)) continue;
+            int n_keys = 0; /* finite ones but key 0 */
+            if (first_key(&w->s, l, pos) || !isfinite(w->weight[n][l][h][pos][0])) continue;
+            for (int t = 1; t <= pos; t++) n_keys += isfinite(w->turned_k[n][l][h / 2][t][0]);
             for (int t = 0; t <= pos; t++) {
                 const float *q = w->turned_q[n][l][h][pos], *k = w->turned_k[n][l][h / 2][t];
+                if (!isfinite(k[0])) continue;
                 double z = j < 0 ? (double)w->s.m.score_scale * dot(q, k) : part(w, q, k, j);
                 if (t == 0)
                     sum.sink += z;
                 else
-                    sum.others += z / pos, sum.ordinary += z;
+                    sum.others += z / n_keys, sum.ordinary += z;
             }
-            rows++, keys += pos;
+            rows++, keys += n_keys;
         }
     return (LogitSum){sum.sink / rows, sum.others / rows, sum.ordinary / keys};
 }
@@ -274,6 +280,29 @@ static void test_logits(const World *w, const char *json)
     NEAR(num(json, "summary.logit_others_full"), mean[1].others, 1e-6);
     NEAR(num(json, "summary.logit_ordinary_partial"), mean[0].ordinary, 1e-6);
     NEAR(num(json, "summary.logit_ordinary_full"), mean[1].ordinary, 1e-6);
+}
+
+static void spoil_row(World *w, int n, int l, int h, int pos)
+{
+    w->turned_q[n][l][h][pos][0] = INFINITY;
+    for (int t = 0; t <= pos; t++) w->weight[n][l][h][pos][t] = NAN;
+}
+
+/* Rows that are not finite take no key away from those behind them: row 5, and row 0 of the second
+ * window, whose key 0 is not that of the first. Nor does an endless key that gets no weight count
+ * among the others. In whatever order the windows are run. */
+static void test_spoilt_logits(World *w)
+{
+    for (int l = 0; l < 2; l++)
+        for (int h = 0; h < HEADS; h++) {
+            spoil_row(w, 0, l, h, 5);
+            spoil_row(w, 1, l, h, 0);
+            w->turned_k[0][l][h / 2][7][0] = -INFINITY;
+        }
+    char *json = world_json(w, 0), *back = world_json(w, 1);
+    test_logits(w, json);
+    test_logits(w, back);
+    free(json), free(back);
 }
 
 /* Weight on earlier copies of the token (TransformerLens' duplicate pattern; shift 0), or on what
@@ -895,13 +924,14 @@ int main(void)
     World *w = xcalloc(1, sizeof *w);
     for (int layout = ROPE_ADJACENT; layout <= ROPE_HALF; layout++) {
         world_new(w, layout, 3);
-        char *json = world_json(w);
+        char *json = world_json(w, 0);
         test_logits(w, json);
         test_rows(w, json);
         test_pairs(w, json);
         test_samples(w, json);
         test_maps(w, json);
         free(json);
+        test_spoilt_logits(w);
         rope_free(&w->s.rope);
         test_known_covariance(layout);
         test_channels(layout);
