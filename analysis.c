@@ -56,7 +56,7 @@ typedef struct {
 
 typedef struct {
     double before, after; /* sums of |x| of one value of the head */
-    double sq_after;      /* sum of x^2 after rotation */
+    double sq_all;        /* sum of x^2 after rotation, the first tokens included */
 } ChannelSum;
 
 /* Parts of the logits: sums over queries of one pair's (or the unrotated values') part of the
@@ -98,6 +98,7 @@ typedef struct {
     double *r, *r_skip;                    /* [P] */
     double *value, *size;                  /* [D] before rotation: x, |x| */
     double *after, *size_after, *sq_after; /* [D] after rotation: x, |x|, x^2 */
+    double *sq_skip;                       /* [D] the last of the first tokens, left out above */
     double *moments;
     double *sink, *others, *ordinary; /* [D] parts of the logits; queries only */
     RowSum *row;
@@ -463,13 +464,13 @@ static void add_before(const Analysis *an, Tally *y, const Axis *ax, const Batch
                (size_t)D * sizeof *b->x);
 }
 
-/* A batch after rotation. */
+/* A batch after rotation. The first n_skip of a window count in the peaks and sq_skip alone. */
 static void add_after(const Analysis *an, Tally *y, const Axis *ax, const Batch *b)
 {
     int D = an->m->head_dim, skipped = b->pos < an->o.n_skip;
     OpenSums *o = &y->open;
     ValueSums values = {o->after, o->size_after, o->sq_after, y->most};
-    if (skipped) values = (ValueSums){.most = y->most};
+    if (skipped) values = (ValueSums){.square = o->sq_skip, .most = y->most};
     memset(y->most, 0, (size_t)D * sizeof *y->most);
     an->kernels->add_values(&values, b->x, b->stride, b->n, D);
     peaks_of_values(an, y, ax->n + D, b);
@@ -940,6 +941,7 @@ static size_t open_sums(OpenSums *o, double *row, int P, int D, int is_query)
                  {&o->after, d},
                  {&o->size_after, d},
                  {&o->sq_after, d},
+                 {&o->sq_skip, d},
                  {&o->moments, d * (d + 1) / 2},
                  {&o->sink, d},
                  {&o->others, d},
@@ -1386,7 +1388,7 @@ static HeadSums read_sums(const Tally *y, const Axis *ax, int D)
     v.channel = (ChannelSum *)(void *)(mem + at[1]);
     v.logit = (LogitSum *)(void *)(mem + at[2]);
     for (int c = 0; c < D; c++)
-        v.channel[c] = (ChannelSum){o.size[c], o.size_after[c], o.sq_after[c]};
+        v.channel[c] = (ChannelSum){o.size[c], o.size_after[c], o.sq_after[c] + o.sq_skip[c]};
     for (int j = 0; j < ax->n; j++) v.pair[j] = read_pair_sums(&o, D, j, ax->a[j], ax->b[j]);
     for (int j = 0; o.row && j < ax->n; j++) {
         int a = ax->a[j], b = ax->b[j];
@@ -1804,16 +1806,16 @@ static void read_channels(const Reading *layer, int is_q, int stage, double *mea
     for (int c = 0; c < D; c++) mean[c] /= layer->n_heads;
 }
 
-/* Massive values (Jin et al., arXiv:2502.01563): channels whose L2 norm over the tokens is above
- * ratio (5) times the mean over the channels of the head; after rotation. Their places in sliced
- * order to out [D]; the number of them. */
-static int massive_values(const HeadSums *s, const Axis *ax, int D, double ratio, int *out)
+/* Massive values (Jin et al., arXiv:2502.01563): of the channels of a head those whose L2 norm over
+ * all tokens, M_c = sqrt(sum x_c^2) after rotation, is above ratio (5) times the mean of M over the
+ * channels. sq: the D sums. Their places to at [D]; the number of them. */
+static int massive_channels(const double *sq, int D, double ratio, int *at)
 {
     double sum = 0;
     int n = 0;
-    for (int c = 0; c < D; c++) sum += sqrt(s->channel[c].sq_after);
-    for (int i = 0; i < D; i++)
-        if (sqrt(s->channel[sliced(ax, i)].sq_after) > ratio * sum / D) out[n++] = i;
+    for (int c = 0; c < D; c++) sum += sqrt(sq[c]);
+    for (int c = 0; c < D; c++)
+        if (sqrt(sq[c]) > ratio * sum / D) at[n++] = c;
     return n;
 }
 
@@ -3046,8 +3048,9 @@ static void json_notes(FILE *f)
         "stable_rank = sum s^2 / max s^2; first_sv = max s / sum s; matrix_entropy = - sum p log p "
         "in nats, p = s^2 / sum s^2, over the 32 largest",
         "massive",
-        "massive_q, massive_k: places, in sliced order, of values whose L2 norm over the tokens "
-        "after rotation is above massive_ratio times the mean over the head's values",
+        "massive_q, massive_k: places, in sliced order, of values whose L2 norm over all tokens, the "
+        "first n_skip included, after rotation is above massive_ratio times the mean over the head's "
+        "values",
         "kernel",
         "k: scaled logit of the mean query and the mean key at distance delta, rotated values "
         "only; tri: the TriAttention score, scaled, of a key of mean length and direction"};
@@ -3165,13 +3168,15 @@ static void json_head_sinks(FILE *f, const Head *h)
     json_column(f, "sink_share_k", share, sizeof *share, SINK_KEYS);
 }
 
-static void json_massive_values(FILE *f, const Analysis *a, const Head *h)
+/* Places of the massive values in sliced order. */
+static void json_massive_values(FILE *f, const char *key, const Analysis *a, const Head *h,
+                                const HeadSums *v)
 {
     int D = a->m->head_dim, *at = xcalloc((size_t)D, sizeof *at);
-    double ratio = a->o.massive_ratio;
-    json_ints(f, "massive_q", at, massive_values(&h->q, h->axis, D, ratio, at));
-    json_ints(f, "massive_k", at, massive_values(&h->k, h->axis, D, ratio, at));
-    free(at);
+    double *sq = xcalloc((size_t)D, sizeof *sq);
+    for (int i = 0; i < D; i++) sq[i] = v->channel[sliced(h->axis, i)].sq_all;
+    json_ints(f, key, at, massive_channels(sq, D, a->o.massive_ratio, at));
+    free(at), free(sq);
 }
 
 static void json_kernel(FILE *f, const Analysis *a, const Head *h)
@@ -3254,7 +3259,8 @@ static void json_head_more(FILE *f, const Analysis *a, const Head *h)
 {
     json_column(f, "thirds", h->mean.third, sizeof *h->mean.third, 3);
     json_head_sinks(f, h);
-    json_massive_values(f, a, h);
+    json_massive_values(f, "massive_q", a, h, &h->q);
+    json_massive_values(f, "massive_k", a, h, &h->k);
     json_kernel(f, a, h);
     json_samples(f, a, h);
     json_bias(f, a->m, h);
@@ -4950,23 +4956,14 @@ const Probe *channels_probe(const Channels *c)
     return &c->probe;
 }
 
-enum { MASSIVE = 5 }; /* times the mean over channels: lambda of the paper */
-
-/* The channels of one head to be replaced, into at[D]; their number. By the norm over tokens,
- * M_c = sqrt(sum x_c^2): those with M_c > 5 mean M, or as many of the smallest. */
-static int massive_channels(const ValueSum *s, int D, int lowest, int *at)
+/* The n channels of the smallest norms, into at[D]. */
+static void lowest_channels(const double *sq, int D, int n, int *at)
 {
-    double mean = 0;
-    int n_massive = 0, n = 0;
-    for (int c = 0; c < D; c++) mean += sqrt(s[c].sq) / D;
-    for (int c = 0; c < D; c++)
-        if (sqrt(s[c].sq) > MASSIVE * mean) at[n_massive++] = c;
-    for (int c = 0; c < D && lowest; c++) {
+    for (int c = 0, found = 0; c < D; c++) {
         int below = 0; /* channels before c in the order of rising norms */
-        for (int i = 0; i < D; i++) below += s[i].sq < s[c].sq || (i < c && !(s[i].sq > s[c].sq));
-        if (below < n_massive) at[n++] = c;
+        for (int i = 0; i < D; i++) below += sq[i] < sq[c] || (i < c && !(sq[i] > sq[c]));
+        if (below < n) at[found++] = c;
     }
-    return lowest ? n : n_massive;
 }
 
 /* Are all query heads of key head kh selected? */
@@ -4977,11 +4974,12 @@ static int group_selected(const Selection *s, const Model *m, int l, int kh)
     return all;
 }
 
-Edit *edit_massive(const Channels *c, const Selection *s, int lowest)
+Edit *edit_massive(const Channels *c, const Selection *s, double ratio, int lowest)
 {
     const Model *m = c->m;
     Edit *e = edit_new(m);
     int D = m->head_dim, *at = xcalloc((size_t)D, sizeof *at);
+    double *sq = xcalloc((size_t)D, sizeof *sq);
     for (int l = 0; l < m->n_layers; l++) {
         const Layer *y = &m->layer[l];
         for (int i = 0; i < y->n_heads + y->n_kv_heads; i++) {
@@ -4990,12 +4988,14 @@ Edit *edit_massive(const Channels *c, const Selection *s, int lowest)
             const ValueSum *sum = (is_q ? c->q : c->k) + head * (size_t)D;
             double n_tokens = (double)(is_q ? c->n_q : c->n_k)[head];
             if (is_q ? !selected(s, l, h) : !group_selected(s, m, l, h)) continue;
-            int n = massive_channels(sum, D, lowest, at);
+            for (int v = 0; v < D; v++) sq[v] = sum[v].sq;
+            int n = massive_channels(sq, D, ratio, at);
+            if (lowest) lowest_channels(sq, D, n, at);
             for (int r = 0; r < n; r++)
                 (is_q ? edit_q : edit_k)(e, l, h, at[r], (float)(sum[at[r]].sum / n_tokens));
         }
     }
-    free(at);
+    free(at), free(sq);
     return e;
 }
 

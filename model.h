@@ -691,11 +691,11 @@ typedef struct Channels Channels;
 Channels *channels_new(const Model *m);
 void channels_free(Channels *c);
 const Probe *channels_probe(const Channels *c);
-/* Massive values (Jin et al., arXiv:2502.01563): channels whose L2 norm over tokens is above 5
+/* Massive values (Jin et al., arXiv:2502.01563): channels whose L2 norm over tokens is above ratio
  * times the mean over the channels of the head. They become their mean over tokens; lowest: as
  * many channels of the smallest norms do instead. A key head is touched if all its query heads are
  * selected. */
-Edit *edit_massive(const Channels *c, const Selection *s, int lowest) MUST_USE;
+Edit *edit_massive(const Channels *c, const Selection *s, double ratio, int lowest) MUST_USE;
 
 /* Attention to the first token: see the reading. */
 typedef struct {

@@ -2957,7 +2957,7 @@ static const Option option_table[] = {
      "queries behind alpha_1 of the sink metric (64)"},
     {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "gpaxB", "N",
      "P of x = theta P, instead of the file's"},
-    {"massive-ratio", 0, O_NUM, F(analysis.massive_ratio), 0, 1e9, "a", "X",
+    {"massive-ratio", 0, O_NUM, F(analysis.massive_ratio), 0, 1e9, "ax", "X",
      "a massive value: norm above X times the head's mean channel (5)"},
     {"act-min", 0, O_NUM, F(analysis.act_min), 0, 1e30, "a", "X",
      "a massive activation: |h| above X (100)"},
@@ -5261,14 +5261,19 @@ static int ablate_massive(Ablate *w, Err *e)
     int of = w->out.n;
     w->ss->s.probe = NULL;
     for (int lowest = 0; !rc && lowest < 2; lowest++) {
-        Edit *edit = edit_massive(c, &w->sel, lowest);
+        double ratio = w->o->analysis.massive_ratio;
+        Edit *edit = edit_massive(c, &w->sel, ratio, lowest);
         AblationRun as = {
             .control_of = lowest ? of : -1, .counts = EDITS_VALUES, .n_edited = edit->n};
         snprintf(as.name, sizeof as.name, lowest ? "lowest values" : "massive values");
-        snprintf(as.edit, sizeof as.edit,
-                 lowest ? "as many values of the smallest norm made their means over tokens"
-                        : "the massive values of q and k (norm over tokens > 5 times the mean over "
-                          "the channels of the head) made their means over tokens");
+        if (lowest)
+            snprintf(as.edit, sizeof as.edit,
+                     "as many values of the smallest norm made their means over tokens");
+        else
+            snprintf(as.edit, sizeof as.edit,
+                     "the massive values of q and k (norm over tokens > %g times the mean over the "
+                     "channels of the head) made their means over tokens",
+                     ratio);
         if (edit->n)
             rc = ablate_run(w, w->ss, edit, &as, e);
         else if (!lowest)

@@ -61,7 +61,7 @@ def values(name, x, turned):
     kept = np.concatenate([w[SKIP:] for w in x])
     z = np.abs(kept[:, :kept.shape[1] // 2] + 1j * kept[:, kept.shape[1] // 2:])
     mean = np.split(kept.mean(0), 2)
-    norm = np.sqrt(sum((w[SKIP:] ** 2).sum(0) for w in turned))
+    norm = np.sqrt(sum((w ** 2).sum(0) for w in turned))  # of all tokens
     found = dict(zip(("stable_rank_", "first_sv_", "matrix_entropy_"), spectrum(kept)))
     found["r_"] = z.mean(0)
     found["offset_share_"] = (mean[0] ** 2 + mean[1] ** 2) / (z ** 2).mean(0)

@@ -484,7 +484,7 @@ static void test_massive(void)
     Selection every = {.layer = all, .head = all}, some = {.layer = first, .head = first};
     Channels *c = channels_new(&x.m);
     show_planted(c, &x.m);
-    Edit *e = edit_massive(c, &every, 0), *low = edit_massive(c, &every, 1);
+    Edit *e = edit_massive(c, &every, 5, 0), *low = edit_massive(c, &every, 5, 1);
     CHECK(e->n == 6 && low->n == 6); /* of head 0 and of the key head, in three layers */
     for (int l = 0; l < 3; l++) {
         const HeadEdit *q = &e->q[l * 2], *k = &e->k[l], *ql = &low->q[l * 2];
@@ -494,7 +494,10 @@ static void test_massive(void)
         CHECK(e->q[l * 2 + 1].n == 0 && low->q[l * 2 + 1].n == 0);
     }
     edit_free(e), edit_free(low);
-    e = edit_massive(c, &some, 0); /* the key head belongs to head 1 as well */
+    e = edit_massive(c, &every, 32, 0); /* nothing is above D times its mean */
+    CHECK(e->n == 0);
+    edit_free(e);
+    e = edit_massive(c, &some, 5, 0); /* the key head belongs to head 1 as well */
     CHECK(e->n == 1 && e->q[0].n == 1);
     edit_free(e);
     channels_free(c);

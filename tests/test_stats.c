@@ -640,6 +640,37 @@ static void test_massive_values(int layout)
     free(json);
 }
 
+/* The first token counts: Jin et al. take the norm over all. Random values, one of them large in
+ * token 0 alone; the report and the intervention agree. */
+static void test_massive_first(void)
+{
+    enum { N = 40, HUGE_AT = 3 };
+    Shape s;
+    AnalysisOptions o = analysis_defaults();
+    Rng rng = rng_new(5);
+    uint8_t all[HEADS] = {1, 1, 1, 1};
+    const Selection every = {.layer = all, .head = all};
+    float k[N * D];
+    shape_new(&s, ROPE_HALF, 0);
+    Analysis *a = analysis_new(&s.m, &o);
+    Channels *c = channels_new(&s.m);
+    const Probe *probes[] = {analysis_probe(a), channels_probe(c)};
+    for (int i = 0; i < N * D; i++) k[i] = rng_float(&rng);
+    k[HUGE_AT] = 200;
+    for (int i = 0; i < 2; i++)
+        for (int stage = BEFORE_ROPE; stage <= AFTER_ROPE; stage++)
+            probes[i]->k(probes[i]->ctx, 0, 0, stage, 0, N, k, D);
+    char *json = json_of(a, NULL);
+    is(json, "layers.0.heads.0.massive_k", "[3]");
+    free(json);
+    Edit *e = edit_massive(c, &every, o.massive_ratio, 0);
+    CHECK(e->n == 1 && e->k[0].n == 1 && e->k[0].patch[0].c == HUGE_AT);
+    edit_free(e);
+    channels_free(c);
+    analysis_free(a);
+    rope_free(&s.rope);
+}
+
 static void test_activations(void)
 {
     enum { E = 50 };
@@ -944,6 +975,7 @@ int main(void)
     test_spectrum();
     test_odd_spectrum();
     test_sinks();
+    test_massive_first();
     test_activations();
     test_tri();
     test_distances();
