@@ -7505,7 +7505,8 @@ static void part_config(FILE *f, const Analysis *a, const Provenance *p)
     json_text(f, "bos_policy", p->bos_policy);
     json_text(f, "rope_override", p->rope_override);
     json_text(f, "pre_override", p->pre_override);
-    json_text(f, "edits", p->edits);
+    json_text(f, "edits", p->edits); /* a clause, which may be cut short: hence the hash */
+    fprintf(f, ",\"edit_hash\":\"%016llx\"", (unsigned long long)p->edit_hash);
     json_text(f, "activations", p->exact ? "float" : "int8");
     json_text(f, "kv", p->kv);
     PART_NUMBERS(

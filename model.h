@@ -440,6 +440,7 @@ Edit *edit_new(const Model *m); /* changes nothing yet; m must outlive it */
 void edit_free(Edit *e);
 void edit_q(Edit *e, int l, int h, int c, float v);  /* value c of query head h becomes v */
 void edit_k(Edit *e, int l, int kh, int c, float v); /* value c of key head kh becomes v */
+uint64_t edit_hash(const Edit *e); /* of every replacement, in their order; NULL: 0 */
 
 /* One thread of the team that runs `forward`. */
 typedef struct {
@@ -587,6 +588,7 @@ typedef struct {
     const char *rope_override; /* --rope KIND: not what the file says; NULL: as the file says */
     const char *pre_override;  /* --pre NAME, or NULL */
     const char *edits;         /* an edited run: what was changed, in a clause; NULL: nothing */
+    uint64_t edit_hash;        /* of every value replaced: edit_hash() */
     int text_cut;              /* -n left out the rest of the text */
     size_t bytes_left_out;     /* bytes of the text without a token */
     const struct Activations *files;        /* q and k are from files, no model was run; or NULL */

@@ -2751,6 +2751,25 @@ void edit_k(Edit *e, int l, int kh, int c, float v)
     edit_add(e, &e->k[l * e->m->max_kv_heads + kh], c, v);
 }
 
+static uint64_t hash_patches(uint64_t hash, const HeadEdit *h, int n_heads)
+{
+    for (int i = 0; i < n_heads; i++)
+        for (int r = 0; r < h[i].n; r++) {
+            uint32_t v, c = (uint32_t)h[i].patch[r].c;
+            memcpy(&v, &h[i].patch[r].v, sizeof v);
+            uint64_t one[] = {hash, (uint64_t)i, c, v};
+            hash = hash_bytes(one, sizeof one);
+        }
+    return hash;
+}
+
+uint64_t edit_hash(const Edit *e)
+{
+    if (!e) return 0;
+    uint64_t hash = hash_patches(1, e->q, e->m->n_layers * e->m->max_heads);
+    return hash_patches(hash_bytes(&hash, sizeof hash), e->k, e->m->n_layers * e->m->max_kv_heads);
+}
+
 #ifndef RUN_NO_MAIN
 /* ------------------------------------------------------------ 10 sampler
  * Order as in llama.cpp: repeat penalty, top-k, top-p, min-p, temperature, draw. */
@@ -4712,6 +4731,10 @@ static int record_begin(Recorder *r, const Model *m, const Options *o, int n_ctx
         (o->capture.layers || o->capture.heads || o->capture.n_tokens || o->capture.pattern))
         return err_usage(e, "--capture FILE: say where to");
     if (!o->capture_file) return 0;
+    if (o->shard || o->resume)
+        return err_usage(e, "--capture takes the first window of a text, which a run with %s may "
+                            "not begin with: capture in a run of its own",
+                         o->shard ? "--shard" : "--resume");
     if (o->capture_file && o->out && strcmp(o->capture_file, o->out) == 0)
         return err_usage(e, "--capture and -o name the same file");
     if (!(r->capture = capture_new(m, &o->capture, n_ctx, e))) return -1;
@@ -4861,6 +4884,7 @@ static int analyze_session(Session *ss, const Options *o, OutFile *out, Err *e)
     if (!rc) {
         ss->s.edit = edit;
         p.edits = edits.s;
+        p.edit_hash = edit_hash(edit);
         rc = analyze_run(ss, &run, &ids, &p, out, e);
     }
     ss->s.edit = NULL;

@@ -476,6 +476,28 @@ static void show_planted(const Channels *c, const Model *m)
             }
 }
 
+/* Every value replaced counts: its layer, head, channel, side and value. */
+static void test_hash(void)
+{
+    Loaded x;
+    if (!load(&x, &adjacent, NULL)) return;
+    const int at[][4] = {{0, 1, 3, 0}, {1, 1, 3, 0}, {0, 2, 3, 0}, {0, 1, 4, 0}, {0, 1, 3, 1}};
+    uint64_t hash[7];
+    for (int i = 0; i < 7; i++) {
+        const int *v = at[i < 5 ? i : 0];
+        Edit *e = edit_new(&x.m);
+        edit_q(e, 1, 0, 2, 7);
+        (i == 6 ? edit_k : edit_q)(e, v[0], v[1], v[2], (float)v[3]);
+        if (i == 5) edit_q(e, 1, 3, 15, 0);
+        hash[i] = edit_hash(e);
+        CHECK(hash[i] == edit_hash(e) && hash[i] != 0);
+        for (int k = 0; k < i; k++) CHECK_MSG(hash[k] != hash[i], "%d and %d", k, i);
+        edit_free(e);
+    }
+    CHECK(edit_hash(NULL) == 0);
+    unload(&x);
+}
+
 static void test_massive(void)
 {
     uint8_t all[] = {1, 1, 1}, first[] = {1, 0, 0};
@@ -598,6 +620,7 @@ int main(void)
     test_keep();
     test_classes();
     test_controls();
+    test_hash();
     test_massive();
     test_findings();
     return check_done();

@@ -323,6 +323,7 @@ static void test_mismatches(Shape *s)
     MISMATCH(p.kv = "f16", "kv");
     MISMATCH(p.rope_override = "none", "rope_override: expected null, as in file, found \"none");
     MISMATCH(p.pre_override = "x", "pre_override");
+    MISMATCH(p.edit_hash = 1, "edit_hash: expected \"0000000000000000\", as in file, found \"0000");
     MISMATCH(p.edits = "pair 3", "edits: expected null, as in file, found \"pair 3\"");
     MISMATCH(p.n_ctx = 25, "n_ctx");
     MISMATCH(p.text_cut = 1, "text_cut");
