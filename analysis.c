@@ -230,6 +230,7 @@ typedef struct {
     double R, dir;    /* |sum z| / sum |z|, and the direction of the mean vector */
     double max, skip; /* largest radius; mean radius of the first tokens */
     double offset;    /* share of the offset: |mean z|^2 / mean r^2 */
+    double aa, bb, ab; /* second moments: means of a^2, b^2 and a b of the members */
 } Side;
 
 typedef struct {
@@ -1283,6 +1284,9 @@ static Side read_side(const HeadSums *s, const Tally *seen, int j)
                   .R = sqrt(p->a * p->a + p->b * p->b) / p->r,
                   .dir = atan2(p->b, p->a),
                   .offset = (p->a * p->a + p->b * p->b) / (n * p->r2),
+                  .aa = p->aa / n,
+                  .bb = p->bb / n,
+                  .ab = p->ab / n,
                   .max = seen->peak[j].value,
                   .skip = p->r_skip / *s->n_skip};
 }
@@ -3037,6 +3041,10 @@ static void json_notes(FILE *f)
         "means over queries at positions 1 and more of parts of the scaled logit: sink of key 0, "
         "others of the mean over keys 1 .. own position; ordinary is the mean over all (query, "
         "other key); partial: pairs with x <= 2 pi, full: all the rest; summary: mean over heads",
+        "moments",
+        "aa, bb, ab: means of a^2, b^2 and a b of a pair's members a, b before rotation, uncentred",
+        "max_at",
+        "max_q_at, max_k_at: window, position and token id of the largest radius",
         "alpha",
         "alpha_k = 1 / (T - k) sum over queries k .. T - 1 of the weight on key k, keys from 0; "
         "mean over the longest windows. sink_key: the largest of keys 0 .. min(63, T / 2)",
@@ -3123,6 +3131,13 @@ static const struct {
     {"offset_share_k", offsetof(Pair, k.offset)},
     {"logit_sink", offsetof(Pair, logit.sink)},
     {"logit_others", offsetof(Pair, logit.others)},
+    {"logit_ordinary", offsetof(Pair, logit.ordinary)},
+    {"aa_q", offsetof(Pair, q.aa)},
+    {"bb_q", offsetof(Pair, q.bb)},
+    {"ab_q", offsetof(Pair, q.ab)},
+    {"aa_k", offsetof(Pair, k.aa)},
+    {"bb_k", offsetof(Pair, k.bb)},
+    {"ab_k", offsetof(Pair, k.ab)},
 };
 #define N_COLUMNS (sizeof columns / sizeof *columns)
 
@@ -3131,12 +3146,18 @@ static double column_at(const Pair *p, size_t c)
     return *(const double *)(const void *)((const char *)p + columns[c].at);
 }
 
+/* Window, position and token of the largest radii; null: a token that is not known. */
 static void json_max_at(FILE *f, const char *key, const Tally *y, int n)
 {
     fprintf(f, ",\"%s\":[", key);
-    for (int j = 0; j < n; j++)
-        fprintf(f, "%s[%llu,%d]", j ? "," : "", (unsigned long long)y->peak[j].window,
-                (int)y->peak[j].pos);
+    for (int j = 0; j < n; j++) {
+        const Peak *p = &y->peak[j];
+        fprintf(f, "%s[%llu,%d,", j ? "," : "", (unsigned long long)p->window, (int)p->pos);
+        if (p->token < 0)
+            fputs("null]", f);
+        else
+            fprintf(f, "%d]", (int)p->token);
+    }
     fputc(']', f);
 }
 

@@ -353,6 +353,30 @@ static void test_rows(const World *w, const char *json)
                      3e-6);
 }
 
+/* Means of a^2, b^2 and a b of pair j, and where its largest radius is, of L1 query head 3 and its
+ * key head. */
+static void test_moments(const World *w, const char *json, int j)
+{
+    int a, b;
+    rope_pair(&w->s.rope, j, &a, &b);
+    for (int is_q = 0; is_q < 2; is_q++) {
+        double aa = 0, bb = 0, ab = 0, most = 0, n = WINDOWS * (T - 1);
+        int at[3] = {0}, side = is_q ? 'q' : 'k';
+        for (int i = 0; i < WINDOWS * T; i++) {
+            const float *v = is_q ? w->q[i / T][1][3][i % T] : w->k[i / T][1][1][i % T];
+            double x = (double)v[a], y = (double)v[b];
+            if (x * x + y * y > most)
+                most = x * x + y * y, at[0] = i / T, at[1] = i % T, at[2] = w->id[i / T][i % T];
+            if (i % T) aa += x * x / n, bb += y * y / n, ab += x * y / n;
+        }
+        NEAR(num(json, "layers.1.heads.3.aa_%c.%d", side, j), aa, 1e-7);
+        NEAR(num(json, "layers.1.heads.3.bb_%c.%d", side, j), bb, 1e-7);
+        NEAR(num(json, "layers.1.heads.3.ab_%c.%d", side, j), ab, 1e-7);
+        for (int i = 0; i < 3; i++)
+            NEAR(num(json, "layers.1.heads.3.max_%c_at.%d.%d", side, j, i), at[i], 0);
+    }
+}
+
 /* Moments of one pair and of the head by their definitions; token 0 of each window left out. */
 static void test_pairs(const World *w, const char *json)
 {
@@ -366,6 +390,11 @@ static void test_pairs(const World *w, const char *json)
         }
     NEAR(num(json, "layers.1.heads.2.offset_share_k.3"), (A * A + B * B) / (n * sq), 1e-8);
     NEAR(num(json, "layers.1.heads.3.offset_share_k.3"), (A * A + B * B) / (n * sq), 1e-8);
+    for (int j = 0; j < N_PAIRS; j++) {
+        LogitSum want = dense_part(w, 1, 2, j);
+        NEAR(num(json, "layers.1.heads.2.logit_ordinary.%d", j), want.ordinary, 1e-6);
+        test_moments(w, json, j);
+    }
     for (int j = 0; j < N_PAIRS; j++) {
         double phi = num(json, "layers.0.heads.1.phi.%d", j), x = num(json, "ropes.0.x.%d", j);
         double worst = fmax(cos(phi), cos(phi + x));
