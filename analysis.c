@@ -1823,6 +1823,16 @@ static int massive_channels(const double *sq, int D, double ratio, int *at)
     return n;
 }
 
+/* The same of one head of a reading, in sliced order. */
+static int massive_values(const HeadSums *s, const Axis *ax, int D, double ratio, int *out)
+{
+    double *sq = xcalloc((size_t)D, sizeof *sq);
+    for (int i = 0; i < D; i++) sq[i] = s->channel[sliced(ax, i)].sq_all;
+    int n = massive_channels(sq, D, ratio, out);
+    free(sq);
+    return n;
+}
+
 /* Massive activations of channel c after layer l. */
 static double massive_count(const Analysis *a, int l, int c)
 {
@@ -2118,6 +2128,11 @@ static void say_made(const Reading *r, Bytes *out)
     if (p->files)
         say(out, "Queries and keys were read from files: no model was run here, and attention was "
                  "computed from them.");
+    if (p->files && p->files->pos[0])
+        say(out,
+            "The first token of a window is at position %d: what is said of the first token, key "
+            "0, is said of that one, not of the beginning of a text.",
+            p->files->pos[0]);
     if (p->rope_override)
         say(out,
             "Intervention: an option made the position encoding '%s', not what the file says; "
@@ -3146,13 +3161,20 @@ static double column_at(const Pair *p, size_t c)
     return *(const double *)(const void *)((const char *)p + columns[c].at);
 }
 
+/* The position of the i-th token of a window; files may say so. */
+static int position_of(const Provenance *p, int i)
+{
+    return p && p->files ? p->files->pos[i] : i;
+}
+
 /* Window, position and token of the largest radii; null: a token that is not known. */
-static void json_max_at(FILE *f, const char *key, const Tally *y, int n)
+static void json_max_at(FILE *f, const char *key, const Reading *r, const Tally *y, int n)
 {
     fprintf(f, ",\"%s\":[", key);
     for (int j = 0; j < n; j++) {
         const Peak *p = &y->peak[j];
-        fprintf(f, "%s[%llu,%d,", j ? "," : "", (unsigned long long)p->window, (int)p->pos);
+        fprintf(f, "%s[%llu,%d,", j ? "," : "", (unsigned long long)p->window,
+                position_of(r->p, (int)p->pos));
         if (p->token < 0)
             fputs("null]", f);
         else
@@ -3189,15 +3211,13 @@ static void json_head_sinks(FILE *f, const Head *h)
     json_column(f, "sink_share_k", share, sizeof *share, SINK_KEYS);
 }
 
-/* Places of the massive values in sliced order. */
-static void json_massive_values(FILE *f, const char *key, const Analysis *a, const Head *h,
-                                const HeadSums *v)
+static void json_massive_values(FILE *f, const Analysis *a, const Head *h)
 {
     int D = a->m->head_dim, *at = xcalloc((size_t)D, sizeof *at);
-    double *sq = xcalloc((size_t)D, sizeof *sq);
-    for (int i = 0; i < D; i++) sq[i] = v->channel[sliced(h->axis, i)].sq_all;
-    json_ints(f, key, at, massive_channels(sq, D, a->o.massive_ratio, at));
-    free(at), free(sq);
+    double ratio = a->o.massive_ratio;
+    json_ints(f, "massive_q", at, massive_values(&h->q, h->axis, D, ratio, at));
+    json_ints(f, "massive_k", at, massive_values(&h->k, h->axis, D, ratio, at));
+    free(at);
 }
 
 static void json_kernel(FILE *f, const Analysis *a, const Head *h)
@@ -3230,9 +3250,9 @@ static void json_members(FILE *f, const char *key, const Tally *y, const Axis *a
 }
 
 /* Tokens of the first window in the head's top pair and its candidates. */
-static void json_samples(FILE *f, const Analysis *a, const Head *h)
+static void json_samples(FILE *f, const Reading *r, const Head *h)
 {
-    int D = a->m->head_dim, n = *h->q_seen->n_first;
+    int D = r->a->m->head_dim, skip = r->a->o.n_skip, n = *h->q_seen->n_first;
     fputs(",\"samples\":{", f);
     for (int j = 0, shown = 0; n && j < h->axis->n; j++) {
         if (j != h->top && !h->pair[j].candidate) continue;
@@ -3240,7 +3260,7 @@ static void json_samples(FILE *f, const Analysis *a, const Head *h)
         json_members(f, "q", h->q_seen, h->axis, j, D);
         json_members(f, "k", h->k_seen, h->axis, j, D);
         fputs("\"pos\":[", f);
-        for (int i = 0; i < n; i++) fprintf(f, "%s%d", i ? "," : "", a->o.n_skip + i);
+        for (int i = 0; i < n; i++) fprintf(f, "%s%d", i ? "," : "", position_of(r->p, skip + i));
         fputs("]}", f);
     }
     fputc('}', f);
@@ -3276,14 +3296,14 @@ static void json_bias(FILE *f, const Model *m, const Head *h)
 }
 
 /* What the rows of attention and the values of a head come to. */
-static void json_head_more(FILE *f, const Analysis *a, const Head *h)
+static void json_head_more(FILE *f, const Reading *r, const Head *h)
 {
+    const Analysis *a = r->a;
     json_column(f, "thirds", h->mean.third, sizeof *h->mean.third, 3);
     json_head_sinks(f, h);
-    json_massive_values(f, "massive_q", a, h, &h->q);
-    json_massive_values(f, "massive_k", a, h, &h->k);
+    json_massive_values(f, a, h);
     json_kernel(f, a, h);
-    json_samples(f, a, h);
+    json_samples(f, r, h);
     json_bias(f, a->m, h);
 }
 
@@ -3322,7 +3342,7 @@ static int head_fields(const Head *h, Field out[HEAD_FIELDS])
     return (int)(sizeof v / sizeof *v);
 }
 
-static void json_head(FILE *f, const Analysis *a, const Head *h)
+static void json_head(FILE *f, const Reading *r, const Head *h)
 {
     Field v[HEAD_FIELDS];
     fprintf(f, "{\"head\":%d", h->h);
@@ -3332,9 +3352,9 @@ static void json_head(FILE *f, const Analysis *a, const Head *h)
     for (size_t c = 0; c < N_COLUMNS; c++)
         json_column(f, columns[c].name, (const char *)h->pair + columns[c].at, sizeof(Pair),
                     h->axis->n);
-    json_max_at(f, "max_q_at", h->q_seen, h->axis->n);
-    json_max_at(f, "max_k_at", h->k_seen, h->axis->n);
-    json_head_more(f, a, h);
+    json_max_at(f, "max_q_at", r, h->q_seen, h->axis->n);
+    json_max_at(f, "max_k_at", r, h->k_seen, h->axis->n);
+    json_head_more(f, r, h);
     fputc('}', f);
 }
 
@@ -3386,7 +3406,7 @@ static void json_layer(FILE *f, const Reading *layer, int l)
     fputs(",\"heads\":[", f);
     for (int h = 0; h < layer->n_heads; h++) {
         if (h) fputs(",\n", f);
-        json_head(f, layer->a, &layer->head[h]);
+        json_head(f, layer, &layer->head[h]);
     }
     fputs("]}", f);
 }

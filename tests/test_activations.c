@@ -229,6 +229,23 @@ static double alpha_of(const Planted *p, int l, int h)
     return alpha;
 }
 
+/* Positions are those of the file, not places in it. */
+static void check_positions(const Planted *p, const char *json, int l, int h)
+{
+    int H = p->plan->n_heads, other = p->pair ? 0 : 1, at[3] = {0}, a, b;
+    double most = 0;
+    rope_pair(&p->rope, other, &a, &b); /* a pair whose radii are all different */
+    for (int i = 0; i < WINDOWS * TOKENS; i++) {
+        const float *q = p->q + place(H, l, i / TOKENS, i % TOKENS, h);
+        double r = hypot((double)q[a], (double)q[b]);
+        if (r > most) most = r, at[0] = i / TOKENS, at[1] = position(p->plan, i % TOKENS);
+    }
+    NEAR(get(json, "layers.%d.heads.%d.max_q_at.%d.0", l, h, other), at[0], 0);
+    NEAR(get(json, "layers.%d.heads.%d.max_q_at.%d.1", l, h, other), at[1], 0);
+    NEAR(get(json, "layers.%d.heads.%d.samples.%d.pos.3", l, h, p->pair), position(p->plan, 4), 0);
+    CHECK(!strstr(json, "The first token of a window is at position") == !position(p->plan, 0));
+}
+
 static void check_planted_head(const Planted *p, const char *json, int l, int h)
 {
     int H = p->plan->n_heads, K = p->plan->n_kv, planted = h < H / K;
@@ -248,6 +265,7 @@ static void check_planted_head(const Planted *p, const char *json, int l, int h)
     NEAR(get(json, "layers.%d.heads.%d.r_k.%d", l, h, p->pair), 8, 1e-6);
     NEAR(get(json, "layers.%d.heads.%d.R_q.%d", l, h, p->pair), 1, 1e-6);
     NEAR(get(json, "layers.%d.heads.%d.first_k.%d", l, h, p->pair), 2, 1e-6);
+    check_positions(p, json, l, h);
 }
 
 static void test_planted(const Plan *plan)
