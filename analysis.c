@@ -714,10 +714,10 @@ static void add_large(const Analysis *an, Massive *s, int pos, const float *x, f
     int E = an->m->n_embd, top = 0, low = 0;
     int record = peak_beaten(&s->most, (double)most, an->window, pos);
     for (int c = 0; c < E; c++) low += (double)most > an->o.act_ratio * fabs((double)x[c]);
-    if (!record && low <= E / 2) return;
+    if (!record && low < (E + 1) / 2) return;
     for (int c = 0; c < E; c++) an->scratch[c] = fabsf(x[c]);
     qsort(an->scratch, (size_t)E, sizeof *an->scratch, by_float);
-    double mid = (double)an->scratch[E / 2];
+    double mid = ((double)an->scratch[(E - 1) / 2] + (double)an->scratch[E / 2]) / 2;
     while (!(fabsf(x[top]) == most)) top++;
     if (record) {
         s->most = (Peak){(double)most, an->window, pos, top};
@@ -1821,6 +1821,12 @@ static int massive_channels(const double *sq, int D, double ratio, int *at)
     for (int c = 0; c < D; c++)
         if (sqrt(sq[c]) > ratio * sum / D) at[n++] = c;
     return n;
+}
+
+/* |mean q| |mean k|: what a pair can add to the logit of the mean query and the mean key. */
+static double pair_offset(const Pair *p)
+{
+    return p->q.R * p->q.r * p->k.R * p->k.r;
 }
 
 /* The same of one head of a reading, in sliced order. */
@@ -3076,7 +3082,8 @@ static void json_notes(FILE *f)
         "values",
         "kernel",
         "k: scaled logit of the mean query and the mean key at distance delta, rotated values "
-        "only; tri: the TriAttention score, scaled, of a key of mean length and direction"};
+        "only; top: the pairs of the largest |mean q| |mean k|; tri: the TriAttention score, scaled, "
+        "of a key of mean length and direction"};
     fputs("},\n\"notes\":{\"channels\":\"sliced order; means leave out the first n_skip tokens of "
           "each window, maxima do not\"",
           f);
@@ -3220,6 +3227,23 @@ static void json_massive_values(FILE *f, const Analysis *a, const Head *h)
     free(at);
 }
 
+/* The pairs with the largest |mean q| |mean k|, which make up most of a kernel; descending. */
+static void json_kernel_top(FILE *f, const Head *h)
+{
+    enum { TOP = 3 };
+    int top[TOP], n = 0;
+    for (int j = 0; j < h->axis->n; j++) {
+        int at = n;
+        if (!(pair_offset(&h->pair[j]) > 0) || !isfinite(pair_offset(&h->pair[j]))) continue;
+        while (at > 0 && pair_offset(&h->pair[j]) > pair_offset(&h->pair[top[at - 1]])) at--;
+        if (at == TOP) continue;
+        n = n < TOP ? n + 1 : TOP;
+        for (int i = n - 1; i > at; i--) top[i] = top[i - 1];
+        top[at] = j;
+    }
+    json_ints(f, "top", top, n);
+}
+
 static void json_kernel(FILE *f, const Analysis *a, const Head *h)
 {
     double delta[DISTANCES], k[DISTANCES], tri[DISTANCES];
@@ -3228,6 +3252,7 @@ static void json_kernel(FILE *f, const Analysis *a, const Head *h)
     int n = log_distances(h->axis->n_ctx, delta);
     for (int i = 0; i < n; i++) head_curves(h, g, delta[i], &k[i], &tri[i]);
     fputs(",\"kernel\":{\"unit\":\"scaled logit\"", f);
+    json_kernel_top(f, h);
     json_column(f, "delta", delta, sizeof *delta, n);
     json_column(f, "k", k, sizeof *k, n);
     json_column(f, "tri", tri, sizeof *tri, n);
@@ -5053,7 +5078,9 @@ Sinks analysis_sinks(const Analysis *a, const Selection *s)
                  .sink_eps = a->o.sink_eps,
                  .n_queries = y.whole_t,
                  .t = y.t,
-                 .n_samples = y.n_samples};
+                 .n_samples = y.n_samples,
+                 .n_elsewhere = y.n_elsewhere,
+                 .elsewhere = y.elsewhere};
     free(y.head);
     reading_free(&r);
     return out;
@@ -5190,7 +5217,13 @@ static Bytes ablation_findings(const Ablation *b)
             "By luck alone a drop that is no different from its %d random controls would come out "
             "below all of them once in %d times, and above all of them as often.",
             n_controls, n_controls + 1);
-    if (b->n && sinks_of(b, b->run)->sink_1 == 0)
+    const Sinks *before = b->n ? sinks_of(b, b->run) : NULL;
+    if (before && before->sink_1 == 0 && before->n_elsewhere)
+        say(&out,
+            "Sink_1 is 0 in the unedited run: the first token is no sink there. Another key is: in "
+            "%d head%s, most often key %d, which these numbers say nothing of.",
+            before->n_elsewhere, plural((uint64_t)before->n_elsewhere), before->elsewhere);
+    else if (before && before->sink_1 == 0)
         say(&out, "Sink_1 is 0 in the unedited run: there is no sink to take away.");
     if (b->notes.n) bytes_add(&out, b->notes.s, b->notes.n);
     return out;
@@ -6909,26 +6942,11 @@ const Probe *probe_chain(ProbeChain *c, const Probe *first, const Probe *second)
  * -1. NULL chooses all. */
 static int read_list(const char *list, int n, int *chosen, const char *option, Err *e)
 {
-    const char *s = list;
-    int count = 0;
-    for (int i = 0; i < n; i++) chosen[i] = list ? -1 : 0;
-    while (s) {
-        char *end;
-        long a = strtol(s, &end, 10), b = a;
-        int bad = end == s || *s == '-' || *s == '+' || *s == ' ';
-        if (!bad && *end == '-') {
-            s = end + 1;
-            b = strtol(s, &end, 10);
-            bad = end == s || *s < '0' || *s > '9';
-        }
-        if (bad || a > b || b >= n || (*end && *end != ','))
-            return err_usage(e, "%s %s: expected numbers below %d, as 0,3-5", option, list, n);
-        for (long i = a; i <= b; i++) chosen[i] = 0;
-        s = *end ? end + 1 : NULL;
-    }
-    for (int i = 0; i < n; i++)
-        if (chosen[i] >= 0) chosen[i] = count++;
-    return count;
+    uint8_t *on = xcalloc((size_t)n + 1, 1);
+    int count = 0, rc = list_parse(option, list, n, on, e);
+    for (int i = 0; i < n; i++) chosen[i] = on[i] ? count++ : -1;
+    free(on);
+    return rc ? -1 : count;
 }
 
 enum { CAP_Q, CAP_ROT_Q, CAP_K, CAP_ROT_K, CAP_Z, N_CAPS };
@@ -7999,7 +8017,6 @@ static int read_options(const PartFile *f, AnalysisOptions *o, Err *e)
         {"act_min", 0, 1e30, .real = &o->act_min}, {"act_ratio", 0, 1e30, .real = &o->act_ratio});
 }
 
-/* What all files have in common, from the first. */
 /* Texts of the first tokens, for the maps. */
 static void read_tokens(Partial *x, const PartFile *f)
 {
@@ -8012,6 +8029,7 @@ static void read_tokens(Partial *x, const PartFile *f)
     x->p.n_token_text = n;
 }
 
+/* What all files have in common, from the first. */
 static int read_made(Partial *x, const PartFile *f, Err *e)
 {
     Provenance *p = &x->p;

@@ -504,6 +504,8 @@ void state_free(State *s);
  * The bits do not depend on n, on threads, on the instruction set, nor on a probe. */
 void forward(State *s, const int *tok, int n, int n_logits);
 
+/* "0,3,5-7" of n things: on[i] becomes 1; all of them for NULL. The option is named in errors. */
+int list_parse(const char *option, const char *list, int n, uint8_t *on, Err *e) MUST_USE;
 uint64_t hash_bytes(const void *p, size_t n); /* FNV-1a, 64 bit: for logits hashes */
 
 /* ---------------------------------------------------------------- tokenizer.c */
@@ -705,6 +707,7 @@ typedef struct {
     double sink_1, sink_eps; /* share of samples whose first t queries give more than eps */
     int n_queries, t;        /* of a whole window; behind sink_1 */
     uint64_t n_samples;
+    int n_elsewhere, elsewhere; /* heads with a sink that is another key; the most frequent one */
 } Sinks;
 Sinks analysis_sinks(const Analysis *a, const Selection *s); /* s NULL: of all heads */
 

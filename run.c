@@ -263,6 +263,23 @@ int out_dir_close(OutDir *d, Err *e)
     return 0;
 }
 
+int list_parse(const char *option, const char *list, int n, uint8_t *on, Err *e)
+{
+    if (!list) memset(on, 1, (size_t)n);
+    for (const char *s = list; s;) {
+        char *end = NULL;
+        long lo = isdigit((unsigned char)*s) ? strtol(s, &end, 10) : -1, hi = lo;
+        if (lo >= 0 && *end == '-' && isdigit((unsigned char)end[1]))
+            hi = strtol(end + 1, &end, 10);
+        if (lo < 0 || hi < lo || hi >= n || (*end && *end != ','))
+            return err_usage(e, "%s %s: expected numbers from 0 to %d, such as 0 or 0,3,5-7",
+                             option, list, n - 1);
+        memset(on + lo, 1, (size_t)(hi - lo + 1));
+        s = *end ? end + 1 : NULL;
+    }
+    return 0;
+}
+
 uint64_t hash_bytes(const void *p, size_t n)
 {
     uint64_t h = 0xcbf29ce484222325u;
@@ -3328,24 +3345,6 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
 
 /* ---- interventions */
 
-/* "0,3,5-7" into on[n]; all of them for NULL. */
-static int parse_list(const char *option, const char *list, int n, uint8_t *on, Err *e)
-{
-    if (!list) memset(on, 1, (size_t)n);
-    for (const char *s = list; s;) {
-        char *end = NULL;
-        long lo = isdigit((unsigned char)*s) ? strtol(s, &end, 10) : -1, hi = lo;
-        if (lo >= 0 && *end == '-' && isdigit((unsigned char)end[1]))
-            hi = strtol(end + 1, &end, 10);
-        if (lo < 0 || hi < lo || hi >= n || (*end && *end != ','))
-            return err_usage(e, "--%s %s: expected numbers from 0 to %d, such as 0 or 0,3,5-7",
-                             option, list, n - 1);
-        memset(on + lo, 1, (size_t)(hi - lo + 1));
-        s = *end ? end + 1 : NULL;
-    }
-    return 0;
-}
-
 /* What --drop asks for. */
 typedef struct {
     char name[32], what[560];
@@ -3381,7 +3380,7 @@ static int drop_parse(const Model *m, const char *word, Drop *d, Err *e)
         return 0;
     }
     snprintf(d->what, sizeof d->what, "the pairs %s dropped from the logits", word);
-    if (isdigit((unsigned char)*word)) return parse_list("drop", word, n, d->listed, e);
+    if (isdigit((unsigned char)*word)) return list_parse("--drop", word, n, d->listed, e);
     return err_usage(e,
                      "--drop %s: expected partial, half, full, candidates, random, or numbers of "
                      "pairs such as 0,3,5-7",
@@ -3394,8 +3393,8 @@ static int selection_parse(const Model *m, const Options *o, Selection *s, Err *
                      .heads = o->heads,
                      .layer = xcalloc((size_t)m->n_layers + 1, 1),
                      .head = xcalloc((size_t)m->max_heads + 1, 1)};
-    return parse_list("layers", s->layers, m->n_layers, s->layer, e) ||
-           parse_list("heads", s->heads, m->max_heads, s->head, e);
+    return list_parse("--layers", s->layers, m->n_layers, s->layer, e) ||
+           list_parse("--heads", s->heads, m->max_heads, s->head, e);
 }
 
 static void selection_free(Selection *s)

@@ -544,11 +544,16 @@ static AblationRun run_of(const char *name, int control_of, double ratio, double
     return r;
 }
 
-/* The report of an unedited run, a drop and two controls, as text to free. */
+/* The report of an unedited run (that has these sinks at other keys), a drop and two controls, as
+ * text to free. */
+static double unedited_sink = 0.5;
+static int unedited_elsewhere;
 static char *told(double ratio, double sink, double ratio1, double sink1, int json)
 {
-    AblationRun run[] = {run_of("unedited", -1, 1, 0.5), run_of("drop \"it\"", -1, ratio, sink),
+    AblationRun run[] = {run_of("unedited", -1, 1, unedited_sink),
+                         run_of("drop \"it\"", -1, ratio, sink),
                          run_of("control 1", 1, ratio1, sink1), run_of("control 2", 1, 1.1, 0.45)};
+    run[0].all.n_elsewhere = unedited_elsewhere, run[0].all.elsewhere = 4;
     Selection sel = {.layers = NULL};
     Model m = {.n_layers = 1};
     Provenance p = {.model_path = "m", .text_path = "t", .edits = "edited, all of them"};
@@ -601,6 +606,11 @@ static void test_findings(void)
     TOLD(1.5, 0.02, 1.2, 0.4, "\"edits\":\"edited, all of them\"");
     TOLD(1.5, 0.02, 1.2, 0.4, "\"findings\":[\"Edited runs:");
     TOLD(1.5, 0.02, 1.2, 0.4, "\"control_of\":\"drop \\\"it\\\"\"");
+    unedited_sink = 0;
+    TOLD(1.5, 0.02, 1.2, 0.4, "there is no sink to take away.");
+    unedited_elsewhere = 2;
+    TOLD(1.5, 0.02, 1.2, 0.4, "no sink there. Another key is: in 2 heads, most often key 4, which");
+    unedited_sink = 0.5, unedited_elsewhere = 0;
     char *s = told(1.5, 0.02, 1.2, 0.4, 0);
     CHECK(strstr(s, "edited, all of them") && strstr(s, "Edited runs:") && strstr(s, "control 2"));
     free(s);

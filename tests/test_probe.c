@@ -201,6 +201,7 @@ static void plain_resid(const float *x, int pos, Peak *most, double *median, dou
     }
     qsort(sorted, E_MODEL, sizeof *sorted, by_float);
     double mid = (double)sorted[E_MODEL / 2];
+    if (E_MODEL % 2 == 0) mid = (mid + (double)sorted[E_MODEL / 2 - 1]) / 2;
     for (int c = 0; c < E_MODEL; c++)
         sum[c] += fabs((double)x[c]) > 100 && fabs((double)x[c]) > 1000 * mid;
     if (top < 0 || !(fabs((double)x[top]) > most->value)) return;

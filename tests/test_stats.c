@@ -583,6 +583,9 @@ static void test_sinks(void)
     CHECK(strstr(json, "In 3 of the 4 heads with a sink") != NULL);
     CHECK(strstr(json, "the one at position 3 (2 heads)") != NULL);
     free(json);
+    uint8_t all[HEADS] = {1, 1, 1, 1};
+    Sinks sinks = analysis_sinks(a, &(Selection){.layer = all, .head = all});
+    CHECK(sinks.n_elsewhere == 3 && sinks.elsewhere == 3);
     analysis_free(a);
     a = analysis_new(&s.m, &o), p = analysis_probe(a);
     p->q(p->ctx, 0, 0, BEFORE_ROPE, 0, 100, x, D);
@@ -725,6 +728,15 @@ static void test_activations(void)
     is(json, "layers.1.massive_activations.channels", "[[17,2],[44,1]]");
     CHECK(strstr(json, "3 values of the residual stream, in 1 of 2 layers, are massive") != NULL);
     free(json);
+    for (int i = 0; i < 2 * E; i++) x[i] = i % E < E / 2 ? 1 : 3; /* the median is 2 */
+    x[E - 1] = 2500, x[2 * E - 1] = 2400;
+    p->resid(p->ctx, 0, 0, 2, x, E);
+    json = json_of(a, NULL);
+    NEAR(num(json, "layers.0.massive_activations.median"), 2, 0);
+    NEAR(num(json, "layers.0.massive_activations.n"), 2, 0);
+    free(json);
+    for (int i = 0; i < 6 * E; i++) x[i] = i % 2 ? size[i / E] : -size[i / E];
+    for (int i = 0; i < 6; i++) x[i * E + (i == 2 ? 44 : 17)] = big[i];
     analysis_free(a);
     o.act_ratio = 2000;
     a = analysis_new(&s.m, &o), p = analysis_probe(a);
@@ -763,6 +775,18 @@ static void test_kernel(int layout)
         NEAR(num(json, "layers.0.heads.0.kernel.tri.%d", i), 0.25 * dot(turned, k), 1e-6);
     }
     CHECK(!json_at(json, "layers.0.heads.0.kernel.delta.12").n);
+    double size[N_PAIRS] = {0};
+    for (int j = 0; j < N_PAIRS; j++) {
+        int u, v;
+        rope_pair(&s.rope, j, &u, &v);
+        size[j] = hypot((double)q[u], (double)q[v]) * hypot((double)k[u], (double)k[v]);
+    }
+    for (int i = 0; i < 3; i++) { /* the largest that is left; two may be equal */
+        int j = (int)num(json, "layers.0.heads.0.kernel.top.%d", i);
+        for (int other = 0; other < N_PAIRS; other++) CHECK(size[j] > size[other] - 1e-9);
+        size[j] = 0;
+    }
+    CHECK(!json_at(json, "layers.0.heads.0.kernel.top.3").n);
     free(json);
     analysis_free(a);
     rope_free(&s.rope);
