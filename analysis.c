@@ -4015,15 +4015,15 @@ enum { MEN_WORK = 1 << 24 }; /* pairs times positions of one look at B(m) */
 /* The least base b with B(m) >= 0 for m < n_ctx, n pairs of theta_j = b^(-j/n), to the step of
  * the search: bases rise by 0.05 % from 1. Most fall at one of the m that felled others before, the
  * rest not far below n_ctx, so that few are looked at whole. As b rises B dips below 0 again and
- * again, so a base above the least may fail. NaN: none below 1e12, or too long a context to look
- * at. */
+ * again, so a base above the least may fail. NaN: none below 1e12, or a context that is too long to
+ * look at, or of one position, which asks nothing. */
 static double men_base(int n, double n_ctx)
 {
     enum { KEPT = 16 };
     long fell[KEPT] = {1}, most = (long)ceil(fmin(n_ctx, MEN_WORK)) - 1, last = 1;
     int n_fell = 1;
     double *theta, b = 1;
-    if (!(n_ctx >= 2 && n * n_ctx <= MEN_WORK)) return NONE;
+    if (!(n_ctx > 1 && n * n_ctx <= MEN_WORK)) return NONE;
     theta = xcalloc((size_t)n + 1, sizeof *theta);
     while (last && (b *= 1.0005) < 1e12) {
         int k = 0;
@@ -4178,6 +4178,9 @@ static void say_men(const Encoding *y, Bytes *out)
     if (isfinite(s->men_base)) snprintf(least, sizeof least, "it is %.4g", s->men_base);
     if (ax->n * ax->n_ctx > MEN_WORK)
         snprintf(least, sizeof least, "P is too long for the search made here");
+    if (ax->n_ctx <= 1)
+        snprintf(least, sizeof least, "any base will do, as no distance from 1 on is below P = %g",
+                 ax->n_ctx);
     say(out,
         "The least base of %d plain pairs with B(m) >= 0 for all m < P (Men et al.): %s; the base "
         "here is %.4g. (Of bases above the least, some fail again.)",

@@ -295,6 +295,10 @@ static void test_men(void)
     NEAR(get(json, PATH("related.men_context")), 2, 0);
     CHECK(isnan(get(json, PATH("related.men_least_base"))));
     free(json);
+    json = json_of("plain", 32, 1e4, 1, 1); /* nothing is asked of one position */
+    CHECK(isnan(get(json, PATH("related.men_least_base"))));
+    CHECK(strstr(json, "any base will do") && !strstr(json, "there is none below"));
+    free(json);
 }
 
 static void test_liu(void)
