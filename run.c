@@ -2996,8 +2996,8 @@ static const Option option_table[] = {
     {"capture-pattern", 0, O_FLAG, F(capture.pattern), 0, 0, "a", "",
      "the rows of attention, too (512 tokens at most)"},
     {"partial", 0, O_STR, F(partial), 0, 0, "a", "FILE",
-     "keep what merge needs in FILE (%i, %n: shard, shards); analyze prints then with --json\n"
-     "                                     or -o only"},
+     "keep what merge needs in FILE (%i, %n: shard, shards); analyze then prints for --json or -o "
+     "only"},
     {"shard", 0, O_STR, F(shard), 0, 0, "a", "I/N|auto",
      "the I-th of N parts of the text; auto: as Slurm or MPI says; with --partial"},
     {"resume", 0, O_FLAG, F(resume), 0, 0, "a", "",
