@@ -4263,7 +4263,7 @@ static int run_bench(Options *o, Err *e)
 
 /* ---- inputs and outputs */
 
-/* What a path of an input leads to; "-" is standard input. FILE.safetensors:NAME is that of FILE. */
+/* What a path of an input leads to; "-" is standard input. FILE.safetensors:NAME leads to FILE. */
 static int input_stat(const char *path, struct stat *st)
 {
     const char *colon = strrchr(path, ':');
@@ -5527,7 +5527,7 @@ static void ablate_windows(Ablate *w)
             "The text, with BOS in front, is cut into windows of %d tokens, and in each window "
             "after the first BOS takes the place of the first token, as in perplexity; %s. "
             "analyze puts BOS before every %d tokens of the text and replaces none, so its "
-            "figures of the unedited model differ a little from these.",
+            "figures of the unedited model can differ a little.",
             T, end, T - 1);
 }
 
