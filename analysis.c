@@ -2124,6 +2124,28 @@ static void say_massive(const Reading *r, Bytes *out)
             a->o.act_min, a->o.act_ratio, where);
 }
 
+/* The longest window (to be exact: its last position + 1), if that is beyond the n_ctx_train tokens
+ * that the model was trained for; else 0. */
+static long beyond_context(const Model *m, const Provenance *p)
+{
+    long most =
+        p->n_windows == 1 && p->n_tokens < (uint64_t)p->n_ctx ? (long)p->n_tokens : p->n_ctx;
+    for (int i = 0; p->files && i < p->n_ctx; i++)
+        if (p->files->pos[i] >= most) most = (long)p->files->pos[i] + 1;
+    return p->n_tokens && m->n_ctx_train > 0 && most > m->n_ctx_train ? most : 0;
+}
+
+/* What lies beyond the trained context is no part of what the bounds are about. */
+static void say_beyond(const Model *m, const Provenance *p, Bytes *out)
+{
+    long most = beyond_context(m, p);
+    if (most)
+        say(out,
+            "Windows reach %ld tokens, beyond the %d that the model was trained for: what is "
+            "measured is, in part, how it behaves outside its trained context.",
+            most, m->n_ctx_train);
+}
+
 /* What was not as the file or the text would have it: before anything is claimed. */
 static void say_made(const Reading *r, Bytes *out)
 {
@@ -2146,6 +2168,7 @@ static void say_made(const Reading *r, Bytes *out)
             p->rope_override);
     if (p->pre_override)
         say(out, "The text was split by '%s' (--pre), not as the file says.", p->pre_override);
+    say_beyond(r->a->m, p, out);
     if (p->interrupted) say(out, "The reading was interrupted: the text was not read to its end.");
     if (p->incomplete) say_missing(r->a, p, out);
     if (p->bytes_left_out)
@@ -2244,15 +2267,16 @@ static void restore_numbers(locale_t old)
 typedef struct {
     FILE *f;
     const char *bold, *dim, *mark, *off; /* ANSI, or "" */
-    int color, width, ascii;             /* as in Screen */
+    int color, width, ascii;             /* as in Screen; the width is that of tables */
+    int text;                            /* columns of sentences */
 } Term;
 
-enum { WIDTH = 100, WIDTH_LEAST = 80, WIDTH_MOST = 200, WIDTH_TEXT = 96 };
+enum { WIDTH = 100, WIDTH_LEAST = 80, WIDTH_MOST = 200, TEXT_LEAST = 40, WIDTH_TEXT = 96 };
 
 static Term term(FILE *f, int color)
 {
-    if (!color) return (Term){f, "", "", "", "", 0, WIDTH, 0};
-    return (Term){f, "\033[1m", "\033[2m", "\033[33m", "\033[0m", color, WIDTH, 0};
+    if (!color) return (Term){f, "", "", "", "", 0, WIDTH, 0, WIDTH_TEXT};
+    return (Term){f, "\033[1m", "\033[2m", "\033[33m", "\033[0m", color, WIDTH, 0, WIDTH_TEXT};
 }
 
 static Term term_of(FILE *f, const Screen *s)
@@ -2262,6 +2286,7 @@ static Term term_of(FILE *f, const Screen *s)
     t.ascii = s->ascii;
     if (s->width) t.width = s->width < WIDTH_LEAST ? WIDTH_LEAST : s->width;
     if (t.width > WIDTH_MOST) t.width = WIDTH_MOST;
+    if (s->width && s->width < WIDTH_TEXT) t.text = s->width < TEXT_LEAST ? TEXT_LEAST : s->width;
     return t;
 }
 
@@ -2273,7 +2298,7 @@ static const char *or_dash(const char *s)
 /* One paragraph, wrapped at spaces. bullet: it hangs behind a "-". */
 static void print_paragraph(const Term *t, int bullet, const char *s)
 {
-    size_t col = 0, most = (size_t)(t->width < WIDTH_TEXT ? t->width : WIDTH_TEXT);
+    size_t col = 0, most = (size_t)t->text;
     if (bullet) col = 1, fputc('-', t->f);
     for (size_t n; *s; s += n + (s[n] == ' ')) {
         n = strcspn(s, " ");
@@ -2287,6 +2312,57 @@ static void print_paragraph(const Term *t, int bullet, const char *s)
 static void print_wrapped(const Term *t, const char *s)
 {
     print_paragraph(t, 1, s);
+}
+
+/* Bytes of the next word, with the spaces before it, and its columns: an escape sequence and the
+ * later bytes of a character have none. */
+static size_t next_word(const char *s, int *columns)
+{
+    size_t n = strspn(s, " "), end = n + strcspn(s + n, " \n");
+    int escape = 0;
+    *columns = (int)n;
+    for (; n < end; n++) {
+        escape |= s[n] == '\033';
+        *columns += !escape && ((unsigned char)s[n] & 0xc0) != 0x80;
+        if (s[n] == 'm') escape = 0;
+    }
+    return end;
+}
+
+/* Lines of a label and what it stands for; what is too long goes on under what it stands for. */
+static void print_lines(const Term *t, const char *s)
+{
+    enum { HANG = 8 };
+    for (int col = 0, columns; *s; s++) {
+        for (size_t n; *s && *s != '\n'; s += n, col += columns) {
+            n = next_word(s, &columns);
+            if (col > HANG && col + columns > t->text) {
+                size_t gap = strspn(s, " ");
+                fprintf(t->f, "\n%*s", HANG, "");
+                s += gap, n -= gap, columns -= (int)gap, col = HANG;
+            }
+            fwrite(s, 1, n, t->f);
+        }
+        fputc('\n', t->f);
+        col = 0;
+        if (!*s) return;
+    }
+}
+
+/* Where lines are put together for print_lines; *s is to be freed by print_gathered. */
+static Term gather_lines(const Term *t, char **s, size_t *n)
+{
+    Term to = *t;
+    to.f = open_memstream(s, n);
+    MUST(to.f);
+    return to;
+}
+
+static void print_gathered(const Term *t, const Term *gathered, char **s)
+{
+    MUST(fclose(gathered->f) == 0);
+    print_lines(t, *s);
+    free(*s);
 }
 
 /* A paragraph of explanation. */
@@ -2358,6 +2434,16 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     fputc('\n', f);
 }
 
+static void print_beyond(const Term *t, const Model *m, const Provenance *p)
+{
+    long most = beyond_context(m, p);
+    if (most)
+        fprintf(t->f,
+                "        %sbeyond the trained context: windows reach %ld tokens, trained for "
+                "%d%s\n",
+                t->mark, most, m->n_ctx_train, t->off);
+}
+
 /* What the model wrote itself; control characters, ends of lines too, become spaces. */
 static void print_generated(const Term *t, const Provenance *p)
 {
@@ -2398,6 +2484,7 @@ static void print_model(const Term *t, const Analysis *a, const Provenance *p)
     fprintf(f, "        %llu token%s, %llu window%s of up to %d; BOS: %s\n",
             (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
             plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy));
+    print_beyond(t, m, p);
     if (p->text_cut) fputs("        cut by -n: the rest of the text was not read\n", f);
     if (p->generated) print_generated(t, p);
     if (p->interrupted) fputs("        interrupted: the rest of the text was not read\n", f);
@@ -2449,6 +2536,7 @@ static void print_files(const Term *t, const Analysis *a, const Provenance *p)
     fprintf(f, "tokens  %llu token%s, %llu window%s of %d, positions from %s; scores times %.6g\n",
             (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
             plural(p->n_windows), p->n_ctx, x->o.pos ? x->o.pos : "0", (double)m->score_scale);
+    print_beyond(t, m, p);
     fprintf(f, "run     %s kernels, %d thread%s\n", or_dash(p->isa), p->n_threads,
             plural((uint64_t)p->n_threads));
 }
@@ -2456,8 +2544,12 @@ static void print_files(const Term *t, const Analysis *a, const Provenance *p)
 /* How the reading was made, at the head of every table. */
 static void print_header(const Term *t, const Analysis *a, const Provenance *p)
 {
-    (p->files ? print_files : print_model)(t, a, p);
-    print_thresholds(t->f, a);
+    char *lines = NULL;
+    size_t n = 0;
+    Term to = gather_lines(t, &lines, &n);
+    (p->files ? print_files : print_model)(&to, a, p);
+    print_thresholds(to.f, a);
+    print_gathered(t, &to, &lines);
 }
 
 enum { FALLS_TAU = 1, FALLS_PI = 2 };
@@ -3026,7 +3118,8 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
         {"n_ctx_train", m->n_ctx_train}, {"n_tokens", (double)p->n_tokens},
         {"n_windows", (double)p->n_windows}, {"generated", (double)p->generated},
         {"n_ctx", p->n_ctx}, {"bos_id", one * p->bos_id}, {"interrupted", p->interrupted},
-        {"text_cut", p->text_cut}, {"bytes_left_out", (double)p->bytes_left_out});
+        {"text_cut", p->text_cut}, {"bytes_left_out", (double)p->bytes_left_out},
+        {"beyond_context", (double)beyond_context(m, p)});
 }
 
 /* Which windows were read, if some are missing. */
@@ -4424,13 +4517,17 @@ static void print_theory(const Term *t, const Axis *ax)
 static void print_encoding(const Term *t, const Analysis *a, int i, double eps)
 {
     char layers[256];
+    char *lines = NULL;
+    size_t n = 0;
     Bytes said = {0};
     Encoding y = encoding_of(a, i, eps);
+    Term to = gather_lines(t, &lines, &n);
     list_layers(a->m, i, layers, sizeof layers);
     fputc('\n', t->f);
-    print_axis(t->f, a, i);
-    if (y.r->kind) fprintf(t->f, "        %s (%s)\n", y.r->kind->formula, y.r->kind->source);
-    if (*layers) fprintf(t->f, "        layers %s\n", layers);
+    print_axis(to.f, a, i);
+    if (y.r->kind) fprintf(to.f, "        %s (%s)\n", y.r->kind->formula, y.r->kind->source);
+    if (*layers) fprintf(to.f, "        layers %s\n", layers);
+    print_gathered(t, &to, &lines);
     fputc('\n', t->f);
     print_theory(t, y.ax);
     fputc('\n', t->f);
@@ -4438,21 +4535,19 @@ static void print_encoding(const Term *t, const Analysis *a, int i, double eps)
     print_said(t, &said);
 }
 
-void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f, int color)
+static void print_bounds_header(const Term *t, const Model *m, const Provenance *p)
 {
-    locale_t old = c_numbers();
-    Term t = term(f, color);
-    Analysis a = axes_new(m, o);
+    FILE *f = t->f;
     fprintf(f, "%sropescope %s%s: what theory says of rotary frequencies; no text was read\n\n",
-            t.bold, ROPESCOPE_VERSION, t.off);
+            t->bold, ROPESCOPE_VERSION, t->off);
     if (p->model_path)
         fprintf(f, "model   %s: %s, %d layer%s\n", p->model_path, m->arch ? m->arch->name : "-",
                 m->n_layers, plural((uint64_t)m->n_layers));
     else
         fputs("model   none: base, pairs and context as asked for\n", f);
     if (p->rope_override)
-        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t.mark,
-                p->rope_override, t.off);
+        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
+                p->rope_override, t->off);
     fputs(
         "gain    sinc(x/2): the mean over the distances is gain cos(phi + x/2)\n"
         "T2      this mean is negative for phi between (mod 2 pi); the lower end is B3\n"
@@ -4460,9 +4555,23 @@ void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, F
         "T4      best angle phi* = pi - x/2, in pi: this is B2; worst: the largest cos on its arc\n"
         "P_neg   distance up to which the offset keeps its sign at phi*, in tokens\n",
         f);
+}
+
+void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f,
+                  const Screen *s)
+{
+    locale_t old = c_numbers();
+    Term t = term_of(f, s);
+    Analysis a = axes_new(m, o);
+    char *lines = NULL;
+    size_t n = 0;
+    Term to = gather_lines(&t, &lines, &n);
+    print_bounds_header(&to, m, p);
+    print_gathered(&t, &to, &lines);
     for (int i = 0; i < m->n_ropes; i++) print_encoding(&t, &a, i, o->eps);
     for (int which = BIAS_Q; which <= BIAS_QK; which++) print_biases(&t, m, a.axis, which);
-    fprintf(f, "\n%s%s%s\n", t.dim, BOUND_NOTE, t.off);
+    fputc('\n', f);
+    print_note(&t, "%s", BOUND_NOTE);
     axes_free(a.axis, m->n_ropes);
     restore_numbers(old);
 }
@@ -4736,10 +4845,11 @@ static void print_judged(const Term *t, const Reading *r, const CheckOptions *c)
     fputs(t->off, t->f);
 }
 
-int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f, int color)
+int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f,
+                const Screen *s)
 {
     locale_t old = c_numbers();
-    Term t = term(f, color);
+    Term t = term_of(f, s);
     Reading r = reading_new(a, p);
     int status = check_status(&r, c);
     Bytes said = check_findings(&r, c);
@@ -5197,11 +5307,13 @@ static void say_run(const Ablation *b, int i, Bytes *out)
 }
 
 /* What the runs show; sentences that are true whatever the numbers are. */
-static Bytes ablation_findings(const Ablation *b)
+static Bytes ablation_findings(const Ablation *b, const Model *m, const Provenance *p)
 {
     Bytes out = {0};
     say(&out, "Edited runs: every run but 'unedited' is of a model whose attention was changed as "
               "its line says; the weights are those of the file.");
+    if (b->windows) say(&out, "%s", b->windows);
+    say_beyond(m, p, &out);
     if (b->sel->layers || b->sel->heads)
         say(&out,
             "Edited, where not said otherwise, and behind alpha_1 and Sink_1 in these sentences: "
@@ -5250,12 +5362,12 @@ static void print_ablation_run(const Term *t, const Ablation *b, const AblationR
     fputs("%\n", f);
 }
 
-void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE *f, int color)
+static void print_ablation_header(const Term *t, const Ablation *b, const Model *m,
+                                  const Provenance *p)
 {
-    locale_t old = c_numbers();
-    Term t = term(f, color);
+    FILE *f = t->f;
     const Sinks *s = sinks_of(b, b->run);
-    fprintf(f, "%sropescope %s%s: interventions\n\n", t.bold, ROPESCOPE_VERSION, t.off);
+    fprintf(f, "%sropescope %s%s: interventions\n\n", t->bold, ROPESCOPE_VERSION, t->off);
     fprintf(f, "model   %s  sha256 %.12s  %.1f M parameters\n", or_dash(p->model_path),
             or_dash(p->model_sha256), (double)m->n_params / 1e6);
     fprintf(f, "text    %s  sha256 %.12s\n", or_dash(p->text_path), or_dash(p->text_sha256));
@@ -5263,24 +5375,36 @@ void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE
             (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
             plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy),
             p->text_cut ? "; cut by -n" : "", p->interrupted ? "; interrupted" : "");
+    print_beyond(t, m, p);
     fprintf(f, "run     %s, %s kernels, %d thread%s; perplexity: protocol %s, %ld tokens scored\n",
             p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads), b->protocol, b->run->n_tokens);
-    fprintf(f, "%sedited  %s%s; layers %s, heads %s; controls from seed %llu\n", t.mark, p->edits,
-            t.off, b->sel->layers ? b->sel->layers : "all", b->sel->heads ? b->sel->heads : "all",
+    fprintf(f, "%sedited  %s%s; layers %s, heads %s; controls from seed %llu\n", t->mark, p->edits,
+            t->off, b->sel->layers ? b->sel->layers : "all", b->sel->heads ? b->sel->heads : "all",
             (unsigned long long)b->seed);
     fprintf(f, "sinks   of the %s heads; alpha_1 over windows of %d queries, Sink_1^%g over %d\n",
             b->sel->layers || b->sel->heads ? "selected" : "model's", s->n_queries, s->sink_eps,
             s->t);
+}
+
+void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE *f,
+                    const Screen *s)
+{
+    locale_t old = c_numbers();
+    Term t = term_of(f, s);
+    char *lines = NULL;
+    size_t n = 0;
+    Term to = gather_lines(&t, &lines, &n);
+    print_ablation_header(&to, b, m, p);
+    print_gathered(&t, &to, &lines);
     fprintf(f,
             "\n%s  run                                 edited         perplexity       +-    ratio"
             "       +- alpha_1   Sink_1%s\n",
             t.dim, t.off);
     for (int i = 0; i < b->n; i++) print_ablation_run(&t, b, &b->run[i]);
     fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
-    Bytes said = ablation_findings(b);
-    for (size_t i = 0; i < said.n; i += strlen(said.s + i) + 1) print_wrapped(&t, said.s + i);
-    free(said.s);
+    Bytes said = ablation_findings(b, m, p);
+    print_said(&t, &said);
     restore_numbers(old);
 }
 
@@ -5319,6 +5443,7 @@ void ablation_json(const Ablation *b, const Model *m, const Provenance *p, FILE 
     fputc('{', f);
     json_provenance(f, "ropescope.ablation/1", m, p);
     json_text(f, "protocol", b->protocol);
+    json_text(f, "windows", b->windows);
     JSON_FIELDS(f, {"first_scored", b->first_scored});
     fputs("},\n\"selection\":{\"layers\":", f);
     const char *layers = b->sel->layers ? b->sel->layers : "all";
@@ -5332,7 +5457,7 @@ void ablation_json(const Ablation *b, const Model *m, const Provenance *p, FILE 
         json_run(f, b, &b->run[i]);
     }
     fputc(']', f);
-    Bytes said = ablation_findings(b);
+    Bytes said = ablation_findings(b, m, p);
     json_findings(f, &said);
     fputs("}\n", f);
     restore_numbers(old);
@@ -5624,7 +5749,8 @@ static void page_made(FILE *f, const Page *p)
     PAGE_MEMBERS(f, made, "text", "Text", "text_sha256", "SHA-256 of the text", "n_tokens",
                  "Tokens", "generated", "+Tokens the model wrote itself", "n_windows", "Windows",
                  "n_ctx", "Window length", "text_cut", "?Text cut by -n", "interrupted",
-                 "?Interrupted before the end of the text", "bytes_left_out",
+                 "?Interrupted before the end of the text", "beyond_context",
+                 "+Beyond the trained context: windows reach, tokens", "bytes_left_out",
                  "+Bytes without a token, left out", "pre_override",
                  "Pre-tokenizer, not as the file says", "bos_policy", "BOS", "activations",
                  "Activations");

@@ -623,7 +623,7 @@ void analysis_tokens(Analysis *a, const int *id, int n);
 enum { COLOR_NONE, COLOR_8, COLOR_256, COLOR_TRUE };
 typedef struct {
     int color;   /* COLOR_... */
-    int width;   /* columns; brought into 80 .. 200 */
+    int width;   /* columns: of text 40 .. 96, of tables 80 .. 200 */
     int ascii;   /* nothing but ASCII */
     int verbose; /* every head, not the notable ones alone */
 } Screen;
@@ -646,7 +646,8 @@ typedef struct {
     double eps;   /* in Liu's bounds (arXiv:2602.10959), in (0, 1) */
 } BoundsOptions;
 
-void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f, int color);
+void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f,
+                  const Screen *s);
 void bounds_json(const Model *m, const BoundsOptions *o, const Provenance *p, FILE *f);
 
 /* Prediction against observation: does each judged bound hold for the strong pairs? */
@@ -660,7 +661,8 @@ enum { CHECK_HOLDS, CHECK_EXCEPTIONS, CHECK_NOTHING }; /* the exit status of the
 /* list: "F1,B3", "all", or NULL for the default. */
 int check_options(CheckOptions *c, const char *list, double tolerance, Err *e) MUST_USE;
 /* Both return CHECK_... ; CHECK_NOTHING: there was nothing that could be judged. */
-int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f, int color);
+int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f,
+                const Screen *s);
 int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f);
 /* ---- interventions */
 
@@ -730,12 +732,14 @@ typedef struct {
     uint64_t seed;
     const Selection *sel;
     const char *protocol;
-    int first_scored; /* position in a window */
+    const char *windows; /* how the text is cut: sentences */
+    int first_scored;    /* position in a window */
     AnalysisOptions options;
     Bytes notes; /* sentences, each ended by a zero byte: what was asked for and not possible */
 } Ablation;
 
-void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE *f, int color);
+void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE *f,
+                    const Screen *s);
 void ablation_json(const Ablation *b, const Model *m, const Provenance *p, FILE *f);
 
 /* Partial results: closed windows of an analysis as a file. Files of the same run over different

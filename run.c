@@ -2901,6 +2901,7 @@ typedef struct {
     double checkpoint_every;
     const char **inputs; /* arguments of a command that takes many */
     int n_inputs;
+    uint8_t given[128]; /* 1: this row of the option table was on the command line */
 } Options;
 
 typedef struct {
@@ -3002,8 +3003,9 @@ static const Option option_table[] = {
     {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N", "the same as --train-ctx"},
     {"base", 0, O_NUM, F(base), 1, 1e15, "aB", "X",
      "without a model: base of theta_j = base^(-2j/n_rot)"},
-    {"n-rot", 0, O_INT, F(n_rot), 2, 16384, "aB", "N",
-     "without a model: rotated values of a head (--q and --k: all)"},
+    {"n-rot", 0, O_INT, F(n_rot), 2, 16384, "a", "N",
+     "rotated values of a head of --q and --k (all)"},
+    {"n-rot", 0, O_INT, F(n_rot), 2, 16384, "B", "N", "without a model: rotated values of a head"},
     {"eps", 0, O_NUM, F(eps), 1e-6, 0.999999, "B", "X", "eps of Liu's bounds on the base (0.9)"},
     {"bounds", 0, O_STR, F(bounds), 0, 0, "k", "LIST",
      "the bounds judged (F1,B1,B3): of F1,F2,T3,B1,B2,B3,B4, or all"},
@@ -3030,7 +3032,8 @@ static const Option option_table[] = {
     {"capture-pattern", 0, O_FLAG, F(capture.pattern), 0, 0, "a", "",
      "the rows of attention, too (512 tokens at most)"},
     {"partial", 0, O_STR, F(partial), 0, 0, "a", "FILE",
-     "keep what merge needs in FILE (%i, %n: shard, shards); no reading unless --json or -o"},
+     "keep what merge needs in FILE (%i, %n: shard, shards); analyze then prints for --json or -o "
+     "only"},
     {"shard", 0, O_STR, F(shard), 0, 0, "a", "I/N|auto",
      "the I-th of N parts of the text; auto: as Slurm or MPI says; with --partial"},
     {"resume", 0, O_FLAG, F(resume), 0, 0, "a", "",
@@ -3059,6 +3062,16 @@ static const Option option_table[] = {
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
+_Static_assert(N_OPTIONS <= sizeof((Options *)0)->given, "Options.given has a place for each");
+
+/* The first of these options (names, up to NULL) that was given, or NULL. */
+static const char *first_given(const Options *o, const char *const *names)
+{
+    for (; *names; names++)
+        for (int i = 0; i < N_OPTIONS; i++)
+            if (o->given[i] && strcmp(option_table[i].name, *names) == 0) return *names;
+    return NULL;
+}
 
 typedef struct {
     const char *name;
@@ -4266,6 +4279,57 @@ static int run_bench(Options *o, Err *e)
     return with_output(o, o->exact, bench_session, e);
 }
 
+/* ---- inputs and outputs */
+
+/* What a path of an input leads to; "-" is standard input. FILE.safetensors:NAME leads to FILE. */
+static int input_stat(const char *path, struct stat *st)
+{
+    const char *colon = strrchr(path, ':');
+    Bytes file = {0};
+    if (strcmp(path, "-") == 0) return fstat(0, st);
+    if (stat(path, st) == 0) return 0;
+    if (!colon) return -1;
+    bytes_add(&file, path, (size_t)(colon - path));
+    bytes_add(&file, "", 0);
+    int rc = stat(file.s, st);
+    free(file.s);
+    return rc;
+}
+
+/* A file that is read is not written over, whatever name it goes by. */
+static int not_this_input(const char *option, const char *path, const char *input, Err *e)
+{
+    struct stat out, in;
+    if (!path || !input || stat(path, &out) || !S_ISREG(out.st_mode) || input_stat(input, &in) ||
+        in.st_dev != out.st_dev || in.st_ino != out.st_ino)
+        return 0;
+    return err_usage(e, "%s %s would replace %s, which is read: name another file", option, path,
+                     strcmp(input, "-") ? input : "standard input");
+}
+
+static int not_an_input(const Options *o, const char *option, const char *path, Err *e)
+{
+    const char *const in[] = {o->model, o->file, o->ablation, o->files.q, o->files.k, o->files.pos};
+    const int n = sizeof in / sizeof *in;
+    for (int i = 0; i < n; i++)
+        if (not_this_input(option, path, in[i], e)) return -1;
+    for (int i = 0; i < o->n_inputs; i++)
+        if (not_this_input(option, path, o->inputs[i] + (o->inputs[i][0] == '@'), e)) return -1;
+    return 0;
+}
+
+/* Before a command begins: no output is one of its inputs. */
+static int outputs_apart(const Options *o, Err *e)
+{
+    return not_an_input(o, "-o", o->out, e) || not_an_input(o, "--csv", o->csv, e) ||
+                   not_an_input(o, "--csv-heads", o->csv_heads, e) ||
+                   not_an_input(o, "--text", o->text, e) ||
+                   not_an_input(o, "--capture", o->capture_file, e) ||
+                   not_an_input(o, "--partial", o->partial, e)
+               ? -1
+               : 0;
+}
+
 /* ---- analyze and report */
 
 /* The windows that this process runs, and the file it keeps their results in. */
@@ -4370,6 +4434,17 @@ static char *shard_path(const Shard *s, const char *path)
     return b.s;
 }
 
+/* Saved results are not thrown away by running the same line again. */
+static int shard_unsaved(const Shard *s, const Options *o, Err *e)
+{
+    struct stat st;
+    if (o->resume || stat(s->path, &st) || !S_ISREG(st.st_mode) || !st.st_size) return 0;
+    return err_usage(e,
+                     "--partial %s: the file is there already: --resume goes on from it, or remove "
+                     "it first",
+                     s->path);
+}
+
 /* Shard i of n runs the windows W (i - 1) / n .. W i / n - 1 of W. */
 static int shard_plan(Shard *s, const Options *o, uint64_t W, Err *e)
 {
@@ -4384,7 +4459,7 @@ static int shard_plan(Shard *s, const Options *o, uint64_t W, Err *e)
     if (o->partial) s->path = shard_path(s, o->partial);
     if (s->path && o->out && strcmp(s->path, o->out) == 0)
         return err_usage(e, "--partial and -o name the same file");
-    return 0;
+    return s->path && (not_an_input(o, "--partial", s->path, e) || shard_unsaved(s, o, e)) ? -1 : 0;
 }
 
 /* Writes the closed windows. The next time comes late enough for writing to take 5 % at most. */
@@ -4655,10 +4730,11 @@ static void write_report(const Analysis *a, const Provenance *p, const Options *
 /* What analyze or check prints of a finished analysis. */
 static void show_analysis(const Analysis *a, const Provenance *p, const Options *o, FILE *f)
 {
+    Screen s = screen_of(o, f);
     if (o->status && o->json)
         *o->status = check_json(a, p, &o->check, f);
     else if (o->status)
-        *o->status = check_print(a, p, &o->check, f, screen_of(o, f).color);
+        *o->status = check_print(a, p, &o->check, f, &s);
     else if (o->json)
         analysis_json(a, p, f);
     else
@@ -4802,6 +4878,8 @@ static int analyze_edit(Session *ss, const Options *o, const Tokens *ids, Edit *
     ss->s.probe = analysis_probe(a);
     analyze_windows(ss, a, ids, &first, &whole);
     ss->s.probe = NULL;
+    if (interrupted)
+        note("interrupted before the candidates were found: there is nothing to print");
     int rc = interrupted ? err_set(e, "interrupted before the candidates were found")
                          : edit_asked(ss, o, a, edit, said, e);
     analysis_free(a);
@@ -4923,6 +5001,53 @@ static int analyze_activations(const Activations *x, const Options *o, const Ker
     return rc;
 }
 
+/* Options of analyze that change nothing without a model and a text. */
+static int activations_check(const Options *o, Err *e)
+{
+    static const char *const parts[] = {"partial", "shard", "resume", "checkpoint-every", NULL};
+    static const char *const others[] = {"model",
+                                         "prompt",
+                                         "file",
+                                         "predict",
+                                         "ctx-size",
+                                         "batch-size",
+                                         "generate",
+                                         "seed",
+                                         "temp",
+                                         "top-k",
+                                         "top-p",
+                                         "min-p",
+                                         "repeat-penalty",
+                                         "repeat-last-n",
+                                         "bos",
+                                         "pre",
+                                         "exact",
+                                         "int8",
+                                         "kv",
+                                         "drop",
+                                         "layers",
+                                         "heads",
+                                         "keep-rope",
+                                         "act-min",
+                                         "act-ratio",
+                                         "capture",
+                                         "capture-layers",
+                                         "capture-heads",
+                                         "capture-tokens",
+                                         "capture-pattern",
+                                         NULL};
+    const char *name = first_given(o, parts);
+    if (name)
+        return err_usage(e,
+                         "--partial, --shard and --resume are for a model and a text, not for "
+                         "--q and --k: no --%s",
+                         name);
+    name = first_given(o, others);
+    if (!name && !o->model) return 0;
+    return err_usage(e, "--q and --k take the place of a model and a text: no %s%s with them",
+                     name ? "--" : "", name ? name : o->model);
+}
+
 /* --q and --k: activations of another program in the place of a model and a text. */
 static int run_activations(const Options *o, Err *e)
 {
@@ -4935,13 +5060,7 @@ static int run_activations(const Options *o, Err *e)
     ao.n_ctx = o->analysis.n_ctx;
     ao.base = o->base;
     ao.n_rot = o->n_rot;
-    if (o->partial || o->shard || o->resume)
-        return err_usage(e, "--partial, --shard and --resume are for a model and a text, not for "
-                            "--q and --k");
-    if (o->model || o->prompt || o->file || o->n_ctx || o->n_predict > 0 || o->capture_file ||
-        o->generate)
-        return err_usage(e, "--q and --k take the place of a model and a text: no MODEL, -p, -f, "
-                            "-n, -c, --generate or --capture with them");
+    if (activations_check(o, e)) return -1;
     const Kernels *k = kernels_pick(o->isa, e);
     if (!k || activations_open(&x, &ao, e)) return -1;
     int rc = extras_open(&extras, o, e) || out_open(&out, o->out ? o->out : "-", e) ? -1 : 0;
@@ -4957,10 +5076,15 @@ static int run_activations(const Options *o, Err *e)
 
 static int run_analyze(Options *o, Err *e)
 {
+    static const char *const sampled[] = {"temp",           "top-k",         "top-p", "min-p",
+                                          "repeat-penalty", "repeat-last-n", NULL};
     const ActivationOptions *f = &o->files;
-    if (!o->generate && o->temp >= 0)
-        return err_usage(e, "--temp is for --generate N: nothing else is chosen by chance");
+    const char *name = first_given(o, sampled);
     if (f->q || f->k) return run_activations(o, e);
+    if (!o->generate && name)
+        return err_usage(e, "--%s is for --generate N: nothing else is chosen by chance", name);
+    if (!o->partial && first_given(o, (const char *const[]){"checkpoint-every", NULL}))
+        return err_usage(e, "--checkpoint-every is for --partial FILE, which is missing");
     if (f->axes || f->layout || f->rotated || o->base > 0 || o->n_rot || f->pos || f->scale > 0)
         return err_usage(e, "--axes, --layout, --rotated, --base, --n-rot, --pos and --scale "
                             "describe the files of --q and --k, which are missing");
@@ -5079,9 +5203,16 @@ static int lone_encoding(const Options *o, Model *m, Err *e)
                     .base = o->base,
                     .factor = o->rope_scale > 0 ? o->rope_scale : 1,
                     .n_ctx_orig = (int)o->analysis.n_ctx};
-    if (!(o->base > 0) || !o->n_rot || !(o->analysis.n_ctx > 0))
+    const char *missing = !(o->base > 0)             ? "--base X"
+                          : !o->n_rot                ? "--n-rot N"
+                          : !(o->analysis.n_ctx > 0) ? "--ctx P"
+                                                     : NULL;
+    if (!(o->base > 0) && !o->n_rot)
         return err_usage(e, "which model? ropescope bounds MODEL.gguf, or without one "
                             "--base X --n-rot N --ctx P");
+    if (missing)
+        return err_usage(e, "bounds without a model needs --base, --n-rot and --ctx: %s is missing",
+                         missing);
     if (o->n_rot % 2)
         return err_usage(e, "--n-rot %d: expected an even number, two values for each pair",
                          o->n_rot);
@@ -5109,16 +5240,18 @@ static int run_bounds(Options *o, Err *e)
     OutFile out;
     BoundsOptions b = {o->analysis.n_ctx, o->eps};
     Provenance p = {.model_path = o->model};
+    Screen screen;
     if (o->model) p.rope_override = o->rope ? o->rope : o->rope_scale > 0 ? "linear" : NULL;
     int rc = bounds_model(o, &m, e) || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
         p.model_bytes = m.g.size;
         for (int l = 0; l < m.n_layers && !*p.model_sha256; l++)
             if (m.layer[l].bq || m.layer[l].bk) sha256_hex(m.g.map, m.g.size, p.model_sha256);
+        screen = screen_of(o, out.f);
         if (o->json)
             bounds_json(&m, &b, &p, out.f);
         else
-            bounds_print(&m, &b, &p, out.f, screen_of(o, out.f).color);
+            bounds_print(&m, &b, &p, out.f, &screen);
         rc = out_close(&out, e);
     }
     model_close(&m);
@@ -5137,6 +5270,7 @@ typedef struct {
     double *nll0, *nll; /* of each scored token: unedited, and in this run */
     double started;
     int n_done, n_asked; /* passes over the text */
+    char windows[400];   /* how the text is cut, in words */
     Ablation out;
 } Ablate;
 
@@ -5386,8 +5520,9 @@ static int ablate_runs(Ablate *w, Err *e)
     if (!rc) rc = ablate_ropes(w, e);
     if (isatty(2)) fputs("\r\033[K", stderr);
     if (rc > 0 && w->out.n) bytes_add(&w->out.notes, missing, sizeof missing);
-    if (rc > 0 && !w->out.n) return err_set(e, "interrupted before the first run was done");
-    return rc < 0 ? -1 : 0;
+    if (rc <= 0 || w->out.n) return rc < 0 ? -1 : 0;
+    note("interrupted before the first run was done: there is nothing to print");
+    return err_set(e, "interrupted before the first run was done");
 }
 
 /* The tokens of the text as `perplexity` has them, at most -n. */
@@ -5405,6 +5540,25 @@ static int ablate_text(Ablate *w, Provenance *p, Err *e)
     return 0;
 }
 
+/* How the text is cut, which is not quite as analyze does it. */
+static void ablate_windows(Ablate *w)
+{
+    const char *end = strcmp(w->o->protocol, "full") == 0 ? "the last one may be shorter"
+                                                          : "what is left at the end is not read";
+    int T = w->ss->s.n_ctx;
+    if (w->ss->bos < 0)
+        snprintf(w->windows, sizeof w->windows, "The text is cut into windows of %d tokens; %s.", T,
+                 end);
+    else
+        snprintf(
+            w->windows, sizeof w->windows,
+            "The text, with BOS in front, is cut into windows of %d tokens, and in each window "
+            "after the first BOS takes the place of the first token, as in perplexity; %s. "
+            "analyze puts BOS before every %d tokens of the text and replaces none, so its "
+            "figures of the unedited model can differ a little.",
+            T, end, T - 1);
+}
+
 static int ablate_session(Session *ss, const Options *o, OutFile *out, Err *e)
 {
     Ablate w = {.ss = ss, .o = o, .started = now()};
@@ -5415,9 +5569,12 @@ static int ablate_session(Session *ss, const Options *o, OutFile *out, Err *e)
                        .seed = edit_seed(o),
                        .sel = &w.sel,
                        .protocol = o->protocol,
+                       .windows = w.windows,
                        .options = o->analysis};
-    int rc =
-        ablate_check(&w, e) || ablate_text(&w, &p, e) || plan_windows(ss, o, w.ids.n, &plan, e);
+    ablate_windows(&w);
+    int rc = ablate_check(&w, e) || ablate_text(&w, &p, e) || plan_windows(ss, o, w.ids.n, &plan, e)
+                 ? -1
+                 : 0;
     if (!rc) {
         p.n_windows = (uint64_t)plan.windows;
         p.n_tokens = (uint64_t)plan.windows * (uint64_t)ss->s.n_ctx;
@@ -5426,13 +5583,19 @@ static int ablate_session(Session *ss, const Options *o, OutFile *out, Err *e)
         rc = ablate_runs(&w, e);
         p.interrupted = interrupted != 0;
         if (!rc && o->json) ablation_json(&w.out, &ss->m, &p, out->f);
-        if (!rc && !o->json) ablation_print(&w.out, &ss->m, &p, out->f, screen_of(o, out->f).color);
+        Screen screen = screen_of(o, out->f);
+        if (!rc && !o->json) ablation_print(&w.out, &ss->m, &p, out->f, &screen);
+        if (!rc && !interrupted && w.out.n == 1) {
+            err_set(e, "nothing was ablated: %s",
+                    w.out.notes.n ? w.out.notes.s : "no run was asked for");
+            rc = 1; /* what was found stays written */
+        }
     }
     analysis_free(w.first);
     selection_free(&w.sel);
     free(w.ids.id), free(w.nll0), free(w.nll);
     free(w.out.run), free(w.out.notes.s);
-    return rc ? -1 : 0;
+    return rc;
 }
 
 static int run_ablate(Options *o, Err *e)
@@ -5762,6 +5925,7 @@ static char *cut_value(char *arg)
 static void set_option(Options *o, const Option *opt, const char *arg, const char *value)
 {
     char *end, *field = (char *)o + opt->field;
+    o->given[opt - option_table] = 1;
     if (opt->type == O_FLAG) {
         *(int *)(void *)field = 1;
         return;
@@ -5793,7 +5957,9 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
                 o->inputs[o->n_inputs++] = arg;
                 continue;
             }
-            if (o->model) usage("%s: one model is enough: '%s' and '%s'", c->name, o->model, arg);
+            if (o->model)
+                usage("%s: one %s is enough: '%s' and '%s'", c->name,
+                      c->run == run_report ? "reading" : "model", o->model, arg);
             o->model = arg;
         } else if (strcmp(arg, "--") == 0) {
             positional_only = 1;
@@ -5866,7 +6032,11 @@ int main(int argc, char **argv)
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
     Err e = {.usage = 0};
-    int rc = c->run(&o, &e);
+    int rc = outputs_apart(&o, &e);
+    if (rc)
+        free(o.inputs);
+    else
+        rc = c->run(&o, &e);
     if (!rc && (fflush(stdout) || ferror(stdout)))
         rc = err_set(&e, "standard output: writing failed: %s", strerror(errno));
     if (rc && !interrupted) fprintf(stderr, "ropescope: %s\n", e.msg);

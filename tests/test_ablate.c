@@ -570,7 +570,7 @@ static char *told(double ratio, double sink, double ratio1, double sink1, int js
     if (json)
         ablation_json(&b, &m, &p, f);
     else
-        ablation_print(&b, &m, &p, f, 0);
+        ablation_print(&b, &m, &p, f, NULL);
     fclose(f);
     for (size_t i = 0; i < n && !json; i++) /* lines are wrapped */
         if (s[i] == '\n' && i + 1 < n && s[i + 1] == ' ') s[i] = ' ', s[i + 1] = ' ';

@@ -657,7 +657,7 @@ static char *checked(int n, double strong, float first, const char *list, double
     FILE *f = open_memstream(&out, &size);
     Analysis *a = planted(&s, n, strong, first);
     CHECK(check_options(&c, list, tolerance, &e) == 0);
-    *status = json ? check_json(a, &p, &c, f) : check_print(a, &p, &c, f, 0);
+    *status = json ? check_json(a, &p, &c, f) : check_print(a, &p, &c, f, NULL);
     fclose(f);
     if (json) CHECK(json_has_no_nan(out));
     analysis_free(a);

@@ -20,7 +20,7 @@ static char *written(const Model *m, double n_ctx, int json)
     if (json)
         bounds_json(m, &o, &p, f);
     else
-        bounds_print(m, &o, &p, f, 0);
+        bounds_print(m, &o, &p, f, NULL);
     fclose(f);
     if (json) CHECK(json_has_no_nan(s));
     return s;

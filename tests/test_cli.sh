@@ -296,7 +296,11 @@ ok "bounds --train-ctx" says "P = 1000000 tokens (as asked for)"
 run bounds $model --rope none
 ok "bounds says what an option changed" says "intervention"
 refused 2 "which model" bounds
-refused 2 "which model" bounds --base 10000 --n-rot 128
+refused 2 "ctx P is missing" bounds --base 10000 --n-rot 128
+refused 2 "n-rot N is missing" bounds --base 10000 --ctx 128
+refused 2 "base X is missing" bounds --n-rot 64
+run bounds --help
+ok "bounds --help speaks of its own options alone" sh -c "! grep -q -e '--q and' '$out'"
 refused 2 "even number" bounds --base 10000 --n-rot 7 --ctx 100
 refused 2 "has its own" bounds $model --base 10000
 refused 2 "from 1" bounds --base 0 --n-rot 128 --ctx 100
@@ -826,6 +830,93 @@ ok "and gives the same again" cmp -s "$out" "$dir/sampled"
 refused 1 "the window has 512" analyze $model -f $sample --generate 8
 refused 2 "for --generate" analyze $model -f $sample --temp 1
 
+# ---- no output replaces an input, and no saved part is lost
+
+cp $model "$dir/own.gguf"
+cp $sample "$dir/own.txt"
+ln -s own.txt "$dir/other.txt"
+own="$dir/own.gguf -f $dir/own.txt -n 64"
+for output in "-o $dir/own.gguf" "-o $dir/own.txt" "--csv $dir/./own.txt" "--csv-heads $dir/own.gguf" \
+    "--capture $dir/own.gguf" "--partial $dir/own.txt" "--partial $dir/own.%n.%i --resume" \
+    "--json --text $dir/other.txt"; do
+    ln -f "$dir/own.txt" "$dir/own.1.1"
+    # shellcheck disable=SC2086
+    refused 2 "which is read: name another file" analyze $own $output
+done
+refused 2 "would replace standard input" analyze $model -f - -o "$dir/own.txt" <"$dir/own.txt"
+refused 2 "which is read" check "$dir/own.gguf" -f $sample -o "$dir/own.gguf"
+refused 2 "which is read" ablate "$dir/own.gguf" -f $sample -o "$dir/own.gguf"
+refused 2 "which is read" bounds "$dir/own.gguf" -o "$dir/own.gguf"
+refused 2 "which is read" tokenize $model -f "$dir/own.txt" -o "$dir/own.txt"
+refused 2 "which is read" report "$dir/generated.json" -o "$dir/generated.json"
+refused 2 "which is read" report "$dir/generated.json" --ablation "$dir/own.txt" -o "$dir/own.txt"
+refused 2 "which is read" merge "$dir/own.txt" -o "$dir/own.txt"
+refused 2 "which is read" analyze --q "$dir/own.txt:x" --k $sample --csv "$dir/own.txt"
+ok "the model is still there" cmp -s $model "$dir/own.gguf"
+ok "the text is still there" cmp -s $sample "$dir/own.txt"
+run analyze $model -f $sample -n 64 --partial "$dir/saved.part"
+ok "a new --partial FILE" exits 0
+cp "$dir/saved.part" "$dir/saved.copy"
+refused 2 "there already: --resume" analyze $model -f $sample -n 70 --partial "$dir/saved.part"
+ok "saved progress is still there" cmp -s "$dir/saved.part" "$dir/saved.copy"
+run analyze $model -f $sample -n 64 --partial "$dir/saved.part" --resume
+ok "--resume goes on from it" exits 0
+
+# ---- options that cannot act
+
+array="--q q.npy --k k.npy"
+for option in "--drop full" "--layers 1" "--heads 1" "--keep-rope 0.5" --int8 --exact "--kv f16" \
+    "--pre default" "--bos on" "-b 4" "-s 1" "--temp 1" "--top-k 40" "--repeat-penalty 1" \
+    "--capture-layers 0" "--capture-tokens 4" --capture-pattern "--checkpoint-every 60"; do
+    # shellcheck disable=SC2086
+    refused 2 "--q and --k.*: no --" analyze $array $option
+done
+refused 2 "checkpoint-every is for --partial" analyze $model -f $sample --checkpoint-every 1
+refused 2 "for --generate" analyze $model -f $sample --top-p 0.5
+refused 2 "one reading is enough" report a.json b.json
+
+# ---- what is said of windows, and how wide
+
+run ablate $model -f $sample -n 300 -c 128 --drop 15 --controls 0
+ok "ablate says how it cuts the text" says 'in each window after the'
+run ablate $model -f $sample -n 300 -c 128 --drop 15 --controls 0 --json
+ok "and in JSON" says '"windows":"The text, with BOS in front, is cut into windows of 128 tokens'
+ok "which parses" is_json "$out"
+run ablate $model -f $sample -n 300 -c 128 --drop 15 --controls 0 --bos off
+ok "without BOS as analyze does" says '^- The text is cut into windows of 128 tokens'
+
+for command in analyze check "ablate --drop 15 --controls 0"; do
+    # shellcheck disable=SC2086
+    run $command $model -f $sample -c 600
+    ok "$command: a window beyond the trained context, in the header" \
+        says 'beyond the trained context: windows reach 600 tokens, trained for 512'
+    # shellcheck disable=SC2086
+    run $command $model -f $sample -c 600 --json
+    ok "$command: and in JSON" says '"beyond_context":600'
+done
+run analyze $model -f $sample -c 600 --json -o "$dir/beyond.json"
+ok "a finding says it" grep -q '"Windows reach 600 tokens, beyond the 512' "$dir/beyond.json"
+run report "$dir/beyond.json"
+ok "and the page" says 'Beyond the trained context'
+run analyze $model -f $sample -n 100 -c 600 --json
+ok "a short text does not reach so far" says '"beyond_context":0'
+
+run_narrow() {
+    last="COLUMNS=60 ropescope $*"
+    record env COLUMNS=60 "$program" "$@"
+}
+for command in "bounds $model" "ablate $model -f $sample -n 64 --drop 15 --controls 0" \
+    "analyze $model -f $sample -n 64 --keep-rope 0.5 --drop full" "check $model -f $sample -n 64"; do
+    # shellcheck disable=SC2086
+    run_narrow $command
+    ok "${command%% *}: no sentence beyond 60 columns" \
+        sh -c "! grep -vE '^ +[0-9]|^  +(pair|layer|run|unedited|drop|[A-Z][0-9])|^ ?(Bounds|Predictions| [A-Z][0-9]) |[│┊·]|^     formula' '$out' | grep -qE '^.{61}'"
+done
+run ablate $model -f $sample -n 300 --drop candidates
+ok "nothing to ablate: 1" exits 1
+ok "and that is said" complains "nothing was ablated"
+ok "the unedited run is printed all the same" says "unedited"
+
 # ---- interruption
 
 i=0
@@ -841,6 +932,9 @@ for command in "perplexity $model -f $dir/long" "analyze $model -f $dir/long -o 
     wait $pid
     status=$?
     ok "SIGINT: 130 from ${command%% *}" exits 130
+    case $command in
+    ablate*) ok "and ablate says that there is nothing" complains "before the first run was done" ;;
+    esac
 done
 
 last="ropescope ablate, interrupted"
