@@ -553,6 +553,39 @@ def test_missing(b, program, folder):
         )
 
 
+def test_words(b, program, folder):
+    """What the captions say where the first key is pushed down and no key is a sink."""
+    data = page_reading.reading()
+    h = data["layers"][2]["heads"][1]
+    h["logit_sink"] = [-4.0 if j == 3 else 0.25 for j in range(page_reading.PAIRS)]
+    h["logit_others"] = [0.0] * page_reading.PAIRS
+    n = data["maps"][0]["n"]
+    even = [[0.29996] + [0.70004 / max(1, q)] * q for q in range(n)]  # key 0 gets 0.29996
+    data["maps"][0]["weights"] = [w for row in even for w in row]
+    data["maps"][0]["why"] = "most attention on the first token (0.301)"
+    data["summary"]["alpha_queries"] = 512
+    b.open(render(program, folder, "words", data), "#layer=2&head=1&pair=3")
+    said = text_of(b, "parts-out")
+    check(
+        "the largest gap may be against the first key",
+        re.search(r"Largest gap: pair 3, -4 against 0, against the first key", said),
+        said,
+    )
+    said = text_of(b, "attention-note")
+    check(
+        "below the limit there is no sink, nor does rounding make one",
+        "receives most, 0.29996 on average, which is not above the limit of a sink, 0.3" in said,
+        said,
+    )
+    check("both means name their queries", "of 512 queries" in said and f"{n} queries" in said)
+    label = b.js("maps[maps.length - 1].m.lines(0)[0].label")
+    check("and the map is not labelled so", label == "most", label)
+    b.js("by('attention-pick').value = 1; by('attention-pick').onchange({ target: { value: 1 } })")
+    label = b.js("maps[maps.length - 1].m.lines(0)[0].label")
+    check("above it, it is", label == "sink", label)
+    check("no complaint about words", not b.complaints(), b.complaints()[:3])
+
+
 def test_edited(b, program, folder):
     data = copy.deepcopy(page_reading.reading())
     data["provenance"]["edits"] = "pairs with x < 2 pi <dropped>"
@@ -615,7 +648,7 @@ def in_browser(path, program, folder, page):
     b.width(1100)
     tests = [test_views, test_keys, test_geometry, test_controls, test_looks]
     try:
-        for test in tests + [test_missing, test_edited, test_demo]:
+        for test in tests + [test_missing, test_words, test_edited, test_demo]:
             given = (b, page) if test in tests else (b, program, folder)
             try:
                 test(*given)
