@@ -5585,7 +5585,7 @@ static void page_count(FILE *f, Str object, const char *key, const char *before,
 /* What was read, under the heading. */
 static void page_subject(FILE *f, const Page *p)
 {
-    static const char *const name[] = {"model", "Model", "q",    "queries",
+    static const char *const name[] = {"model", "Model", "q",    "Queries",
                                        "k",     "keys",  "text", "text"};
     Str made = json_member(p->json, "provenance");
     fputs("<p id=\"subject\">", f);
