@@ -13,6 +13,7 @@
  * arXiv:2410.10781 (alpha and Sink). The bounds are derived here; see BOUND_NOTE. */
 #include "model.h"
 
+#include <ctype.h>
 #include <limits.h>
 #include <locale.h>
 #include <math.h>
@@ -5560,6 +5561,51 @@ static void html_value(FILE *f, Str v)
     }
 }
 
+/* Letters and signs the page writes where the ASCII of the other outputs spells them. */
+static const char *const page_signs[] = {"pi", "π", "phi",   "φ", "theta", "θ",
+                                         "<=", "≤", "delta", "Δ", ">=",    "≥"};
+
+/* Index in page_signs of the word at v.s[i], or -1; a letter stands alone, in no name or path. */
+static int page_sign(Str v, size_t i)
+{
+    for (int k = 0; k < (int)(sizeof page_signs / sizeof *page_signs); k += 2) {
+        size_t n = strlen(page_signs[k]), end = i + n;
+        if (end > v.n || memcmp(v.s + i, page_signs[k], n)) continue;
+        if (!isalpha((unsigned char)v.s[i])) return k;
+        char before = i ? v.s[i - 1] : ' ', after = end < v.n ? v.s[end] : ' ';
+        if (isalnum((unsigned char)before) || strchr("_/.-\\", before)) continue;
+        if (!isalnum((unsigned char)after) && after != '_') return k;
+    }
+    return -1;
+}
+
+/* A JSON string about formulas as HTML text, with the letters of the page: 2 pi is 2π. */
+static void html_words(FILE *f, Str v)
+{
+    Bytes b = {0};
+    for (size_t i = 0; i < v.n;) {
+        int k = page_sign(v, i);
+        if (k < 0) {
+            bytes_add(&b, v.s + i++, 1);
+            continue;
+        }
+        int close = k == 0 && i > 1 && v.s[i - 1] == ' ' && isdigit((unsigned char)v.s[i - 2]);
+        b.n -= (size_t)close;
+        bytes_add(&b, page_signs[k + 1], strlen(page_signs[k + 1]));
+        i += strlen(page_signs[k]);
+    }
+    html_value(f, (Str){b.s, b.n});
+    free(b.s);
+}
+
+/* A path without its folders. */
+static Str base_name(Str path)
+{
+    for (size_t i = path.n; i > 1; i--)
+        if (path.s[i - 1] == '/' && i + 1 < path.n) return (Str){path.s + i, path.n - i - 1};
+    return path.n > 1 && *path.s == '"' ? (Str){path.s + 1, path.n - 2} : path;
+}
+
 /* Members of a JSON object as terms and descriptions: n / 2 keys, each followed by its label. A
  * label with a leading "?" is a flag ("yes", or left out), with "+" a count left out if 0. */
 static void page_members(FILE *f, Str object, const char *const *shown, size_t n)
@@ -5571,6 +5617,8 @@ static void page_members(FILE *f, Str object, const char *const *shown, size_t n
         fprintf(f, "<div><dt>%s</dt><dd>", shown[k + 1] + rare);
         if (flag)
             fputs("yes", f);
+        else if (!strcmp(shown[k], "edits"))
+            html_words(f, v);
         else
             html_value(f, v);
         fputs("</dd></div>\n", f);
@@ -5726,38 +5774,119 @@ static void html_text_cell(FILE *f, Str v)
     fputs("</td>", f);
 }
 
+static void html_words_cell(FILE *f, Str v)
+{
+    fputs("<td>", f);
+    if (!json_null(v)) html_words(f, v);
+    fputs("</td>", f);
+}
+
+/* "model.gguf, text.txt", or the files of q and k; without folders. */
+static void page_title(FILE *f, const Page *p)
+{
+    static const char *const name[] = {"model", "q", "k", "text"};
+    Str made = json_member(p->json, "provenance");
+    int n = 0;
+    for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
+        Str v = json_member(made, name[i]);
+        if (json_null(v) || str_is(v, "\"\"")) continue;
+        fputs(n++ ? ", " : "", f);
+        html_value(f, base_name(v));
+    }
+    fputs(n ? " – ropescope report" : "ropescope report", f);
+}
+
+/* "3 windows of 512 tokens": a count as it is written, or nothing. */
+static void page_count(FILE *f, Str object, const char *key, const char *before, const char *after)
+{
+    Str v = json_member(object, key);
+    if (json_null(v) || str_is(v, "0")) return;
+    fputs(before, f);
+    html_value(f, v);
+    fputs(str_is(v, "1") && !strcmp(after, " windows") ? " window" : after, f);
+}
+
+/* What was read, under the heading. */
+static void page_subject(FILE *f, const Page *p)
+{
+    static const char *const name[] = {"model", "Model", "q",    "Queries",
+                                       "k",     "keys",  "text", "text"};
+    Str made = json_member(p->json, "provenance");
+    fputs("<p id=\"subject\">", f);
+    int n = 0;
+    for (size_t i = 0; i < sizeof name / sizeof *name; i += 2) {
+        Str v = json_member(made, name[i]);
+        if (json_null(v) || str_is(v, "\"\"")) continue;
+        fprintf(f, "%s%s <b>", n++ ? ", " : "", name[i + 1]);
+        html_value(f, base_name(v));
+        fputs("</b>", f);
+    }
+    page_count(f, made, "n_tokens", n ? ": " : "", " tokens");
+    page_count(f, made, "generated", ", of them written by the model ", "");
+    page_count(f, made, "n_windows", " in ", " windows");
+    page_count(f, made, "n_ctx", " of up to ", " tokens");
+    fputs("</p>\n", f);
+}
+
+/* What the less obvious numbers are, as the reading itself says. */
+static void page_notes(FILE *f, const Page *p)
+{
+    Str notes = json_member(p->json, "notes"), said = json_member(p->json, "convention"), k;
+    if (json_null(notes) && json_null(said)) return;
+    fputs("<details id=\"notes\"><summary>Definitions</summary>\n<dl class=\"long\">\n", f);
+    if (!json_null(said)) {
+        fputs("<div><dt>convention</dt><dd>", f);
+        html_words(f, said);
+        fputs("</dd></div>\n", f);
+    }
+    for (size_t i = 1; (k = json_item(notes, &i)).n;) {
+        fputs("<div><dt>", f);
+        html_value(f, k);
+        fputs("</dt><dd>", f);
+        html_words(f, json_item(notes, &i));
+        fputs("</dd></div>\n", f);
+    }
+    fputs("</dl></details>\n", f);
+}
+
 /* How the reading was made. */
 static void page_made(FILE *f, const Page *p)
 {
     Str made = json_member(p->json, "provenance"), options = json_member(p->json, "options");
     Str ropes = json_member(p->json, "ropes");
     PAGE_MEMBERS(f, made, "model", "Model", "model_sha256", "SHA-256 of the model", "architecture",
-                 "Architecture", "n_layers", "Layers", "n_heads", "Query heads", "n_kv_heads",
-                 "Key heads", "head_dim", "Head size", "n_ctx_train", "Trained context",
-                 "rope_override", "Intervention: position encoding, not as the file says", "edits",
+                 "Architecture", "model_bytes", "Bytes of the model", "n_params", "Parameters",
+                 "n_layers", "Layers", "n_embd", "Width", "n_heads", "Query heads", "n_kv_heads",
+                 "Key heads", "head_dim", "Head size", "n_vocab", "Tokens known", "n_ctx_train",
+                 "Trained context", "rope_override",
+                 "Intervention: position encoding, not as the file says", "edits",
                  "Intervention: an edited run, with");
     size_t i = 1;
     for (Str r = json_item(ropes, &i); r.n; r = json_item(ropes, &i))
         PAGE_MEMBERS(f, r, "kind", "Position encoding", "layout", "Layout of the pairs", "base",
-                     "Base of theta", "factor", "Context scaling", "with_divisors",
-                     "?Divisors of theta", "n_pairs", "Rotary pairs of a head", "n_ctx",
-                     "P, tokens of x = theta P");
+                     "Base of θ", "factor", "Context scaling", "with_divisors", "?Divisors of θ",
+                     "n_pairs", "Rotary pairs of a head", "n_ctx", "P, tokens of x = θP");
     PAGE_MEMBERS(f, made, "q", "Queries, from the file", "q_sha256", "SHA-256 of that file", "k",
                  "Keys, from the file", "k_sha256", "SHA-256 of that file", "axes",
                  "Axes of the files", "rotated", "Rotated in the files", "positions",
                  "Positions from", "score_scale", "Scores are q k times");
     PAGE_MEMBERS(f, made, "text", "Text", "text_sha256", "SHA-256 of the text", "n_tokens",
-                 "Tokens", "generated", "+Tokens the model wrote itself", "n_windows", "Windows",
+                 "Tokens", "generated", "+Tokens the model wrote itself", "sampling",
+                 "How it chose them", "n_windows", "Windows", "n_text_windows",
+                 "+Windows of the text, not all read", "covered", "Windows read, from and up to",
                  "n_ctx", "Window length", "text_cut", "?Text cut by -n", "interrupted",
                  "?Interrupted before the end of the text", "beyond_context",
                  "+Beyond the trained context: windows reach, tokens", "bytes_left_out",
                  "+Bytes without a token, left out", "pre_override",
-                 "Pre-tokenizer, not as the file says", "bos_policy", "BOS", "activations",
-                 "Activations");
+                 "Pre-tokenizer, not as the file says", "bos_policy", "BOS", "bos_id",
+                 "Token of BOS", "activations", "Activations", "kv", "Keys and values kept as");
     PAGE_MEMBERS(f, options, "n_skip", "Means leave out the first tokens of a window, this many",
                  "strong_ratio", "Strong: r_q r_k over the median pair, at least", "strong_r",
                  "Strong: R_q and R_k, at least", "sink_eps", "Sink: alpha_1 above", "sink_t",
-                 "Sink: over the first queries, at most");
+                 "Sink: over the first queries, at most", "massive_ratio",
+                 "Massive values of q and k: times the mean of the head, above", "act_min",
+                 "Massive activations: |h| above", "act_ratio",
+                 "Massive activations: times the median, above");
     PAGE_MEMBERS(f, made, "shards", "+Partial results merged", "version", "ropescope");
 }
 
@@ -5769,7 +5898,7 @@ static void page_edited(FILE *f, const Page *p)
     fputs("<p class=\"edited\"><strong>Edited run.</strong> The model was changed while it was "
           "measured; these are not its own numbers. What was done: ",
           f);
-    html_value(f, edits);
+    html_words(f, edits);
     fputs("</p>\n", f);
 }
 
@@ -5780,7 +5909,7 @@ static void page_findings(FILE *f, const Page *p)
     fputs("<ul class=\"found\">\n", f);
     for (Str s = json_item(said, &i); s.n; s = json_item(said, &i)) {
         fputs("<li>", f);
-        html_value(f, s);
+        html_words(f, s);
         fputs("</li>\n", f);
     }
     fputs("</ul>\n", f);
@@ -5795,11 +5924,11 @@ static void page_rate(FILE *f, Str bound, const char *set)
     snprintf(key, sizeof key, "%s_of", set);
     double of = json_number(bound, key);
     if (of > 0)
-        fprintf(f, "<td class=\"num\">%.0f of %.0f (%.1f %%)</td>", hits, of, 100 * hits / of);
+        fprintf(f, "<td class=\"num\">%.0f of %.0f (%.1f&#160;%%)</td>", hits, of, 100 * hits / of);
     else
         fputs("<td class=\"num\">&#8211;</td>", f);
     snprintf(key, sizeof key, "%s_chance", set);
-    html_cell(f, 100 * json_number(bound, key), "%.1f %%");
+    html_cell(f, 100 * json_number(bound, key), "%.1f&#160;%%");
 }
 
 static void page_bound(FILE *f, Str b)
@@ -5807,7 +5936,7 @@ static void page_bound(FILE *f, Str b)
     static const char *const text[] = {"id", "formula", "meaning", "asked_of"};
     Str exceptions = json_member(b, "exceptions");
     fputs("<tr>", f);
-    for (size_t i = 0; i < 4; i++) html_text_cell(f, json_member(b, text[i]));
+    for (size_t i = 0; i < 4; i++) html_words_cell(f, json_member(b, text[i]));
     page_rate(f, b, "top");
     page_rate(f, b, "strong");
     fputs("<td>", f);
@@ -5830,9 +5959,9 @@ static void page_bounds(FILE *f, const Page *p)
           f);
     for (Str b = json_item(list, &i); b.n; b = json_item(list, &i)) page_bound(f, b);
     fputs("</tbody></table></div>\n<p class=\"note\">", f);
-    html_value(f, json_member(summary, "chance_note"));
+    html_words(f, json_member(summary, "chance_note"));
     fputc(' ', f);
-    html_value(f, json_member(summary, "bounds_note"));
+    html_words(f, json_member(summary, "bounds_note"));
     fputs("</p>\n", f);
 }
 
@@ -5868,8 +5997,8 @@ static void page_heads(FILE *f, const Page *p)
             "<p>The %zu of %zu heads whose strongest pair stands out most:</p>\n"
             "<div class=\"wide\"><table><thead><tr><th class=\"num\">layer</th>"
             "<th class=\"num\">head</th><th class=\"num\">pair</th>"
-            "<th class=\"num\">times the median pair</th><th class=\"num\">x = theta P</th>"
-            "<th class=\"num\">phi / pi</th><th class=\"num\">alpha_1</th><th>turn over P</th>"
+            "<th class=\"num\">times the median pair</th><th class=\"num\">x = θP</th>"
+            "<th class=\"num\">φ / π</th><th class=\"num\">alpha_1</th><th>turn over P</th>"
             "<th>candidate</th></tr></thead><tbody>\n",
             n, p->n_heads);
     for (size_t i = 0; i < n; i++) page_head_row(f, &p->head[i]);
@@ -5978,8 +6107,8 @@ static void page_map(FILE *f, const Page *p)
 static void page_run(FILE *f, Str run)
 {
     fputs("<tr>", f);
-    html_text_cell(f, json_member(run, "name"));
-    html_text_cell(f, json_member(run, "edit"));
+    html_words_cell(f, json_member(run, "name"));
+    html_words_cell(f, json_member(run, "edit"));
     html_cell(f, json_number(run, "n_edited"), "%.0f");
     fputs("<td class=\"num\">", f);
     html_number(f, json_number(run, "perplexity"), "%.4f");
@@ -5987,7 +6116,7 @@ static void page_run(FILE *f, Str run)
     html_number(f, json_number(run, "perplexity_error"), "%.4f");
     fputs("</td>", f);
     html_cell(f, json_number(run, "alpha_1"), "%.4f");
-    html_cell(f, 100 * json_number(run, "sink_1"), "%.1f %%");
+    html_cell(f, 100 * json_number(run, "sink_1"), "%.1f&#160;%%");
     html_cell(f, json_number(run, "tokens_scored"), "%.0f");
     fputs("</tr>\n", f);
 }
@@ -6007,7 +6136,7 @@ static void page_interventions(FILE *f, const Page *p)
     fputs("<ul class=\"found\">\n", f);
     for (size_t i = 1; (v = json_item(said, &i)).n;) {
         fputs("<li>", f);
-        html_value(f, v);
+        html_words(f, v);
         fputs("</li>\n", f);
     }
     fputs("</ul>\n<div class=\"wide\"><table id=\"runs\"><thead><tr><th>run</th><th>what was done"
@@ -6055,15 +6184,12 @@ static const struct {
     const char *mark;
     void (*write)(FILE *f, const Page *p);
 } page_parts[] = {
-    {"<!--edited-->", page_edited},
-    {"<!--findings-->", page_findings},
-    {"<!--made-->", page_made},
-    {"<!--bounds-->", page_bounds},
-    {"<!--map-->", page_map},
-    {"<!--heads-->", page_heads},
-    {"<!--interventions-->", page_interventions},
-    {"@ablation@", page_ablation},
-    {"@reading@", page_reading},
+    {"<!--title-->", page_title},     {"<!--edited-->", page_edited},
+    {"<!--subject-->", page_subject}, {"<!--findings-->", page_findings},
+    {"<!--made-->", page_made},       {"<!--notes-->", page_notes},
+    {"<!--bounds-->", page_bounds},   {"<!--map-->", page_map},
+    {"<!--heads-->", page_heads},     {"<!--interventions-->", page_interventions},
+    {"@ablation@", page_ablation},    {"@reading@", page_reading},
 };
 
 static Str json_trim(Str j)

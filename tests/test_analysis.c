@@ -791,7 +791,7 @@ static void test_page_made(void)
         "encoding, not as the file says</dt><dd>none<",
         "Position encoding</dt><dd>linear<",
         "Context scaling</dt><dd>4<",
-        "P, tokens of x = theta P</dt><dd>512<",
+        "P, tokens of x = θP</dt><dd>512<",
         "first tokens of a window, this many</dt><dd>1<",
         "alpha_1 above</dt><dd>0.3<",
         "first queries, at most</dt><dd>64<",
@@ -851,7 +851,7 @@ static void test_page_static(void)
         "100.0</td><td class=\"num\">3</td><td class=\"num\">1.000</td><td class=\"num\">0.500</td>"
         "<td>half</td><td>yes</td></tr>\n<tr><td class=\"num\">0</td>",
         "<td class=\"num\">7</td><td class=\"num\">2.5000 &#177; &#8211;</td>",
-        "<td class=\"num\">25.0 %</td>"};
+        "<td class=\"num\">25.0&#160;%</td>"};
     int status;
     Str reading = {json, sizeof json - 1}, runs = {ablation, sizeof ablation - 1};
     char *page = page_with(reading, runs, &status);

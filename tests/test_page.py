@@ -553,6 +553,83 @@ def test_missing(b, program, folder):
         )
 
 
+def test_words(b, program, folder):
+    """What the captions say where the first key is pushed down and no key is a sink."""
+    data = page_reading.reading()
+    h = data["layers"][2]["heads"][1]
+    h["logit_sink"] = [-4.0 if j == 3 else 0.25 for j in range(page_reading.PAIRS)]
+    h["logit_others"] = [0.0] * page_reading.PAIRS
+    n = data["maps"][0]["n"]
+    even = [[0.29996] + [0.70004 / max(1, q)] * q for q in range(n)]  # key 0 gets 0.29996
+    data["maps"][0]["weights"] = [w for row in even for w in row]
+    data["maps"][0]["why"] = "most attention on the first token (0.301)"
+    data["summary"]["alpha_queries"] = 512
+    b.open(render(program, folder, "words", data), "#layer=2&head=1&pair=3")
+    said = text_of(b, "parts-out")
+    check(
+        "the largest gap may be against the first key",
+        re.search(r"Largest gap: pair 3, -4 against 0, against the first key", said),
+        said,
+    )
+    said = text_of(b, "attention-note")
+    check(
+        "below the limit there is no sink, nor does rounding make one",
+        "receives most, 0.29996 on average, which is not above the limit of a sink, 0.3" in said,
+        said,
+    )
+    check("both means name their queries", "of 512 queries" in said and f"{n} queries" in said)
+    label = b.js("maps[maps.length - 1].m.lines(0)[0].label")
+    check("and the map is not labelled so", label == "most", label)
+    b.js("by('attention-pick').value = 1; by('attention-pick').onchange({ target: { value: 1 } })")
+    label = b.js("maps[maps.length - 1].m.lines(0)[0].label")
+    check("above it, it is", label == "sink", label)
+    check("no complaint about words", not b.complaints(), b.complaints()[:3])
+
+
+def test_subject(b, program, folder):
+    """Names, definitions and letters, all of them without a script."""
+    data = page_reading.reading()
+    data["provenance"].update(model="some/pi/</title>&.gguf", text="phi/delta.txt")
+    data["provenance"]["edits"] = "x < 2 pi"
+    data["notes"] = {"p_neg": "(3 pi/2 - phi) / theta, a_pi >= pi"}
+    b.do("Emulation.setScriptExecutionDisabled", value=True)
+    b.open(render(program, folder, "subject", data))
+    title, said = b.js("document.title"), text_of(b, "subject")
+    check("the title names both", title == "title>&.gguf, delta.txt – ropescope report", title)
+    want = "Model title>&.gguf, text delta.txt: 700 tokens in 11 windows of up to 64 tokens"
+    check("so does the line under the heading", said == want, said)
+    said = text_of(b, "notes")
+    check("notes are defined", "(3π/2 - φ) / θ, a_pi ≥ π" in said, said)
+    check("and closed at first", b.js("by('notes').open") is False)
+    check("paths keep their letters", "some/pi/" in text_of(b, "made"))
+    said = b.js("document.body.firstElementChild.textContent")
+    check("edits have the page's letters", said.endswith("x < 2π"), said)
+    said = text_of(b, "bounds")
+    check("so have the bounds", "x ≤ 2π" in said and " pi" not in said, said[:300])
+    check("a rate keeps its sign", "83.3\u00a0%" in said, said[:300])
+    b.do("Emulation.setScriptExecutionDisabled", value=False)
+    data["provenance"] = {"q": "a/q.npy", "k": "k.npy", "model": None, "text": ""}
+    b.open(render(program, folder, "files", data))
+    title, said = b.js("document.title"), text_of(b, "subject")
+    check("files are named", title == "q.npy, k.npy – ropescope report", title)
+    check("and which is which", said == "Queries q.npy, keys k.npy", said)
+
+
+def test_print(b, page):
+    """Heading and figure of the attention maps fit one sheet of A4 and so stay together."""
+    b.width(718)
+    b.open(page)
+    b.do("Emulation.setEmulatedMedia", media="print")
+    tall = b.js("by('attention').getBoundingClientRect().height")
+    check("heading and map fit one sheet", 300 < tall < 950, tall)
+    box = b.js("const r = by('attention-map').getBoundingClientRect(); [r.width, r.height]")
+    check("a printed map is at most 14 cm high", 200 < box[1] < 530 and box[0] <= 718, box)
+    drawn = b.js("by('attention-map').width / by('attention-map').height")
+    check("and not squeezed", abs(box[0] / box[1] - drawn) < 0.02, (box, drawn))
+    b.do("Emulation.setEmulatedMedia", media="")
+    b.width(1100)
+
+
 def test_edited(b, program, folder):
     data = copy.deepcopy(page_reading.reading())
     data["provenance"]["edits"] = "pairs with x < 2 pi <dropped>"
@@ -613,9 +690,10 @@ def test_demo(b, program, folder):
 def in_browser(path, program, folder, page):
     b = Chromium(path, folder / "profile")
     b.width(1100)
-    tests = [test_views, test_keys, test_geometry, test_controls, test_looks]
+    tests = [test_views, test_keys, test_geometry, test_controls, test_looks, test_print]
+    more = [test_missing, test_words, test_subject, test_edited, test_demo]
     try:
-        for test in tests + [test_missing, test_edited, test_demo]:
+        for test in tests + more:
             given = (b, page) if test in tests else (b, program, folder)
             try:
                 test(*given)
