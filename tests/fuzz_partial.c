@@ -111,7 +111,7 @@ static void use(Partial *x)
     Err e;
     FILE *f = fopen("/dev/null", "w");
     analysis_json(x->a, &x->p, f);
-    analysis_print(x->a, &x->p, f, 1);
+    analysis_print(x->a, &x->p, f, &(Screen){.color = COLOR_TRUE, .verbose = 1});
     fclose(f);
     Bytes b = written(x->a, &x->p);
     if (add(&again, &b, &e)) abort();

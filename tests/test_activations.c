@@ -54,7 +54,7 @@ static char *reading(const ActivationOptions *o, double amplitude, int n_threads
     analysis_json(a, &p, f);
     fclose(f);
     f = fopen(file("table"), "wb");
-    analysis_print(a, &p, f, 0);
+    analysis_print(a, &p, f, NULL);
     fclose(f);
     analysis_free(a);
     activations_close(&x);

@@ -61,7 +61,7 @@ static char *captured(const Analysis *a, const Provenance *p, int json)
     if (json)
         analysis_json(a, p, f);
     else
-        analysis_print(a, p, f, 0);
+        analysis_print(a, p, f, NULL);
     fclose(f);
     return s;
 }

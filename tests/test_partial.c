@@ -163,7 +163,7 @@ static char *reading(const Analysis *a, const Provenance *p, int json)
     if (json)
         analysis_json(a, p, f);
     else
-        analysis_print(a, p, f, 0);
+        analysis_print(a, p, f, NULL);
     fclose(f);
     return s;
 }
