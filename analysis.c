@@ -3171,13 +3171,13 @@ static void json_notes(FILE *f)
         "stable_rank = sum s^2 / max s^2; first_sv = max s / sum s; matrix_entropy = - sum p log p "
         "in nats, p = s^2 / sum s^2, over the 32 largest",
         "massive",
-        "massive_q, massive_k: places, in sliced order, of values whose L2 norm over all tokens, the "
-        "first n_skip included, after rotation is above massive_ratio times the mean over the head's "
-        "values",
+        "massive_q, massive_k: places, in sliced order, of values whose L2 norm over all tokens, "
+        "the first n_skip included, after rotation is above massive_ratio times the mean over the "
+        "head's values",
         "kernel",
         "k: scaled logit of the mean query and the mean key at distance delta, rotated values "
-        "only; top: the pairs of the largest |mean q| |mean k|; tri: the TriAttention score, scaled, "
-        "of a key of mean length and direction"};
+        "only; top: the pairs of the largest |mean q| |mean k|; tri: the TriAttention score, "
+        "scaled, of a key of mean length and direction"};
     fputs("},\n\"notes\":{\"channels\":\"sliced order; means leave out the first n_skip tokens of "
           "each window, maxima do not\"",
           f);

@@ -533,8 +533,10 @@ run analyze $model -f $sample -n 300 -c 300 --json -t 1 -b 19 --capture "$dir/c2
     --capture-layers 0,2-3 --capture-tokens 90 --capture-pattern
 ok "the same capture with other threads and batches" cmp -s "$dir/c.safetensors" "$dir/c2.safetensors"
 refused 2 "say where to" analyze $model -f $sample --capture-layers 0
-refused 2 "capture takes the first window .* with --shard" analyze $model -f $sample --capture "$dir/x" --shard 2/2 --partial "$dir/p"
-refused 2 "capture takes the first window .* with --resume" analyze $model -f $sample --capture "$dir/x" --resume --partial "$dir/p"
+refused 2 "capture takes the first window .* with --shard" analyze $model -f $sample \
+    --capture "$dir/x" --shard 2/2 --partial "$dir/p"
+refused 2 "capture takes the first window .* with --resume" analyze $model -f $sample \
+    --capture "$dir/x" --resume --partial "$dir/p"
 refused 2 "both write to" analyze $model -f $sample --capture "$dir/x" -o "$dir/x"
 refused 2 "\-\-capture-layers 99" analyze $model -f $sample --capture "$dir/x" --capture-layers 99
 run analyze $model -f $sample -c 600 --capture "$dir/x" --capture-pattern # and a warning: -c 600
