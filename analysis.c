@@ -227,10 +227,10 @@ struct Analysis {
 
 /* What one side of a pair, queries or keys, turned out to be. */
 typedef struct {
-    double r, rms;    /* mean radius, and sqrt of mean r^2 */
-    double R, dir;    /* |sum z| / sum |z|, and the direction of the mean vector */
-    double max, skip; /* largest radius; mean radius of the first tokens */
-    double offset;    /* share of the offset: |mean z|^2 / mean r^2 */
+    double r, rms;     /* mean radius, and sqrt of mean r^2 */
+    double R, dir;     /* |sum z| / sum |z|, and the direction of the mean vector */
+    double max, skip;  /* largest radius; mean radius of the first tokens */
+    double offset;     /* share of the offset: |mean z|^2 / mean r^2 */
     double aa, bb, ab; /* second moments: means of a^2, b^2 and a b of the members */
 } Side;
 
@@ -933,21 +933,11 @@ static size_t open_sums(OpenSums *o, double *row, int P, int D, int is_query)
     struct {
         double **column;
         size_t n;
-    } parts[] = {{&o->n, 1},
-                 {&o->n_skip, 1},
-                 {&o->n_after, 1},
-                 {&o->r, p},
-                 {&o->r_skip, p},
-                 {&o->value, d},
-                 {&o->size, d},
-                 {&o->after, d},
-                 {&o->size_after, d},
-                 {&o->sq_after, d},
-                 {&o->sq_skip, d},
-                 {&o->moments, d * (d + 1) / 2},
-                 {&o->sink, d},
-                 {&o->others, d},
-                 {&o->ordinary, d}};
+    } parts[] = {{&o->n, 1},        {&o->n_skip, 1},  {&o->n_after, 1},
+                 {&o->r, p},        {&o->r_skip, p},  {&o->value, d},
+                 {&o->size, d},     {&o->after, d},   {&o->size_after, d},
+                 {&o->sq_after, d}, {&o->sq_skip, d}, {&o->moments, d * (d + 1) / 2},
+                 {&o->sink, d},     {&o->others, d},  {&o->ordinary, d}};
     int n_parts = (int)(sizeof parts / sizeof *parts) - (is_query ? 0 : 3);
     for (int i = 0; i < n_parts; at += parts[i++].n)
         if (row) *parts[i].column = row + at;

@@ -4807,8 +4807,9 @@ static int record_begin(Recorder *r, const Model *m, const Options *o, int n_ctx
         return err_usage(e, "--capture FILE: say where to");
     if (!o->capture_file) return 0;
     if (o->shard || o->resume)
-        return err_usage(e, "--capture takes the first window of a text, which a run with %s may "
-                            "not begin with: capture in a run of its own",
+        return err_usage(e,
+                         "--capture takes the first window of a text, which a run with %s may "
+                         "not begin with: capture in a run of its own",
                          o->shard ? "--shard" : "--resume");
     if (o->capture_file && o->out && strcmp(o->capture_file, o->out) == 0)
         return err_usage(e, "--capture and -o name the same file");
