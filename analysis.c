@@ -6194,32 +6194,95 @@ static const struct {
 
 static Str json_trim(Str j)
 {
-    while (j.n && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
+    while (j.n && *j.s && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
     return j;
 }
 
-/* An ablation is shown beside a reading of the same model only. */
-static int check_ablation(Str reading, Str ablation, Err *e)
+/* Of a JSON text that something is built from: one whole object, its strings closed, its brackets
+ * closed in their order, and nothing but white space after it. Numbers and words are not judged. */
+static int json_whole(const PageFile *in, Err *e)
 {
-    if (!str_is(json_member(ablation, "schema"), "\"ropescope.ablation/1\""))
-        return err_set(e, "report: the ablation is not one: expected JSON with "
-                          "\"schema\":\"ropescope.ablation/1\"");
-    Str a = json_member(json_member(reading, "provenance"), "model_sha256");
-    Str b = json_member(json_member(ablation, "provenance"), "model_sha256");
-    if (json_null(a) || json_null(b) || (a.n == b.n && !memcmp(a.s, b.s, a.n))) return 0;
-    return err_set(e,
-                   "report: the ablation is of another model: model_sha256: expected %.*s, as in "
-                   "the reading, found %.*s",
-                   a.n < 80 ? (int)a.n : 80, a.s, b.n < 80 ? (int)b.n : 80, b.s);
+    enum { DEEP = 64 };
+    char open[DEEP];
+    Str j = in->json;
+    size_t i = (size_t)(json_trim(j).s - j.s), depth = 0;
+    if (i >= j.n || j.s[i] != '{')
+        return err_set(e, "%s: expected a JSON object, found %s", in->path,
+                       i < j.n ? "something else" : "nothing");
+    do {
+        char c = j.s[i];
+        if ((c == '{' || c == '[') && depth == DEEP)
+            return err_set(e, "%s: byte %zu: expected at most %d brackets open", in->path, i, DEEP);
+        if (c == '{' || c == '[') open[depth++] = c == '{' ? '}' : ']';
+        if ((c == '}' || c == ']') && open[--depth] != c)
+            return err_set(e, "%s: byte %zu: expected '%c', found '%c'", in->path, i, open[depth],
+                           c);
+        if (!c) return err_set(e, "%s: byte %zu: expected JSON, found a zero byte", in->path, i);
+        i = c == '"' ? json_string_end(j, i) : i + 1;
+    } while (i < j.n && depth);
+    if (depth) return err_set(e, "%s: expected '%c', found its end", in->path, open[depth - 1]);
+    while (i < j.n && j.s[i] && strchr(" \t\r\n", j.s[i])) i++;
+    if (i == j.n) return 0;
+    return err_set(e, "%s: byte %zu: expected its end, found more after the object", in->path, i);
 }
 
-int report_html(Str reading, Str ablation, FILE *f, Err *e)
+static int shown_length(Str v) /* of a value in a message */
 {
-    Str j = json_trim(reading), a = json_trim(ablation), schema = json_member(j, "schema");
-    if (!str_is(schema, "\"ropescope.analysis/1\"") && !str_is(schema, "\"ropescope.analysis/2\""))
-        return err_set(e, "report: the data is not an analysis: expected JSON with "
-                          "\"schema\":\"ropescope.analysis/2\"");
-    if (ablation.s && check_ablation(j, a, e)) return -1;
+    return v.n < 80 ? (int)v.n : 80;
+}
+
+/* A schema of the list: n of them, the last one the newest. */
+static int check_schema(const PageFile *in, const char *const *schema, int n, Err *e)
+{
+    Str found = json_member(json_trim(in->json), "schema");
+    for (int i = 0; i < n; i++)
+        if (str_is(found, schema[i])) return 0;
+    if (!found.n) found = (Str){"none", 4};
+    return err_set(e, "%s: schema: expected %s, found %.*s", in->path, schema[n - 1],
+                   shown_length(found), found.s);
+}
+
+/* An ablation is shown beside a reading of the same model and text, in windows of the same length,
+ * that is of the model as it is. A field that one of them lacks is not compared. */
+static int check_ablation(const PageFile *reading, const PageFile *ablation, Err *e)
+{
+    static const char *const field[] = {"model_sha256", "another model", "text_sha256",
+                                        "another text", "n_ctx", "windows of another length"};
+    Str of = json_member(json_trim(reading->json), "provenance");
+    Str made = json_member(json_trim(ablation->json), "provenance");
+    for (size_t i = 0; i < sizeof field / sizeof *field; i += 2) {
+        Str a = json_member(of, field[i]), b = json_member(made, field[i]);
+        if (json_null(a) || json_null(b) || (a.n == b.n && !memcmp(a.s, b.s, a.n))) continue;
+        return err_set(e,
+                       "%s: the ablation is of %s: %s: expected %.*s, as in the reading %s, found "
+                       "%.*s",
+                       ablation->path, field[i + 1], field[i], shown_length(a), a.s, reading->path,
+                       shown_length(b), b.s);
+    }
+    Str edits = json_member(of, "edits");
+    if (json_null(edits)) return 0;
+    return err_set(e,
+                   "%s: edits: expected null, as an ablation belongs to a reading of the unedited "
+                   "model, found %.*s",
+                   reading->path, shown_length(edits), edits.s);
+}
+
+static int check_inputs(const PageFile *reading, const PageFile *ablation, Err *e)
+{
+    static const char *const of[] = {"\"ropescope.analysis/1\"", "\"ropescope.analysis/2\""};
+    static const char *const run[] = {"\"ropescope.ablation/1\""};
+    if (json_whole(reading, e) || check_schema(reading, of, 2, e)) return -1;
+    if (!ablation->json.s) return 0;
+    return json_whole(ablation, e) || check_schema(ablation, run, 1, e) ||
+                   check_ablation(reading, ablation, e)
+               ? -1
+               : 0;
+}
+
+int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err *e)
+{
+    if (check_inputs(reading, ablation, e)) return -1;
+    Str j = json_trim(reading->json), a = json_trim(ablation->json);
     locale_t old = c_numbers();
     Page p = page_new(j, a);
     const char *at = ropescope_page;
@@ -7387,12 +7450,26 @@ static int capture_arrays(const Capture *c, int l, int T, NamedArray *a, char (*
     return n;
 }
 
+/* What was not as the model file has it: "-" if nothing; free(.s). */
+static Bytes interventions(const Provenance *p)
+{
+    Bytes b = {0};
+    const char *part[] = {"position encoding '", p->rope_override,
+                          "' by an option, not as the file says", p->edits ? "; " : ""};
+    for (int i = 0; i < 4 && p->rope_override; i++) bytes_add(&b, part[i], strlen(part[i]));
+    if (p->edits) bytes_add(&b, p->edits, strlen(p->edits));
+    if (!b.n) bytes_add(&b, "-", 1);
+    bytes_add(&b, "", 1);
+    return b;
+}
+
 /* What the arrays are, and how they were made. */
 static void capture_header(const Capture *c, const Provenance *p, int T, NamedArray *a, size_t n,
                            FILE *f)
 {
     const Rope *r = &c->m->rope[0];
     char tokens[16], rope[256];
+    Bytes changed = interventions(p);
     snprintf(tokens, sizeof tokens, "%d", T);
     snprintf(rope, sizeof rope,
              "%s, base %.9g, factor %.9g, amplitude %.9g, %d of %d channels rotated, trained "
@@ -7404,7 +7481,7 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
         {"bos_policy", or_dash(p->bos_policy)},
         {"channels", "half-split, as in Hugging Face files: rotary pair j of P is (j, j + P)"},
         {"heads", c->o.heads ? c->o.heads : "all"},
-        {"intervention", or_dash(p->rope_override)},
+        {"intervention", changed.s},
         {"kv_heads", "those that serve the chosen heads, not repeated: [pos, kv_head, d_head]"},
         {"layers", c->o.layers ? c->o.layers : "all"},
         {"model", or_dash(p->model_path)},
@@ -7419,6 +7496,7 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
         {"version", "ropescope " ROPESCOPE_VERSION},
     };
     safetensors_header(f, a, n, meta, sizeof meta / sizeof *meta);
+    free(changed.s);
 }
 
 void capture_write(Capture *c, const Provenance *p, FILE *f)

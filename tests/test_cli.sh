@@ -101,6 +101,7 @@ refused 1 "no-such-folder" analyze $model -f $sample -n 64 -o "$dir/no-such-fold
 printf '{"not": "a reading"' >"$dir/bad.json"
 run report "$dir/bad.json" -o "$dir/bad.html"
 ok "report refuses another JSON" exits 1
+ok "and names the file" complains "$dir/bad.json: expected"
 ok "and leaves no page" [ ! -e "$dir/bad.html" ]
 
 # ---- info and tokenize
@@ -267,6 +268,8 @@ run analyze $model -f $sample -n 100 -o "$dir/table"
 ok "analyze -o" [ -s "$dir/table" ]
 run report "$dir/reading.json" -o "$dir/page.html"
 ok "report runs" exits 0
+head -c 5000 "$dir/reading.json" >"$dir/cut.json"
+refused 1 "$dir/cut.json: expected .*found its end" report "$dir/cut.json"
 ok "the page is a page" matches '<html' "$dir/page.html"
 ok "the page needs no network" sh -c "! grep -qiE '(src|href)=.?https?:' '$dir/page.html'"
 ok "no unfinished files are left" sh -c "! ls '$dir' | grep -q tmp"
@@ -532,6 +535,13 @@ ok "a capture does not change the reading" cmp -s "$out" "$dir/captured.json"
 run analyze $model -f $sample -n 300 -c 300 --json -t 1 -b 19 --capture "$dir/c2.safetensors" \
     --capture-layers 0,2-3 --capture-tokens 90 --capture-pattern
 ok "the same capture with other threads and batches" cmp -s "$dir/c.safetensors" "$dir/c2.safetensors"
+for edit in "--drop full:the full-cycle pairs" "--rope none:position encoding 'none' by an option"; do
+    # shellcheck disable=SC2086
+    run analyze $model -f $sample -n 40 --capture "$dir/edited.safetensors" ${edit%%:*}
+    ok "the capture of ${edit%%:*} says so" \
+        grep -aq "\"intervention\":\"${edit#*:}" "$dir/edited.safetensors"
+done
+ok "the capture of an unedited run has none" grep -aq '"intervention":"-"' "$dir/c.safetensors"
 refused 2 "say where to" analyze $model -f $sample --capture-layers 0
 refused 2 "capture takes the first window .* with --shard" analyze $model -f $sample --capture "$dir/x" --shard 2/2 --partial "$dir/p"
 refused 2 "capture takes the first window .* with --resume" analyze $model -f $sample --capture "$dir/x" --resume --partial "$dir/p"
