@@ -584,6 +584,52 @@ static void test_small(void)
     rope_free(&s.rope);
 }
 
+static Err refusal; /* of the last page */
+
+static char *page_with(Str json, Str ablation, int *status)
+{
+    static char *got;
+    static size_t size;
+    FILE *f = open_memstream(&got, &size);
+    PageFile reading = {"r.json", json}, runs = {"a.json", ablation};
+    refusal.msg[0] = 0;
+    *status = report_html(&reading, &runs, f, &refusal);
+    fclose(f);
+    return got;
+}
+
+static char *page_of(const char *json, size_t n, int *status)
+{
+    return page_with((Str){json, n}, (Str){NULL, 0}, status);
+}
+
+/* Pair 0 of the queries is not finite: the first finding, with no cause, and the page's banner. */
+static void test_not_finite(void)
+{
+    Shape s;
+    int status;
+    float x[12] = {1, 2, 3, 4, 5, 6, 7, 8};
+    shape_new(&s, 1, 1, 1, 8, ROPE_HALF, "plain", 512);
+    for (int bad = 0; bad < 2; bad++) {
+        Analysis *a = start(&s);
+        Provenance p = made();
+        x[0] = bad ? NAN : 1;
+        for (int i = 0; i < 40; i++) show(a, &s, 1, 0, 0, i, 1, x), show(a, &s, 0, 0, 0, i, 1, x);
+        char *json = captured(a, &p, 1), *page = page_of(json, strlen(json), &status);
+        const char *first = strstr(json, "\"findings\":[\"1 of 4 (head, pair) statistics is not "
+                                         "finite, and what follows leaves it out.");
+        NEAR(get(json, "summary.n_pairs"), 4, 0);
+        CHECK((first != NULL) == bad && !strstr(json, "overflowed:"));
+        const char *banner = strstr(page, "<strong>Not all numbers are finite.</strong> 1 of 4 "
+                                          "(head, pair) statistics are not finite.");
+        const char *list = strstr(page, "<ul class=\"found\">");
+        CHECK((banner != NULL) == bad && list && (!banner || banner < list));
+        free(json), free(page);
+        analysis_free(a);
+    }
+    rope_free(&s.rope);
+}
+
 static void test_odd(void)
 {
     Shape s;
@@ -768,25 +814,6 @@ static void test_json_str(void)
     check_str("\0z", 2, "\"\\u0000z\"");
 }
 
-static Err refusal; /* of the last page */
-
-static char *page_with(Str json, Str ablation, int *status)
-{
-    char *got = NULL;
-    size_t size = 0;
-    FILE *f = open_memstream(&got, &size);
-    PageFile reading = {"r.json", json}, runs = {"a.json", ablation};
-    refusal.msg[0] = 0;
-    *status = report_html(&reading, &runs, f, &refusal);
-    fclose(f);
-    return got;
-}
-
-static char *page_of(const char *json, size_t n, int *status)
-{
-    return page_with((Str){json, n}, (Str){NULL, 0}, status);
-}
-
 /* What the page says without a script about how the reading was made. */
 static void test_page_made(void)
 {
@@ -968,6 +995,7 @@ int main(void)
     test_nan_attention(0);
     test_nan_attention(1);
     test_odd();
+    test_not_finite();
     test_small();
     test_check();
     test_page();

@@ -500,6 +500,11 @@ ok "analyze --q --k runs without a model" exits 0
 ok "and says what was read" says "activations from files"
 ok "and the heads it found" says "4 query / 2 kv heads of 6"
 ok "and the thresholds" says "^strong  r_q r_k >= 20"
+run analyze $qk $how --json --csv "$dir/files.csv"
+files=$(sed -n 's/.*"q_sha256":"\([0-9a-f]\{12\}\).*"k_sha256":"\([0-9a-f]\{12\}\).*/\1+\2/p' "$out")
+ok "the CSV names the files by their hashes" \
+    grep -q ",[0-9a-f]\{12\}+[0-9a-f]\{12\},," "$dir/files.csv"
+ok "which are those of the JSON" grep -qF ",$files,," "$dir/files.csv"
 run check $qk $how
 ok "check says what was read, too" says "activations from files"
 ok "and the thresholds" says "^strong  r_q r_k >= 20"
@@ -589,6 +594,17 @@ run $ablation --isa base -n 140
 cp "$out" "$dir/ablation"
 run $ablation -n 140
 ok "the same JSON without vectors" cmp -s "$out" "$dir/ablation"
+run analyze $model -f $sample -n 140 -c 128 --json -o "$dir/unedited.json"
+run report "$dir/unedited.json" --ablation "$dir/ablation" -o "$dir/page2.html"
+ok "an ablation of the same text and windows joins a reading" exits 0
+run analyze $model -f $sample -n 140 -c 64 --json -o "$dir/unedited.json"
+refused 1 "$dir/ablation: .*n_ctx: expected 64, .*found 128" report "$dir/unedited.json" \
+    --ablation "$dir/ablation"
+run analyze $model -f README.md -n 140 -c 128 --json -o "$dir/unedited.json"
+refused 1 "of another text: text_sha256" report "$dir/unedited.json" --ablation "$dir/ablation"
+run analyze $model -f $sample -n 140 -c 128 --drop full --json -o "$dir/unedited.json"
+refused 1 "$dir/unedited.json: edits: expected null" report "$dir/unedited.json" \
+    --ablation "$dir/ablation"
 run perplexity $model -f $sample -c 128 --protocol full --json
 unedited=$(sed -n 's/.*"perplexity":\([0-9.]*\),.*/\1/p' "$out")
 run ablate $model -f $sample -c 128 --int8 --json --rope none --keep-rope 0
