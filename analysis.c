@@ -1996,8 +1996,7 @@ static const char *verdict(int bound, Rate s, char words[VERDICT])
     int beyond = beyond_chance(s);
     double sd = sqrt(s.var), off = (s.hits - s.chance) / sd;
     char by[64] = "";
-    if (isfinite(off))
-        snprintf(by, sizeof by, " (by %.1f standard deviations)", fabs(off));
+    if (isfinite(off)) snprintf(by, sizeof by, " (by %.1f standard deviations)", fabs(off));
     if (beyond)
         snprintf(words, VERDICT, "%s often than by chance%s%s", beyond > 0 ? "more" : "less", by,
                  beyond < 0 && bound == BOUND_B2
@@ -2292,8 +2291,7 @@ static void say_medians(const Reading *r, Bytes *out)
             q, k);
     if (r->induction >= 0)
         say(out, "The largest induction score is %.2f, in layer %d, head %d.",
-            r->head[r->induction].mean.induction, r->head[r->induction].l,
-            r->head[r->induction].h);
+            r->head[r->induction].mean.induction, r->head[r->induction].l, r->head[r->induction].h);
 }
 
 /* What was not as the file or the text would have it: before anything is claimed. */
@@ -3732,10 +3730,11 @@ static void json_summary(FILE *f, const Reading *r)
     fprintf(f, ",\n\"summary\":{\"n_heads\":%d", r->n_heads);
     JSON_FIELDS(
         f, {"n_top", r->n_top}, {"n_strong", r->n_strong}, {"n_candidates", r->n_candidates},
-        {"n_candidate_heads", r->n_candidate_heads}, {"n_not_finite", r->n_bad}, {"n_pairs", r->n_pairs},
-        {"n_rows_not_finite", (double)r->n_bad_rows}, {"n_heads_not_finite", r->n_bad_heads},
-        {"alpha_queries", r->whole_t}, {"alpha_windows", (double)r->n_whole},
-        {"alpha_heads", r->n_alpha}, {"share_of_partial_pairs", r->partial}, {"alpha_1", r->alpha},
+        {"n_candidate_heads", r->n_candidate_heads}, {"n_not_finite", r->n_bad},
+        {"n_pairs", r->n_pairs}, {"n_rows_not_finite", (double)r->n_bad_rows},
+        {"n_heads_not_finite", r->n_bad_heads}, {"alpha_queries", r->whole_t},
+        {"alpha_windows", (double)r->n_whole}, {"alpha_heads", r->n_alpha},
+        {"share_of_partial_pairs", r->partial}, {"alpha_1", r->alpha},
         {"alpha_1_uniform", r->uniform}, {"alpha_1_t", r->alpha_t}, {"sink_1", r->sink},
         {"alpha_t", r->t}, {"n_samples", (double)r->n_samples}, {"top_first_k_over_mean_k", r->k0},
         {"top_phi_centre", r->centre}, {"radius_self_check", r->check}, {"n_sinks", r->n_sinks},
@@ -6052,8 +6051,9 @@ static void page_faults(FILE *f, const Page *p)
     if (bad > 0 && of >= bad) fprintf(f, " of %.0f", of);
     if (bad > 0) fputs(" (head, pair) statistics", f);
     if (rows > 0) fprintf(f, "%s%.0f rows of attention", bad > 0 ? " and " : "", rows);
-    fputs(" are not finite. They are left out of all that follows, which is of the rest alone.</p>\n",
-          f);
+    fputs(
+        " are not finite. They are left out of all that follows, which is of the rest alone.</p>\n",
+        f);
 }
 
 /* A run with an intervention says so before anything else. */
@@ -6419,8 +6419,9 @@ static int check_schema(const PageFile *in, const char *const *schema, int n, Er
  * that is of the model as it is. A field that one of them lacks is not compared. */
 static int check_ablation(const PageFile *reading, const PageFile *ablation, Err *e)
 {
-    static const char *const field[] = {"model_sha256", "another model", "text_sha256",
-                                        "another text", "n_ctx", "windows of another length"};
+    static const char *const field[] = {"model_sha256", "another model",
+                                        "text_sha256",  "another text",
+                                        "n_ctx",        "windows of another length"};
     Str of = json_member(json_trim(reading->json), "provenance");
     Str made = json_member(json_trim(ablation->json), "provenance");
     for (size_t i = 0; i < sizeof field / sizeof *field; i += 2) {
