@@ -291,6 +291,7 @@ typedef struct {
     int best;        /* head whose top pair stands highest over its median; -1: none */
     int sinkiest;    /* head with the largest alpha_1; -1: none */
     int n_bad;       /* pairs whose statistics are not finite */
+    int n_pairs;     /* (head, pair) that were seen */
     int n_bad_heads; /* heads with rows of attention that are not finite */
     uint64_t n_bad_rows;
     int common, n_common;  /* pair that is most often the top, and in how many heads */
@@ -1559,6 +1560,7 @@ static void count_head(Reading *r, int i)
     const Axis *ax = h->axis;
     int n = 0;
     for (int j = 0; j < ax->n; j++) {
+        r->n_pairs += *h->q.n > 0;
         r->n_bad += *h->q.n > 0 && !isfinite(h->pair[j].strength);
         n += ax->theta[j] > 0 && ax->x[j] <= TAU;
     }
@@ -1654,6 +1656,21 @@ static int best_head(const Reading *r, double (*score)(const Head *))
     for (int i = 0; i < r->n_heads; i++)
         if (beats(score(&r->head[i]), best < 0 ? NONE : score(&r->head[best]))) best = i;
     return best;
+}
+
+/* alpha_k over the heads, and Sink_k: share of the samples whose alpha_k is above sink_eps. */
+static void sink_means(const Reading *r, double alpha[SINK_KEYS], double share[SINK_KEYS])
+{
+    for (int k = 0; k < SINK_KEYS; k++) {
+        alpha[k] = share[k] = 0;
+        for (int i = 0; i < r->n_heads; i++) {
+            const Head *h = &r->head[i];
+            if (h->whole.n > 0) alpha[k] += sink_alpha(h, k);
+            if (h->at_t.t == r->t) share[k] += h->at_t.n_sink[k];
+        }
+        alpha[k] /= r->n_alpha;
+        share[k] = k < r->t ? share[k] / (double)r->n_samples : NONE;
+    }
 }
 
 /* Heads whose strongest sink is not the first key, and where it is most often. */
@@ -1877,21 +1894,38 @@ static const char *plural(uint64_t n)
     return n == 1 ? "" : "s";
 }
 
+/* A share as percent, to be written with a step of 1 or 0.1: 100 only of all, 0 only of none. */
+static double percent_of(double share, double step)
+{
+    const double tiny = 1e-9; /* what a sum of shares may lack */
+    if (share > tiny && 100 * share < step) return step;
+    if (share < 1 - tiny && 100 * share > 100 - step) return 100 - step;
+    return 100 * share;
+}
+
 static double percent(Rate r)
 {
-    return 100.0 * r.hits / r.of;
+    return percent_of((double)r.hits / r.of, 0.1);
 }
 
 static double percent_chance(Rate r)
 {
-    return 100 * r.chance / r.of;
+    return percent_of(r.chance / r.of, 0.1);
 }
 
-/* 1: more hits than by chance, -1: fewer, 0: neither by three standard deviations. */
+/* 1: more hits than by chance, -1: fewer, 0: neither by three standard deviations, sd = sqrt(sum
+ * over pairs of c (1 - c)), c the chance of each; pairs are taken as independent. */
 static int beyond_chance(Rate r)
 {
     double d = r.hits - r.chance, sd = sqrt(r.var);
     return d > 3 * sd ? 1 : d < -3 * sd ? -1 : 0;
+}
+
+/* Would even hits by every pair be no more than by chance? */
+static int beyond_reach(Rate r)
+{
+    r.hits = r.of;
+    return beyond_chance(r) == 0;
 }
 
 static void say_candidates(const Reading *r, Bytes *out)
@@ -1920,7 +1954,7 @@ static void say_frequencies(const Reading *r, Bytes *out)
         "of %.0f tokens (x <= 2 pi), and in %d (%.1f%%) at most half a turn; if every pair were "
         "equally likely to be the strongest, it would be %.0f%% and %.0f%%.",
         f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), b->axis->n_ctx, f2.hits, percent(f2),
-        percent_chance(f1), percent_chance(f2));
+        percent_of(f1.chance / f1.of, 1), percent_of(f2.chance / f2.of, 1));
     if (r->a->m->n_ropes == 1 && !of_one)
         say(out, "The strongest pair is most often pair %d: in %d of %d head%s.", r->common,
             r->n_common, r->n_top, plural((uint64_t)r->n_top));
@@ -1944,14 +1978,31 @@ static void say_exceptions(const Reading *r, const Bound *b, int n, char *s, siz
     if (n > NAMED) snprintf(s + at, size - at, " and %d more", n - NAMED);
 }
 
-static const char *verdict(int bound, Rate s)
+enum { VERDICT = 224 };
+
+/* What s says against chance, and by which criterion. */
+static const char *verdict(int bound, Rate s, char words[VERDICT])
 {
     int beyond = beyond_chance(s);
-    if (beyond > 0) return "more often than by chance";
-    if (beyond == 0) return "no more and no less than by chance, so it tells nothing";
-    return bound == BOUND_B2 ? "less often than by chance: in the others the middle of the arc "
-                               "lies below pi"
-                             : "less often than by chance";
+    double sd = sqrt(s.var), off = (s.hits - s.chance) / sd;
+    char by[64] = "";
+    if (isfinite(off)) snprintf(by, sizeof by, " (by %.1f standard deviations)", fabs(off));
+    if (beyond)
+        snprintf(words, VERDICT, "%s often than by chance%s%s", beyond > 0 ? "more" : "less", by,
+                 beyond < 0 && bound == BOUND_B2
+                     ? ": in the others the middle of the arc lies below pi"
+                     : "");
+    else if (beyond_reach(s))
+        snprintf(words, VERDICT,
+                 "cannot be told from chance with %d pair%s: that takes more than 3 standard "
+                 "deviations, and a hit by every pair would be %.1f",
+                 s.of, plural((uint64_t)s.of), sd > 0 ? (s.of - s.chance) / sd : 0);
+    else
+        snprintf(words, VERDICT,
+                 "no more and no less than by chance, so it tells nothing (%.1f standard "
+                 "deviations%s; more than 3 would)",
+                 fabs(off), off < 0 ? " below" : "");
+    return words;
 }
 
 static void say_bounds(const Reading *r, Bytes *out)
@@ -1960,14 +2011,14 @@ static void say_bounds(const Reading *r, Bytes *out)
     for (size_t t = 0; t < sizeof told / sizeof *told; t++) {
         const Bound *b = &bounds[told[t]];
         Rate s = r->strong_rate[told[t]];
-        char except[256] = "";
+        char except[256] = "", words[VERDICT];
         if (!s.of) continue;
         if (2 * s.hits >= s.of) say_exceptions(r, b, s.of - s.hits, except, sizeof except);
         say(out,
             "%s (%s: %s) holds for %d of %d strong pair%s%s%s: %.1f%%, by chance %.1f%%; %s%s.",
             b->id, b->formula, b->meaning, s.hits, s.of, plural((uint64_t)s.of),
             bound_of_x(b) ? "" : " with ", bound_of_x(b) ? "" : bound_scope(b), percent(s),
-            percent_chance(s), verdict(told[t], s), except);
+            percent_chance(s), verdict(told[t], s, words), except);
     }
 }
 
@@ -2002,7 +2053,7 @@ static void say_sinks(const Reading *r, Bytes *out)
     say(out,
         "Sink_1^%g = %.1f%%: the share of %llu (window, layer, head) samples in which the first "
         "token takes more than %g of the attention of the first %d quer%s.%s",
-        o->sink_eps, 100 * r->sink, (unsigned long long)r->n_samples, o->sink_eps, r->t,
+        o->sink_eps, percent_of(r->sink, 0.1), (unsigned long long)r->n_samples, o->sink_eps, r->t,
         r->t == 1 ? "y" : "ies",
         r->t < o->sink_t ? " (No window is longer; alpha_1 is then not the published one.)" : "");
 }
@@ -2044,6 +2095,30 @@ static void say_missing(const Analysis *a, const Provenance *p, Bytes *out)
         names);
 }
 
+/* Other keys that are sinks, of those that half of the queries see. */
+static void say_other_keys(const Reading *r, Bytes *out)
+{
+    const double large = 0.1;
+    double alpha[SINK_KEYS], share[SINK_KEYS];
+    char names[512] = "";
+    int n = 0;
+    size_t at = 0;
+    sink_means(r, alpha, share);
+    for (int k = 1; k < SINK_KEYS && 2 * k <= r->t; k++) {
+        if (!(share[k] >= large) || n++ >= NAMED) continue;
+        at += (size_t)snprintf(names + at, sizeof names - at,
+                               "%s key %d in %.1f%% (%.3f of the attention on average)",
+                               n > 1 ? ";" : "", k, percent_of(share[k], 0.1), alpha[k]);
+    }
+    if (n > NAMED) snprintf(names + at, sizeof names - at, "; and %d more", n - NAMED);
+    if (n)
+        say(out,
+            "The first token (key 0) is not the only sink. %s more than %g of the attention in "
+            "at least %.0f%% of the samples:%s.",
+            n == 1 ? "One other key takes" : "Other keys take", r->a->o.sink_eps, 100 * large,
+            names);
+}
+
 /* Sinks that are not the first key, and in which pairs the first key is ahead of the others. */
 static void say_elsewhere(const Reading *r, Bytes *out)
 {
@@ -2053,16 +2128,17 @@ static void say_elsewhere(const Reading *r, Bytes *out)
             "the first token: most often it is the one at position %d (%d head%s).",
             r->n_elsewhere, r->n_sinks, plural((uint64_t)r->n_sinks), r->a->o.sink_eps,
             r->elsewhere, r->n_there, plural((uint64_t)r->n_there));
+    say_other_keys(r, out);
     LogitSum p = r->partial_logit, f = r->full_logit;
-    double lead_p = p.sink - p.others, lead_f = f.sink - f.others;
+    double lead_p = p.sink - p.ordinary, lead_f = f.sink - f.ordinary;
     int placed = any_rotated(r->a) && isfinite(r->head[0].axis->n_ctx);
     if (r->n_logit && placed && lead_p + lead_f > 0)
         say(out,
-            "The attention logit of the first token is %.2f above the mean of the other keys (mean "
-            "over %d head%s): %+.2f of it comes from pairs with x <= 2 pi (first token %+.2f, "
-            "others %+.2f), %+.2f from all the rest (%+.2f, %+.2f).",
-            lead_p + lead_f, r->n_logit, plural((uint64_t)r->n_logit), lead_p, p.sink, p.others,
-            lead_f, f.sink, f.others);
+            "The attention logit of the first token is %.2f above the mean over all (query, other "
+            "key) (mean over %d head%s): %+.2f of it comes from pairs with x <= 2 pi (first token "
+            "%+.2f, others %+.2f), %+.2f from all the rest (%+.2f, %+.2f).",
+            lead_p + lead_f, r->n_logit, plural((uint64_t)r->n_logit), lead_p, p.sink, p.ordinary,
+            lead_f, f.sink, f.ordinary);
 }
 
 /* Heads that are clear by their scores. */
@@ -2137,6 +2213,77 @@ static void say_beyond(const Model *m, const Provenance *p, Bytes *out)
             most, m->n_ctx_train);
 }
 
+/* Massive values of queries and of keys, each key head once. */
+static void say_massive_values(const Reading *r, Bytes *out)
+{
+    int D = r->a->m->head_dim, n[2] = {0}, in[2] = {0}, of[2] = {0};
+    int *at = xcalloc((size_t)D + 1, sizeof *at);
+    for (int i = 0; i < r->n_heads; i++) {
+        const Head *h = &r->head[i];
+        for (int is_k = 0; is_k < 2 && !(h->shares_k && is_k); is_k++) {
+            int found = massive_values(is_k ? &h->k : &h->q, h->axis, D, r->a->o.massive_ratio, at);
+            n[is_k] += found, in[is_k] += found > 0, of[is_k]++;
+        }
+    }
+    free(at);
+    if (n[0] + n[1])
+        say(out,
+            "Massive values (L2 norm over the tokens, after rotation, above %g times the mean of "
+            "the head): %d in the queries of %d of %d head%s, %d in the keys of %d of %d.",
+            r->a->o.massive_ratio, n[0], in[0], of[0], plural((uint64_t)of[0]), n[1], in[1], of[1]);
+    else if (!r->n_bad)
+        say(out,
+            "No query or key has a massive value: an L2 norm over the tokens, after rotation, "
+            "above %g times the mean of the head.",
+            r->a->o.massive_ratio);
+}
+
+static double head_entropy(const Head *h)
+{
+    return h->mean.entropy;
+}
+
+static double head_q_rank(const Head *h)
+{
+    return h->q_spectrum.stable_rank;
+}
+
+static double head_k_rank(const Head *h)
+{
+    return h->k_spectrum.stable_rank;
+}
+
+/* Median over the heads that have a number; NaN if none has. */
+static double median_of(const Reading *r, double (*figure)(const Head *))
+{
+    double *v = xcalloc((size_t)r->n_heads + 1, sizeof *v);
+    int n = 0;
+    for (int i = 0; i < r->n_heads; i++)
+        if (isfinite(figure(&r->head[i]))) v[n++] = figure(&r->head[i]);
+    double middle = n ? median(v, n) : NONE;
+    free(v);
+    return middle;
+}
+
+static void say_medians(const Reading *r, Bytes *out)
+{
+    double entropy = median_of(r, head_entropy), q = median_of(r, head_q_rank);
+    double k = median_of(r, head_k_rank);
+    if (isfinite(entropy))
+        say(out,
+            "The entropy of a row of attention is %.2f of the largest possible (mean over rows, "
+            "median over heads).",
+            entropy);
+    if (isfinite(q) && isfinite(k))
+        say(out,
+            "The stable rank of the queries is %.2f and that of the keys %.2f, before rotation "
+            "(medians over heads).",
+            q, k);
+    if (r->induction >= 0)
+        say(out, "The largest induction score is %.2f, in layer %d, head %d.",
+            r->head[r->induction].mean.induction, r->head[r->induction].l, r->head[r->induction].h);
+}
+
 /* What was not as the file or the text would have it: before anything is claimed. */
 static void say_made(const Reading *r, Bytes *out)
 {
@@ -2187,15 +2334,15 @@ static void say_pairs(const Reading *r, uint64_t n, Bytes *out)
         say_frequencies(r, out), say_bounds(r, out), say_angles(r, out);
 }
 
+/* Numbers that are not finite, and the self-check: before anything is claimed. */
 static void say_faults(const Reading *r, Bytes *out)
 {
-    if (isinf(r->check))
-        say(out, "Self-check failed: a radius is not finite after rotation.");
-    else if (r->check > 1e-4)
+    if (r->n_bad)
         say(out,
-            "Self-check failed: a mean radius after rotation differs by %.2g of its size from the "
-            "one before.",
-            r->check);
+            "%d of %d (head, pair) statistics %s not finite, and what follows leaves %s out. The "
+            "weights or inputs may hold such numbers, or a sum may have overflowed: which, is not "
+            "known here.",
+            r->n_bad, r->n_pairs, r->n_bad == 1 ? "is" : "are", r->n_bad == 1 ? "it" : "them");
     if (r->n_bad_heads)
         say(out,
             "In %d of %d head%s %llu row%s of attention %s not finite: windows with such a row are "
@@ -2203,11 +2350,13 @@ static void say_faults(const Reading *r, Bytes *out)
             r->n_bad_heads, r->n_heads, plural((uint64_t)r->n_heads),
             (unsigned long long)r->n_bad_rows, plural(r->n_bad_rows),
             r->n_bad_rows == 1 ? "is" : "are");
-    if (r->n_bad)
+    if (isinf(r->check))
+        say(out, "Self-check failed: a radius is not finite after rotation.");
+    else if (r->check > 1e-4)
         say(out,
-            "%d (head, pair) statistic%s not finite: the model overflowed, and what is said above "
-            "leaves %s out.",
-            r->n_bad, r->n_bad == 1 ? " is" : "s are", r->n_bad == 1 ? "it" : "them");
+            "Self-check failed: a mean radius after rotation differs by %.2g of its size from the "
+            "one before.",
+            r->check);
 }
 
 static uint64_t counted_tokens(const Reading *r) /* behind the means */
@@ -2221,6 +2370,7 @@ static Bytes findings(const Reading *r)
     Bytes out = {0};
     uint64_t n = counted_tokens(r);
     say_made(r, &out);
+    say_faults(r, &out);
     if (!n) {
         int skip = r->a->o.n_skip;
         say(&out,
@@ -2234,9 +2384,11 @@ static Bytes findings(const Reading *r)
                 (unsigned long long)n, n == 1 ? " is" : "s are");
         say_pairs(r, n, &out);
         say_sinks(r, &out);
-        if (n >= FEW) say_elsewhere(r, &out), say_scores(r, &out), say_massive(r, &out);
+        if (n >= FEW) {
+            say_elsewhere(r, &out), say_scores(r, &out), say_medians(r, &out);
+            say_massive_values(r, &out), say_massive(r, &out);
+        }
     }
-    say_faults(r, &out);
     return out;
 }
 
@@ -2644,7 +2796,8 @@ static void print_rate(FILE *f, Rate r)
     char of[32];
     snprintf(of, sizeof of, "%d/%d", r.hits, r.of);
     if (r.of)
-        fprintf(f, " %9s %3.0f%% %3.0f%%", of, percent(r), percent_chance(r));
+        fprintf(f, " %9s %3.0f%% %3.0f%%", of, percent_of((double)r.hits / r.of, 1),
+                percent_of(r.chance / r.of, 1));
     else
         fprintf(f, " %19s", "-");
 }
@@ -2884,7 +3037,7 @@ static void print_layer_row(const Term *t, const Reading *r)
     print_cell(f, 9, 3, r->n_alpha ? r->alpha : NONE);
     print_cell(f, 8, 3, r->n_alpha ? head_alpha(&r->head[r->sinkiest]) : NONE);
     print_cell(f, 8, 0, r->n_alpha ? r->head[r->sinkiest].h : NONE);
-    print_cell(f, 9, 0, r->n_samples ? 100 * r->sink : NONE);
+    print_cell(f, 9, 0, r->n_samples ? percent_of(r->sink, 1) : NONE);
     fputs(r->n_samples ? "%" : " ", f);
     if (r->n_bad_heads) fprintf(f, "  not finite: %d", r->n_bad_heads);
     fputc('\n', f);
@@ -3547,19 +3700,10 @@ static void json_sentences(FILE *f, Bytes *said)
     *said = (Bytes){0};
 }
 
-/* alpha_k over the heads, and Sink_k: share of the samples whose alpha_k is above sink_eps. */
 static void json_sink_means(FILE *f, const Reading *r)
 {
-    double alpha[SINK_KEYS] = {0}, share[SINK_KEYS] = {0};
-    for (int k = 0; k < SINK_KEYS; k++) {
-        for (int i = 0; i < r->n_heads; i++) {
-            const Head *h = &r->head[i];
-            if (h->whole.n > 0) alpha[k] += sink_alpha(h, k);
-            if (h->at_t.t == r->t) share[k] += h->at_t.n_sink[k];
-        }
-        alpha[k] /= r->n_alpha;
-        share[k] = k < r->t ? share[k] / (double)r->n_samples : NONE;
-    }
+    double alpha[SINK_KEYS], share[SINK_KEYS];
+    sink_means(r, alpha, share);
     json_column(f, "alpha_k", alpha, sizeof *alpha, SINK_KEYS);
     json_column(f, "sink_k", share, sizeof *share, SINK_KEYS);
 }
@@ -3577,9 +3721,10 @@ static void json_summary(FILE *f, const Reading *r)
     JSON_FIELDS(
         f, {"n_top", r->n_top}, {"n_strong", r->n_strong}, {"n_candidates", r->n_candidates},
         {"n_candidate_heads", r->n_candidate_heads}, {"n_not_finite", r->n_bad},
-        {"n_rows_not_finite", (double)r->n_bad_rows}, {"n_heads_not_finite", r->n_bad_heads},
-        {"alpha_queries", r->whole_t}, {"alpha_windows", (double)r->n_whole},
-        {"alpha_heads", r->n_alpha}, {"share_of_partial_pairs", r->partial}, {"alpha_1", r->alpha},
+        {"n_pairs", r->n_pairs}, {"n_rows_not_finite", (double)r->n_bad_rows},
+        {"n_heads_not_finite", r->n_bad_heads}, {"alpha_queries", r->whole_t},
+        {"alpha_windows", (double)r->n_whole}, {"alpha_heads", r->n_alpha},
+        {"share_of_partial_pairs", r->partial}, {"alpha_1", r->alpha},
         {"alpha_1_uniform", r->uniform}, {"alpha_1_t", r->alpha_t}, {"sink_1", r->sink},
         {"alpha_t", r->t}, {"n_samples", (double)r->n_samples}, {"top_first_k_over_mean_k", r->k0},
         {"top_phi_centre", r->centre}, {"radius_self_check", r->check}, {"n_sinks", r->n_sinks},
@@ -3721,7 +3866,7 @@ static void csv_line(Csv *c)
 /* What must not be lost when a table is passed on without the rest: which model and text, and what
  * was not as they would have it. free(notice.s). */
 typedef struct {
-    char model[13], text[13]; /* the first digits of the SHA-256 */
+    char model[26], text[13]; /* the first digits of the SHA-256; for a model q+k of the files */
     Bytes notice;
 } CsvMade;
 
@@ -3730,6 +3875,9 @@ static CsvMade csv_made(const Reading *r)
     CsvMade m = {.model = ""};
     snprintf(m.model, sizeof m.model, "%.12s", r->p->model_sha256);
     snprintf(m.text, sizeof m.text, "%.12s", r->p->text_sha256);
+    if (r->p->files)
+        snprintf(m.model, sizeof m.model, "%.12s+%.12s", r->p->files->q_sha256,
+                 r->p->files->k_sha256);
     say_made(r, &m.notice);
     for (size_t i = 0; i + 1 < m.notice.n; i++)
         if (!m.notice.s[i]) m.notice.s[i] = ' ';
@@ -4741,6 +4889,7 @@ static void say_judged(const CheckOptions *c, int i, Rate s, Bytes *out)
 {
     const Bound *b = &bounds[i];
     const char *with = bound_of_x(b) ? "" : " with ", *scope = bound_of_x(b) ? "" : bound_scope(b);
+    char words[VERDICT];
     int n_miss = s.of - s.hits;
     if (!s.of)
         say(out, "%s (%s) was asked of nothing: there is no strong pair%s%s.", b->id, b->formula,
@@ -4750,9 +4899,9 @@ static void say_judged(const CheckOptions *c, int i, Rate s, Bytes *out)
             "%s (%s: %s) has %d exception%s among %d strong pair%s%s%s: %.1f%%, %s the tolerance "
             "of %g%%. It holds for %.1f%%, by chance for %.1f%%: %s.",
             b->id, b->formula, b->meaning, n_miss, plural((uint64_t)n_miss), s.of,
-            plural((uint64_t)s.of), with, scope, 100.0 * n_miss / s.of,
+            plural((uint64_t)s.of), with, scope, percent_of((double)n_miss / s.of, 0.1),
             judge(c, s) == FAILS ? "beyond" : "within", 100 * c->tolerance, percent(s),
-            percent_chance(s), verdict(i, s));
+            percent_chance(s), verdict(i, s, words));
 }
 
 /* The sentence that the exit status stands for. */
@@ -4782,11 +4931,11 @@ static Bytes check_findings(const Reading *r, const CheckOptions *c)
 {
     Bytes out = {0};
     say_made(r, &out);
+    say_faults(r, &out);
     for (int i = 0; i < N_BOUNDS && can_judge(r); i++)
         if (is_judged(c, i)) say_judged(c, i, r->strong_rate[i], &out);
     if (r->n_heads && !(r->head->axis->n_ctx > 0))
         say(&out, "The trained context is unknown, so no pair can be placed by its cycles.");
-    say_faults(r, &out);
     say_outcome(r, c, &out);
     return out;
 }
@@ -5349,7 +5498,7 @@ static void print_ablation_run(const Term *t, const Ablation *b, const AblationR
     print_cell(f, 9, -5, r->ratio);
     print_cell(f, 9, -2, r->ratio_error);
     print_cell(f, 8, 3, figure_alpha(b, r));
-    print_cell(f, 8, 1, 100 * figure_sink(b, r));
+    print_cell(f, 8, 1, percent_of(figure_sink(b, r), 0.1));
     fputs("%\n", f);
 }
 
@@ -5880,6 +6029,23 @@ static void page_made(FILE *f, const Page *p)
     PAGE_MEMBERS(f, made, "shards", "+Partial results merged", "version", "ropescope");
 }
 
+/* Numbers that are not finite are told before anything is shown of the rest. */
+static void page_faults(FILE *f, const Page *p)
+{
+    Str summary = json_member(p->json, "summary");
+    double bad = json_number(summary, "n_not_finite"), of = json_number(summary, "n_pairs");
+    double rows = json_number(summary, "n_rows_not_finite");
+    if (!(bad > 0) && !(rows > 0)) return;
+    fputs("<p class=\"edited\"><strong>Not all numbers are finite.</strong> ", f);
+    if (bad > 0) fprintf(f, "%.0f", bad);
+    if (bad > 0 && of >= bad) fprintf(f, " of %.0f", of);
+    if (bad > 0) fputs(" (head, pair) statistics", f);
+    if (rows > 0) fprintf(f, "%s%.0f rows of attention", bad > 0 ? " and " : "", rows);
+    fputs(
+        " are not finite. They are left out of all that follows, which is of the rest alone.</p>\n",
+        f);
+}
+
 /* A run with an intervention says so before anything else. */
 static void page_edited(FILE *f, const Page *p)
 {
@@ -5890,6 +6056,12 @@ static void page_edited(FILE *f, const Page *p)
           f);
     html_words(f, edits);
     fputs("</p>\n", f);
+}
+
+static void page_banners(FILE *f, const Page *p)
+{
+    page_edited(f, p);
+    page_faults(f, p);
 }
 
 static void page_findings(FILE *f, const Page *p)
@@ -5914,11 +6086,12 @@ static void page_rate(FILE *f, Str bound, const char *set)
     snprintf(key, sizeof key, "%s_of", set);
     double of = json_number(bound, key);
     if (of > 0)
-        fprintf(f, "<td class=\"num\">%.0f of %.0f (%.1f&#160;%%)</td>", hits, of, 100 * hits / of);
+        fprintf(f, "<td class=\"num\">%.0f of %.0f (%.1f&#160;%%)</td>", hits, of,
+                percent_of(hits / of, 0.1));
     else
         fputs("<td class=\"num\">&#8211;</td>", f);
     snprintf(key, sizeof key, "%s_chance", set);
-    html_cell(f, 100 * json_number(bound, key), "%.1f&#160;%%");
+    html_cell(f, percent_of(json_number(bound, key), 0.1), "%.1f&#160;%%");
 }
 
 static void page_bound(FILE *f, Str b)
@@ -6106,7 +6279,7 @@ static void page_run(FILE *f, Str run)
     html_number(f, json_number(run, "perplexity_error"), "%.4f");
     fputs("</td>", f);
     html_cell(f, json_number(run, "alpha_1"), "%.4f");
-    html_cell(f, 100 * json_number(run, "sink_1"), "%.1f&#160;%%");
+    html_cell(f, percent_of(json_number(run, "sink_1"), 0.1), "%.1f&#160;%%");
     html_cell(f, json_number(run, "tokens_scored"), "%.0f");
     fputs("</tr>\n", f);
 }
@@ -6174,7 +6347,7 @@ static const struct {
     const char *mark;
     void (*write)(FILE *f, const Page *p);
 } page_parts[] = {
-    {"<!--title-->", page_title},     {"<!--edited-->", page_edited},
+    {"<!--title-->", page_title},     {"<!--edited-->", page_banners},
     {"<!--subject-->", page_subject}, {"<!--findings-->", page_findings},
     {"<!--made-->", page_made},       {"<!--notes-->", page_notes},
     {"<!--bounds-->", page_bounds},   {"<!--map-->", page_map},
@@ -6184,32 +6357,96 @@ static const struct {
 
 static Str json_trim(Str j)
 {
-    while (j.n && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
+    while (j.n && *j.s && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
     return j;
 }
 
-/* An ablation is shown beside a reading of the same model only. */
-static int check_ablation(Str reading, Str ablation, Err *e)
+/* Of a JSON text that something is built from: one whole object, its strings closed, its brackets
+ * closed in their order, and nothing but white space after it. Numbers and words are not judged. */
+static int json_whole(const PageFile *in, Err *e)
 {
-    if (!str_is(json_member(ablation, "schema"), "\"ropescope.ablation/1\""))
-        return err_set(e, "report: the ablation is not one: expected JSON with "
-                          "\"schema\":\"ropescope.ablation/1\"");
-    Str a = json_member(json_member(reading, "provenance"), "model_sha256");
-    Str b = json_member(json_member(ablation, "provenance"), "model_sha256");
-    if (json_null(a) || json_null(b) || (a.n == b.n && !memcmp(a.s, b.s, a.n))) return 0;
-    return err_set(e,
-                   "report: the ablation is of another model: model_sha256: expected %.*s, as in "
-                   "the reading, found %.*s",
-                   a.n < 80 ? (int)a.n : 80, a.s, b.n < 80 ? (int)b.n : 80, b.s);
+    enum { DEEP = 64 };
+    char open[DEEP];
+    Str j = in->json;
+    size_t i = (size_t)(json_trim(j).s - j.s), depth = 0;
+    if (i >= j.n || j.s[i] != '{')
+        return err_set(e, "%s: expected a JSON object, found %s", in->path,
+                       i < j.n ? "something else" : "nothing");
+    do {
+        char c = j.s[i];
+        if ((c == '{' || c == '[') && depth == DEEP)
+            return err_set(e, "%s: byte %zu: expected at most %d brackets open", in->path, i, DEEP);
+        if (c == '{' || c == '[') open[depth++] = c == '{' ? '}' : ']';
+        if ((c == '}' || c == ']') && open[--depth] != c)
+            return err_set(e, "%s: byte %zu: expected '%c', found '%c'", in->path, i, open[depth],
+                           c);
+        if (!c) return err_set(e, "%s: byte %zu: expected JSON, found a zero byte", in->path, i);
+        i = c == '"' ? json_string_end(j, i) : i + 1;
+    } while (i < j.n && depth);
+    if (depth) return err_set(e, "%s: expected '%c', found its end", in->path, open[depth - 1]);
+    while (i < j.n && j.s[i] && strchr(" \t\r\n", j.s[i])) i++;
+    if (i == j.n) return 0;
+    return err_set(e, "%s: byte %zu: expected its end, found more after the object", in->path, i);
 }
 
-int report_html(Str reading, Str ablation, FILE *f, Err *e)
+static int shown_length(Str v) /* of a value in a message */
 {
-    Str j = json_trim(reading), a = json_trim(ablation), schema = json_member(j, "schema");
-    if (!str_is(schema, "\"ropescope.analysis/1\"") && !str_is(schema, "\"ropescope.analysis/2\""))
-        return err_set(e, "report: the data is not an analysis: expected JSON with "
-                          "\"schema\":\"ropescope.analysis/2\"");
-    if (ablation.s && check_ablation(j, a, e)) return -1;
+    return v.n < 80 ? (int)v.n : 80;
+}
+
+/* A schema of the list: n of them, the last one the newest. */
+static int check_schema(const PageFile *in, const char *const *schema, int n, Err *e)
+{
+    Str found = json_member(json_trim(in->json), "schema");
+    for (int i = 0; i < n; i++)
+        if (str_is(found, schema[i])) return 0;
+    if (!found.n) found = (Str){"none", 4};
+    return err_set(e, "%s: schema: expected %s, found %.*s", in->path, schema[n - 1],
+                   shown_length(found), found.s);
+}
+
+/* An ablation is shown beside a reading of the same model and text, in windows of the same length,
+ * that is of the model as it is. A field that one of them lacks is not compared. */
+static int check_ablation(const PageFile *reading, const PageFile *ablation, Err *e)
+{
+    static const char *const field[] = {"model_sha256", "another model",
+                                        "text_sha256",  "another text",
+                                        "n_ctx",        "windows of another length"};
+    Str of = json_member(json_trim(reading->json), "provenance");
+    Str made = json_member(json_trim(ablation->json), "provenance");
+    for (size_t i = 0; i < sizeof field / sizeof *field; i += 2) {
+        Str a = json_member(of, field[i]), b = json_member(made, field[i]);
+        if (json_null(a) || json_null(b) || (a.n == b.n && !memcmp(a.s, b.s, a.n))) continue;
+        return err_set(e,
+                       "%s: the ablation is of %s: %s: expected %.*s, as in the reading %s, found "
+                       "%.*s",
+                       ablation->path, field[i + 1], field[i], shown_length(a), a.s, reading->path,
+                       shown_length(b), b.s);
+    }
+    Str edits = json_member(of, "edits");
+    if (json_null(edits)) return 0;
+    return err_set(e,
+                   "%s: edits: expected null, as an ablation belongs to a reading of the unedited "
+                   "model, found %.*s",
+                   reading->path, shown_length(edits), edits.s);
+}
+
+static int check_inputs(const PageFile *reading, const PageFile *ablation, Err *e)
+{
+    static const char *const of[] = {"\"ropescope.analysis/1\"", "\"ropescope.analysis/2\""};
+    static const char *const run[] = {"\"ropescope.ablation/1\""};
+    if (json_whole(reading, e) || check_schema(reading, of, 2, e)) return -1;
+    if (!ablation->json.s) return 0;
+    return json_whole(ablation, e) || check_schema(ablation, run, 1, e) ||
+                   check_ablation(reading, ablation, e)
+               ? -1
+               : 0;
+}
+
+int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err *e)
+{
+    if (check_inputs(reading, ablation, e)) return -1;
+    Str j = json_trim(reading->json), a = json_trim(ablation->json);
     locale_t old = c_numbers();
     Page p = page_new(j, a);
     const char *at = ropescope_page;
@@ -7377,12 +7614,26 @@ static int capture_arrays(const Capture *c, int l, int T, NamedArray *a, char (*
     return n;
 }
 
+/* What was not as the model file has it: "-" if nothing; free(.s). */
+static Bytes interventions(const Provenance *p)
+{
+    Bytes b = {0};
+    const char *part[] = {"position encoding '", p->rope_override,
+                          "' by an option, not as the file says", p->edits ? "; " : ""};
+    for (int i = 0; i < 4 && p->rope_override; i++) bytes_add(&b, part[i], strlen(part[i]));
+    if (p->edits) bytes_add(&b, p->edits, strlen(p->edits));
+    if (!b.n) bytes_add(&b, "-", 1);
+    bytes_add(&b, "", 1);
+    return b;
+}
+
 /* What the arrays are, and how they were made. */
 static void capture_header(const Capture *c, const Provenance *p, int T, NamedArray *a, size_t n,
                            FILE *f)
 {
     const Rope *r = &c->m->rope[0];
     char tokens[16], rope[256];
+    Bytes changed = interventions(p);
     snprintf(tokens, sizeof tokens, "%d", T);
     snprintf(rope, sizeof rope,
              "%s, base %.9g, factor %.9g, amplitude %.9g, %d of %d channels rotated, trained "
@@ -7394,7 +7645,7 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
         {"bos_policy", or_dash(p->bos_policy)},
         {"channels", "half-split, as in Hugging Face files: rotary pair j of P is (j, j + P)"},
         {"heads", c->o.heads ? c->o.heads : "all"},
-        {"intervention", or_dash(p->rope_override)},
+        {"intervention", changed.s},
         {"kv_heads", "those that serve the chosen heads, not repeated: [pos, kv_head, d_head]"},
         {"layers", c->o.layers ? c->o.layers : "all"},
         {"model", or_dash(p->model_path)},
@@ -7409,6 +7660,7 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
         {"version", "ropescope " ROPESCOPE_VERSION},
     };
     safetensors_header(f, a, n, meta, sizeof meta / sizeof *meta);
+    free(changed.s);
 }
 
 void capture_write(Capture *c, const Provenance *p, FILE *f)

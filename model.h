@@ -765,9 +765,16 @@ typedef struct {
 int partial_add(Partial *x, const char *path, const uint8_t *data, size_t size, Err *e) MUST_USE;
 void partial_free(Partial *x);
 
-/* One self-contained page from the JSON text of analysis_json and that of an ablation (s = NULL:
- * none). Errors: one of them is something else, they are of different models, f fails. */
-int report_html(Str reading, Str ablation, FILE *f, Err *e) MUST_USE;
+/* JSON text and the name of its file, for messages. */
+typedef struct {
+    const char *path;
+    Str json;
+} PageFile;
+
+/* One self-contained page from the JSON text of analysis_json and that of an ablation (json.s =
+ * NULL: none). Errors: one of them is not whole or something else; they are of different models,
+ * texts or window lengths; there is an ablation and the reading is of an edited run; f fails. */
+int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err *e) MUST_USE;
 
 /* Array files. An element is found by its number in the file: the sum of index times stride. */
 enum { ARRAY_DIMS = 5 };

@@ -5174,8 +5174,10 @@ static int run_report(Options *o, Err *e)
              (o->ablation && bytes_read(&ablation, o->ablation, e)) ||
              out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
-        Str edits = {o->ablation ? ablation.s ? ablation.s : "" : NULL, ablation.n};
-        rc = report_html((Str){json.s, json.n}, edits, out.f, e);
+        PageFile reading = {o->model, {json.s ? json.s : "", json.n}};
+        PageFile edits = {o->ablation,
+                          {o->ablation ? ablation.s ? ablation.s : "" : NULL, ablation.n}};
+        rc = report_html(&reading, &edits, out.f, e);
         if (rc)
             out_abandon(&out);
         else

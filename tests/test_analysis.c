@@ -55,8 +55,8 @@ static Provenance made(void)
 /* What a report function writes, as a string to free. */
 static char *captured(const Analysis *a, const Provenance *p, int json)
 {
-    char *s = NULL;
-    size_t n = 0;
+    static char *s;
+    static size_t n;
     FILE *f = open_memstream(&s, &n);
     if (json)
         analysis_json(a, p, f);
@@ -584,6 +584,52 @@ static void test_small(void)
     rope_free(&s.rope);
 }
 
+static Err refusal; /* of the last page */
+
+static char *page_with(Str json, Str ablation, int *status)
+{
+    static char *got;
+    static size_t size;
+    FILE *f = open_memstream(&got, &size);
+    PageFile reading = {"r.json", json}, runs = {"a.json", ablation};
+    refusal.msg[0] = 0;
+    *status = report_html(&reading, &runs, f, &refusal);
+    fclose(f);
+    return got;
+}
+
+static char *page_of(const char *json, size_t n, int *status)
+{
+    return page_with((Str){json, n}, (Str){NULL, 0}, status);
+}
+
+/* Pair 0 of the queries is not finite: the first finding, with no cause, and the page's banner. */
+static void test_not_finite(void)
+{
+    Shape s;
+    int status;
+    float x[12] = {1, 2, 3, 4, 5, 6, 7, 8};
+    shape_new(&s, 1, 1, 1, 8, ROPE_HALF, "plain", 512);
+    for (int bad = 0; bad < 2; bad++) {
+        Analysis *a = start(&s);
+        Provenance p = made();
+        x[0] = bad ? NAN : 1;
+        for (int i = 0; i < 40; i++) show(a, &s, 1, 0, 0, i, 1, x), show(a, &s, 0, 0, 0, i, 1, x);
+        char *json = captured(a, &p, 1), *page = page_of(json, strlen(json), &status);
+        const char *first = strstr(json, "\"findings\":[\"1 of 4 (head, pair) statistics is not "
+                                         "finite, and what follows leaves it out.");
+        NEAR(get(json, "summary.n_pairs"), 4, 0);
+        CHECK((first != NULL) == bad && !strstr(json, "the model overflowed"));
+        const char *banner = strstr(page, "<strong>Not all numbers are finite.</strong> 1 of 4 "
+                                          "(head, pair) statistics are not finite.");
+        const char *list = strstr(page, "<ul class=\"found\">");
+        CHECK((banner != NULL) == bad && list && (!banner || banner < list));
+        free(json), free(page);
+        analysis_free(a);
+    }
+    rope_free(&s.rope);
+}
+
 static void test_odd(void)
 {
     Shape s;
@@ -768,22 +814,6 @@ static void test_json_str(void)
     check_str("\0z", 2, "\"\\u0000z\"");
 }
 
-static char *page_with(Str json, Str ablation, int *status)
-{
-    Err e;
-    char *got = NULL;
-    size_t size = 0;
-    FILE *f = open_memstream(&got, &size);
-    *status = report_html(json, ablation, f, &e);
-    fclose(f);
-    return got;
-}
-
-static char *page_of(const char *json, size_t n, int *status)
-{
-    return page_with((Str){json, n}, (Str){NULL, 0}, status);
-}
-
 /* What the page says without a script about how the reading was made. */
 static void test_page_made(void)
 {
@@ -830,18 +860,16 @@ static void test_page_static(void)
 {
     static const char json[] =
         "{\"schema\":\"ropescope.analysis/2\",\"provenance\":{\"model_sha256\":\"00\",\"edits\":"
-        "\"dropped <2>\"},\"ropes\":[{\"n_pairs\":4,\"x\":[20,5,3,1],\"class\":[\"full\",\"partial\","
+        "null},\"ropes\":[{\"n_pairs\":4,\"x\":[20,5,3,1],\"class\":[\"full\",\"partial\","
         "\"half\",\"half\"]}],\"layers\":[{\"rope\":0,\"heads\":[{\"head\":0,\"top_pair\":0,\"ratio\":"
         "[1,null,1,1],\"candidates\":[]}]},{\"rope\":0,\"heads\":[{\"head\":0,\"top_pair\":2,\"ratio\":"
         "[1,1,100,10],\"candidates\":[2,9],\"phi\":[0,0,3.14159265,0],\"alpha_1\":0.5}]}]}";
     static const char ablation[] =
         "{\"schema\":\"ropescope.ablation/1\",\"provenance\":{\"model_sha256\":\"00\"},\"runs\":["
         "{\"name\":\"drop\",\"n_edited\":7,\"perplexity\":2.5,\"perplexity_error\":null,\"sink_1\":0.25}]}";
-    static const char other[] = "{\"schema\":\"ropescope.ablation/1\",\"provenance\":"
-                                "{\"model_sha256\":\"01\"}}";
+    static const char edited[] = "{\"schema\":\"ropescope.analysis/2\",\"provenance\":{\"edits\":"
+                                 "\"dropped <2>\"}}";
     static const char *const want[] = {
-        "<p class=\"edited\"><strong>Edited run.</strong>",
-        "dropped &#60;2&#62;",
         "largest: layer 1, pair 2, 100.0 times",
         "<path fill=\"#fee838\" d=\"M72 38h14v14h-14z\"/>\n<circle class=\"ring\" cx=\"79\" cy=\"45\"",
         "<path fill=\"#00224e\" d=\"M44 24h14v14h-14z\"/>",
@@ -859,11 +887,11 @@ static void test_page_static(void)
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
         CHECK_MSG(strstr(page, want[i]) != NULL, "the page has no '%s'", want[i]);
     free(page);
-    page = page_of(json, sizeof json - 1, &status);
+    page = page_of(edited, sizeof edited - 1, &status);
     CHECK(status == 0 && strstr(page, "No intervention was measured"));
+    CHECK(strstr(page, "<p class=\"edited\"><strong>Edited run.</strong>") != NULL);
+    CHECK(strstr(page, "dropped &#60;2&#62;") != NULL);
     free(page);
-    free(page_with(reading, (Str){other, sizeof other - 1}, &status));
-    CHECK(status == -1);
     free(page_with(reading, (Str){"", 0}, &status));
     CHECK(status == -1);
     for (size_t n = 0; n < sizeof ablation; n++) { /* cut anywhere: no crash */
@@ -872,6 +900,50 @@ static void test_page_static(void)
         free(page_with(reading, (Str){cut, n}, &status));
         free(cut);
     }
+}
+
+/* No page of the reading and the ablation (NULL: none), and the refusal says `want`. */
+static void check_refusal(int line, const char *json, const char *ablation, const char *want)
+{
+    int status;
+    Str runs = {ablation, ablation ? strlen(ablation) : 0};
+    char *page = page_with((Str){json, strlen(json)}, runs, &status);
+    CHECK_MSG(status == (want ? -1 : 0), "line %d: status %d", line, status);
+    CHECK_MSG(!want || (!*page && strstr(refusal.msg, want)), "line %d: '%s'", line, refusal.msg);
+    free(page);
+}
+#define REFUSED(json, ablation, want) check_refusal(__LINE__, json, ablation, want)
+
+#define READING "{\"schema\":\"ropescope.analysis/2\",\"provenance\":{"
+#define RUNS    "{\"schema\":\"ropescope.ablation/1\",\"provenance\":{"
+
+/* A reading or ablation that is not one whole JSON object, or is of something else. */
+static void test_page_refusals(void)
+{
+    const char *good = READING "\"model_sha256\":\"0\",\"text_sha256\":\"1\",\"n_ctx\":8,\"edits\":"
+                               "null}}";
+    const char *edited = READING "\"edits\":\"all [of {it\"}}";
+    REFUSED(" \n" READING "\"a\":[1,\"]}\\\"\",{}]}} \n", NULL, NULL);
+    REFUSED(READING "\"a\":[1,2", NULL, "r.json: expected ']', found its end");
+    REFUSED(READING "\"a\":\"}}", NULL, "r.json: expected '}', found its end");
+    REFUSED(READING "\"a\":[1}}", NULL, "expected ']', found '}'");
+    REFUSED(READING "}},", NULL, "r.json: byte 49: expected its end");
+    REFUSED(READING "}}{}", NULL, "r.json: byte 49: expected its end");
+    REFUSED("", NULL, "r.json: expected a JSON object, found nothing");
+    REFUSED("[]", NULL, "r.json: expected a JSON object, found something else");
+    REFUSED("{}", NULL, "r.json: schema: expected \"ropescope.analysis/2\", found none");
+    REFUSED(RUNS "}}", NULL, "found \"ropescope.ablation/1\"");
+    REFUSED(good, "", "a.json: expected a JSON object, found nothing");
+    REFUSED(good, good, "a.json: schema: expected \"ropescope.ablation/1\", found");
+    REFUSED(good, RUNS "\"n_ctx\":8}", "a.json: expected '}', found its end");
+    REFUSED(good, RUNS "\"model_sha256\":\"1\"}}",
+            "model_sha256: expected \"0\", as in the reading "
+            "r.json, found \"1\"");
+    REFUSED(good, RUNS "\"text_sha256\":\"0\"}}", "text_sha256: expected \"1\"");
+    REFUSED(good, RUNS "\"n_ctx\":16}}", "n_ctx: expected 8, as in the reading r.json, found 16");
+    REFUSED(good, RUNS "\"model_sha256\":\"0\",\"n_ctx\":8,\"edits\":\"x\"}}", NULL);
+    REFUSED(edited, RUNS "}}", "r.json: edits: expected null");
+    REFUSED(edited, NULL, NULL);
 }
 
 static void test_page(void)
@@ -924,10 +996,12 @@ int main(void)
     test_nan_attention(0);
     test_nan_attention(1);
     test_odd();
+    test_not_finite();
     test_small();
     test_check();
     test_page();
     test_page_static();
+    test_page_refusals();
     test_page_made();
     return check_done();
 }

@@ -101,6 +101,7 @@ refused 1 "no-such-folder" analyze $model -f $sample -n 64 -o "$dir/no-such-fold
 printf '{"not": "a reading"' >"$dir/bad.json"
 run report "$dir/bad.json" -o "$dir/bad.html"
 ok "report refuses another JSON" exits 1
+ok "and names the file" complains "$dir/bad.json: expected"
 ok "and leaves no page" [ ! -e "$dir/bad.html" ]
 
 # ---- info and tokenize
@@ -267,6 +268,8 @@ run analyze $model -f $sample -n 100 -o "$dir/table"
 ok "analyze -o" [ -s "$dir/table" ]
 run report "$dir/reading.json" -o "$dir/page.html"
 ok "report runs" exits 0
+head -c 5000 "$dir/reading.json" >"$dir/cut.json"
+refused 1 "$dir/cut.json: expected .*found its end" report "$dir/cut.json"
 ok "the page is a page" matches '<html' "$dir/page.html"
 ok "the page needs no network" sh -c "! grep -qiE '(src|href)=.?https?:' '$dir/page.html'"
 ok "no unfinished files are left" sh -c "! ls '$dir' | grep -q tmp"
@@ -497,6 +500,11 @@ ok "analyze --q --k runs without a model" exits 0
 ok "and says what was read" says "activations from files"
 ok "and the heads it found" says "4 query / 2 kv heads of 6"
 ok "and the thresholds" says "^strong  r_q r_k >= 20"
+run analyze $qk $how --json --csv "$dir/files.csv"
+files=$(sed -n 's/.*"q_sha256":"\([0-9a-f]\{12\}\).*"k_sha256":"\([0-9a-f]\{12\}\).*/\1+\2/p' "$out")
+ok "the CSV names the files by their hashes" \
+    grep -q ",[0-9a-f]\{12\}+[0-9a-f]\{12\},," "$dir/files.csv"
+ok "which are those of the JSON" grep -qF ",$files,," "$dir/files.csv"
 run check $qk $how
 ok "check says what was read, too" says "activations from files"
 ok "and the thresholds" says "^strong  r_q r_k >= 20"
@@ -532,6 +540,13 @@ ok "a capture does not change the reading" cmp -s "$out" "$dir/captured.json"
 run analyze $model -f $sample -n 300 -c 300 --json -t 1 -b 19 --capture "$dir/c2.safetensors" \
     --capture-layers 0,2-3 --capture-tokens 90 --capture-pattern
 ok "the same capture with other threads and batches" cmp -s "$dir/c.safetensors" "$dir/c2.safetensors"
+for edit in "--drop full:the full-cycle pairs" "--rope none:position encoding 'none' by an option"; do
+    # shellcheck disable=SC2086
+    run analyze $model -f $sample -n 40 --capture "$dir/edited.safetensors" ${edit%%:*}
+    ok "the capture of ${edit%%:*} says so" \
+        grep -aq "\"intervention\":\"${edit#*:}" "$dir/edited.safetensors"
+done
+ok "the capture of an unedited run has none" grep -aq '"intervention":"-"' "$dir/c.safetensors"
 refused 2 "say where to" analyze $model -f $sample --capture-layers 0
 refused 2 "capture takes the first window .* with --shard" analyze $model -f $sample \
     --capture "$dir/x" --shard 2/2 --partial "$dir/p"
@@ -581,6 +596,17 @@ run $ablation --isa base -n 140
 cp "$out" "$dir/ablation"
 run $ablation -n 140
 ok "the same JSON without vectors" cmp -s "$out" "$dir/ablation"
+run analyze $model -f $sample -n 140 -c 128 --json -o "$dir/unedited.json"
+run report "$dir/unedited.json" --ablation "$dir/ablation" -o "$dir/page2.html"
+ok "an ablation of the same text and windows joins a reading" exits 0
+run analyze $model -f $sample -n 140 -c 64 --json -o "$dir/unedited.json"
+refused 1 "$dir/ablation: .*n_ctx: expected 64, .*found 128" report "$dir/unedited.json" \
+    --ablation "$dir/ablation"
+run analyze $model -f README.md -n 140 -c 128 --json -o "$dir/unedited.json"
+refused 1 "of another text: text_sha256" report "$dir/unedited.json" --ablation "$dir/ablation"
+run analyze $model -f $sample -n 140 -c 128 --drop full --json -o "$dir/unedited.json"
+refused 1 "$dir/unedited.json: edits: expected null" report "$dir/unedited.json" \
+    --ablation "$dir/ablation"
 run perplexity $model -f $sample -c 128 --protocol full --json
 unedited=$(sed -n 's/.*"perplexity":\([0-9.]*\),.*/\1/p' "$out")
 run ablate $model -f $sample -c 128 --int8 --json --rope none --keep-rope 0

@@ -647,8 +647,8 @@ def test_refusals(program, folder):
     (folder / "empty.json").write_text("")
     for name, words in (
         ("other", "of another model"),
-        ("empty", "expected JSON"),
-        ("plain", "ablation is not one"),
+        ("empty", "expected a JSON object"),
+        ("plain", 'schema: expected "ropescope.ablation/1"'),
     ):
         done = subprocess.run(
             [

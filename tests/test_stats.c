@@ -582,6 +582,9 @@ static void test_sinks(void)
     NEAR(num(json, "summary.n_sinks_elsewhere"), 3, 0);
     CHECK(strstr(json, "In 3 of the 4 heads with a sink") != NULL);
     CHECK(strstr(json, "the one at position 3 (2 heads)") != NULL);
+    CHECK(strstr(json, "Other keys take more than 0.3 of the attention in at least 10% of the "
+                       "samples: key 3 in 50.0% (0.338 of the attention on average); key 5 in "
+                       "25.0% (0.200 of the attention on average).") != NULL);
     free(json);
     uint8_t all[HEADS] = {1, 1, 1, 1};
     Sinks sinks = analysis_sinks(a, &(Selection){.layer = all, .head = all});
@@ -596,7 +599,7 @@ static void test_sinks(void)
     is(json, "layers.0.heads.0.sink_share_k.20", "null");
     NEAR(num(json, "layers.0.heads.0.sink_key"), 0, 0);
     is(json, "layers.0.heads.1.sink_key", "null");
-    CHECK(!strstr(json, "is not the first token"));
+    CHECK(!strstr(json, "is not the first token") && !strstr(json, "is not the only sink"));
     free(json);
     analysis_free(a);
     rope_free(&s.rope);
@@ -911,6 +914,114 @@ static void test_tokens(void)
 
 /* ---- exact sums ---- */
 
+/* ---- words ---- */
+
+static void check_verdict(int line, int bound, Rate s, const char *want)
+{
+    char words[VERDICT];
+    verdict(bound, s, words);
+    CHECK_MSG(strstr(words, want) && !strstr(words, "nan"), "line %d: '%s'", line, words);
+}
+#define VERDICT_IS(want, bound, ...) check_verdict(__LINE__, bound, (Rate){__VA_ARGS__}, want)
+
+/* Of 48 pairs with a chance of 0.911 each, even 48 hits are no more than by chance. */
+static void test_verdict(void)
+{
+    VERDICT_IS("cannot be told from chance with 48 pairs: that takes more than 3 standard "
+               "deviations, and a hit by every pair would be 2.2",
+               BOUND_B3, 48, 48, 48 * 0.911, 48 * 0.911 * 0.089);
+    VERDICT_IS("no more and no less than by chance, so it tells nothing (0.0 standard deviations; "
+               "more than 3 would)",
+               BOUND_B3, 24, 48, 24, 12);
+    VERDICT_IS("(1.2 standard deviations below; more", BOUND_B3, 20, 48, 24, 12);
+    VERDICT_IS("more often than by chance (by 4.6 standard deviations)", BOUND_T3, 40, 48, 24, 12);
+    VERDICT_IS("less often than by chance (by 4.6 standard deviations)", BOUND_T3, 8, 48, 24, 12);
+    VERDICT_IS("(by 4.6 standard deviations): in the others", BOUND_B2, 8, 48, 24, 12);
+    VERDICT_IS("with 5 pairs: that takes", BOUND_F1, 5, 5, 5, 0); /* the chance is 1 */
+}
+
+/* 100 % only of all, 0 % only of none. */
+static void test_percent(void)
+{
+    char *s = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&s, &n);
+    NEAR(percent_of(1, 1), 100, 0);
+    NEAR(percent_of(1 - 1e-12, 1), 100, 1e-9); /* a sum of shares */
+    NEAR(percent_of(0, 1), 0, 0);
+    NEAR(percent_of(269 / 270.0, 1), 99, 0);
+    NEAR(percent_of(1 / 236.0, 1), 1, 0);
+    NEAR(percent_of(2999 / 3000.0, 0.1), 99.9, 1e-12);
+    NEAR(percent_of(1 / 3000.0, 0.1), 0.1, 0);
+    NEAR(percent_of(0.4567, 0.1), 45.67, 1e-12);
+    CHECK(isnan(percent_of(NONE, 1)));
+    print_rate(f, (Rate){269, 270, 1, 1});
+    fclose(f);
+    CHECK(!strcmp(s, "   269/270  99%   1%"));
+    free(s);
+}
+
+/* The logit sentence has the means over all (query, other key), as the theory does. */
+static void test_logit_words(void)
+{
+    Shape s;
+    AnalysisOptions o = analysis_defaults();
+    Provenance p = {0};
+    Bytes said = {0};
+    shape_new(&s, ROPE_HALF, 0);
+    Analysis *a = analysis_new(&s.m, &o);
+    Reading r = reading_new(a, &p);
+    r.n_logit = 4, r.n_elsewhere = 0;
+    r.partial_logit = (LogitSum){.sink = 2, .others = -1, .ordinary = -3};
+    r.full_logit = (LogitSum){.sink = 0, .others = 0.5, .ordinary = 0.25};
+    say_elsewhere(&r, &said);
+    CHECK(said.n && !strcmp(said.s, "The attention logit of the first token is 4.75 above the mean "
+                                    "over all (query, other key) (mean over 4 heads): +5.00 of it "
+                                    "comes from pairs with x <= 2 pi (first token +2.00, others "
+                                    "-3.00), -0.25 from all the rest (+0.00, +0.25)."));
+    free(said.s);
+    reading_free(&r);
+    analysis_free(a);
+    rope_free(&s.rope);
+}
+
+/* 40 tokens whose channel 0 is large in query heads 1 and 2 and in key head 1. */
+static char *massive_said(float large)
+{
+    Shape s;
+    AnalysisOptions o = analysis_defaults();
+    shape_new(&s, ROPE_HALF, 0);
+    Analysis *a = analysis_new(&s.m, &o);
+    const Probe *p = analysis_probe(a);
+    float x[40 * D];
+    for (int stage = BEFORE_ROPE; stage <= AFTER_ROPE; stage++)
+        for (int h = 0; h < HEADS; h++) {
+            for (int i = 0; i < 40 * D; i++) x[i] = i % D ? 1 : large;
+            if (h < KV && h != 1)
+                for (int i = 0; i < 40 * D; i++) x[i] = 1;
+            if (h < KV) p->k(p->ctx, 0, h, stage, 0, 40, x, D);
+            for (int i = 0; i < 40 * D; i++) x[i] = i % D || !(h == 1 || h == 2) ? 1 : large;
+            p->q(p->ctx, 0, h, stage, 0, 40, x, D);
+        }
+    char *json = json_of(a, NULL);
+    analysis_free(a);
+    rope_free(&s.rope);
+    return json;
+}
+
+static void test_massive_said(void)
+{
+    char *json = massive_said(100), want[128];
+    snprintf(want, sizeof want, "2 in the queries of 2 of %d heads, 1 in the keys of 1 of %d.",
+             2 * HEADS, 2 * KV);
+    CHECK_MSG(strstr(json, want) != NULL, "'%s' is not said", want);
+    CHECK(strstr(json, "The stable rank of the queries is ") != NULL);
+    free(json);
+    json = massive_said(1);
+    CHECK(strstr(json, "No query or key has a massive value") != NULL);
+    free(json);
+}
+
 static Exact exact_of(const double *v, int n)
 {
     Exact s = {{0}};
@@ -1033,6 +1144,10 @@ int main(void)
     test_tri();
     test_distances();
     test_tokens();
+    test_verdict();
+    test_percent();
+    test_logit_words();
+    test_massive_said();
     test_exact_order();
     test_exact_ends();
     test_exact_reading(1e10, 1);
