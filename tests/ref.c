@@ -339,8 +339,8 @@ static void attention(const Ref *r, int l, const double *xn, int n, double *x)
         for (int h = 0; h < heads; h++) {
             size_t at = (size_t)(h / (heads / kv)) * (size_t)d;
             size_t to = (size_t)i * qs + (size_t)h * (size_t)d;
-            attend(r, l, h, q + to, k + at, v + at, ks, window && i >= window ? i - window + 1 : 0, i,
-                   out + to);
+            attend(r, l, h, q + to, k + at, v + at, ks, window && i >= window ? i - window + 1 : 0,
+                   i, out + to);
         }
     add_linear(r, l, "attn_output", out, n, x, r->n_embd, heads * d);
     free(q);
