@@ -1933,8 +1933,8 @@ static void say_candidates(const Reading *r, Bytes *out)
     const AnalysisOptions *o = &r->a->o;
     if (r->n_candidates)
         say(out,
-            "%d offset feature candidate%s in %d of %d head%s: x < 2 pi, R_q and R_k >= %g, "
-            "r_q r_k >= %g times the median pair of the head, negative mean over the distances.",
+            "%d offset feature candidate%s in %d of %d head%s: x < 2 pi, R_q and R_k >= %g (1: all "
+            "tokens point the same way), r_q r_k >= %g times the median pair of the head, negative mean over the distances.",
             r->n_candidates, plural((uint64_t)r->n_candidates), r->n_candidate_heads, r->n_heads,
             plural((uint64_t)r->n_heads), o->strong_r, o->strong_ratio);
     else
