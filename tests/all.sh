@@ -34,7 +34,11 @@ run() { # NAME COMMAND...
 
 for test in "$@"; do run "$(basename "$test")" "$test"; done
 run test_cli sh tests/test_cli.sh "$build/ropescope"
-run test_page sh tests/test_page.sh "$build/ropescope"
+if [ -z "${PAGE_TESTED:-}" ]; then
+    run test_page sh tests/test_page.sh "$build/ropescope"
+else
+    echo "skipped: test_page: $PAGE_TESTED"
+fi
 run test_export sh tests/test_export.sh "$build/ropescope" "$build/tests/dump_logits"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
