@@ -138,14 +138,13 @@ typedef struct {
     Peak *closed;  /* the same without the open window */
     double *high;  /* [n_peaks] values of peak */
     size_t n_sums, n_peaks;
-    float *first; /* [FIRST][D] tokens of window 0 before rotation, the skipped left out */
+    float *first; /* [FIRST_TOKENS][D] tokens of window 0 before rotation, the skipped left out */
     int *n_first;
     double *most_r; /* [P] of the tokens being summed */
     float *most;    /* [D] */
     Held held[2];   /* before and after rotation */
 } Tally;
 
-#define FIRST     64 /* tokens of the first window that are kept as they are */
 #define SINK_KEYS 64 /* keys that may be sinks */
 
 /* Weights on the first keys of n queries of one window, and what equal weights on key 0 would
@@ -168,7 +167,7 @@ typedef struct {
     SinkSamples whole, at_t; /* whole windows; their first sink_t queries */
     double *keys, *key0;     /* [D] sum of keys 1 .. pos after rotation, and key 0: open window */
     int n_keys, has_key0;    /* the keys in that sum: the finite ones; key0 is set and finite */
-    float *map;              /* [FIRST (FIRST + 1) / 2] rows of window 0 */
+    float *map;              /* [FIRST_TOKENS (FIRST_TOKENS + 1) / 2] rows of window 0 */
     int n_map;
 } Sink;
 
@@ -462,7 +461,7 @@ static void add_before(const Analysis *an, Tally *y, const Axis *ax, const Batch
     *(skipped ? o->n_skip : o->n) += b->n;
     if (skipped) return;
     k->add_moments(o->moments, b->x, b->stride, b->n, D);
-    for (int i = 0; i < b->n && an->window == 0 && *y->n_first < FIRST; i++)
+    for (int i = 0; i < b->n && an->window == 0 && *y->n_first < FIRST_TOKENS; i++)
         memcpy(y->first + (size_t)(*y->n_first)++ * (size_t)D, b->x + (size_t)i * b->stride,
                (size_t)D * sizeof *b->x);
 }
@@ -679,7 +678,7 @@ static void on_attn(void *ctx, const AttnRow *r)
     }
     add_row(y->open.row, an, r);
     if (r->q && r->k) add_logits(an, s, y, r);
-    if (an->window == 0 && r->pos == s->n_map && s->n_map < FIRST && r->t0 == 0) {
+    if (an->window == 0 && r->pos == s->n_map && s->n_map < FIRST_TOKENS && r->t0 == 0) {
         memcpy(s->map + s->n_map * (s->n_map + 1) / 2, r->weights,
                (size_t)r->n_t * sizeof *r->weights);
         s->n_map++;
@@ -973,7 +972,7 @@ static void place_tally(Tally *y, Block *b, int P, int D, int is_query)
     y->most_r = cut(b, (size_t)P, sizeof *y->most_r);
     y->most = cut(b, (size_t)D, sizeof *y->most);
     y->closed = cut(b, y->n_peaks, sizeof *y->closed);
-    y->first = cut(b, FIRST * (size_t)D, sizeof *y->first);
+    y->first = cut(b, FIRST_TOKENS * (size_t)D, sizeof *y->first);
     y->n_first = cut(b, 1, sizeof *y->n_first);
 }
 
@@ -992,7 +991,7 @@ static void place_sink(Sink *s, Block *b, int D)
 {
     s->keys = cut(b, (size_t)D, sizeof *s->keys);
     s->key0 = cut(b, (size_t)D, sizeof *s->key0);
-    s->map = cut(b, FIRST * (FIRST + 1) / 2, sizeof *s->map);
+    s->map = cut(b, FIRST_TOKENS * (FIRST_TOKENS + 1) / 2, sizeof *s->map);
 }
 
 static void place(Analysis *a, Block *b)
@@ -7861,7 +7860,7 @@ static void pass_first(Pass *s, int *count, float *v, size_t used, size_t n)
         for (size_t i = c ? used : 0; i < n; i++) pass_bytes(s, &none, sizeof none);
         return;
     }
-    if (c < 0 || c > FIRST || (c && !s->has_first)) s->bad = "first window", c = 0;
+    if (c < 0 || c > FIRST_TOKENS || (c && !s->has_first)) s->bad = "first window", c = 0;
     if (c) {
         *count = (int)c;
         memcpy(v, s->in, n * sizeof *v);
@@ -7889,7 +7888,7 @@ static void pass_tally(Pass *s, const Analysis *a, Tally *y, int is_query)
     size_t D = (size_t)a->m->head_dim;
     pass_sums(s, y->total, y->n_sums);
     for (size_t i = 0; i < y->n_peaks; i++) pass_peak(s, &y->closed[i], a->m->n_vocab);
-    pass_first(s, y->n_first, y->first, (size_t)*y->n_first * D, FIRST * D);
+    pass_first(s, y->n_first, y->first, (size_t)*y->n_first * D, FIRST_TOKENS * D);
     if (s->f) return;
     memcpy(y->peak, y->closed, y->n_peaks * sizeof *y->peak);
     for (size_t i = 0; i < y->n_peaks; i++) y->high[i] = y->peak[i].value;
@@ -7926,7 +7925,7 @@ static void pass_sink(Pass *s, Sink *v)
     size_t n = (size_t)v->n_map;
     pass_samples(s, &v->whole);
     pass_samples(s, &v->at_t);
-    pass_first(s, &v->n_map, v->map, n * (n + 1) / 2, FIRST * (FIRST + 1) / 2);
+    pass_first(s, &v->n_map, v->map, n * (n + 1) / 2, FIRST_TOKENS * (FIRST_TOKENS + 1) / 2);
 }
 
 static void pass_massive(Pass *s, Massive *v, int E)
@@ -7970,15 +7969,15 @@ static uint64_t tally_bytes(int P, int D, int is_query)
     uint64_t d = (uint64_t)D, n_peaks = (uint64_t)P + 2 * d;
     OpenSums o;
     return open_sums(&o, NULL, P, D, is_query) * sizeof(Exact) + n_peaks * sizeof(Peak) +
-           sizeof(int64_t) + FIRST * d * sizeof(float);
+           sizeof(int64_t) + FIRST_TOKENS * d * sizeof(float);
 }
 
 /* Bytes that pass_body makes of a model; most if they are more. */
 static uint64_t body_bytes(const Model *m, uint64_t most)
 {
     uint64_t n = 0, D = (uint64_t)m->head_dim;
-    uint64_t sink =
-        2 * sizeof(SinkSamples) + sizeof(int64_t) + FIRST * (FIRST + 1) / 2 * sizeof(float);
+    uint64_t sink = 2 * sizeof(SinkSamples) + sizeof(int64_t) +
+                    FIRST_TOKENS * (FIRST_TOKENS + 1) / 2 * sizeof(float);
     for (int l = 0; l < m->n_layers && n < most; l++) {
         const Layer *y = &m->layer[l];
         int P = m->rope[y->rope].n_pairs;
@@ -8520,7 +8519,7 @@ static void read_tokens(Partial *x, const PartFile *f)
     Str list = json_member(f->config, "tokens");
     size_t i = 1;
     int n = 0;
-    for (Str v = json_item(list, &i); v.n && n < FIRST; v = json_item(list, &i))
+    for (Str v = json_item(list, &i); v.n && n < FIRST_TOKENS; v = json_item(list, &i))
         if ((x->token[n] = part_string(v))) n++;
     x->p.token_text = (const char *const *)x->token;
     x->p.n_token_text = n;

@@ -563,6 +563,8 @@ void tok_bytes(const Tokenizer *t, int id, Bytes *out);
 
 /* ---------------------------------------------------------------- analysis.c */
 
+#define FIRST_TOKENS 64 /* of the first window, kept and shown as they are */
+
 /* Thresholds, all settable, printed in every report. */
 typedef struct {
     int n_skip;          /* leading tokens of each window left out of means (sinks): 1 */
@@ -755,10 +757,10 @@ typedef struct {
     Model *m; /* a skeleton, from the first file; NULL: no file yet */
     Analysis *a;
     Provenance p;
-    char *first, *config; /* name of the first file, and what all must have in common */
-    char *text[8];        /* strings of p */
-    char *token[64];      /* texts of the first tokens */
-    uint64_t named_by;    /* first window of the file that p's names are from */
+    char *first, *config;      /* name of the first file, and what all must have in common */
+    char *text[8];             /* strings of p */
+    char *token[FIRST_TOKENS]; /* texts of the first tokens */
+    uint64_t named_by;         /* first window of the file that p's names are from */
 } Partial;
 
 /* After an error x can only be freed. */

@@ -4766,8 +4766,6 @@ static int analyze_write(const Analysis *a, const Provenance *p, const Options *
     return bad != 0;
 }
 
-enum { SHOWN_TOKENS = 64 };
-
 /* The text of one token, to free: as it decodes, or as the file writes it if it is special or has
  * a zero byte. */
 static char *token_text(const Tokenizer *t, int id)
@@ -4783,11 +4781,11 @@ static char *token_text(const Tokenizer *t, int id)
     return b.s;
 }
 
-/* Texts of the first tokens of the first window, at most SHOWN_TOKENS. */
+/* Texts of the first tokens of the first window, at most FIRST_TOKENS. */
 static int first_texts(const Session *ss, const Tokens *ids, char **text)
 {
     size_t n = 0, room = (size_t)ss->s.n_ctx;
-    if (room > SHOWN_TOKENS) room = SHOWN_TOKENS;
+    if (room > FIRST_TOKENS) room = FIRST_TOKENS;
     if (ss->bos >= 0) text[n++] = token_text(ss->tok, ss->bos);
     for (size_t i = 0; i < ids->n && n < room; i++) text[n++] = token_text(ss->tok, ids->id[i]);
     return (int)n;
@@ -4811,8 +4809,6 @@ static int record_begin(Recorder *r, const Model *m, const Options *o, int n_ctx
                          "--capture takes the first window of a text, which a run with %s may "
                          "not begin with: capture in a run of its own",
                          o->shard ? "--shard" : "--resume");
-    if (o->capture_file && o->out && strcmp(o->capture_file, o->out) == 0)
-        return err_usage(e, "--capture and -o name the same file");
     if (!(r->capture = capture_new(m, &o->capture, n_ctx, e))) return -1;
     if (out_open(&r->out, o->capture_file, e) == 0) return 0;
     capture_free(r->capture);
@@ -4824,12 +4820,15 @@ static const Probe *record_probe(Recorder *r, const Probe *p)
     return r->capture ? probe_chain(&r->chain, p, capture_probe(r->capture)) : p;
 }
 
-static int record_end(Recorder *r, const Provenance *p, Err *e)
+/* failed: the run was; then no file appears. */
+static int record_end(Recorder *r, int failed, const Provenance *p, Err *e)
 {
     if (!r->capture) return 0;
-    capture_write(r->capture, p, r->out.f);
+    if (!failed) capture_write(r->capture, p, r->out.f);
     capture_free(r->capture);
-    return out_close(&r->out, e);
+    if (!failed) return out_close(&r->out, e);
+    out_abandon(&r->out);
+    return 0;
 }
 
 /* The file of partial results at the end of a run, also of an interrupted one. */
@@ -4907,7 +4906,7 @@ static int generate_check(const Session *ss, const Options *o, const Tokens *ids
 static int analyze_run(Session *ss, const Options *o, Tokens *ids, Provenance *p, OutFile *out,
                        Err *e)
 {
-    char *text[SHOWN_TOKENS];
+    char *text[FIRST_TOKENS];
     Shard sh = {.path = NULL};
     Recorder rec = {0};
     Extras extras = {.text = {.f = NULL}};
@@ -4931,7 +4930,7 @@ static int analyze_run(Session *ss, const Options *o, Tokens *ids, Provenance *p
         if (!rc && !o->generate) analyze_windows(ss, a, ids, p, &sh);
         p->interrupted = interrupted != 0;
         if (!rc) rc = analyze_keep(&sh, a, p, e);
-        if (record_end(&rec, p, e)) rc = -1;
+        if (record_end(&rec, rc != 0, p, e)) rc = -1;
         if (!rc) rc = analyze_write(a, p, o, out, &extras, e);
         analysis_free(a);
     } else {

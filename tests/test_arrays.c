@@ -229,6 +229,11 @@ static void test_safetensors_refused(void)
                                                                           "[0,24]") "}",
                         f4, 24),
             NULL, "occurs twice");
+}
+
+/* Headers that are no JSON, or not JSON of this shape. */
+static void test_safetensors_headers(void)
+{
     REFUSED(safetensors("{\"__metadata__\":{\"a\":1}," ENTRY("q", "F32", "[2,3]", "[0,24]") "}", f4,
                         24),
             NULL, "expected '\"'");
@@ -328,6 +333,7 @@ int main(void)
     test_npy_refused();
     test_safetensors();
     test_safetensors_refused();
+    test_safetensors_headers();
     test_written();
     return check_done();
 }

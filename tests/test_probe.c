@@ -76,7 +76,7 @@ static int same_tally(const Tally *a, const Tally *b)
 {
     int same = same_sums(a->sum, b->sum, a->n_sums) && same_sums(a->high, b->high, a->n_peaks);
     for (size_t i = 0; i < a->n_peaks; i++) same &= a->peak[i].pos == b->peak[i].pos;
-    return same && !memcmp(a->first, b->first, sizeof(float) * FIRST * D_HEAD);
+    return same && !memcmp(a->first, b->first, sizeof(float) * FIRST_TOKENS * D_HEAD);
 }
 
 /* Every sum, whether a reading shows it or not, in batches of any size on every instruction set. */
