@@ -7162,26 +7162,26 @@ static int read_encoding(Activations *x, Rope *r, Err *e)
     int D = x->q_grid.len[AXIS_D], n_rot = o->n_rot ? o->n_rot : D;
     int layout = choose("--layout", o->layout, "adjacent", "half", e);
     int rotated = layout < 0 ? -1 : choose("--rotated", o->rotated, "no", "yes", e);
-    const RopeKind *kind = o->rope             ? rope_find(o->rope)
-                           : o->rope_scale > 0 ? &rope_linear
-                                               : &rope_plain;
+    const RopeKind *kind;
     if (rotated < 0) return -1;
     x->rotated = rotated;
-    if (!kind) return err_usage(e, "--rope %s: there is no such kind", o->rope);
-    if (kind == &rope_linear && !(o->rope_scale > 0))
-        return err_usage(e, "--rope linear: give its factor with --rope-scale");
     if (!(o->base > 0)) return err_usage(e, "--base: give the base of the frequencies, as 10000");
     if (!(o->n_ctx > 0))
         return err_usage(e, "--ctx: give the context the model was trained for, as 4096");
     if (n_rot < 2 || n_rot % 2 || n_rot > D)
         return err_usage(e, "--n-rot: expected an even number up to %d, the size of a head%s", D,
                          o->n_rot ? "" : ", which is odd");
-    RopeParams p = {.head_dim = D,
-                    .n_rot = n_rot,
-                    .base = o->base,
-                    .factor = o->rope_scale > 0 ? o->rope_scale : 1,
-                    .n_ctx_orig = (int)fmin(o->n_ctx, INT_MAX)};
-    return rope_new(r, kind, &p, layout ? ROPE_HALF : ROPE_ADJACENT, e);
+    RopeParams p = rope_params(D, o->base);
+    p.n_rot = n_rot;
+    p.n_ctx_orig = p.n_ctx_train = (int)fmin(o->n_ctx, INT_MAX);
+    if (o->rope_scale > 0) p.factor = o->rope_scale;
+    const char *spec = o->rope ? o->rope : o->rope_scale > 0 ? "linear" : "plain";
+    if (rope_parse(spec, &p, &kind, e)) return -1;
+    if (kind->angles || kind->observe || kind->update || kind->bias || kind->part || kind->load ||
+        kind->turn || kind->mix || kind->q_scale || kind->position || kind->length)
+        return err_usage(e, "--rope %s: queries and keys from files are turned by fixed "
+                            "frequencies, and this kind does more", kind->name);
+    return rope_new(r, kind, &p, layout ? ROPE_HALF : ROPE_ADJACENT, NULL, e);
 }
 
 /* The positions of a file: one axis, whole numbers, one for each token. */
@@ -7290,10 +7290,11 @@ static void gather(const Feed *f, const Array *a, const Grid *g, int h, float *o
 /* x[D] at position pos as it was before rotation: z e^(-i pos theta) / amplitude, in double. */
 static void turn_back(const Rope *r, float *x, int pos)
 {
+    double at = r->p.pos_shift + r->p.pos_scale * pos;
     for (int j = 0; j < r->n_pairs; j++) {
         int ia, ib;
         rope_pair(r, j, &ia, &ib);
-        double a = (double)x[ia], b = (double)x[ib], angle = -pos * r->inv_freq[j];
+        double a = (double)x[ia], b = (double)x[ib], angle = -at * r->inv_freq[j];
         double c = cos(angle) / r->amplitude, s = sin(angle) / r->amplitude;
         x[ia] = (float)(a * c - b * s);
         x[ib] = (float)(a * s + b * c);
@@ -7315,7 +7316,7 @@ static void feed_head(const Feed *f, int i)
         if (x->rotated)
             turn_back(r, before + (size_t)t * D, x->pos[t]);
         else
-            rope_apply(r, after + (size_t)t * D, x->pos[t], before + n);
+            rope_apply(r, i < H ? ROPE_Q : ROPE_K, 0, after + (size_t)t * D, x->pos[t], before + n);
     }
     if (f->p->want & PROBE_QK) {
         (i < H ? f->p->q : f->p->k)(f->p->ctx, f->l, h, BEFORE_ROPE, 0, T, before, D);

@@ -283,47 +283,147 @@ uint64_t rng_next(uint64_t *state);
 
 /* ---------------------------------------------------------------- run.c: RoPE */
 
-/* Everything a kind may need, from the file or the command line. */
+/* A position encoding turns the two values of every rotary pair by an angle: pair j at position p
+ * by p * inv_freq[j]. Most kinds only supply frequencies; the hooks of RopeKind are what else an
+ * encoding may change. `forward` knows the hooks and no kind. */
+
+enum { ROPE_ARGS = 12, ROPE_WEIGHTS = 6, MAX_PAIRS = 8192 };
+
+/* A number that a kind has of its own: --rope KIND:name=value. */
+typedef struct {
+    const char *name;
+    double def, lo, hi; /* NAN: what it is without a word is said in meaning */
+    const char *meaning;
+    const char *words; /* "a b c": one of these, the number is its place; NULL: a number */
+} RopeArg;
+
+/* What an encoding is made from: the model file, then the command line. */
 typedef struct {
     int head_dim, n_rot;   /* n_rot rotated values per head, even, <= head_dim */
     double base;           /* rope_theta */
     double factor;         /* context scaling; 1 = none */
-    int n_ctx_orig;        /* context the model was trained for */
+    int n_ctx_orig;        /* context the model was trained for, before any scaling */
     const float *divisors; /* [n_rot / 2] frequency divisors (rope_freqs.weight) or NULL */
+    double pos_scale, pos_shift; /* position p of token t: pos_shift + pos_scale * t (1, 0) */
+    int layer, n_layers;         /* which one of how many; for params and freqs alone */
+    int n_heads, n_kv_heads, n_embd, n_ctx_train;
+    /* Attention heads made from each projected query head (1), and what their outputs count when
+     * the model's output matrix has no columns for all of them (1, 0). */
+    int copies;
+    double fold[2];
+    double arg[ROPE_ARGS]; /* as the kind's table of args names them */
+    const char *file;      /* a GGUF file with the kind's weights; NULL: the model's, or none */
 } RopeParams;
 
 typedef struct Rope Rope;
+typedef struct RopeSource RopeSource;
 
-/* One kind of position encoding; a row of the registry. What is NULL is the default. */
+/* Whose angles: those of keys, of queries, of the second copy of a query head. */
+enum { ROPE_K, ROPE_Q, ROPE_Q_COPY };
+
+/* One row of a table of angles. */
+typedef struct {
+    const Rope *r;
+    const double *inv_freq; /* [P] in force */
+    int part, kh;           /* ROPE_K ...; key head */
+    int length;             /* in force, see RopeKind.length */
+    double p;               /* position, a real number */
+} RopeAt;
+
+/* A layer at work on the tokens at positions pos .. pos + n - 1. */
+typedef struct {
+    const Rope *r;
+    const Kernels *k;
+    int pos, n;
+    const float *x; /* [n][E] what the queries and keys were projected from */
+    float *work;    /* [n][kind.work(r)] of this key head, until the layer is done */
+    double *memory; /* [kind.memory(r)] of this layer and key head, zero before the first token */
+} RopeCall;
+
+/* One kind of position encoding: a row of the registry. What is NULL or 0 is the default. All
+ * hooks are pure functions of what they are given, and run on several threads. */
 typedef struct {
     const char *name, *formula, *source;
-    /* inv_freq[j] for n_rot / 2 pairs, and the amplitude of cos and sin. */
-    int (*freqs)(const RopeParams *p, double *inv_freq, double *amplitude, Err *e);
+    const char *summary; /* a line for the list of kinds */
+    const char *detail;  /* paragraphs: what each symbol is, what it costs, what it reduces to */
+    unsigned common;     /* ROPE_FACTOR, ROPE_ORIGINAL: it has these keys, too */
+    RopeArg args[ROPE_ARGS];
+    /* Settles the numbers before anything is made of them. */
+    int (*params)(RopeParams *p, Err *e);
+    /* Tensors of its own, into r->w; called once, before freqs. */
+    int (*load)(Rope *r, RopeSource *s, Err *e);
+    /* inv_freq[sets][P], and the amplitude of cos and sin. Required. */
+    int (*freqs)(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e);
+    /* The length whose table holds for the query at pos, growing with pos: when it changes, keys
+     * in the cache are turned again. NULL: one table for all. */
+    int (*length)(const Rope *r, int pos);
+    /* Real position of token t. NULL: pos_shift + pos_scale * t. */
+    double (*position)(const Rope *r, int t);
+    int parts;    /* 2: keys and queries have tables of their own; 3: copies of queries, too */
+    int per_head; /* a table for each key head */
+    /* What (a, b) is turned by: (a c - b s, a s + b c). NULL: c = cos, s = sin of p inv_freq[j]. */
+    void (*turn)(const RopeAt *at, double *c, double *s);
+    /* A linear map of a head's D values before the pairs turn, of queries and keys alike. */
+    void (*mix)(const Rope *r, int kh, float *x);
+    /* angle[n][P] of the tokens of a batch from their hidden state, once per key head. */
+    void (*angles)(const RopeCall *c, int kh, double *angle);
+    /* Looks at the hidden state of a batch, once per key head, before anything is turned. */
+    void (*observe)(const RopeCall *c, int kh);
+    /* Token i of the batch changes the n_t keys [n_t][D] before its own. Not with --kv f16. */
+    void (*update)(const RopeCall *c, int kh, int i, float *key, int n_t);
+    int (*work)(const Rope *r);   /* floats of RopeCall.work per token */
+    int (*memory)(const Rope *r); /* doubles of RopeCall.memory */
+    /* Adds to the scaled scores of query head h at pos over the n_t keys from t0 on. */
+    void (*bias)(const Rope *r, int h, int pos, int t0, int n_t, float *score);
+    double (*q_scale)(const Rope *r, int pos); /* times the query, all D values */
+    int (*part)(const Rope *r, int h); /* ROPE_Q or ROPE_Q_COPY of attention head h */
 } RopeKind;
+
+enum { ROPE_FACTOR = 1, ROPE_ORIGINAL = 2 };
 
 struct Rope {
     const RopeKind *kind;
     RopeParams p;
-    int n_pairs, layout;
+    int n_pairs, layout; /* ROPE_ADJACENT or ROPE_HALF */
+    int sets;            /* of frequencies: 1, or one per key head */
     double amplitude;
-    double *inv_freq; /* [P] angle per position, radians */
+    double *inv_freq;         /* [sets][P] angle per position, radians */
+    float *w[ROPE_WEIGHTS];   /* the kind's own, owned; NULL: none */
+    size_t n_w[ROPE_WEIGHTS]; /* floats in each */
+    char *file;               /* p.file, owned */
+    int table;                /* first of its tables of angles in a State */
 };
 
 const RopeKind *rope_find(const char *name); /* NULL if there is no such kind */
 const RopeKind *rope_at(int i);              /* the registry; NULL at the end */
-int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, Err *e) MUST_USE;
+/* The defaults of everything but the shape: a head of head_dim values, all rotated, one layer. */
+RopeParams rope_params(int head_dim, double base);
+/* "KIND" or "KIND:key=value,...": the kind, and p changed as it says. Keys are base, n_rot,
+ * pos_scale, pos_shift, file, those of kind->common (factor, original) and kind->args. */
+int rope_parse(const char *spec, RopeParams *p, const RopeKind **kind, Err *e) MUST_USE;
+/* The same in one canonical text: every key that is not at its default, base always. */
+void rope_text(const Rope *r, char *buf, size_t size);
+/* s: where to look for tensors besides p->file; NULL: nowhere. */
+int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, RopeSource *s,
+             Err *e) MUST_USE;
 void rope_free(Rope *r);
+/* For kind->load: tensor blk.LAYER.name (or, for all layers alike, name) as cols * rows floats that
+ * become r->w[i]. 1 found, 0 absent, -1 of another shape. */
+int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows, Err *e);
 /* The two members of pair j within a head: their value numbers in this file's layout. */
 void rope_pair(const Rope *r, int j, int *a, int *b);
 /* p-RoPE (arXiv:2410.06205): of P pairs the floor(keep P) of highest frequency turn as before, the
  * theta of the others becomes 0. keep in [0, 1]. */
 void rope_keep(Rope *r, double keep);
 
-/* Turns one head x[head_dim] to position pos as forward does; angles: room for 2 P floats. */
-void rope_apply(const Rope *r, float *x, int pos, float *angles);
+/* Maps one head x[head_dim] as forward does for a token at pos, before any `update` or `angles`;
+ * part: ROPE_K ...; angles: room for 2 P floats. */
+void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles);
 
 /* run.c, then rope/: one row each. */
-extern const RopeKind rope_plain, rope_none, rope_linear;
+extern const RopeKind rope_plain;
+extern const RopeKind rope_none;
+extern const RopeKind rope_linear;
 
 /* ---------------------------------------------------------------- run.c: model */
 
@@ -336,8 +436,10 @@ typedef struct {
 
 /* One layer: its own shape, then its tensors (NULL: absent). */
 typedef struct {
-    int n_heads, n_kv_heads, n_ff;
-    int window; /* keys visible to a query, itself included; 0 = all */
+    int n_heads, n_kv_heads, n_ff; /* n_heads attention heads */
+    int n_q_heads, n_o_heads; /* heads that are projected, that the output matrix has columns for:
+                               * fewer where an encoding makes copies */
+    int window;    /* keys visible to a query, itself included; 0 = all */
     int rope;   /* index into Model.rope */
     const float *attn_norm, *ffn_norm;
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
@@ -354,7 +456,7 @@ typedef struct {
     const float *output_norm;
     Layer *layer; /* [L] */
     Rope *rope;   /* [n_ropes] */
-    int n_ropes;
+    int n_ropes, n_tables;       /* tables of angles of all of them */
     float **owned; /* vectors that had to be widened to float32 */
     int n_owned;
     uint64_t n_params;
@@ -362,8 +464,9 @@ typedef struct {
 
 /* Options that override the file. Zero-initialise for none. */
 typedef struct {
-    const char *rope;   /* kind, NULL = as the file says */
-    double rope_factor; /* context scaling, 0 = as the file says */
+    const char *rope;        /* KIND[:key=value,...], NULL = as the file says */
+    const char *rope_layers; /* only in these layers, "4-8"; NULL = all */
+    double rope_factor;      /* context scaling, 0 = as the file says */
     int truncate;       /* p-RoPE: only the fraction rope_keep of the pairs turns */
     double rope_keep;
 } ModelOptions;
@@ -460,6 +563,13 @@ typedef struct {
     _Atomic int sleepers;
 } Progress;
 
+/* The frequencies of one encoding in a State: they may change with the length. */
+typedef struct {
+    int length;
+    double amplitude;
+    double *inv_freq; /* [sets][P] */
+} RopeNow;
+
 /* One timeline of one model: KV cache and every buffer forward needs; one allocation. */
 typedef struct {
     const Model *m;
@@ -476,8 +586,16 @@ typedef struct {
     float *ff_up, *ff_gate;      /* [N][F] */
     Q8 *xq;                      /* [N][xq_stride]: the input of the next matmul in int8 */
     size_t xq_stride;            /* widest input / 32 */
-    float *cos, *sin;            /* [n_ropes][N][P] of this batch's positions */
+    float *cos, *sin;            /* [n_tables][N][P] of this batch's positions */
     int max_pairs;               /* over the ropes */
+    RopeNow *now;                /* [n_ropes] the frequencies in force */
+    double *now_freq;            /* what they point into */
+    float *raw_keys;             /* like k_cache, before rotation; NULL: never needed again */
+    double *rope_angles;         /* [K][N][P] of the layer at work */
+    float *rope_work;            /* [K][N][..] and [L][K][..]: see RopeCall */
+    double *rope_memory;
+    /* Per token of a key head, per key head of a layer, in all. */
+    size_t work_stride, memory_stride, n_memory;
     int kv_type;                 /* T_F32 or T_F16 */
     uint8_t *k_cache, *v_cache;  /* [L][K][n_ctx][D] of kv_type (K of the widest layer) */
     float *logits;               /* [N][V], the rows asked for from row 0 */
@@ -503,6 +621,9 @@ void state_free(State *s);
  * Leaves the logits of the last n_logits of them (0 .. n) in s->logits[0 .. n_logits-1][V].
  * The bits do not depend on n, on threads, on the instruction set, nor on a probe. */
 void forward(State *s, const int *tok, int n, int n_logits);
+
+/* Key t of key head kh as the next query would meet it: a copy in k[D]. */
+void state_key(const State *s, int l, int kh, int t, float *k);
 
 /* "0,3,5-7" of n things: on[i] becomes 1; all of them for NULL. The option is named in errors. */
 int list_parse(const char *option, const char *list, int n, uint8_t *on, Err *e) MUST_USE;

@@ -1133,26 +1133,43 @@ uint64_t rng_next(uint64_t *state)
     return z ^ z >> 31;
 }
 
+static int max_of(int a, int b)
+{
+    return a > b ? a : b;
+}
+
 /* ------------------------------------------------------------ 5 RoPE
  * Pair j of a head at position pos turns by pos * inv_freq[j]: (a, b) -> (a cos - b sin,
  * a sin + b cos), "RoFormer", arXiv:2104.09864, eq. 15. A kind supplies the frequencies. */
 
 /* inv_freq[j] = base^(-2j / n_rot), divided by the file's divisors if it has any (Llama 3.1+). */
-static int plain_freqs(const RopeParams *p, double *inv_freq, double *amplitude, Err *e)
+static int plain_freqs(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e)
 {
-    (void)e;
-    for (int j = 0; j < p->n_rot / 2; j++) {
-        inv_freq[j] = pow(p->base, -2.0 * j / p->n_rot);
-        if (p->divisors) inv_freq[j] /= (double)p->divisors[j];
+    (void)length, (void)e;
+    for (int j = 0; j < r->n_pairs; j++) {
+        inv_freq[j] = pow(r->p.base, -2.0 * j / r->p.n_rot);
+        if (r->p.divisors) inv_freq[j] /= (double)r->p.divisors[j];
     }
     *amplitude = 1;
     return 0;
 }
 
-const RopeKind rope_plain = {"plain", "theta_j = base^(-2j/n_rot)", "arXiv:2104.09864",
-                             plain_freqs};
+const RopeKind rope_plain = {
+    .name = "plain",
+    .formula = "theta_j = base^(-2j/n_rot)",
+    .source = "arXiv:2104.09864",
+    .summary = "rotary position embedding as in RoFormer: wavelengths in geometric progression",
+    .detail = "base: pair j makes a full turn in 2 pi base^(2j/n_rot) tokens. n_rot: values of a "
+              "head that turn, the others stay as they are (partial rotary). Scores depend on the "
+              "distance of query and key alone.",
+    .freqs = plain_freqs,
+};
 
-static const RopeKind *const rope_kinds[] = {&rope_plain, &rope_none, &rope_linear};
+static const RopeKind *const rope_kinds[] = {
+    &rope_plain,
+    &rope_none,
+    &rope_linear,
+};
 #define N_ROPE_KINDS ((int)(sizeof rope_kinds / sizeof *rope_kinds))
 
 const RopeKind *rope_at(int i)
@@ -1167,17 +1184,58 @@ const RopeKind *rope_find(const char *name)
     return NULL;
 }
 
-int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, Err *e)
+/* Where a kind's tensors are looked for. */
+struct RopeSource {
+    const Gguf *g;
+    uint8_t *used; /* [n_tensors of g] or NULL: set to 1 where one is taken */
+};
+
+static int rope_load(Rope *r, RopeSource *s, Err *e)
 {
-    *r = (Rope){.kind = kind, .p = *p, .layout = layout, .n_pairs = p->n_rot / 2};
-    r->inv_freq = xcalloc((size_t)r->n_pairs, sizeof *r->inv_freq);
-    if (kind->freqs(&r->p, r->inv_freq, &r->amplitude, e) == 0) return 0;
+    Gguf g = {0};
+    RopeSource own = {&g, NULL}, nowhere = {NULL, NULL};
+    if (!r->kind->load) return 0;
+    if (!r->file) return r->kind->load(r, s ? s : &nowhere, e);
+    if (gguf_open(&g, r->file, e)) return -1;
+    int rc = r->kind->load(r, &own, e);
+    gguf_close(&g);
+    return rc;
+}
+
+static int rope_make(Rope *r, RopeSource *s, Err *e)
+{
+    if (r->kind->params && r->kind->params(&r->p, e)) return -1;
+    if (r->p.n_rot < 0 || r->p.n_rot > r->p.head_dim || r->p.n_rot % 2)
+        return err_set(e,
+                       "rope %s: n_rot: expected an even number up to the %d values of a head, "
+                       "found %d",
+                       r->kind->name, r->p.head_dim, r->p.n_rot);
+    r->n_pairs = r->p.n_rot / 2;
+    r->sets = r->kind->per_head ? r->p.n_kv_heads : 1;
+    r->inv_freq = xcalloc((size_t)r->sets * (size_t)r->n_pairs + 1, sizeof *r->inv_freq);
+    if (rope_load(r, s, e)) return -1;
+    int length = r->kind->length ? r->kind->length(r, 0) : 0;
+    return r->kind->freqs(r, length, r->inv_freq, &r->amplitude, e);
+}
+
+int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, RopeSource *s, Err *e)
+{
+    *r = (Rope){.kind = kind, .p = *p, .layout = layout};
+    if (p->file) { /* it may stand in the midst of a text */
+        size_t n = strcspn(p->file, ",");
+        r->file = xcalloc(n + 1, 1);
+        memcpy(r->file, p->file, n);
+    }
+    r->p.file = r->file;
+    if (rope_make(r, s, e) == 0) return 0;
     rope_free(r);
     return -1;
 }
 
 void rope_free(Rope *r)
 {
+    for (int i = 0; i < ROPE_WEIGHTS; i++) free(r->w[i]);
+    free(r->file);
     free(r->inv_freq);
     *r = (Rope){0};
 }
@@ -1203,19 +1261,53 @@ void rope_keep(Rope *r, double keep)
     free(was);
 }
 
-/* cos and sin [N][P] of positions pos .. pos+n-1. Angles in double, rounded once: in float they
- * would be off by 5e-4 at position 8k. */
-static void rope_table(const Rope *r, float *cs, float *sn, int pos, int n)
+/* Does each layer that has this encoding need a table of its own, made when its turn comes? */
+static int of_one_layer(const Rope *r)
 {
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < r->n_pairs; j++) {
-            double angle = (double)(pos + i) * r->inv_freq[j];
-            *cs++ = (float)(cos(angle) * r->amplitude);
-            *sn++ = (float)(sin(angle) * r->amplitude);
-        }
+    return r->sets > 1 || r->kind->angles != NULL;
 }
 
-/* Rotates one head x[D] in place by the angles in cs[P], sn[P]; values past n_rot stay. */
+static int rope_tables(const Rope *r)
+{
+    int parts = r->kind->parts > 1 ? r->kind->parts : 1;
+    int heads = r->kind->angles ? r->p.n_kv_heads : r->sets;
+    return parts * heads;
+}
+
+/* The number of the table with the angles of part (ROPE_K ...) of key head kh. */
+static int table_of(const Rope *r, int part, int kh)
+{
+    int parts = r->kind->parts > 1 ? r->kind->parts : 1;
+    int head = r->sets > 1 || r->kind->angles ? kh : 0;
+    return r->table + head * parts + (part < parts ? part : parts - 1);
+}
+
+static double position_of(const Rope *r, int t)
+{
+    return r->kind->position ? r->kind->position(r, t) : r->p.pos_shift + r->p.pos_scale * t;
+}
+
+/* One row of a table: cos[P] and sin[P]. Angles in double, rounded once: in float they would be off
+ * by 5e-4 at position 8k. */
+static void rope_row(const RopeAt *at, double amplitude, float *cs, float *sn)
+{
+    int P = at->r->n_pairs;
+    double c[MAX_PAIRS], s[MAX_PAIRS];
+    if (at->r->kind->turn) {
+        at->r->kind->turn(at, c, s);
+    } else {
+        for (int j = 0; j < P; j++) {
+            c[j] = cos(at->p * at->inv_freq[j]);
+            s[j] = sin(at->p * at->inv_freq[j]);
+        }
+    }
+    for (int j = 0; j < P; j++) {
+        cs[j] = (float)(c[j] * amplitude);
+        sn[j] = (float)(s[j] * amplitude);
+    }
+}
+
+/* Turns the pairs of one head x[D] in place by cs[P], sn[P]; values past n_rot stay. */
 static void rotate(const Rope *r, float *x, const float *cs, const float *sn)
 {
     int step = r->layout == ROPE_HALF ? 1 : 2, apart = r->layout == ROPE_HALF ? r->n_pairs : 1;
@@ -1226,10 +1318,107 @@ static void rotate(const Rope *r, float *x, const float *cs, const float *sn)
     }
 }
 
-void rope_apply(const Rope *r, float *x, int pos, float *angles)
+static void scale_values(float *x, int n, double by)
 {
-    rope_table(r, angles, angles + r->n_pairs, pos, 1);
+    for (int c = 0; c < n; c++) x[c] = (float)((double)x[c] * by);
+}
+
+void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles)
+{
+    size_t set = r->sets > 1 ? (size_t)kh : 0;
+    RopeAt at = {.r = r,
+                 .inv_freq = r->inv_freq + set * (size_t)r->n_pairs,
+                 .part = part,
+                 .kh = kh,
+                 .length = r->kind->length ? r->kind->length(r, pos) : 0,
+                 .p = position_of(r, pos)};
+    rope_row(&at, r->amplitude, angles, angles + r->n_pairs);
+    if (r->kind->mix) r->kind->mix(r, kh, x);
     rotate(r, x, angles, angles + r->n_pairs);
+    if (part != ROPE_K && r->kind->q_scale)
+        scale_values(x, r->p.head_dim, r->kind->q_scale(r, pos));
+}
+
+/* The angles of token i of the batch in table `table` of a State. */
+static void table_row(const State *s, const RopeAt *of, int i, int table)
+{
+    RopeAt at = *of;
+    const RopeNow *now = &s->now[at.r - s->m->rope];
+    size_t P = (size_t)at.r->n_pairs;
+    size_t row = ((size_t)table * (size_t)s->n_batch + (size_t)i) * (size_t)s->max_pairs;
+    at.inv_freq = now->inv_freq + (at.r->sets > 1 ? (size_t)at.kh * P : 0);
+    at.length = now->length;
+    rope_row(&at, now->amplitude, s->cos + row, s->sin + row);
+}
+
+/* Rows of all tables of r for key head kh: n tokens from position pos on. */
+static void head_tables(const State *s, const Rope *r, int kh, int pos, int n)
+{
+    int parts = r->kind->parts > 1 ? r->kind->parts : 1;
+    for (int i = 0; i < n; i++)
+        for (int part = 0; part < parts; part++) {
+            RopeAt at = {.r = r, .part = part, .kh = kh, .p = position_of(r, pos + i)};
+            table_row(s, &at, i, table_of(r, part, kh));
+        }
+}
+
+/* The tables that layers share, for n tokens from position pos on. */
+static void shared_tables(const State *s, int pos, int n)
+{
+    SHARED(task, s, s->m->n_ropes)
+    {
+        const Rope *r = &s->m->rope[task];
+        if (!of_one_layer(r)) head_tables(s, r, 0, pos, n);
+    }
+}
+
+/* What one encoding of layer l sees of key head kh. */
+static RopeCall rope_call(const State *s, int l, int kh, int n)
+{
+    size_t K = (size_t)s->m->max_kv_heads, head = (size_t)l * K + (size_t)kh;
+    const Layer *ly = &s->m->layer[l];
+    return (RopeCall){
+        .r = &s->m->rope[ly->rope],
+        .k = s->k,
+        .pos = s->pos,
+        .n = n,
+        .x = s->xb,
+        .work = s->rope_work + (size_t)kh * (size_t)s->n_batch * s->work_stride,
+        .memory = s->rope_memory + head * s->memory_stride,
+    };
+}
+
+/* Angles that the kind finds in the hidden state, into the tables of key head kh. */
+static void angle_tables(const State *s, const RopeCall *c, int kh)
+{
+    const Rope *r = c->r;
+    size_t P = (size_t)r->n_pairs, N = (size_t)s->n_batch;
+    double *angle = s->rope_angles + (size_t)kh * N * (size_t)s->max_pairs;
+    r->kind->angles(c, kh, angle);
+    for (int i = 0; i < c->n; i++) {
+        size_t row = ((size_t)table_of(r, 0, kh) * N + (size_t)i) * (size_t)s->max_pairs;
+        for (size_t j = 0; j < P; j++) {
+            s->cos[row + j] = (float)(cos(angle[(size_t)i * P + j]) * r->amplitude);
+            s->sin[row + j] = (float)(sin(angle[(size_t)i * P + j]) * r->amplitude);
+        }
+    }
+}
+
+/* What the encoding of layer l needs before its heads are turned. */
+static void layer_tables(const State *s, int l, int n)
+{
+    const Rope *r = &s->m->rope[s->m->layer[l].rope];
+    if (!of_one_layer(r) && !r->kind->observe) return;
+    SHARED(kh, s, s->m->layer[l].n_kv_heads)
+    {
+        RopeCall c = rope_call(s, l, kh, n);
+        if (r->kind->observe) r->kind->observe(&c, kh);
+        if (r->kind->angles)
+            angle_tables(s, &c, kh);
+        else if (r->sets > 1)
+            head_tables(s, r, kh, s->pos, n);
+    }
+    team_wait(s);
 }
 
 /* ------------------------------------------------------------ 6 attention */
@@ -1258,14 +1447,14 @@ static const float *cache_get(const State *s, const uint8_t *cache, size_t at, i
     return buf;
 }
 
-/* Turns one head of n tokens (x[i * stride], i < n) to their positions. */
-static void rotate_head(const State *s, const Layer *ly, float *x, size_t stride, int n)
+/* Turns one head of n tokens (x[i * stride], i < n) as row i of its table says. */
+static void rotate_head(const State *s, const Rope *r, int part, int kh, float *x, size_t stride,
+                        int n)
 {
-    const Rope *r = &s->m->rope[ly->rope];
-    size_t at = (size_t)ly->rope * (size_t)s->n_batch * (size_t)s->max_pairs;
-    for (int i = 0; i < n; i++) {
-        size_t row = at + (size_t)i * (size_t)r->n_pairs;
-        rotate(r, x + (size_t)i * stride, s->cos + row, s->sin + row);
+    size_t row = (size_t)table_of(r, part, kh) * (size_t)s->n_batch * (size_t)s->max_pairs;
+    for (int i = 0; i < n; i++, x += stride, row += (size_t)s->max_pairs) {
+        if (r->kind->mix) r->kind->mix(r, kh, x);
+        rotate(r, x, s->cos + row, s->sin + row);
     }
 }
 
@@ -1277,16 +1466,44 @@ static void edit_head(const HeadEdit *e, float *x, size_t stride, int n)
             x[(size_t)i * stride + (size_t)e->patch[r].c] = e->patch[r].v;
 }
 
+/* Attention head h of n tokens as it was projected, in its place. */
+static float *projected(const State *s, const Layer *ly, int h, int n)
+{
+    size_t D = (size_t)s->m->head_dim, stride = (size_t)ly->n_heads * D;
+    float *q = s->q + (size_t)h * D;
+    if (ly->n_q_heads == ly->n_heads) return q;
+    size_t from = (size_t)(h / (ly->n_heads / ly->n_q_heads)) * D, step = (size_t)ly->n_q_heads * D;
+    for (size_t i = 0; i < (size_t)n; i++)
+        memcpy(q + i * stride, s->att_out + i * step + from, D * sizeof *q);
+    return q;
+}
+
 static void query_head(const State *s, int l, int h, int n)
 {
     const Layer *ly = &s->m->layer[l];
+    const Rope *r = &s->m->rope[ly->rope];
     size_t D = (size_t)s->m->head_dim, stride = (size_t)ly->n_heads * D;
-    float *q = s->q + (size_t)h * D;
+    float *q = projected(s, ly, h, n);
     const Probe *p = s->probe && s->probe->want & PROBE_QK ? s->probe : NULL;
     if (p) p->q(p->ctx, l, h, BEFORE_ROPE, s->pos, n, q, stride);
-    rotate_head(s, ly, q, stride, n);
+    int part = r->kind->part ? r->kind->part(r, h) : ROPE_Q;
+    rotate_head(s, r, part, h / (ly->n_heads / ly->n_kv_heads), q, stride, n);
+    for (int i = 0; r->kind->q_scale && i < n; i++)
+        scale_values(q + (size_t)i * stride, (int)D, r->kind->q_scale(r, s->pos + i));
     if (p) p->q(p->ctx, l, h, AFTER_ROPE, s->pos, n, q, stride);
     if (s->edit) edit_head(&s->edit->q[l * s->m->max_heads + h], q, stride, n);
+}
+
+/* Key head kh of n tokens, as computed, turned as the rows of its table say and cached from
+ * position pos on. */
+static void cache_keys(const State *s, int l, int kh, float *k, size_t stride, int pos, int n)
+{
+    rotate_head(s, &s->m->rope[s->m->layer[l].rope], ROPE_K, kh, k, stride, n);
+    const Probe *p = s->probe && s->probe->want & PROBE_QK && pos == s->pos ? s->probe : NULL;
+    if (p) p->k(p->ctx, l, kh, AFTER_ROPE, pos, n, k, stride);
+    if (s->edit) edit_head(&s->edit->k[l * s->m->max_kv_heads + kh], k, stride, n);
+    for (int i = 0; i < n; i++)
+        cache_put(s, s->k_cache, cache_at(s, l, kh, pos + i), k + (size_t)i * stride);
 }
 
 /* Rotates key head kh of the batch and stores it and its value head in the cache. */
@@ -1297,14 +1514,11 @@ static void key_value_head(const State *s, int l, int kh, int n)
     float *k = s->kx + (size_t)kh * D, *v = s->v + (size_t)kh * D;
     const Probe *p = s->probe && s->probe->want & PROBE_QK ? s->probe : NULL;
     if (p) p->k(p->ctx, l, kh, BEFORE_ROPE, s->pos, n, k, stride);
-    rotate_head(s, ly, k, stride, n);
-    if (p) p->k(p->ctx, l, kh, AFTER_ROPE, s->pos, n, k, stride);
-    if (s->edit) edit_head(&s->edit->k[l * s->m->max_kv_heads + kh], k, stride, n);
-    for (int i = 0; i < n; i++) {
-        size_t at = cache_at(s, l, kh, s->pos + i);
-        cache_put(s, s->k_cache, at, k + (size_t)i * stride);
-        cache_put(s, s->v_cache, at, v + (size_t)i * stride);
-    }
+    for (int i = 0; s->raw_keys && i < n; i++)
+        memcpy(s->raw_keys + cache_at(s, l, kh, s->pos + i), k + (size_t)i * stride, D * sizeof *k);
+    cache_keys(s, l, kh, k, stride, s->pos, n);
+    for (int i = 0; i < n; i++)
+        cache_put(s, s->v_cache, cache_at(s, l, kh, s->pos + i), v + (size_t)i * stride);
 }
 
 /* Shares out the heads of the batch: queries rotated, keys rotated and cached, values cached. */
@@ -1395,7 +1609,11 @@ static void attend_weights(const State *s, const Attend *a, int r, int shown)
     size_t at = (size_t)r * (size_t)s->n_ctx + (size_t)row_begin(s, a, r);
     int n_t = row_length(s, a, r);
     float *row = a->score + at;
+    const Rope *rope = &s->m->rope[s->m->layer[a->l].rope];
     for (int t = 0; t < n_t; t++) row[t] *= s->m->score_scale;
+    if (rope->kind->bias)
+        rope->kind->bias(rope, a->h + (a->step ? 0 : r), s->pos + a->i + r * a->step,
+                         a->t0 + row_begin(s, a, r), n_t, row);
     if (shown) memcpy(a->shown + at, row, (size_t)n_t * sizeof *row);
     s->k->softmax(row, n_t);
 }
@@ -1448,8 +1666,18 @@ static void attend(const State *s, const Attend *a)
     for (int r = 0; p && r < a->rows; r++) show_row(s, a, r);
 }
 
-/* One token: the heads of a group together, so that each key and value is read once; in smaller
- * parts where there are fewer groups than threads could share out evenly. */
+/* Token i of the batch: query heads h0 .. h1-1 of one group together, so that each key and value is
+ * read once. */
+static void attend_group(const State *s, int l, int i, int h0, int h1)
+{
+    for (int h = h0; h < h1; h += SCORE_ROWS) {
+        Attend a = attend_rows(s, l, h, i, h1 - h < SCORE_ROWS ? h1 - h : SCORE_ROWS, 0);
+        attend(s, &a);
+    }
+}
+
+/* One token: whole groups; smaller parts of them where there are fewer groups than threads could
+ * share out evenly. */
 static void attention_token(const State *s, int l)
 {
     const Layer *ly = &s->m->layer[l];
@@ -1459,9 +1687,23 @@ static void attention_token(const State *s, int l)
     SHARED(task, s, K * parts)
     {
         int h0 = task % parts * rows, h1 = h0 + rows < G ? h0 + rows : G;
-        if (h0 >= h1) continue;
-        Attend a = attend_rows(s, l, task / parts * G + h0, 0, h1 - h0, 0);
-        attend(s, &a);
+        attend_group(s, l, 0, task / parts * G + h0, task / parts * G + h1);
+    }
+}
+
+/* An encoding that changes keys in the cache: token after token, a key head at a time. */
+static void attention_updated(const State *s, int l, int n)
+{
+    const Layer *ly = &s->m->layer[l];
+    int G = ly->n_heads / ly->n_kv_heads;
+    SHARED(kh, s, ly->n_kv_heads)
+    {
+        RopeCall c = rope_call(s, l, kh, n);
+        float *key = (float *)(void *)s->k_cache + cache_at(s, l, kh, 0);
+        for (int i = 0; i < n; i++) {
+            c.r->kind->update(&c, kh, i, key, s->pos + i);
+            attend_group(s, l, i, kh * G, (kh + 1) * G);
+        }
     }
 }
 
@@ -1471,6 +1713,10 @@ static void attention(const State *s, int l, int n)
 {
     int H = s->m->layer[l].n_heads, blocks = (n + SCORE_ROWS - 1) / SCORE_ROWS;
     int runs = s->probe && s->probe->want & PROBE_ATTN ? 1 : blocks;
+    if (s->m->rope[s->m->layer[l].rope].kind->update) {
+        attention_updated(s, l, n);
+        return;
+    }
     if (n == 1) {
         attention_token(s, l);
         return;
@@ -1524,26 +1770,47 @@ static void embed(State *s, const int *tok, int n)
     team_wait(s);
 }
 
-#define LAYER_LOOPS 16 /* shared loops of one layer, or more */
+/* Where the output matrix has no columns for the copies of a query head: att_out[i][projected head]
+ * = sum over its copies of fold[copy] times their output. */
+static void fold_copies(const State *s, int l, int n)
+{
+    const Layer *ly = &s->m->layer[l];
+    const RopeParams *p = &s->m->rope[ly->rope].p;
+    size_t D = (size_t)s->m->head_dim, O = (size_t)ly->wo->ne[0], H = (size_t)ly->n_heads;
+    if (O == H * D) return;
+    SHARED(once, s, 1)
+    for (size_t i = 0; i < (size_t)n; i++)
+        for (size_t h = 0; h < O / D; h++)
+            for (size_t c = 0; c < D; c++) {
+                const float *from = s->att_out + (i * H + 2 * h) * D + c;
+                s->att_out[i * O + h * D + c] =
+                    (float)p->fold[0] * from[0] + (float)p->fold[1] * from[D];
+            }
+    team_wait(s);
+}
+
+#define LAYER_LOOPS 18 /* shared loops of one layer, or more */
 
 /* One transformer layer over n tokens. On entry x + add is the residual stream (add: the last
  * branch's output, not yet added); on return the stream is x + xo. */
 static void layer_forward(State *s, int l, const float *add, int n)
 {
     const Layer *ly = &s->m->layer[l];
-    size_t E = (size_t)s->m->n_embd, D = (size_t)s->m->head_dim;
-    size_t Q = (size_t)ly->n_heads * D, KV = (size_t)ly->n_kv_heads * D, F = (size_t)ly->n_ff;
+    size_t E = (size_t)s->m->n_embd, D = (size_t)s->m->head_dim, Q = (size_t)ly->n_q_heads * D;
+    size_t KV = (size_t)ly->n_kv_heads * D, O = (size_t)ly->wo->ne[0], F = (size_t)ly->n_ff;
 
     add_norm(s, s->x, add, ly->attn_norm, n);
-    matmul(s, s->q, Q, ly->wq, ly->bq, s->xb, E, n);
+    layer_tables(s, l, n);
+    matmul(s, ly->n_q_heads == ly->n_heads ? s->q : s->att_out, Q, ly->wq, ly->bq, s->xb, E, n);
     matmul(s, s->kx, KV, ly->wk, ly->bk, s->xb, E, n);
     matmul(s, s->v, KV, ly->wv, ly->bv, s->xb, E, n);
     team_wait(s);
     rotate_and_cache(s, l, n);
     attention(s, l, n);
     team_wait(s);
-    quantize_rows(s, s->att_out, (int)Q, n);
-    matmul(s, s->xo, E, ly->wo, ly->bo, s->att_out, Q, n);
+    fold_copies(s, l, n);
+    quantize_rows(s, s->att_out, (int)O, n);
+    matmul(s, s->xo, E, ly->wo, ly->bo, s->att_out, O, n);
     team_wait(s);
 
     add_norm(s, s->x, s->xo, ly->ffn_norm, n);
@@ -1574,21 +1841,66 @@ static int team_size(const State *s, int n)
     return worth >= s->n_threads ? s->n_threads : worth < 1 ? 1 : (int)worth;
 }
 
-void forward(State *s, const int *tok, int n, int n_logits)
+/* Keys of the cache under the frequencies now in force: made anew from what was computed, so that
+ * they do not depend on how many changes there have been. */
+static void turn_again(State *s)
+{
+    const Model *m = s->m;
+    size_t D = (size_t)m->head_dim;
+    int n_pos = s->pos;
+    for (int pos = 0, n; pos < n_pos; pos += n) {
+        n = n_pos - pos < s->n_batch ? n_pos - pos : s->n_batch;
+        team_begin(s);
+#pragma omp parallel num_threads(s->n_threads) if (s->n_threads > 1)
+        {
+            shared_tables(s, pos, n);
+            team_wait(s);
+            SHARED(kh, s, m->max_kv_heads)
+            for (int l = 0; l < m->n_layers; l++) {
+                const Layer *ly = &m->layer[l];
+                if (kh >= ly->n_kv_heads || !m->rope[ly->rope].kind->length) continue;
+                float *k = s->kx + (size_t)kh * (size_t)s->n_batch * D;
+                memcpy(k, s->raw_keys + cache_at(s, l, kh, pos), (size_t)n * D * sizeof *k);
+                cache_keys(s, l, kh, k, D, pos, n);
+            }
+            team_end(s);
+        }
+    }
+}
+
+/* Frequencies for the token at s->pos; returns how many of n tokens they hold for. */
+static int rope_span(State *s, int n)
+{
+    int changed = 0;
+    for (int i = 0; i < s->m->n_ropes; i++) {
+        const Rope *r = &s->m->rope[i];
+        RopeNow *now = &s->now[i];
+        if (!r->kind->length) continue;
+        int length = r->kind->length(r, s->pos), span = 1;
+        Err e;
+        while (span < n && r->kind->length(r, s->pos + span) == length) span++;
+        n = span;
+        if (length == now->length) continue;
+        now->length = length;
+        int bad = r->kind->freqs(r, length, now->inv_freq, &now->amplitude, &e);
+        MUST(!bad); /* what could be wrong is wrong for every length: rope_new has seen it */
+        changed = 1;
+    }
+    if (changed && s->pos) turn_again(s);
+    return n;
+}
+
+/* forward over tokens under the same frequencies. Logits of the last n_logits go to `logits`. */
+static void forward_span(State *s, const int *tok, int n, int n_logits, float *logits)
 {
     const Model *m = s->m;
     size_t E = (size_t)m->n_embd, first = (size_t)(n - n_logits) * E;
-    MUST(n >= 1 && n <= s->n_batch && s->pos + n <= s->n_ctx && n_logits >= 0 && n_logits <= n);
-    for (int i = 0; i < n; i++) MUST(tok[i] >= 0 && tok[i] < m->n_vocab);
-    for (int r = 0; r < m->n_ropes; r++) {
-        size_t at = (size_t)r * (size_t)s->n_batch * (size_t)s->max_pairs;
-        rope_table(&m->rope[r], s->cos + at, s->sin + at, s->pos, n);
-    }
     int team = team_size(s, n), shown = s->probe && s->probe->want & PROBE_RESID;
     (void)team; /* used by OpenMP alone */
     team_begin(s);
 #pragma omp parallel num_threads(team) if (team > 1)
     {
+        shared_tables(s, s->pos, n);
         embed(s, tok, n);
         for (int l = 0; l < m->n_layers; l++) {
             layer_forward(s, l, l && !shown ? s->xo : NULL, n);
@@ -1596,12 +1908,26 @@ void forward(State *s, const int *tok, int n, int n_logits)
         }
         if (n_logits) {
             add_norm(s, s->x + first, shown ? NULL : s->xo + first, m->output_norm, n_logits);
-            matmul(s, s->logits, (size_t)m->n_vocab, m->output, NULL, s->xb, E, n_logits);
+            matmul(s, logits, (size_t)m->n_vocab, m->output, NULL, s->xb, E, n_logits);
             team_wait(s);
         }
         team_end(s);
     }
     s->pos += n;
+}
+
+void forward(State *s, const int *tok, int n, int n_logits)
+{
+    const Model *m = s->m;
+    MUST(n >= 1 && n <= s->n_batch && s->pos + n <= s->n_ctx && n_logits >= 0 && n_logits <= n);
+    for (int i = 0; i < n; i++) MUST(tok[i] >= 0 && tok[i] < m->n_vocab);
+    for (int i = 0, span; i < n; i += span) {
+        span = rope_span(s, n - i);
+        int silent = n - n_logits - i; /* tokens from here on without logits */
+        int asked = silent < 0 ? span : silent < span ? span - silent : 0;
+        int row = silent < 0 ? -silent : 0;
+        forward_span(s, tok + i, span, asked, s->logits + (size_t)row * (size_t)m->n_vocab);
+    }
 }
 
 /* ------------------------------------------------------------ 8 model file
@@ -2114,7 +2440,7 @@ static const Arch archs[] = {
 };
 
 /* Binding: every tensor of an architecture by name, kind and full shape. Sizes by letter. */
-enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F };
+enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F, DIM_O };
 typedef struct {
     const char *name; /* of a layer tensor: what follows "blk.N." */
     size_t field;     /* in Layer */
@@ -2127,7 +2453,7 @@ static const Bind layer_binds[] = {
     {"attn_q.weight", offsetof(Layer, wq), 0, 1, DIM_E, DIM_Q},
     {"attn_k.weight", offsetof(Layer, wk), 0, 1, DIM_E, DIM_KV},
     {"attn_v.weight", offsetof(Layer, wv), 0, 1, DIM_E, DIM_KV},
-    {"attn_output.weight", offsetof(Layer, wo), 0, 1, DIM_Q, DIM_E},
+    {"attn_output.weight", offsetof(Layer, wo), 0, 1, DIM_O, DIM_E},
     {"attn_q.bias", offsetof(Layer, bq), 1, 0, DIM_Q, DIM_ONE},
     {"attn_k.bias", offsetof(Layer, bk), 1, 0, DIM_KV, DIM_ONE},
     {"attn_v.bias", offsetof(Layer, bv), 1, 0, DIM_KV, DIM_ONE},
@@ -2191,7 +2517,9 @@ static int64_t dim_of(const Model *m, const Layer *ly, int dim)
     case DIM_E:
         return m->n_embd;
     case DIM_Q:
-        return (int64_t)ly->n_heads * m->head_dim;
+        return (int64_t)ly->n_q_heads * m->head_dim;
+    case DIM_O:
+        return (int64_t)ly->n_o_heads * m->head_dim;
     case DIM_KV:
         return (int64_t)ly->n_kv_heads * m->head_dim;
     case DIM_F:
@@ -2234,19 +2562,43 @@ static int refuse_unknown(Binder *b)
     return 0;
 }
 
-static int bind_tensors(Model *m, Err *e)
+static int bind_tensors(Binder *b)
 {
-    Binder b = {m, e, xcalloc(m->g.n_tensors, 1)};
-    const Tensor *freqs = gguf_tensor(&m->g, "rope_freqs.weight");
-    if (freqs) b.used[freqs - m->g.tensors] = 1;
-    int bad = bind_tensor(&b, "token_embd.weight", m->n_embd, m->n_vocab, 1, &m->tok_embd) < 0;
+    Model *m = b->m;
+    int bad = bind_tensor(b, "token_embd.weight", m->n_embd, m->n_vocab, 1, &m->tok_embd) < 0;
     m->output = m->tok_embd; /* tied, unless the file has a matrix of its own */
-    bad = bad || bind_tensor(&b, "output.weight", m->n_embd, m->n_vocab, 0, &m->output) < 0 ||
-          bind_vector(&b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0;
-    for (int l = 0; !bad && l < m->n_layers; l++) bad = bind_layer(&b, l);
-    bad = bad || refuse_unknown(&b);
-    free(b.used);
-    return bad ? -1 : 0;
+    bad = bad || bind_tensor(b, "output.weight", m->n_embd, m->n_vocab, 0, &m->output) < 0 ||
+          bind_vector(b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0;
+    for (int l = 0; !bad && l < m->n_layers; l++) bad = bind_layer(b, l);
+    return bad || refuse_unknown(b) ? -1 : 0;
+}
+
+int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows, Err *e)
+{
+    char full[128];
+    snprintf(full, sizeof full, "blk.%d.%s", r->p.layer, name);
+    const Tensor *t = s->g ? gguf_tensor(s->g, full) : NULL;
+    if (!t && s->g) t = gguf_tensor(s->g, name);
+    if (!t) return 0;
+    if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1)
+        return err_set(e,
+                       "%s: tensor '%.*s': expected shape [%lld, %lld], found [%lld, %lld, %lld, "
+                       "%lld]",
+                       s->g->path, (int)t->name.n, t->name.s, (long long)cols, (long long)rows,
+                       (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2],
+                       (long long)t->ne[3]);
+    MUST(i >= 0 && i < ROPE_WEIGHTS && !r->w[i]);
+    if (s->used) s->used[t - s->g->tensors] = 1;
+    r->n_w[i] = (size_t)(cols * rows);
+    r->w[i] = xcalloc(r->n_w[i], sizeof *r->w[i]);
+    Q32 *q = xcalloc((size_t)cols / QB + 1, sizeof *q);
+    float *row = xcalloc((size_t)cols, sizeof *row);
+    for (int64_t k = 0; k < rows; k++)
+        memcpy(r->w[i] + k * cols, row_floats(&kernels_base, t, (int)k, row, q),
+               (size_t)cols * sizeof *row);
+    free(row);
+    free(q);
+    return 1;
 }
 
 static const char *arch_key(const Model *m, const char *name, char buf[128])
@@ -2277,11 +2629,6 @@ static int hyper_layers(const Model *m, const char *name, int hi, const int *def
     return found < 0 ? -1 : 0;
 }
 
-static int max_of(int a, int b)
-{
-    return a > b ? a : b;
-}
-
 /* Heads and widths of every layer, from scalars or arrays. */
 static int read_layers(Model *m, Err *e)
 {
@@ -2293,7 +2640,12 @@ static int read_layers(Model *m, Err *e)
               hyper_int(m, "attention.sliding_window", 0, INT_MAX, 0, &window, e);
     m->layer = xcalloc(L, sizeof *m->layer);
     for (size_t l = 0; !bad && l < L; l++) {
-        m->layer[l] = (Layer){n[l], n[L + l], n[2 * L + l], .window = window};
+        m->layer[l] = (Layer){.n_heads = n[l],
+                              .n_kv_heads = n[L + l],
+                              .n_ff = n[2 * L + l],
+                              .n_q_heads = n[l],
+                              .n_o_heads = n[l],
+                              .window = window};
         if (n[l] % n[L + l])
             bad = err_set(e,
                           "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
@@ -2336,27 +2688,14 @@ static int read_shape(Model *m, Err *e)
     return 0;
 }
 
-/* The kind of --rope; NULL, and a sentence, if there is none of that name. */
-static const RopeKind *rope_named(const char *name, Err *e)
-{
-    char list[256] = "";
-    const RopeKind *kind = rope_find(name);
-    for (int k = 0; rope_at(k); k++)
-        snprintf(list + strlen(list), sizeof list - strlen(list), " %s", rope_at(k)->name);
-    if (!kind) err_usage(e, "--rope %s: expected one of%s", name, list);
-    return kind;
-}
-
-/* Which kind of RoPE the file asks for: rope.scaling.type, or the older rope.scale_linear. With
- * type "none" a factor is written but not meant. */
-static int rope_kind(const Model *m, const ModelOptions *opt, double *factor, const RopeKind **kind,
-                     Err *e)
+/* The kind of encoding that the file asks for, by rope.scaling.type or the older rope.scale_linear.
+ * With type "none" a factor is written but not meant. */
+static int file_kind(const Model *m, RopeParams *p, const RopeKind **kind, Err *e)
 {
     char key[128], text[96];
     Str type = {"linear", 6};
-    *factor = 1;
-    if (gguf_float(&m->g, arch_key(m, "rope.scale_linear", key), 0, 1e6, factor, e) < 0 ||
-        gguf_float(&m->g, arch_key(m, "rope.scaling.factor", key), 0, 1e6, factor, e) < 0 ||
+    if (gguf_float(&m->g, arch_key(m, "rope.scale_linear", key), 0, 1e6, &p->factor, e) < 0 ||
+        gguf_float(&m->g, arch_key(m, "rope.scaling.factor", key), 0, 1e6, &p->factor, e) < 0 ||
         gguf_str(&m->g, arch_key(m, "rope.scaling.type", key), &type, e) < 0)
         return -1;
     if (!str_is(type, "none") && !str_is(type, "linear"))
@@ -2364,42 +2703,164 @@ static int rope_kind(const Model *m, const ModelOptions *opt, double *factor, co
                        "%s: key '%s': expected 'none' or 'linear', found '%s', which this program "
                        "does not have",
                        m->g.path, key, show(type, text));
-    if (*factor == 0 || str_is(type, "none")) *factor = 1; /* 0: llama.cpp's "not scaled" */
-    if (opt->rope_factor > 0) *factor = opt->rope_factor;
-    *kind = *factor > 1 || *factor < 1 ? &rope_linear : &rope_plain;
-    if (opt->rope && !(*kind = rope_named(opt->rope, e))) return -1;
-    if (opt->rope && *kind == &rope_linear && *factor == 1)
-        return err_usage(e, "--rope linear: the file has no factor; --rope-scale X gives one");
+    if (p->factor <= 0 || str_is(type, "none")) p->factor = 1; /* 0: llama.cpp's "not scaled" */
+    return rope_parse(p->factor > 1 || p->factor < 1 ? "linear" : "plain", p, kind, e);
+}
+
+/* Frequency divisors of a file (Llama 3.1 and later). */
+static int read_divisors(Binder *b, RopeParams *p)
+{
+    if (bind_vector(b, "rope_freqs.weight", p->n_rot / 2, 0, &p->divisors) < 0) return -1;
+    for (int j = 0; p->divisors && j < p->n_rot / 2; j++)
+        if (!(p->divisors[j] > 0))
+            return err_set(b->e,
+                           "%s: tensor 'rope_freqs.weight': divisor %d is %g; expected a number "
+                           "above 0",
+                           b->m->g.path, j, (double)p->divisors[j]);
     return 0;
 }
 
-static int read_rope(Model *m, const ModelOptions *opt, Err *e)
+/* What the file says about the encoding of all its layers. */
+static int read_rope_params(Binder *b, RopeParams *p, const RopeKind **kind)
 {
+    const Model *m = b->m;
     char key[128];
-    const RopeKind *kind = NULL;
-    RopeParams p = {.head_dim = m->head_dim, .base = m->arch->rope_base};
-    if (hyper_int(m, "rope.dimension_count", 2, m->head_dim, m->head_dim, &p.n_rot, e) ||
+    *p = rope_params(m->head_dim, m->arch->rope_base);
+    p->n_layers = m->n_layers;
+    p->n_embd = m->n_embd;
+    p->n_ctx_train = m->n_ctx_train;
+    if (hyper_int(m, "rope.dimension_count", 2, m->head_dim, m->head_dim, &p->n_rot, b->e) ||
         hyper_int(m, "rope.scaling.original_context_length", 1, INT_MAX, m->n_ctx_train,
-                  &p.n_ctx_orig, e) ||
-        gguf_float(&m->g, arch_key(m, "rope.freq_base", key), 1.0, 1e12, &p.base, e) < 0 ||
-        rope_kind(m, opt, &p.factor, &kind, e))
+                  &p->n_ctx_orig, b->e) ||
+        gguf_float(&m->g, arch_key(m, "rope.freq_base", key), 1.0, 1e12, &p->base, b->e) < 0 ||
+        file_kind(m, p, kind, b->e))
         return -1;
-    if (p.n_rot % 2)
-        return err_set(e, "%s: key '%s.rope.dimension_count': expected an even number, found %d",
-                       m->g.path, m->arch->name, p.n_rot);
-    Binder b = {m, e, xcalloc(m->g.n_tensors, 1)};
-    int bad = bind_vector(&b, "rope_freqs.weight", p.n_rot / 2, 0, &p.divisors) < 0;
-    free(b.used);
-    for (int j = 0; !bad && p.divisors && j < p.n_rot / 2; j++)
-        if (!(p.divisors[j] > 0))
-            bad = err_set(e,
-                          "%s: tensor 'rope_freqs.weight': divisor %d is %g; expected a number "
-                          "above 0",
-                          m->g.path, j, (double)p.divisors[j]);
+    if (p->n_rot % 2)
+        return err_set(b->e, "%s: key '%s.rope.dimension_count': expected an even number, found %d",
+                       m->g.path, m->arch->name, p->n_rot);
+    return read_divisors(b, p);
+}
+
+/* What the command line says instead. With another number of rotated values the file's divisors
+ * have no meaning. */
+static int override_rope(const ModelOptions *opt, RopeParams *p, const RopeKind **kind, Err *e)
+{
+    int n_rot = p->n_rot;
+    char spec[64];
+    if (opt->rope_factor > 0) {
+        if (opt->rope && strcmp(opt->rope, "linear"))
+            return err_usage(e, "--rope-scale is the factor of --rope linear, not of --rope %s",
+                             opt->rope);
+        snprintf(spec, sizeof spec, "linear:factor=%.17g", opt->rope_factor);
+        return rope_parse(spec, p, kind, e);
+    }
+    if (opt->rope && rope_parse(opt->rope, p, kind, e)) return -1;
+    if (p->n_rot != n_rot) p->divisors = NULL;
+    if (opt->rope && *kind == &rope_linear && p->factor >= 1 && p->factor <= 1 &&
+        !strstr(opt->rope, "factor"))
+        return err_usage(e, "--rope linear: the file has no factor; --rope linear:factor=X");
+    return 0;
+}
+
+static int same_number(double a, double b)
+{
+    return (a >= b && a <= b) || (isnan(a) && isnan(b));
+}
+
+/* Would two layers turn alike? Kinds with weights or a memory of their own never share. */
+static int same_rope(const Rope *a, const Rope *b)
+{
+    const RopeParams *p = &a->p, *q = &b->p;
+    size_t bytes = (size_t)a->n_pairs * sizeof *a->inv_freq;
+    int same = a->kind == b->kind && !a->kind->load && !a->kind->memory && a->sets == 1 &&
+               a->n_pairs == b->n_pairs && same_number(a->amplitude, b->amplitude) &&
+               p->n_heads == q->n_heads && p->n_kv_heads == q->n_kv_heads &&
+               p->copies == q->copies && same_number(p->pos_scale, q->pos_scale) &&
+               same_number(p->pos_shift, q->pos_shift) && same_number(p->base, q->base);
+    for (int i = 0; same && i < ROPE_ARGS; i++) same = same_number(p->arg[i], q->arg[i]);
+    return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
+}
+
+/* The encoding of layer l, made or shared with a layer before it. */
+static int add_rope(Binder *b, int l, const RopeKind *kind, RopeParams *p)
+{
+    Model *m = b->m;
+    Layer *ly = &m->layer[l];
+    RopeSource source = {&m->g, b->used};
+    Rope *r = &m->rope[m->n_ropes];
+    p->layer = l;
+    p->n_heads = ly->n_heads;
+    p->n_kv_heads = ly->n_kv_heads;
+    if (rope_new(r, kind, p, m->arch->layout, &source, b->e)) return -1;
+    for (ly->rope = 0; ly->rope < m->n_ropes; ly->rope++)
+        if (same_rope(&m->rope[ly->rope], r)) {
+            rope_free(r);
+            return 0;
+        }
+    m->n_ropes++;
+    return 0;
+}
+
+/* Tables of angles: layers that need one of their own take turns with one place. */
+static void place_tables(Model *m)
+{
+    int own = 0;
+    m->n_tables = 0;
+    for (int i = 0; i < m->n_ropes; i++) {
+        if (of_one_layer(&m->rope[i])) {
+            own = max_of(own, rope_tables(&m->rope[i]));
+        } else {
+            m->rope[i].table = m->n_tables;
+            m->n_tables += rope_tables(&m->rope[i]);
+        }
+    }
+    for (int i = 0; i < m->n_ropes; i++)
+        if (of_one_layer(&m->rope[i])) m->rope[i].table = m->n_tables;
+    m->n_tables += own;
+}
+
+/* Copies of query heads: attention has more heads than are projected. */
+static int expand_heads(Model *m, int l, Err *e)
+{
+    Layer *ly = &m->layer[l];
+    const RopeParams *p = &m->rope[ly->rope].p;
+    const Tensor *wo;
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.attn_output.weight", l);
+    wo = gguf_tensor(&m->g, name);
+    if (p->copies == 1) return 0;
+    if (m->layer[l].bq || p->copies != 2) return err_set(e, "bug: %d copies", p->copies);
+    ly->n_heads = p->copies * ly->n_q_heads;
+    ly->n_o_heads = wo && wo->ne[0] == (int64_t)ly->n_heads * m->head_dim ? ly->n_heads
+                                                                           : ly->n_q_heads;
+    m->max_heads = max_of(m->max_heads, ly->n_heads);
+    return 0;
+}
+
+static int read_rope(Binder *b, const ModelOptions *opt)
+{
+    Model *m = b->m;
+    RopeParams file, asked;
+    const RopeKind *file_has, *kind;
+    uint8_t *on = xcalloc((size_t)m->n_layers, 1);
+    int bad = read_rope_params(b, &file, &file_has);
+    asked = file;
+    kind = file_has;
+    bad = bad || override_rope(opt, &asked, &kind, b->e) ||
+          list_parse("--rope-layers", opt->rope_layers, m->n_layers, on, b->e);
+    m->rope = xcalloc((size_t)m->n_layers + 1, sizeof *m->rope);
+    for (int l = 0; !bad && l < m->n_layers; l++)
+        bad = add_rope(b, l, on[l] ? kind : file_has, on[l] ? &asked : &file) ||
+              expand_heads(m, l, b->e);
+    free(on);
     if (bad) return -1;
-    m->rope = xcalloc(1, sizeof *m->rope);
-    if (rope_new(&m->rope[0], kind, &p, m->arch->layout, e)) return -1;
-    m->n_ropes = 1;
+    for (int r = 0; opt->truncate && r < m->n_ropes; r++) {
+        if (m->rope[r].kind->length)
+            return err_usage(b->e, "--keep-rope: the frequencies of %s change with the length",
+                             m->rope[r].kind->name);
+        rope_keep(&m->rope[r], opt->rope_keep);
+    }
+    place_tables(m);
     return 0;
 }
 
@@ -2460,17 +2921,19 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     if (m->g.n_tensors == 0)
         return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
                        m->g.path);
-    if (refuse_keys(m, e) || read_shape(m, e) || read_rope(m, opt, e) ||
+    if (refuse_keys(m, e) || read_shape(m, e) ||
         gguf_float(&m->g, arch_key(m, "attention.layer_norm_rms_epsilon", key), 0, 1, &eps, e) < 0)
         return -1;
-    for (int r = 0; opt->truncate && r < m->n_ropes; r++) rope_keep(&m->rope[r], opt->rope_keep);
     m->norm_eps = (float)eps;
     m->score_scale = (float)(1.0 / sqrt((double)m->head_dim));
     for (size_t i = 0; i < m->g.n_tensors; i++) {
         const Tensor *t = &m->g.tensors[i];
         m->n_params += (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
     }
-    return bind_tensors(m, e);
+    Binder b = {m, e, xcalloc(m->g.n_tensors, 1)};
+    int bad = read_rope(&b, opt) || bind_tensors(&b);
+    free(b.used);
+    return bad ? -1 : 0;
 }
 
 int model_bind(Model *m, Gguf *g, const ModelOptions *opt, Err *e)
@@ -2526,6 +2989,8 @@ Model *model_skeleton(const ModelShape *s)
         Layer *y = &m->layer[l];
         *y = (Layer){.n_heads = s->layer[l].n_heads,
                      .n_kv_heads = s->layer[l].n_kv_heads,
+                     .n_q_heads = s->layer[l].n_heads,
+                     .n_o_heads = s->layer[l].n_heads,
                      .window = s->layer[l].window,
                      .rope = s->layer[l].rope};
         MUST(y->n_kv_heads > 0 && y->n_heads % y->n_kv_heads == 0 && y->rope < s->n_ropes);
@@ -2647,6 +3112,52 @@ static int state_sizes(State *s, const StateOptions *opt, Err *e)
     return s->k ? 0 : -1;
 }
 
+/* What the encodings of a model need besides tables of angles: numbers of elements. */
+typedef struct {
+    double now, raw, angles, work, memory;
+} RopeSizes;
+
+static int rope_sizes(State *s, RopeSizes *z, Err *e)
+{
+    const Model *m = s->m;
+    double K = m->max_kv_heads, N = s->n_batch;
+    *z = (RopeSizes){0};
+    for (int i = 0; i < m->n_ropes; i++) {
+        const Rope *r = &m->rope[i];
+        size_t work = r->kind->work ? (size_t)r->kind->work(r) : 0;
+        size_t memory = r->kind->memory ? (size_t)r->kind->memory(r) : 0;
+        z->now += (double)r->sets * r->n_pairs;
+        if (r->kind->length) z->raw = m->n_layers * K * m->head_dim * s->n_ctx;
+        if (r->kind->angles) z->angles = K * N * s->max_pairs;
+        if (work > s->work_stride) s->work_stride = work;
+        if (memory > s->memory_stride) s->memory_stride = memory;
+        if (r->kind->update && s->kv_type != T_F32)
+            return err_usage(e,
+                             "--rope %s rewrites its keys at every token, which adds up errors in "
+                             "--kv f16: leave that out",
+                             r->kind->name);
+    }
+    z->work = K * N * (double)s->work_stride;
+    z->memory = m->n_layers * K * (double)s->memory_stride;
+    return 0;
+}
+
+/* The frequencies at the start of a timeline. */
+static void ropes_begin(State *s)
+{
+    double *at = s->now_freq;
+    for (int i = 0; i < s->m->n_ropes; i++) {
+        const Rope *r = &s->m->rope[i];
+        size_t n = (size_t)r->sets * (size_t)r->n_pairs;
+        s->now[i] = (RopeNow){.length = r->kind->length ? r->kind->length(r, 0) : 0,
+                              .amplitude = r->amplitude,
+                              .inv_freq = at};
+        memcpy(at, r->inv_freq, n * sizeof *at);
+        at += n;
+    }
+    memset(s->rope_memory, 0, s->n_memory * sizeof *s->rope_memory);
+}
+
 /* One buffer of a State: where its pointer stands, and its size. Sizes are computed in double:
  * those of a hostile file cannot wrap around there. */
 typedef struct {
@@ -2681,7 +3192,7 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
     if (state_sizes(s, opt ? opt : &defaults, e)) return -1;
     double N = s->n_batch, E = m->n_embd, F = m->max_ff, T = s->n_ctx;
     double Q = (double)m->max_heads * m->head_dim, KV = (double)m->max_kv_heads * m->head_dim;
-    double angles = N * m->n_ropes * s->max_pairs, cache = m->n_layers * KV * T;
+    double angles = N * m->n_tables * s->max_pairs, cache = m->n_layers * KV * T;
     double kv_bytes = s->kv_type == T_F16 ? 2 : 4;
     double widest = fmax(fmax(E, F), Q), blocks = floor(widest / QB);
     double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD)), q32 = blocks * sizeof(Q32) / 4;
@@ -2690,6 +3201,9 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
     s->xq_stride = (size_t)blocks;
     s->scratch_floats = (size_t)scratch;
     s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 4;
+    RopeSizes z;
+    if (rope_sizes(s, &z, e)) return -1;
+    s->n_memory = (size_t)z.memory;
     const Buffer table[] = {
         {&s->x, N * E, 4},
         {&s->xo, N * E, 4},
@@ -2703,6 +3217,12 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->xq, N * blocks, sizeof(Q8)},
         {&s->cos, angles, 4},
         {&s->sin, angles, 4},
+        {&s->now, m->n_ropes, sizeof(RopeNow)},
+        {&s->now_freq, z.now, 8},
+        {&s->raw_keys, z.raw, 4},
+        {&s->rope_angles, z.angles, 8},
+        {&s->rope_work, z.work, 4},
+        {&s->rope_memory, z.memory, 8},
         {&s->k_cache, cache, kv_bytes},
         {&s->v_cache, cache, kv_bytes},
         {&s->logits, N * m->n_vocab, 4},
@@ -2714,12 +3234,22 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
     if (state_allocate(s, table, (int)(sizeof table / sizeof *table), e)) return -1;
     for (int i = 0; i < s->n_threads; i++)
         s->worker[i].scratch = s->scratch + (size_t)i * s->scratch_floats;
+    if (z.raw <= 0) s->raw_keys = NULL;
+    ropes_begin(s);
     return 0;
 }
 
 void state_reset(State *s)
 {
     s->pos = 0;
+    ropes_begin(s);
+}
+
+void state_key(const State *s, int l, int kh, int t, float *k)
+{
+    size_t D = (size_t)s->m->head_dim;
+    const float *from = cache_get(s, s->k_cache, cache_at(s, l, kh, t), 1, k);
+    if (from != k) memcpy(k, from, D * sizeof *k);
 }
 
 void state_free(State *s)
@@ -2880,7 +3410,8 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
-        *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *ablation;
+        *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
+        *ablation;
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
         verbose;
@@ -2954,7 +3485,9 @@ static const Option option_table[] = {
      "quantized weights times float activations (the default)"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "ax", "", "quantized weights times int8 activations"},
     {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
-     "plain, none or linear, instead of the file's"},
+     "position encoding KIND[:key=value,...], instead of the file's: see `ropescope rope`"},
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBx", "LIST",
+     "--rope in these layers only, as 4-8"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaB", "X",
      "factor of --rope linear, instead of the file's"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
@@ -2965,7 +3498,7 @@ static const Option option_table[] = {
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
     {"keep-rope", 0, O_NUM, F(try_keep), 0, 1, "x", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
-    {"rope", 0, O_STR, F(try_rope), 0, 0, "x", "KIND", "edit: plain, none or linear encoding"},
+    {"rope", 0, O_STR, F(try_rope), 0, 0, "x", "KIND", "edit: position encoding KIND[:key=value,...]"},
     {"rope-scale", 0, O_NUM, F(try_scale), 1e-6, 1e6, "x", "X", "factor of --rope linear"},
     {"massive", 0, O_FLAG, F(massive), 0, 0, "x", "",
      "edit: replace massive values of q and k by their means"},
@@ -3166,6 +3699,7 @@ static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
     ModelOptions mo = {.rope = o->rope,
+                       .rope_layers = o->rope_layers,
                        .rope_factor = o->rope_scale,
                        .truncate = o->keep_rope >= 0,
                        .rope_keep = o->keep_rope};
@@ -5199,12 +5733,9 @@ static int run_check(Options *o, Err *e)
 /* An encoding without a model: the frequencies of --base and --n-rot over --ctx tokens. */
 static int lone_encoding(const Options *o, Model *m, Err *e)
 {
-    const RopeKind *kind = o->rope_scale > 0 ? &rope_linear : &rope_plain;
-    RopeParams p = {.head_dim = o->n_rot,
-                    .n_rot = o->n_rot,
-                    .base = o->base,
-                    .factor = o->rope_scale > 0 ? o->rope_scale : 1,
-                    .n_ctx_orig = (int)o->analysis.n_ctx};
+    const RopeKind *kind;
+    ModelOptions mo = {.rope = o->rope, .rope_factor = o->rope_scale};
+    RopeParams p = rope_params(o->n_rot, o->base);
     const char *missing = !(o->base > 0)             ? "--base X"
                           : !o->n_rot                ? "--n-rot N"
                           : !(o->analysis.n_ctx > 0) ? "--ctx P"
@@ -5218,16 +5749,17 @@ static int lone_encoding(const Options *o, Model *m, Err *e)
     if (o->n_rot % 2)
         return err_usage(e, "--n-rot %d: expected an even number, two values for each pair",
                          o->n_rot);
-    if (o->rope && !(kind = rope_named(o->rope, e))) return -1;
+    p.n_ctx_orig = p.n_ctx_train = (int)o->analysis.n_ctx;
+    if (rope_parse("plain", &p, &kind, e) || override_rope(&mo, &p, &kind, e)) return -1;
     m->rope = xcalloc(1, sizeof *m->rope);
-    if (rope_new(&m->rope[0], kind, &p, ROPE_HALF, e)) return -1;
+    if (rope_new(&m->rope[0], kind, &p, ROPE_HALF, NULL, e)) return -1;
     m->n_ropes = 1;
     return 0;
 }
 
 static int bounds_model(const Options *o, Model *m, Err *e)
 {
-    ModelOptions mo = {.rope = o->rope, .rope_factor = o->rope_scale};
+    ModelOptions mo = {.rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
     if (!o->model) return lone_encoding(o, m, e);
     if (o->base > 0 || o->n_rot)
         return err_usage(e, "--base and --n-rot are for bounds without a model; %s has its own",
@@ -5707,7 +6239,7 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
 static int run_info(Options *o, Err *e)
 {
     Model m = {0};
-    ModelOptions mo = {.rope = o->rope, .rope_factor = o->rope_scale};
+    ModelOptions mo = {.rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
     OutFile out;
     Tokenizer *t = NULL;
     if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");

@@ -118,9 +118,9 @@ static void plant(Planted *p, const Plan *plan)
     Err e;
     Rng rng = rng_new(77);
     int H = plan->n_heads, K = plan->n_kv;
-    RopeParams rp = {.head_dim = SIZE, .n_rot = plan->n_rot, .base = 10000, .factor = 1};
+    RopeParams rp = {.head_dim = SIZE, .n_rot = plan->n_rot, .base = 10000, .factor = 1, .pos_scale = 1};
     *p = (Planted){.plan = plan};
-    CHECK(rope_new(&p->rope, &rope_plain, &rp, plan->layout, &e) == 0);
+    CHECK(rope_new(&p->rope, &rope_plain, &rp, plan->layout, NULL, &e) == 0);
     p->rope.amplitude = plan->amplitude;
     while (p->rope.inv_freq[p->pair] * 1024 >= 1.5) p->pair++;
     p->x = p->rope.inv_freq[p->pair] * 1024;

@@ -20,13 +20,13 @@ typedef struct {
 static void shape_new(Shape *s, int n_layers, int n_heads, int n_rot, int D)
 {
     Err e;
-    RopeParams p = {.head_dim = D, .n_rot = n_rot, .base = 10000, .factor = 1, .n_ctx_orig = 48};
+    RopeParams p = {.head_dim = D, .n_rot = n_rot, .base = 10000, .factor = 1, .n_ctx_orig = 48, .pos_scale = 1};
     *s = (Shape){.arch = {.name = "shape \"\n"}};
     for (int i = 0; i < 8; i++) s->divisors[i] = 1 + (float)i / 3;
     for (int i = 0; i < 64; i++) s->bias[i] = (float)i / 7;
-    CHECK(rope_new(&s->rope[0], rope_find("plain"), &p, ROPE_ADJACENT, &e) == 0);
+    CHECK(rope_new(&s->rope[0], rope_find("plain"), &p, ROPE_ADJACENT, NULL, &e) == 0);
     p.divisors = s->divisors;
-    CHECK(rope_new(&s->rope[1], rope_find("plain"), &p, ROPE_HALF, &e) == 0);
+    CHECK(rope_new(&s->rope[1], rope_find("plain"), &p, ROPE_HALF, NULL, &e) == 0);
     s->layer[0] = (Layer){.n_heads = n_heads, .n_kv_heads = 1, .bk = s->bias};
     s->layer[1] = (Layer){.n_heads = 2, .n_kv_heads = 2, .window = 7, .rope = 1};
     s->m = (Model){.arch = &s->arch,

@@ -15,7 +15,7 @@ typedef struct {
 
 static void world_new(World *w, int layout, Rng *rng)
 {
-    RopeParams p = {.head_dim = D_HEAD, .n_rot = 14, .base = 10000, .factor = 1};
+    RopeParams p = {.head_dim = D_HEAD, .n_rot = 14, .base = 10000, .factor = 1, .pos_scale = 1};
     Err e;
     *w = (World){.layer = {.n_heads = HEADS, .n_kv_heads = 1}};
     w->m = (Model){.n_layers = 1,
@@ -26,7 +26,7 @@ static void world_new(World *w, int layout, Rng *rng)
                    .layer = &w->layer,
                    .rope = &w->rope,
                    .n_ropes = 1};
-    if (rope_new(&w->rope, rope_find("plain"), &p, layout, &e)) die("%s", e.msg);
+    if (rope_new(&w->rope, rope_find("plain"), &p, layout, NULL, &e)) die("%s", e.msg);
     float *x = w->q[0][0][0];
     for (int i = 0; i < 2 * HEADS * TOKENS * D_HEAD; i++) x[i] = rng_float(rng);
     for (int t = 0; t < TOKENS; t++) w->score[t] = rng_float(rng) - 3;

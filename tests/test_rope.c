@@ -15,7 +15,7 @@ static Err err;
 static Rope made(const char *kind, const RopeParams *p, int layout)
 {
     Rope r = {0};
-    CHECK_MSG(rope_new(&r, rope_find(kind), p, layout, &err) == 0, "%s", err.msg);
+    CHECK_MSG(rope_new(&r, rope_find(kind), p, layout, NULL, &err) == 0, "%s", err.msg);
     return r;
 }
 
@@ -39,7 +39,7 @@ static void test_plain(void)
     static const int rotated[] = {2, 6, 16, 64, 128, 256};
     for (int b = 0; b < 4; b++)
         for (int i = 0; i < 6; i++) {
-            RopeParams p = {rotated[i] + 8, rotated[i], bases[b], 1, 2048, NULL};
+            RopeParams p = {rotated[i] + 8, rotated[i], bases[b], 1, 2048, NULL, .pos_scale = 1};
             Rope r = made("plain", &p, ROPE_ADJACENT);
             CHECK(r.n_pairs == rotated[i] / 2 && r.amplitude == 1);
             for (int j = 0; j < r.n_pairs; j++) {
@@ -54,7 +54,7 @@ static void test_plain(void)
 static void test_divisors(void)
 {
     float div[D / 2] = {1, 1, 1.5f, 2, 8, 8, 8, 8};
-    RopeParams p = {D, D, 500000, 1, 8192, NULL};
+    RopeParams p = {D, D, 500000, 1, 8192, NULL, .pos_scale = 1};
     Rope r = made("plain", &p, ROPE_ADJACENT);
     p.divisors = div;
     Rope s = made("plain", &p, ROPE_ADJACENT);
@@ -71,7 +71,7 @@ static void test_divisors(void)
 /* A factor of 2: positions 0, 2, 4 are what 0, 1, 2 were, and division by 2 is exact. */
 static void test_linear(void)
 {
-    RopeParams p = {D, D, 10000, 2, 2048, NULL};
+    RopeParams p = {D, D, 10000, 2, 2048, NULL, .pos_scale = 1};
     Rope lin = made("linear", &p, ROPE_HALF);
     p.factor = 1;
     Rope plain = made("plain", &p, ROPE_HALF), one = made("linear", &p, ROPE_HALF);
@@ -84,7 +84,7 @@ static void test_linear(void)
     for (int i = 0; i < 4; i++) {
         Rope r;
         p.factor = bad[i];
-        CHECK_MSG(rope_new(&r, rope_find("linear"), &p, ROPE_HALF, &err) == -1 && err.msg[0],
+        CHECK_MSG(rope_new(&r, rope_find("linear"), &p, ROPE_HALF, NULL, &err) == -1 && err.msg[0],
                   "factor %g was accepted", bad[i]);
     }
     rope_free(&lin);
@@ -97,7 +97,7 @@ static void test_pairs(void)
 {
     for (int layout = 0; layout < 2; layout++) {
         int seen[D] = {0};
-        RopeParams p = {D, D - 4, 10000, 1, 2048, NULL};
+        RopeParams p = {D, D - 4, 10000, 1, 2048, NULL, .pos_scale = 1};
         Rope r = made("plain", &p, layout ? ROPE_HALF : ROPE_ADJACENT);
         for (int j = 0; j < r.n_pairs; j++) {
             int a = -1, b = -1;
@@ -154,7 +154,7 @@ static void watch(const TinyModel *t, const char *kind, int layout, const int *i
     int same[T];
     ModelOptions mo = {.rope = kind};
     StateOptions so = {.n_ctx = T, .n_threads = 1, .exact = 1};
-    Probe p = {PROBE_QK | PROBE_ATTN, shown, show_q, show_k, show_attn, NULL};
+    Probe p = {PROBE_QK | PROBE_ATTN, shown, show_q, show_k, show_attn, NULL, .pos_scale = 1};
     uint8_t *file = tiny_model(t, &size);
     for (int i = 0; i < T; i++) same[i] = 3;
     int ok =
@@ -208,7 +208,7 @@ static void test_rotation(void)
     for (int n_rot = 6; n_rot <= D; n_rot += 10)
         for (int half = 0; half < 2; half++) {
             TinyModel t = tiny;
-            RopeParams p = {D, n_rot, 10000, 1, 64, NULL};
+            RopeParams p = {D, n_rot, 10000, 1, 64, NULL, .pos_scale = 1};
             Rope r = made("plain", &p, ROPE_HALF);
             t.n_rot = n_rot;
             watch(&t, "plain", half ? ROPE_HALF : ROPE_ADJACENT, NULL, &s, NULL);
