@@ -346,7 +346,8 @@ typedef struct {
     const char *name, *formula, *source;
     const char *summary; /* a line for the list of kinds */
     const char *detail;  /* paragraphs: what each symbol is, what it costs, what it reduces to */
-    unsigned common;     /* ROPE_FACTOR, ROPE_ORIGINAL: it has these keys, too */
+    unsigned common;     /* ROPE_FACTOR, ROPE_ORIGINAL: it has these keys, too; ROPE_NEEDS_FACTOR:
+                          * in words it must be given, if the file has none */
     RopeArg args[ROPE_ARGS];
     /* Settles the numbers before anything is made of them. */
     int (*params)(RopeParams *p, Err *e);
@@ -379,7 +380,7 @@ typedef struct {
     int (*part)(const Rope *r, int h); /* ROPE_Q or ROPE_Q_COPY of attention head h */
 } RopeKind;
 
-enum { ROPE_FACTOR = 1, ROPE_ORIGINAL = 2 };
+enum { ROPE_FACTOR = 1, ROPE_ORIGINAL = 2, ROPE_NEEDS_FACTOR = 4 | ROPE_FACTOR };
 
 struct Rope {
     const RopeKind *kind;

@@ -2756,9 +2756,6 @@ static int override_rope(const ModelOptions *opt, RopeParams *p, const RopeKind 
     }
     if (opt->rope && rope_parse(opt->rope, p, kind, e)) return -1;
     if (p->n_rot != n_rot) p->divisors = NULL;
-    if (opt->rope && *kind == &rope_linear && p->factor >= 1 && p->factor <= 1 &&
-        !strstr(opt->rope, "factor"))
-        return err_usage(e, "--rope linear: the file has no factor; --rope linear:factor=X");
     return 0;
 }
 

@@ -21,6 +21,6 @@ const RopeKind rope_linear = {
     .detail = "factor s: a context of s times the trained length is squeezed into the angles the "
               "model has seen. It costs nothing. factor=1 is plain RoPE; factor=s is plain RoPE at "
               "positions p / s.",
-    .common = ROPE_FACTOR,
+    .common = ROPE_NEEDS_FACTOR,
     .freqs = linear_freqs,
 };

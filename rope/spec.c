@@ -148,6 +148,7 @@ static const RopeKind *kind_named(Str name, Err *e)
 int rope_parse(const char *spec, RopeParams *p, const RopeKind **kind, Err *e)
 {
     size_t n = strcspn(spec, ":");
+    int factor = 0; /* is it given? */
     *kind = kind_named((Str){spec, n}, e);
     if (!*kind) return -1;
     for (int i = 0; i < ROPE_ARGS; i++) p->arg[i] = (*kind)->args[i].def;
@@ -158,7 +159,11 @@ int rope_parse(const char *spec, RopeParams *p, const RopeKind **kind, Err *e)
             return err_usage(e, "--rope %s: expected key=value, found '%.*s'", spec, (int)end, at);
         if (set_key(*kind, (Str){at, key}, (Str){at + key + 1, end - key - 1}, p, e)) return -1;
         at += end;
+        factor |= str_is((Str){at - end, key}, "factor");
     }
+    int needed = ((*kind)->common & ROPE_NEEDS_FACTOR) == ROPE_NEEDS_FACTOR;
+    if (needed && !factor && p->factor >= 1 && p->factor <= 1)
+        return err_usage(e, "--rope %s: give its factor, as %s:factor=4", spec, (*kind)->name);
     return 0;
 }
 

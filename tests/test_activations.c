@@ -366,8 +366,8 @@ static void test_refused(void)
     BUT(1, "--ctx", o.n_ctx = 0);
     BUT(1, "--n-rot", o.n_rot = 5);
     BUT(1, "--n-rot", o.n_rot = 8);
-    BUT(1, "no such kind", o.rope = "spiral");
-    BUT(1, "--rope-scale", o.rope = "linear");
+    BUT(1, "expected one of plain", o.rope = "spiral");
+    BUT(1, "give its factor", o.rope = "linear");
     BUT(1, "--pos -1", o.pos = "-1");
     BUT(0, "no-such", o.pos = "no-such.npy");
     BUT(0, "one axis of 5 positions", o.pos = q);

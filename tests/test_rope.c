@@ -154,7 +154,7 @@ static void watch(const TinyModel *t, const char *kind, int layout, const int *i
     int same[T];
     ModelOptions mo = {.rope = kind};
     StateOptions so = {.n_ctx = T, .n_threads = 1, .exact = 1};
-    Probe p = {PROBE_QK | PROBE_ATTN, shown, show_q, show_k, show_attn, NULL, .pos_scale = 1};
+    Probe p = {PROBE_QK | PROBE_ATTN, shown, show_q, show_k, show_attn, NULL};
     uint8_t *file = tiny_model(t, &size);
     for (int i = 0; i < T; i++) same[i] = 3;
     int ok =
