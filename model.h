@@ -299,11 +299,11 @@ typedef struct {
 
 /* What an encoding is made from: the model file, then the command line. */
 typedef struct {
-    int head_dim, n_rot;   /* n_rot rotated values per head, even, <= head_dim */
-    double base;           /* rope_theta */
-    double factor;         /* context scaling; 1 = none */
-    int n_ctx_orig;        /* context the model was trained for, before any scaling */
-    const float *divisors; /* [n_rot / 2] frequency divisors (rope_freqs.weight) or NULL */
+    int head_dim, n_rot;         /* n_rot rotated values per head, even, <= head_dim */
+    double base;                 /* rope_theta */
+    double factor;               /* context scaling; 1 = none */
+    int n_ctx_orig;              /* context the model was trained for, before any scaling */
+    const float *divisors;       /* [n_rot / 2] frequency divisors (rope_freqs.weight) or NULL */
     double pos_scale, pos_shift; /* position p of token t: pos_shift + pos_scale * t (1, 0) */
     int layer, n_layers;         /* which one of how many; for params and freqs alone */
     int n_heads, n_kv_heads, n_embd, n_ctx_train;
@@ -377,7 +377,7 @@ typedef struct {
     /* Adds to the scaled scores of query head h at pos over the n_t keys from t0 on. */
     void (*bias)(const Rope *r, int h, int pos, int t0, int n_t, float *score);
     double (*q_scale)(const Rope *r, int pos); /* times the query, all D values */
-    int (*part)(const Rope *r, int h); /* ROPE_Q or ROPE_Q_COPY of attention head h */
+    int (*part)(const Rope *r, int h);         /* ROPE_Q or ROPE_Q_COPY of attention head h */
 } RopeKind;
 
 enum { ROPE_FACTOR = 1, ROPE_ORIGINAL = 2, ROPE_NEEDS_FACTOR = 4 | ROPE_FACTOR };
@@ -410,7 +410,8 @@ int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, Rop
 void rope_free(Rope *r);
 /* For kind->load: tensor blk.LAYER.name (or, for all layers alike, name) as cols * rows floats that
  * become r->w[i]. 1 found, 0 absent, -1 of another shape. */
-int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows, Err *e);
+int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows,
+                Err *e);
 /* The two members of pair j within a head: their value numbers in this file's layout. */
 void rope_pair(const Rope *r, int j, int *a, int *b);
 /* p-RoPE (arXiv:2410.06205): of P pairs the floor(keep P) of highest frequency turn as before, the
@@ -440,8 +441,8 @@ typedef struct {
     int n_heads, n_kv_heads, n_ff; /* n_heads attention heads */
     int n_q_heads, n_o_heads; /* heads that are projected, that the output matrix has columns for:
                                * fewer where an encoding makes copies */
-    int window;    /* keys visible to a query, itself included; 0 = all */
-    int rope;   /* index into Model.rope */
+    int window;               /* keys visible to a query, itself included; 0 = all */
+    int rope;                 /* index into Model.rope */
     const float *attn_norm, *ffn_norm;
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
     const float *bq, *bk, *bv, *bo;
@@ -455,10 +456,10 @@ typedef struct {
     float norm_eps, score_scale;
     const Tensor *tok_embd, *output; /* output == tok_embd when tied */
     const float *output_norm;
-    Layer *layer; /* [L] */
-    Rope *rope;   /* [n_ropes] */
-    int n_ropes, n_tables;       /* tables of angles of all of them */
-    float **owned; /* vectors that had to be widened to float32 */
+    Layer *layer;          /* [L] */
+    Rope *rope;            /* [n_ropes] */
+    int n_ropes, n_tables; /* tables of angles of all of them */
+    float **owned;         /* vectors that had to be widened to float32 */
     int n_owned;
     uint64_t n_params;
 } Model;
@@ -468,7 +469,7 @@ typedef struct {
     const char *rope;        /* KIND[:key=value,...], NULL = as the file says */
     const char *rope_layers; /* only in these layers, "4-8"; NULL = all */
     double rope_factor;      /* context scaling, 0 = as the file says */
-    int truncate;       /* p-RoPE: only the fraction rope_keep of the pairs turns */
+    int truncate;            /* p-RoPE: only the fraction rope_keep of the pairs turns */
     double rope_keep;
 } ModelOptions;
 
@@ -597,10 +598,10 @@ typedef struct {
     double *rope_memory;
     /* Per token of a key head, per key head of a layer, in all. */
     size_t work_stride, memory_stride, n_memory;
-    int kv_type;                 /* T_F32 or T_F16 */
-    uint8_t *k_cache, *v_cache;  /* [L][K][n_ctx][D] of kv_type (K of the widest layer) */
-    float *logits;               /* [N][V], the rows asked for from row 0 */
-    float *scratch;              /* [n_threads][scratch_floats] */
+    int kv_type;                /* T_F32 or T_F16 */
+    uint8_t *k_cache, *v_cache; /* [L][K][n_ctx][D] of kv_type (K of the widest layer) */
+    float *logits;              /* [N][V], the rows asked for from row 0 */
+    float *scratch;             /* [n_threads][scratch_floats] */
     size_t scratch_floats;
     Worker *worker; /* [n_threads] */
     Loop *loop;     /* [n_loops] of one forward pass */

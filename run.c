@@ -2828,8 +2828,8 @@ static int expand_heads(Model *m, int l, Err *e)
     if (p->copies == 1) return 0;
     if (m->layer[l].bq || p->copies != 2) return err_set(e, "bug: %d copies", p->copies);
     ly->n_heads = p->copies * ly->n_q_heads;
-    ly->n_o_heads = wo && wo->ne[0] == (int64_t)ly->n_heads * m->head_dim ? ly->n_heads
-                                                                           : ly->n_q_heads;
+    ly->n_o_heads =
+        wo && wo->ne[0] == (int64_t)ly->n_heads * m->head_dim ? ly->n_heads : ly->n_q_heads;
     m->max_heads = max_of(m->max_heads, ly->n_heads);
     return 0;
 }
@@ -3495,7 +3495,8 @@ static const Option option_table[] = {
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
     {"keep-rope", 0, O_NUM, F(try_keep), 0, 1, "x", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
-    {"rope", 0, O_STR, F(try_rope), 0, 0, "x", "KIND", "edit: position encoding KIND[:key=value,...]"},
+    {"rope", 0, O_STR, F(try_rope), 0, 0, "x", "KIND",
+     "edit: position encoding KIND[:key=value,...]"},
     {"rope-scale", 0, O_NUM, F(try_scale), 1e-6, 1e6, "x", "X", "factor of --rope linear"},
     {"massive", 0, O_FLAG, F(massive), 0, 0, "x", "",
      "edit: replace massive values of q and k by their means"},
@@ -5756,7 +5757,8 @@ static int lone_encoding(const Options *o, Model *m, Err *e)
 
 static int bounds_model(const Options *o, Model *m, Err *e)
 {
-    ModelOptions mo = {.rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
+    ModelOptions mo = {
+        .rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
     if (!o->model) return lone_encoding(o, m, e);
     if (o->base > 0 || o->n_rot)
         return err_usage(e, "--base and --n-rot are for bounds without a model; %s has its own",
@@ -6236,7 +6238,8 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
 static int run_info(Options *o, Err *e)
 {
     Model m = {0};
-    ModelOptions mo = {.rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
+    ModelOptions mo = {
+        .rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
     OutFile out;
     Tokenizer *t = NULL;
     if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");

@@ -15,7 +15,8 @@ const RopeKind rope_none = {
     .formula = "theta_j = 0",
     .source = "arXiv:2305.19466",
     .summary = "no encoding: order is known from the causal mask alone (NoPE)",
-    .detail = "Queries and keys are left as they are. It costs nothing. Every encoding whose angles "
-              "are all 0 reduces to it.",
+    .detail =
+        "Queries and keys are left as they are. It costs nothing. Every encoding whose angles "
+        "are all 0 reduces to it.",
     .freqs = none_freqs,
 };
