@@ -429,11 +429,39 @@ extern const RopeKind rope_linear;
 
 /* ---------------------------------------------------------------- run.c: model */
 
+/* What models of different architectures differ in; a row of flags, and no code of its own. */
+enum { NORM_RMS, NORM_LAYER, NORM_UNIT }; /* x / rms(x); (x - mean) / std; that without weights */
+enum { ACT_SILU, ACT_GELU_TANH, ACT_GELU };
+/* Where the feed-forward network reads: from the stream after attention; beside it, through the norm
+ * of attention; beside it, through a norm of its own. */
+enum { RES_SEQUENTIAL, RES_SHARED_NORM, RES_TWO_NORMS };
+/* Queries and keys before rotation: each head by the same weights, by its own, all together. */
+enum { QK_PLAIN, QK_HEAD, QK_OWN, QK_ALL };
+/* Tensors that a layer has besides its matrices; a bit each. */
+enum {
+    HAS_PRE_NORM = 1,      /* attn_norm */
+    HAS_FFN_NORM = 2,      /* ffn_norm */
+    HAS_POST_NORMS = 4,    /* post_attention_norm, post_ffw_norm */
+    HAS_QK_NORM = 8,       /* attn_q_norm, attn_k_norm */
+    HAS_GATE = 32,         /* ffn_gate, or gate and up in one matrix */
+    HAS_NORM_BIAS = 64,    /* biases of norms */
+    HAS_BIASES = 128,      /* biases of all projections */
+    HAS_QKV_BIAS = 256,    /* those of q, k and v */
+    HAS_OUTPUT_BIAS = 512, /* of the output matrix */
+};
+
 /* One row per architecture: what the file does not say. */
 typedef struct {
     const char *name; /* general.architecture */
     int layout;       /* ROPE_ADJACENT or ROPE_HALF */
     double rope_base; /* when the file has no rope.freq_base */
+    int norm, act, residual;
+    unsigned has;
+    int embd_sqrt;      /* embeddings are multiplied by sqrt(E) */
+    int logits_divided; /* logit_scale is a divisor */
+    int window_every;   /* the last of so many layers has no window; 0: all have the same */
+    int wide_layers;    /* a model of so many layers has scores by 1 / sqrt(E / H) */
+    const char *rope;   /* encoding that the file does not tell, as of --rope; NULL: plain */
 } Arch;
 
 /* One layer: its own shape, then its tensors (NULL: absent). */
@@ -443,9 +471,12 @@ typedef struct {
                                * fewer where an encoding makes copies */
     int window;               /* keys visible to a query, itself included; 0 = all */
     int rope;                 /* index into Model.rope */
-    const float *attn_norm, *ffn_norm;
+    const float *attn_norm, *attn_norm_bias, *ffn_norm, *ffn_norm_bias;
+    const float *post_attn_norm, *post_ffn_norm; /* of a branch's output */
+    const float *q_norm, *k_norm;                /* [D], [H D] */
+    int qk_norm;                                 /* QK_... */
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
-    const float *bq, *bk, *bv, *bo;
+    const float *bq, *bk, *bv, *bo, *b_gate, *b_up, *b_down;
 } Layer;
 
 typedef struct {
@@ -454,8 +485,14 @@ typedef struct {
     int n_layers, n_embd, n_vocab, head_dim, n_ctx_train;
     int max_heads, max_kv_heads, max_ff; /* over the layers */
     float norm_eps, score_scale;
-    const Tensor *tok_embd, *output; /* output == tok_embd when tied */
-    const float *output_norm;
+    double embd_scale, residual_scale, logit_scale; /* factors; 1: none */
+    double attn_cap, final_cap;                     /* x becomes cap tanh(x / cap); 0: not */
+    double clamp;                                   /* |q|, |k|, |v| at most; 0: any */
+    int residual;                                   /* RES_... */
+    const Tensor *tok_embd, *output;                /* output == tok_embd when tied */
+    const float *output_norm, *output_norm_bias, *output_bias;
+    Tensor **views; /* [n_views] parts of tensors, owned */
+    int n_views;
     Layer *layer;          /* [L] */
     Rope *rope;            /* [n_ropes] */
     int n_ropes, n_tables; /* tables of angles of all of them */

@@ -1102,24 +1102,64 @@ static void quantize_blocks(State *s, const float *x, int i, int b0, int b1)
     if (s->int8) s->k->quantize(s->xq + (size_t)i * s->xq_stride + b0, x + b0 * QB, b1 - b0);
 }
 
-/* out = x / sqrt(mean(x^2) + eps) * w, all [n]. */
-static void rmsnorm(const State *s, float *out, const float *x, const float *w, int n)
+/* Sum of x[i] y[i], i < n, in canonical lanes. */
+static float dot(const State *s, const float *x, const float *y, int n)
 {
-    float ss;
-    s->k->matmul(&ss, 1, x, 0, 1, x, 0, 1, n);
-    float scale = 1.0f / sqrtf(ss / (float)n + s->m->norm_eps);
-    for (int c = 0; c < n; c++) out[c] = x[c] * scale * w[c];
+    float sum;
+    s->k->matmul(&sum, 1, x, 0, 1, y, 0, 1, n);
+    return sum;
 }
 
-/* For each of n tokens: x += add (if any), xb = rmsnorm(x) * w, and xb in int8. All [N][E]. */
-static void add_norm(State *s, float *x, const float *add, const float *w, int n)
+/* out = x / sqrt(mean(x^2) + eps) * w, all [n]; w NULL: 1. */
+static void rmsnorm(const State *s, float *out, const float *x, const float *w, int n)
+{
+    float scale = 1.0f / sqrtf(dot(s, x, x, n) / (float)n + s->m->norm_eps);
+    for (int c = 0; c < n; c++) out[c] = w ? x[c] * scale * w[c] : x[c] * scale;
+}
+
+/* out = (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b, all [n]; w, b NULL: 1, 0. May be in
+ * place. The mean is summed in double, one value after the other. */
+static void layernorm(const State *s, float *out, const float *x, const float *w, const float *b,
+                      int n)
+{
+    double mean = 0;
+    for (int c = 0; c < n; c++) mean += (double)x[c];
+    for (int c = 0; c < n; c++) out[c] = (float)((double)x[c] - mean / n);
+    float scale = 1.0f / sqrtf(dot(s, out, out, n) / (float)n + s->m->norm_eps);
+    for (int c = 0; c < n; c++) {
+        out[c] *= scale;
+        if (w) out[c] *= w[c];
+        if (b) out[c] += b[c];
+    }
+}
+
+/* The norm of the architecture. */
+static void norm(const State *s, float *out, const float *x, const float *w, const float *b, int n)
+{
+    if (s->m->arch->norm == NORM_RMS)
+        rmsnorm(s, out, x, w, n);
+    else
+        layernorm(s, out, x, w, b, n);
+}
+
+/* Weights of a norm in front of a branch; none: the branch reads the stream itself. */
+typedef struct {
+    const float *w, *b;
+    int none;
+} Norm;
+
+/* For each of n tokens: x += add (if any), xb = norm(x), and xb in int8. All [N][E]. */
+static void add_norm(State *s, float *x, const float *add, Norm by, int n)
 {
     int E = s->m->n_embd;
     SHARED_RUNS(i, s, n)
     {
         float *xi = x + (size_t)i * (size_t)E, *xb = s->xb + (size_t)i * (size_t)E;
         for (int c = 0; add && c < E; c++) xi[c] += add[(size_t)i * (size_t)E + (size_t)c];
-        rmsnorm(s, xb, xi, w, E);
+        if (by.none)
+            memcpy(xb, xi, (size_t)E * sizeof *xb);
+        else
+            norm(s, xb, xi, by.w, by.b, E);
         quantize_blocks(s, xb, i, 0, E / QB);
     }
     team_wait(s);
@@ -1603,6 +1643,12 @@ static int row_length(const State *s, const Attend *a, int r)
     return a->n_t + r * a->step - row_begin(s, a, r);
 }
 
+/* cap tanh(x / cap): nearly x where |x| is small, never beyond cap. */
+static void soft_cap(float *x, size_t n, double cap)
+{
+    for (size_t i = 0; i < n; i++) x[i] = (float)(cap * tanh((double)x[i] / cap));
+}
+
 /* Scaled scores become weights. Two passes, so that a normalised row exists for the probe. */
 static void attend_weights(const State *s, const Attend *a, int r, int shown)
 {
@@ -1611,6 +1657,7 @@ static void attend_weights(const State *s, const Attend *a, int r, int shown)
     float *row = a->score + at;
     const Rope *rope = &s->m->rope[s->m->layer[a->l].rope];
     for (int t = 0; t < n_t; t++) row[t] *= s->m->score_scale;
+    if (s->m->attn_cap > 0) soft_cap(row, (size_t)n_t, s->m->attn_cap);
     if (rope->kind->bias)
         rope->kind->bias(rope, a->h + (a->step ? 0 : r), s->pos + a->i + r * a->step,
                          a->t0 + row_begin(s, a, r), n_t, row);
@@ -1734,8 +1781,31 @@ static void attention(const State *s, int l, int n)
 
 /* ------------------------------------------------------------ 7 forward */
 
-/* ff_up = silu(ff_gate) * ff_up, and in int8; shared out in pieces of FF_PIECE values. */
-static void activate(State *s, int F, int n)
+static float gelu(float x)
+{
+    return (float)(0.5 * (double)x * (1 + erf((double)x * M_SQRT1_2)));
+}
+
+/* The approximation by tanh (Hendrycks and Gimpel, arXiv:1606.08415). */
+static float gelu_tanh(float x)
+{
+    double d = (double)x;
+    return (float)(0.5 * d * (1 + tanh(M_2_SQRTPI * M_SQRT1_2 * (d + 0.044715 * d * d * d))));
+}
+
+/* up[c] = act(gate[c]) * up[c], or with gate NULL act(up[c]); c < n. */
+static void activate_values(const State *s, float *up, const float *gate, int n)
+{
+    if (s->m->arch->act == ACT_SILU && gate) {
+        s->k->silu_mul(up, gate, n);
+        return;
+    }
+    float (*act)(float) = s->m->arch->act == ACT_GELU ? gelu : gelu_tanh;
+    for (int c = 0; c < n; c++) up[c] = gate ? act(gate[c]) * up[c] : act(up[c]);
+}
+
+/* ff_up = act(ff_gate) * ff_up, and in int8; shared out in pieces of FF_PIECE values. */
+static void activate(State *s, int gated, int F, int n)
 {
     enum { FF_PIECE = 1024 };
     int pieces = (F + FF_PIECE - 1) / FF_PIECE;
@@ -1743,9 +1813,9 @@ static void activate(State *s, int F, int n)
     {
         int i = task / pieces, c0 = task % pieces * FF_PIECE;
         int c1 = c0 + FF_PIECE < F ? c0 + FF_PIECE : F;
-        float *up = s->ff_up + (size_t)i * (size_t)F;
-        s->k->silu_mul(up + c0, s->ff_gate + (size_t)i * (size_t)F + c0, c1 - c0);
-        quantize_blocks(s, up, i, c0 / QB, c1 / QB);
+        size_t at = (size_t)i * (size_t)F;
+        activate_values(s, s->ff_up + at + c0, gated ? s->ff_gate + at + c0 : NULL, c1 - c0);
+        quantize_blocks(s, s->ff_up + at, i, c0 / QB, c1 / QB);
     }
     team_wait(s);
 }
@@ -1765,7 +1835,9 @@ static void embed(State *s, const int *tok, int n)
     {
         float *buf = me(s)->scratch;
         Q32 *q = (Q32 *)(void *)(buf + E);
-        memcpy(s->x + (size_t)i * E, row_floats(s->k, w, tok[i], buf, q), E * sizeof(float));
+        const float *row = row_floats(s->k, w, tok[i], buf, q);
+        float scale = (float)s->m->embd_scale, *x = s->x + (size_t)i * E;
+        for (size_t c = 0; c < E; c++) x[c] = row[c] * scale;
     }
     team_wait(s);
 }
@@ -1789,7 +1861,87 @@ static void fold_copies(const State *s, int l, int n)
     team_wait(s);
 }
 
-#define LAYER_LOOPS 18 /* shared loops of one layer, or more */
+/* Queries, keys and values of n tokens as the architecture wants them before rotation: clamped,
+ * and queries and keys normed, head by head or all heads of a token together. */
+static void norm_heads(const State *s, const Layer *ly, float *x, const float *w, int heads)
+{
+    int D = s->m->head_dim, n = ly->qk_norm == QK_ALL ? heads * D : D;
+    for (int at = 0; at < heads * D; at += n)
+        norm(s, x + at, x + at, ly->qk_norm == QK_OWN ? w + at : w, NULL, n);
+}
+
+static void clamp(float *x, size_t n, double most)
+{
+    for (size_t c = 0; c < n; c++)
+        x[c] = x[c] > (float)most ? (float)most : x[c] < -(float)most ? -(float)most : x[c];
+}
+
+static void settle_heads(const State *s, const Layer *ly, int n)
+{
+    size_t D = (size_t)s->m->head_dim, Q = (size_t)ly->n_q_heads * D;
+    size_t KV = (size_t)ly->n_kv_heads * D;
+    if (!ly->qk_norm && s->m->clamp <= 0) return;
+    SHARED_RUNS(i, s, n)
+    {
+        size_t at = (size_t)i;
+        float *q = (ly->n_q_heads == ly->n_heads ? s->q : s->att_out) + at * Q,
+              *k = s->kx + at * KV;
+        if (s->m->clamp > 0) {
+            clamp(q, Q, s->m->clamp);
+            clamp(k, KV, s->m->clamp);
+            clamp(s->v + at * KV, KV, s->m->clamp);
+        }
+        if (!ly->qk_norm) continue;
+        norm_heads(s, ly, q, ly->q_norm, ly->n_q_heads);
+        norm_heads(s, ly, k, ly->k_norm, ly->n_kv_heads);
+    }
+    team_wait(s);
+}
+
+/* A branch's output, before it joins the stream: xo = residual_scale * norm(xo). */
+static void end_branch(const State *s, const float *post_norm, int n)
+{
+    size_t E = (size_t)s->m->n_embd;
+    float scale = (float)s->m->residual_scale;
+    if (!post_norm && scale >= 1 && scale <= 1) return;
+    SHARED_RUNS(i, s, n)
+    {
+        float *x = s->xo + (size_t)i * E;
+        if (post_norm) norm(s, x, x, post_norm, NULL, (int)E);
+        for (size_t c = 0; c < E; c++) x[c] *= scale;
+    }
+    team_wait(s);
+}
+
+/* xb: what the feed-forward network of a parallel layer reads, the stream before attention; then
+ * attention joins the stream. */
+static void join_parallel(State *s, const Layer *ly, int n)
+{
+    size_t E = (size_t)s->m->n_embd;
+    SHARED_RUNS(i, s, n)
+    {
+        size_t at = (size_t)i * E;
+        if (s->m->residual == RES_TWO_NORMS)
+            norm(s, s->xb + at, s->x + at, ly->ffn_norm, ly->ffn_norm_bias, (int)E);
+        for (size_t c = at; c < at + E; c++) s->x[c] += s->xo[c];
+        quantize_blocks(s, s->xb + at, i, 0, (int)E / QB);
+    }
+    team_wait(s);
+}
+
+/* The feed-forward network over xb, into xo. */
+static void feed_forward(State *s, const Layer *ly, int n)
+{
+    size_t E = (size_t)s->m->n_embd, F = (size_t)ly->n_ff;
+    matmul(s, s->ff_up, F, ly->w_up, ly->b_up, s->xb, E, n);
+    if (ly->w_gate) matmul(s, s->ff_gate, F, ly->w_gate, ly->b_gate, s->xb, E, n);
+    team_wait(s);
+    activate(s, ly->w_gate != NULL, (int)F, n);
+    matmul(s, s->xo, E, ly->w_down, ly->b_down, s->ff_up, F, n);
+    team_wait(s);
+}
+
+#define LAYER_LOOPS 24 /* shared loops of one layer, or more */
 
 /* One transformer layer over n tokens. On entry x + add is the residual stream (add: the last
  * branch's output, not yet added); on return the stream is x + xo. */
@@ -1797,14 +1949,16 @@ static void layer_forward(State *s, int l, const float *add, int n)
 {
     const Layer *ly = &s->m->layer[l];
     size_t E = (size_t)s->m->n_embd, D = (size_t)s->m->head_dim, Q = (size_t)ly->n_q_heads * D;
-    size_t KV = (size_t)ly->n_kv_heads * D, O = (size_t)ly->wo->ne[0], F = (size_t)ly->n_ff;
+    size_t KV = (size_t)ly->n_kv_heads * D, O = (size_t)ly->wo->ne[0];
+    int bare = !(s->m->arch->has & HAS_PRE_NORM);
 
-    add_norm(s, s->x, add, ly->attn_norm, n);
+    add_norm(s, s->x, add, (Norm){ly->attn_norm, ly->attn_norm_bias, bare}, n);
     layer_tables(s, l, n);
     matmul(s, ly->n_q_heads == ly->n_heads ? s->q : s->att_out, Q, ly->wq, ly->bq, s->xb, E, n);
     matmul(s, s->kx, KV, ly->wk, ly->bk, s->xb, E, n);
     matmul(s, s->v, KV, ly->wv, ly->bv, s->xb, E, n);
     team_wait(s);
+    settle_heads(s, ly, n);
     rotate_and_cache(s, l, n);
     attention(s, l, n);
     team_wait(s);
@@ -1812,14 +1966,14 @@ static void layer_forward(State *s, int l, const float *add, int n)
     quantize_rows(s, s->att_out, (int)O, n);
     matmul(s, s->xo, E, ly->wo, ly->bo, s->att_out, O, n);
     team_wait(s);
+    end_branch(s, ly->post_attn_norm, n);
 
-    add_norm(s, s->x, s->xo, ly->ffn_norm, n);
-    matmul(s, s->ff_up, F, ly->w_up, NULL, s->xb, E, n);
-    matmul(s, s->ff_gate, F, ly->w_gate, NULL, s->xb, E, n);
-    team_wait(s);
-    activate(s, (int)F, n);
-    matmul(s, s->xo, E, ly->w_down, NULL, s->ff_up, F, n);
-    team_wait(s);
+    if (s->m->residual == RES_SEQUENTIAL)
+        add_norm(s, s->x, s->xo, (Norm){ly->ffn_norm, ly->ffn_norm_bias, bare}, n);
+    else
+        join_parallel(s, ly, n);
+    feed_forward(s, ly, n);
+    end_branch(s, ly->post_ffn_norm, n);
 }
 
 /* Shows the residual stream after layer l, put together in x: the branch's output xo is added here,
@@ -1890,6 +2044,20 @@ static int rope_span(State *s, int n)
     return n;
 }
 
+/* logits = cap(logit_scale * logits), n rows. */
+static void settle_logits(const State *s, float *logits, int n)
+{
+    size_t V = (size_t)s->m->n_vocab;
+    double scale = s->m->logit_scale;
+    if (s->m->final_cap <= 0 && scale >= 1 && scale <= 1) return;
+    SHARED_RUNS(i, s, n)
+    {
+        scale_values(logits + (size_t)i * V, (int)V, scale);
+        if (s->m->final_cap > 0) soft_cap(logits + (size_t)i * V, V, s->m->final_cap);
+    }
+    team_wait(s);
+}
+
 /* forward over tokens under the same frequencies. Logits of the last n_logits go to `logits`. */
 static void forward_span(State *s, const int *tok, int n, int n_logits, float *logits)
 {
@@ -1907,9 +2075,11 @@ static void forward_span(State *s, const int *tok, int n, int n_logits, float *l
             if (shown) show_residual(s, l, n);
         }
         if (n_logits) {
-            add_norm(s, s->x + first, shown ? NULL : s->xo + first, m->output_norm, n_logits);
-            matmul(s, logits, (size_t)m->n_vocab, m->output, NULL, s->xb, E, n_logits);
+            Norm last = {m->output_norm, m->output_norm_bias, 0};
+            add_norm(s, s->x + first, shown ? NULL : s->xo + first, last, n_logits);
+            matmul(s, logits, (size_t)m->n_vocab, m->output, m->output_bias, s->xb, E, n_logits);
             team_wait(s);
+            settle_logits(s, logits, n_logits);
         }
         team_end(s);
     }
@@ -2435,33 +2605,103 @@ int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *
 }
 
 /* What a file does not say about its architecture (one row each; see model.h). */
+enum {
+    LLAMA_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_GATE,
+    GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_NORM_BIAS | HAS_BIASES,
+};
 static const Arch archs[] = {
-    {"llama", ROPE_ADJACENT, 10000.0},
+    {.name = "llama", .layout = ROPE_ADJACENT, .has = LLAMA_PARTS},
+    {.name = "smollm3", .layout = ROPE_ADJACENT, .has = LLAMA_PARTS, .rope = "nope-layers:every=4"},
+    {.name = "granite", .layout = ROPE_ADJACENT, .has = LLAMA_PARTS, .logits_divided = 1},
+    {.name = "qwen2", .layout = ROPE_HALF, .has = LLAMA_PARTS | HAS_QKV_BIAS},
+    {.name = "qwen3", .layout = ROPE_HALF, .has = LLAMA_PARTS | HAS_QK_NORM},
+    {.name = "phi3", .layout = ROPE_HALF, .has = LLAMA_PARTS},
+    {.name = "olmo", .layout = ROPE_ADJACENT, .norm = NORM_UNIT, .has = LLAMA_PARTS},
+    {.name = "olmo2", .layout = ROPE_HALF, .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE},
+    {.name = "gemma",
+     .layout = ROPE_HALF,
+     .act = ACT_GELU_TANH,
+     .has = LLAMA_PARTS,
+     .embd_sqrt = 1},
+    {.name = "gemma2",
+     .layout = ROPE_HALF,
+     .act = ACT_GELU_TANH,
+     .has = LLAMA_PARTS | HAS_POST_NORMS,
+     .embd_sqrt = 1,
+     .window_every = 2,
+     .wide_layers = 46},
+    {.name = "gemma3",
+     .layout = ROPE_HALF,
+     .act = ACT_GELU_TANH,
+     .has = LLAMA_PARTS | HAS_POST_NORMS | HAS_QK_NORM,
+     .embd_sqrt = 1,
+     .window_every = 6,
+     .wide_layers = 62,
+     .rope = "local:every=6,local_base=10000"},
+    {.name = "stablelm",
+     .layout = ROPE_HALF,
+     .norm = NORM_LAYER,
+     .has = HAS_PRE_NORM | HAS_GATE | HAS_NORM_BIAS},
+    {.name = "starcoder2",
+     .layout = ROPE_HALF,
+     .norm = NORM_LAYER,
+     .act = ACT_GELU_TANH,
+     .has = GPT_PARTS},
+    {.name = "gptneox",
+     .layout = ROPE_HALF,
+     .norm = NORM_LAYER,
+     .act = ACT_GELU,
+     .residual = RES_TWO_NORMS,
+     .has = GPT_PARTS},
+    {.name = "phi2",
+     .layout = ROPE_HALF,
+     .norm = NORM_LAYER,
+     .act = ACT_GELU_TANH,
+     .residual = RES_SHARED_NORM,
+     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_BIASES | HAS_OUTPUT_BIAS},
+    {.name = "gptj",
+     .layout = ROPE_ADJACENT,
+     .norm = NORM_LAYER,
+     .act = ACT_GELU_TANH,
+     .residual = RES_SHARED_NORM,
+     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_OUTPUT_BIAS},
 };
 
 /* Binding: every tensor of an architecture by name, kind and full shape. Sizes by letter. */
 enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F, DIM_O };
+enum { MUST_HAVE = INT_MAX, MAY_HAVE = 0 };
 typedef struct {
     const char *name; /* of a layer tensor: what follows "blk.N." */
     size_t field;     /* in Layer */
-    int vector, required;
+    int vector;
+    int needed;    /* MUST_HAVE, MAY_HAVE, or HAS_...: by architectures with all these bits */
     int row, rows; /* DIM_ of ne[0] and ne[1] */
 } Bind;
 
+enum { NORMS_BIASED = HAS_FFN_NORM | HAS_NORM_BIAS };
+
 static const Bind layer_binds[] = {
-    {"attn_norm.weight", offsetof(Layer, attn_norm), 1, 1, DIM_E, DIM_ONE},
-    {"attn_q.weight", offsetof(Layer, wq), 0, 1, DIM_E, DIM_Q},
-    {"attn_k.weight", offsetof(Layer, wk), 0, 1, DIM_E, DIM_KV},
-    {"attn_v.weight", offsetof(Layer, wv), 0, 1, DIM_E, DIM_KV},
-    {"attn_output.weight", offsetof(Layer, wo), 0, 1, DIM_O, DIM_E},
-    {"attn_q.bias", offsetof(Layer, bq), 1, 0, DIM_Q, DIM_ONE},
-    {"attn_k.bias", offsetof(Layer, bk), 1, 0, DIM_KV, DIM_ONE},
-    {"attn_v.bias", offsetof(Layer, bv), 1, 0, DIM_KV, DIM_ONE},
-    {"attn_output.bias", offsetof(Layer, bo), 1, 0, DIM_E, DIM_ONE},
-    {"ffn_norm.weight", offsetof(Layer, ffn_norm), 1, 1, DIM_E, DIM_ONE},
-    {"ffn_gate.weight", offsetof(Layer, w_gate), 0, 1, DIM_E, DIM_F},
-    {"ffn_up.weight", offsetof(Layer, w_up), 0, 1, DIM_E, DIM_F},
-    {"ffn_down.weight", offsetof(Layer, w_down), 0, 1, DIM_F, DIM_E},
+    {"attn_norm.weight", offsetof(Layer, attn_norm), 1, HAS_PRE_NORM, DIM_E, DIM_ONE},
+    {"attn_norm.bias", offsetof(Layer, attn_norm_bias), 1, HAS_NORM_BIAS, DIM_E, DIM_ONE},
+    {"attn_q.weight", offsetof(Layer, wq), 0, MUST_HAVE, DIM_E, DIM_Q},
+    {"attn_k.weight", offsetof(Layer, wk), 0, MUST_HAVE, DIM_E, DIM_KV},
+    {"attn_v.weight", offsetof(Layer, wv), 0, MUST_HAVE, DIM_E, DIM_KV},
+    {"attn_output.weight", offsetof(Layer, wo), 0, MUST_HAVE, DIM_O, DIM_E},
+    {"attn_q.bias", offsetof(Layer, bq), 1, HAS_QKV_BIAS, DIM_Q, DIM_ONE},
+    {"attn_k.bias", offsetof(Layer, bk), 1, HAS_QKV_BIAS, DIM_KV, DIM_ONE},
+    {"attn_v.bias", offsetof(Layer, bv), 1, HAS_QKV_BIAS, DIM_KV, DIM_ONE},
+    {"attn_output.bias", offsetof(Layer, bo), 1, HAS_BIASES, DIM_E, DIM_ONE},
+    {"post_attention_norm.weight", offsetof(Layer, post_attn_norm), 1, HAS_POST_NORMS, DIM_E,
+     DIM_ONE},
+    {"ffn_norm.weight", offsetof(Layer, ffn_norm), 1, HAS_FFN_NORM, DIM_E, DIM_ONE},
+    {"ffn_norm.bias", offsetof(Layer, ffn_norm_bias), 1, NORMS_BIASED, DIM_E, DIM_ONE},
+    {"ffn_gate.weight", offsetof(Layer, w_gate), 0, HAS_GATE, DIM_E, DIM_F},
+    {"ffn_up.weight", offsetof(Layer, w_up), 0, MUST_HAVE, DIM_E, DIM_F},
+    {"ffn_down.weight", offsetof(Layer, w_down), 0, MUST_HAVE, DIM_F, DIM_E},
+    {"ffn_gate.bias", offsetof(Layer, b_gate), 1, MAY_HAVE, DIM_F, DIM_ONE},
+    {"ffn_up.bias", offsetof(Layer, b_up), 1, HAS_BIASES, DIM_F, DIM_ONE},
+    {"ffn_down.bias", offsetof(Layer, b_down), 1, HAS_BIASES, DIM_E, DIM_ONE},
+    {"post_ffw_norm.weight", offsetof(Layer, post_ffn_norm), 1, HAS_POST_NORMS, DIM_E, DIM_ONE},
 };
 #define N_LAYER_BINDS (sizeof layer_binds / sizeof *layer_binds)
 
@@ -2490,25 +2730,32 @@ static int bind_tensor(Binder *b, const char *name, int64_t ne0, int64_t ne1, in
     return 1;
 }
 
-/* A vector as float32: in place, or (F16, BF16, quantized) widened into memory of the model. */
-static int bind_vector(Binder *b, const char *name, int64_t n, int required, const float **out)
+/* rows x cols values as float32: in place, or (F16, BF16, quantized) widened into memory of the
+ * model. */
+static int bind_floats(Binder *b, const char *name, int64_t cols, int64_t rows, int required,
+                       const float **out)
 {
     const Tensor *t = NULL;
-    int found = bind_tensor(b, name, n, 1, required, &t);
+    int found = bind_tensor(b, name, cols, rows, required, &t);
     if (found <= 0) return found;
     if (t->type == T_F32) {
         *out = (const float *)(const void *)t->data;
         return 1;
     }
     Model *m = b->m;
-    float *copy = xcalloc((size_t)n, sizeof *copy);
-    Q32 *q = xcalloc((size_t)n / QB + 1, sizeof *q);
-    row_floats(&kernels_base, t, 0, copy, q);
+    float *copy = xcalloc((size_t)(rows * cols), sizeof *copy);
+    Q32 *q = xcalloc((size_t)cols / QB + 1, sizeof *q);
+    for (int64_t r = 0; r < rows; r++) row_floats(&kernels_base, t, (int)r, copy + r * cols, q);
     free(q);
     m->owned = xrealloc(m->owned, (size_t)m->n_owned + 1, sizeof *m->owned);
     m->owned[m->n_owned++] = copy;
     *out = copy;
     return 1;
+}
+
+static int bind_vector(Binder *b, const char *name, int64_t n, int required, const float **out)
+{
+    return bind_floats(b, name, n, 1, required, out);
 }
 
 static int64_t dim_of(const Model *m, const Layer *ly, int dim)
@@ -2529,20 +2776,93 @@ static int64_t dim_of(const Model *m, const Layer *ly, int dim)
     }
 }
 
+/* Rows r0 .. r0 + rows - 1 of a tensor, as one of their own. */
+static const Tensor *view_rows(Model *m, const Tensor *t, int64_t r0, int64_t rows)
+{
+    Tensor *v = xcalloc(1, sizeof *v);
+    *v = *t;
+    v->ne[1] = rows;
+    v->data = t->data + (size_t)r0 * t->row_bytes;
+    v->bytes = (size_t)rows * t->row_bytes;
+    m->views = xrealloc(m->views, (size_t)m->n_views + 1, sizeof *m->views);
+    return m->views[m->n_views++] = v;
+}
+
+/* Queries, keys and values in one matrix (attn_qkv), gate and up in one (ffn_up of 2 F rows, the
+ * gate first), with their biases. */
+static int bind_fused(Binder *b, int l)
+{
+    Model *m = b->m;
+    Layer *ly = &m->layer[l];
+    int64_t Q = dim_of(m, ly, DIM_Q), KV = dim_of(m, ly, DIM_KV), F = ly->n_ff;
+    const Tensor *t = NULL;
+    const float *bias = NULL;
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.attn_qkv.weight", l);
+    int found = bind_tensor(b, name, m->n_embd, Q + 2 * KV, 0, &t);
+    if (found < 0) return -1;
+    if (found) {
+        ly->wq = view_rows(m, t, 0, Q);
+        ly->wk = view_rows(m, t, Q, KV);
+        ly->wv = view_rows(m, t, Q + KV, KV);
+        snprintf(name, sizeof name, "blk.%d.attn_qkv.bias", l);
+        if (bind_vector(b, name, Q + 2 * KV, 0, &bias) < 0) return -1;
+        ly->bq = bias;
+        ly->bk = bias ? bias + Q : NULL;
+        ly->bv = bias ? bias + Q + KV : NULL;
+    }
+    snprintf(name, sizeof name, "blk.%d.ffn_up.weight", l);
+    t = gguf_tensor(&m->g, name);
+    if (!(m->arch->has & HAS_GATE) || !t || t->ne[1] != 2 * F) return 0;
+    if (bind_tensor(b, name, m->n_embd, 2 * F, 1, &t) < 0) return -1;
+    ly->w_gate = view_rows(m, t, 0, F);
+    ly->w_up = view_rows(m, t, F, F);
+    return 0;
+}
+
+/* The weights of a norm of queries or keys: D for every head alike, all heads of a token normed
+ * together, or D for each head. */
+static int bind_qk_norm(Binder *b, int l, const char *what, int heads, const float **out)
+{
+    Layer *ly = &b->m->layer[l];
+    int D = b->m->head_dim;
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.%s.weight", l, what);
+    const Tensor *t = gguf_tensor(&b->m->g, name);
+    if (!t) {
+        if (!(b->m->arch->has & HAS_QK_NORM)) return 0;
+        return err_set(b->e, "%s: tensor '%s' is missing", b->m->g.path, name);
+    }
+    ly->qk_norm = t->ne[1] > 1 ? QK_OWN : t->ne[0] == D ? QK_HEAD : QK_ALL;
+    int64_t cols = ly->qk_norm == QK_ALL ? (int64_t)heads * D : D;
+    return bind_floats(b, name, cols, ly->qk_norm == QK_OWN ? heads : 1, 1, out);
+}
+
 static int bind_layer(Binder *b, int l)
 {
     Layer *ly = &b->m->layer[l];
+    int has = (int)b->m->arch->has;
+    if (bind_fused(b, l)) return -1;
     for (size_t i = 0; i < N_LAYER_BINDS; i++) {
         const Bind *row = &layer_binds[i];
         char name[64];
         void *field = (char *)ly + row->field;
         int64_t ne0 = dim_of(b->m, ly, row->row), ne1 = dim_of(b->m, ly, row->rows);
+        int needed =
+            row->needed == MUST_HAVE || (row->needed && (has & row->needed) == row->needed);
+        const void *bound;
+        memcpy(&bound, field, sizeof bound);
+        if (bound) continue; /* a part of another one */
+        if (b->m->arch->norm == NORM_UNIT && strstr(row->name, "norm")) continue;
         snprintf(name, sizeof name, "blk.%d.%s", l, row->name);
-        int found = row->vector ? bind_vector(b, name, ne0, row->required, field)
-                                : bind_tensor(b, name, ne0, ne1, row->required, field);
+        int found = row->vector ? bind_vector(b, name, ne0, needed, field)
+                                : bind_tensor(b, name, ne0, ne1, needed, field);
         if (found < 0) return -1;
     }
-    return 0;
+    return bind_qk_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
+                   bind_qk_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0
+               ? -1
+               : 0;
 }
 
 /* A tensor nobody bound would change the result if it were obeyed: say so instead of ignoring it.
@@ -2567,8 +2887,12 @@ static int bind_tensors(Binder *b)
     Model *m = b->m;
     int bad = bind_tensor(b, "token_embd.weight", m->n_embd, m->n_vocab, 1, &m->tok_embd) < 0;
     m->output = m->tok_embd; /* tied, unless the file has a matrix of its own */
+    int normed = m->arch->norm != NORM_UNIT, biased = (m->arch->has & HAS_NORM_BIAS) != 0;
     bad = bad || bind_tensor(b, "output.weight", m->n_embd, m->n_vocab, 0, &m->output) < 0 ||
-          bind_vector(b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0;
+          bind_vector(b, "output.bias", m->n_vocab, (m->arch->has & HAS_OUTPUT_BIAS) != 0,
+                      &m->output_bias) < 0 ||
+          (normed && bind_vector(b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0) ||
+          (biased && bind_vector(b, "output_norm.bias", m->n_embd, 1, &m->output_norm_bias) < 0);
     for (int l = 0; !bad && l < m->n_layers; l++) bad = bind_layer(b, l);
     return bad || refuse_unknown(b) ? -1 : 0;
 }
@@ -2629,6 +2953,13 @@ static int hyper_layers(const Model *m, const char *name, int hi, const int *def
     return found < 0 ? -1 : 0;
 }
 
+/* In models that mix layers with and without a window, which is which? */
+static int has_window(const Model *m, int l)
+{
+    int every = m->arch->window_every;
+    return !every || (l + 1) % every;
+}
+
 /* Heads and widths of every layer, from scalars or arrays. */
 static int read_layers(Model *m, Err *e)
 {
@@ -2645,7 +2976,7 @@ static int read_layers(Model *m, Err *e)
                               .n_ff = n[2 * L + l],
                               .n_q_heads = n[l],
                               .n_o_heads = n[l],
-                              .window = window};
+                              .window = has_window(m, (int)l) ? window : 0};
         if (n[l] % n[L + l])
             bad = err_set(e,
                           "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
@@ -2725,7 +3056,7 @@ static int read_rope_params(Binder *b, RopeParams *p, const RopeKind **kind)
 {
     const Model *m = b->m;
     char key[128];
-    *p = rope_params(m->head_dim, m->arch->rope_base);
+    *p = rope_params(m->head_dim, m->arch->rope_base > 0 ? m->arch->rope_base : 10000);
     p->n_layers = m->n_layers;
     p->n_embd = m->n_embd;
     p->n_ctx_train = m->n_ctx_train;
@@ -2866,16 +3197,8 @@ static const struct {
     const char *name;
     double neutral;
 } unsupported_keys[] = {
-    {"attention.scale", 0},
-    {"attention.clamp_kqv", 0},
     {"attention.max_alibi_bias", 0},
     {"attention.causal", 1},
-    {"attn_logit_softcapping", 0},
-    {"final_logit_softcapping", 0},
-    {"logit_scale", 1},
-    {"residual_scale", 1},
-    {"embedding_scale", 1},
-    {"use_parallel_residual", 0},
     {"rope.scaling.attn_factor", 1},
     {"rope.scaling.yarn_ext_factor", 0},
 };
@@ -2901,28 +3224,83 @@ static int refuse_keys(const Model *m, Err *e)
     return 0;
 }
 
+/* A float hyper-parameter, if the file has it. */
+static int hyper_float(const Model *m, const char *name, double lo, double hi, double *out, Err *e)
+{
+    char key[128];
+    return gguf_float(&m->g, arch_key(m, name, key), lo, hi, out, e) < 0 ? -1 : 0;
+}
+
+/* Numbers by which activations are multiplied or limited; what the file does not say, the
+ * architecture does. */
+static int read_scales(Model *m, Err *e)
+{
+    const Arch *a = m->arch;
+    double D = m->head_dim, eps = 1e-5, score = 0;
+    m->residual_scale = m->logit_scale = 1;
+    m->embd_scale = a->embd_sqrt ? (double)(float)sqrt((double)m->n_embd) : 1;
+    if (hyper_float(m, "attention.layer_norm_rms_epsilon", 0, 1, &eps, e) ||
+        hyper_float(m, "attention.layer_norm_epsilon", 0, 1, &eps, e) ||
+        hyper_float(m, "attention.scale", 0, 1e6, &score, e) ||
+        hyper_float(m, "attention.clamp_kqv", 0, 1e30, &m->clamp, e) ||
+        hyper_float(m, "attn_logit_softcapping", 0, 1e30, &m->attn_cap, e) ||
+        hyper_float(m, "final_logit_softcapping", 0, 1e30, &m->final_cap, e) ||
+        hyper_float(m, "embedding_scale", -1e30, 1e30, &m->embd_scale, e) ||
+        hyper_float(m, "residual_scale", -1e30, 1e30, &m->residual_scale, e) ||
+        hyper_float(m, "logit_scale", -1e30, 1e30, &m->logit_scale, e))
+        return -1;
+    if (a->logits_divided && (m->logit_scale < 0 || m->logit_scale > 0))
+        m->logit_scale = 1 / m->logit_scale;
+    if (a->wide_layers && m->n_layers == a->wide_layers)
+        D = (double)m->n_embd / m->layer[0].n_heads;
+    m->norm_eps = (float)eps;
+    m->score_scale = (float)(score > 0 ? score : 1.0 / sqrt(D));
+    return 0;
+}
+
+/* How attention and feed-forward network join the stream: the file may say it for gptneox; a
+ * stablelm layer without a second norm is parallel. */
+static int read_residual(Model *m, Err *e)
+{
+    char key[128];
+    int parallel = m->arch->residual != RES_SEQUENTIAL;
+    m->residual = m->arch->residual;
+    int found = gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e);
+    if (found < 0) return -1;
+    if (found && !parallel) m->residual = RES_SEQUENTIAL;
+    if (found && parallel && m->residual == RES_SEQUENTIAL)
+        m->residual = gguf_tensor(&m->g, "blk.0.ffn_norm.weight") ? RES_TWO_NORMS : RES_SHARED_NORM;
+    return 0;
+}
+
+static const Arch *arch_named(const Model *m, Err *e)
+{
+    Str name = {"", 0};
+    char text[96], list[512] = "";
+    size_t n = 0;
+    int found = gguf_str(&m->g, "general.architecture", &name, e);
+    if (found < 0) return NULL;
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
+        if (str_is(name, archs[i].name)) return &archs[i];
+        if (n < sizeof list) n += (size_t)snprintf(list + n, sizeof list - n, " %s", archs[i].name);
+    }
+    if (!found)
+        err_set(e, "%s: key 'general.architecture' is missing; expected one of%s", m->g.path, list);
+    else
+        err_set(e, "%s: key 'general.architecture': expected one of%s; found '%s'", m->g.path, list,
+                show(name, text));
+    return NULL;
+}
+
 static int read_model(Model *m, const ModelOptions *opt, Err *e)
 {
-    Str arch = {"", 0};
-    char text[96], key[128];
-    int found = gguf_str(&m->g, "general.architecture", &arch, e);
-    if (found < 0) return -1;
-    if (!found)
-        return err_set(e, "%s: key 'general.architecture' is missing; expected 'llama'", m->g.path);
-    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
-        if (str_is(arch, archs[i].name)) m->arch = &archs[i];
-    if (!m->arch)
-        return err_set(e, "%s: key 'general.architecture': expected 'llama', found '%s'", m->g.path,
-                       show(arch, text));
-    double eps = 1e-5;
+    m->arch = arch_named(m, e);
+    if (!m->arch) return -1;
     if (m->g.n_tensors == 0)
         return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
                        m->g.path);
-    if (refuse_keys(m, e) || read_shape(m, e) ||
-        gguf_float(&m->g, arch_key(m, "attention.layer_norm_rms_epsilon", key), 0, 1, &eps, e) < 0)
+    if (refuse_keys(m, e) || read_shape(m, e) || read_scales(m, e) || read_residual(m, e))
         return -1;
-    m->norm_eps = (float)eps;
-    m->score_scale = (float)(1.0 / sqrt((double)m->head_dim));
     for (size_t i = 0; i < m->g.n_tensors; i++) {
         const Tensor *t = &m->g.tensors[i];
         m->n_params += (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
@@ -2954,6 +3332,8 @@ void model_close(Model *m)
 {
     for (int i = 0; i < m->n_ropes; i++) rope_free(&m->rope[i]);
     for (int i = 0; i < m->n_owned; i++) free(m->owned[i]);
+    for (int i = 0; i < m->n_views; i++) free(m->views[i]);
+    free(m->views);
     free(m->owned);
     free(m->rope);
     free(m->layer);
@@ -3197,7 +3577,7 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
     double scratch = ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
     s->xq_stride = (size_t)blocks;
     s->scratch_floats = (size_t)scratch;
-    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 4;
+    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 8;
     RopeSizes z;
     if (rope_sizes(s, &z, e)) return -1;
     s->n_memory = (size_t)z.memory;
