@@ -70,6 +70,8 @@ class Case:
     def compute(self):
         """inv_freq, a float32 tensor, and the attention factor."""
         parameters = {"rope_type": self.kind, "rope_theta": float(self.base), **self.keys}
+        if parameters.get("truncate", True) is None:  # to transformers, null is no, absent is yes
+            del parameters["truncate"]
         if self.partial is not None:
             parameters["partial_rotary_factor"] = self.partial
         if self.which:
