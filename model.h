@@ -426,6 +426,21 @@ void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angle
 extern const RopeKind rope_plain;
 extern const RopeKind rope_none;
 extern const RopeKind rope_linear;
+extern const RopeKind rope_ntk;
+extern const RopeKind rope_dynamic;
+extern const RopeKind rope_llama3;
+extern const RopeKind rope_by_parts;
+extern const RopeKind rope_yarn;
+extern const RopeKind rope_longrope;
+
+/* For RopeKind.params of kinds that stretch a trained context: a factor in (0, 1e6], and n_ctx_orig
+ * of at least 1, which is n_ctx_train if it is not known. */
+int rope_stretch(const char *kind, RopeParams *p, Err *e);
+/* The same for kinds whose argument `arg` is their factor: if it is not given, p->factor, or if that
+ * is 1 (the file has none) n_ctx_train / n_ctx_orig. */
+int rope_settle_factor(const char *kind, RopeParams *p, int arg, Err *e);
+/* keep w + (1 - keep) w / s: exactly w for s = 1 or keep = 1, exactly w / s for keep = 0. */
+double rope_slowed(double w, double s, double keep);
 
 /* ---------------------------------------------------------------- run.c: model */
 

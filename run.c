@@ -1169,6 +1169,12 @@ static const RopeKind *const rope_kinds[] = {
     &rope_plain,
     &rope_none,
     &rope_linear,
+    &rope_ntk,
+    &rope_dynamic,
+    &rope_llama3,
+    &rope_by_parts,
+    &rope_yarn,
+    &rope_longrope,
 };
 #define N_ROPE_KINDS ((int)(sizeof rope_kinds / sizeof *rope_kinds))
 
@@ -2773,7 +2779,8 @@ static int same_rope(const Rope *a, const Rope *b)
                a->n_pairs == b->n_pairs && same_number(a->amplitude, b->amplitude) &&
                p->n_heads == q->n_heads && p->n_kv_heads == q->n_kv_heads &&
                p->copies == q->copies && same_number(p->pos_scale, q->pos_scale) &&
-               same_number(p->pos_shift, q->pos_shift) && same_number(p->base, q->base);
+               same_number(p->pos_shift, q->pos_shift) && same_number(p->base, q->base) &&
+               same_number(p->factor, q->factor) && p->n_ctx_orig == q->n_ctx_orig;
     for (int i = 0; same && i < ROPE_ARGS; i++) same = same_number(p->arg[i], q->arg[i]);
     return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
