@@ -1169,6 +1169,14 @@ static const RopeKind *const rope_kinds[] = {
     &rope_plain,
     &rope_none,
     &rope_linear,
+    &rope_partial,
+    &rope_proportional,
+    &rope_p_rope,
+    &rope_rope_id,
+    &rope_fope_clip,
+    &rope_fope,
+    &rope_xpos,
+    &rope_continuous,
 };
 #define N_ROPE_KINDS ((int)(sizeof rope_kinds / sizeof *rope_kinds))
 
@@ -1195,7 +1203,7 @@ static int rope_load(Rope *r, RopeSource *s, Err *e)
     Gguf g = {0};
     RopeSource own = {&g, NULL}, nowhere = {NULL, NULL};
     if (!r->kind->load) return 0;
-    if (!r->file) return r->kind->load(r, s ? s : &nowhere, e);
+    if (!r->file || r->kind->own_file) return r->kind->load(r, s ? s : &nowhere, e);
     if (gguf_open(&g, r->file, e)) return -1;
     int rc = r->kind->load(r, &own, e);
     gguf_close(&g);
@@ -1236,6 +1244,7 @@ void rope_free(Rope *r)
 {
     for (int i = 0; i < ROPE_WEIGHTS; i++) free(r->w[i]);
     free(r->file);
+    free(r->positions);
     free(r->inv_freq);
     *r = (Rope){0};
 }
@@ -2764,12 +2773,20 @@ static int same_number(double a, double b)
     return (a >= b && a <= b) || (isnan(a) && isnan(b));
 }
 
+static int same_positions(const Rope *a, const Rope *b)
+{
+    size_t bytes = (size_t)a->n_positions * sizeof *a->positions;
+    return a->n_positions == b->n_positions &&
+           (!bytes || memcmp(a->positions, b->positions, bytes) == 0);
+}
+
 /* Would two layers turn alike? Kinds with weights or a memory of their own never share. */
 static int same_rope(const Rope *a, const Rope *b)
 {
     const RopeParams *p = &a->p, *q = &b->p;
     size_t bytes = (size_t)a->n_pairs * sizeof *a->inv_freq;
-    int same = a->kind == b->kind && !a->kind->load && !a->kind->memory && a->sets == 1 &&
+    int own = a->kind->memory || (a->kind->load && !a->kind->own_file);
+    int same = a->kind == b->kind && !own && same_positions(a, b) && a->sets == 1 &&
                a->n_pairs == b->n_pairs && same_number(a->amplitude, b->amplitude) &&
                p->n_heads == q->n_heads && p->n_kv_heads == q->n_kv_heads &&
                p->copies == q->copies && same_number(p->pos_scale, q->pos_scale) &&
@@ -2852,9 +2869,10 @@ static int read_rope(Binder *b, const ModelOptions *opt)
     free(on);
     if (bad) return -1;
     for (int r = 0; opt->truncate && r < m->n_ropes; r++) {
-        if (m->rope[r].kind->length)
-            return err_usage(b->e, "--keep-rope: the frequencies of %s change with the length",
-                             m->rope[r].kind->name);
+        const RopeKind *of = m->rope[r].kind;
+        if (of->length || of->angles || of->per_head)
+            return err_usage(b->e, "--keep-rope: the pairs of %s have no frequencies of their own",
+                             of->name);
         rope_keep(&m->rope[r], opt->rope_keep);
     }
     place_tables(m);
