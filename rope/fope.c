@@ -94,7 +94,6 @@ static int fope_load(Rope *r, RopeSource *s, Err *e)
     Mixture x;
     if (mixture(r, &x, e)) return -1;
     uint64_t rng = (uint64_t)r->p.arg[SEED];
-    for (int l = 0; l < r->p.layer; l++) rng = rng_next(&rng);
     int found[2] = {0}, rows = r->p.n_kv_heads * x.D;
     for (int i = 0; i < 2 && x.M && !(r->p.arg[SEED] > 0); i++) {
         found[i] = rope_tensor(s, r, i, name[i], x.M, rows, e);
@@ -148,7 +147,7 @@ const RopeKind rope_fope = {
         "smaller of D and head_dim / 4 (with ignore_zero=0: D): tensors rope_fope_cos.weight and "
         "rope_fope_sin.weight of the model or of file=, n_kv_heads D rows of M values, or "
         "blk.L.rope_fope_... for layer L alone. Without them pair m turns by frequency "
-        "m ceil(D / M); seed=N adds noise of size gain, as before training, other in each layer. "
+        "m ceil(D / M); seed=N adds noise of size gain, as before training, the same in all layers. "
         "The remaining pairs do not turn; pad=ones is what published code does instead: cos = sin "
         "= 1, which doubles their part of the logit. The map is not a rotation: logits do not "
         "depend on the distance alone, and values change their size. The frequency that reports "
