@@ -1553,6 +1553,24 @@ static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
     return worst;
 }
 
+/* Are all pairs turned, and lengthened by one amplitude? */
+static int keeps_radii(const RopeKind *k)
+{
+    return !k || (!k->turn && !k->mix && !k->q_scale);
+}
+
+/* What an encoding does besides turning pairs by position times theta; NULL: nothing. */
+static const char *beyond_angles(const RopeKind *k)
+{
+    if (!k) return NULL;
+    if (k->turn || k->q_scale) return "changes the size of queries and keys with their position";
+    if (k->mix) return "mixes the values of a head before they turn";
+    if (k->update) return "changes keys again as the text goes on";
+    if (k->angles) return "finds its angles in the text";
+    if (k->bias) return "adds to the logits";
+    return NULL;
+}
+
 static void count_head(Reading *r, int i)
 {
     const Head *h = &r->head[i];
@@ -1563,9 +1581,11 @@ static void count_head(Reading *r, int i)
         r->n_bad += *h->q.n > 0 && !isfinite(h->pair[j].strength);
         n += ax->theta[j] > 0 && ax->x[j] <= TAU;
     }
-    double amplitude = r->a->m->rope[r->a->m->layer[h->l].rope].amplitude;
-    r->check = fmax(r->check, radius_miss(&h->q, ax->n, amplitude));
-    r->check = fmax(r->check, radius_miss(&h->k, ax->n, amplitude));
+    const Rope *rope = &r->a->m->rope[r->a->m->layer[h->l].rope];
+    if (keeps_radii(rope->kind)) {
+        r->check = fmax(r->check, radius_miss(&h->q, ax->n, rope->amplitude));
+        r->check = fmax(r->check, radius_miss(&h->k, ax->n, rope->amplitude));
+    }
     r->n_strong += h->n_strong;
     r->n_candidates += h->n_candidates;
     r->n_candidate_heads += h->n_candidates > 0;
@@ -2283,6 +2303,17 @@ static void say_medians(const Reading *r, Bytes *out)
             r->head[r->induction].mean.induction, r->head[r->induction].l, r->head[r->induction].h);
 }
 
+static void say_besides(const Model *m, Bytes *out)
+{
+    const char *besides = NULL;
+    for (int i = 0; i < m->n_ropes && !besides; i++) besides = beyond_angles(m->rope[i].kind);
+    if (besides)
+        say(out,
+            "The encoding %s: what is said of pairs is said of them before that, and of their "
+            "frequencies; attention is as it was computed.",
+            besides);
+}
+
 /* What was not as the file or the text would have it: before anything is claimed. */
 static void say_made(const Reading *r, Bytes *out)
 {
@@ -2303,6 +2334,7 @@ static void say_made(const Reading *r, Bytes *out)
             "Intervention: an option made the position encoding '%s', not what the file says; "
             "all that follows is of the model so changed.",
             p->rope_override);
+    say_besides(r->a->m, out);
     if (p->pre_override)
         say(out, "The text was split by '%s' (--pre), not as the file says.", p->pre_override);
     say_beyond(r->a->m, p, out);
@@ -4460,6 +4492,9 @@ static void say_oddities(const Encoding *y, Bytes *out)
             "The encoding lengthens queries and keys by %.4g, so the logits of its pairs by %.4g; "
             "angles and signs stay.",
             amplitude, amplitude * amplitude);
+    const char *besides = y->r->kind ? beyond_angles(y->r->kind) : NULL;
+    if (besides)
+        say(out, "This encoding %s: what follows speaks of its frequencies alone.", besides);
 }
 
 /* Sentences on one encoding. */

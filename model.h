@@ -353,6 +353,7 @@ typedef struct {
     int (*params)(RopeParams *p, Err *e);
     /* Tensors of its own, into r->w; called once, before freqs. */
     int (*load)(Rope *r, RopeSource *s, Err *e);
+    int own_file; /* r->file is no GGUF file: load reads it */
     /* inv_freq[sets][P], and the amplitude of cos and sin. Required. */
     int (*freqs)(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e);
     /* The length whose table holds for the query at pos, growing with pos: when it changes, keys
@@ -391,6 +392,8 @@ struct Rope {
     double *inv_freq;         /* [sets][P] angle per position, radians */
     float *w[ROPE_WEIGHTS];   /* the kind's own, owned; NULL: none */
     size_t n_w[ROPE_WEIGHTS]; /* floats in each */
+    double *positions;        /* [n_positions] the kind's own, owned; NULL: none */
+    int n_positions;
     char *file;               /* p.file, owned */
     int table;                /* first of its tables of angles in a State */
 };
@@ -426,6 +429,14 @@ void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angle
 extern const RopeKind rope_plain;
 extern const RopeKind rope_none;
 extern const RopeKind rope_linear;
+extern const RopeKind rope_partial;
+extern const RopeKind rope_proportional;
+extern const RopeKind rope_p_rope;
+extern const RopeKind rope_rope_id;
+extern const RopeKind rope_fope_clip;
+extern const RopeKind rope_fope;
+extern const RopeKind rope_xpos;
+extern const RopeKind rope_continuous;
 extern const RopeKind rope_ntk;
 extern const RopeKind rope_dynamic;
 extern const RopeKind rope_llama3;

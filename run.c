@@ -1169,6 +1169,14 @@ static const RopeKind *const rope_kinds[] = {
     &rope_plain,
     &rope_none,
     &rope_linear,
+    &rope_partial,
+    &rope_proportional,
+    &rope_p_rope,
+    &rope_rope_id,
+    &rope_fope_clip,
+    &rope_fope,
+    &rope_xpos,
+    &rope_continuous,
     &rope_ntk,
     &rope_dynamic,
     &rope_llama3,
@@ -1201,7 +1209,7 @@ static int rope_load(Rope *r, RopeSource *s, Err *e)
     Gguf g = {0};
     RopeSource own = {&g, NULL}, nowhere = {NULL, NULL};
     if (!r->kind->load) return 0;
-    if (!r->file) return r->kind->load(r, s ? s : &nowhere, e);
+    if (!r->file || r->kind->own_file) return r->kind->load(r, s ? s : &nowhere, e);
     if (gguf_open(&g, r->file, e)) return -1;
     int rc = r->kind->load(r, &own, e);
     gguf_close(&g);
@@ -1242,6 +1250,7 @@ void rope_free(Rope *r)
 {
     for (int i = 0; i < ROPE_WEIGHTS; i++) free(r->w[i]);
     free(r->file);
+    free(r->positions);
     free(r->inv_freq);
     *r = (Rope){0};
 }
@@ -2770,13 +2779,29 @@ static int same_number(double a, double b)
     return (a >= b && a <= b) || (isnan(a) && isnan(b));
 }
 
-/* Would two layers turn alike? Kinds with weights or a memory of their own never share. */
+static int same_positions(const Rope *a, const Rope *b)
+{
+    size_t bytes = (size_t)a->n_positions * sizeof *a->positions;
+    return a->n_positions == b->n_positions &&
+           (!bytes || memcmp(a->positions, b->positions, bytes) == 0);
+}
+
+static int same_weights(const Rope *a, const Rope *b)
+{
+    for (int i = 0; i < ROPE_WEIGHTS; i++) {
+        size_t bytes = a->n_w[i] * sizeof *a->w[i];
+        if (a->n_w[i] != b->n_w[i] || (bytes && memcmp(a->w[i], b->w[i], bytes))) return 0;
+    }
+    return 1;
+}
+
+/* Would two layers turn alike? Kinds with a memory of their own never share. */
 static int same_rope(const Rope *a, const Rope *b)
 {
     const RopeParams *p = &a->p, *q = &b->p;
-    size_t bytes = (size_t)a->n_pairs * sizeof *a->inv_freq;
-    int same = a->kind == b->kind && !a->kind->load && !a->kind->memory && a->sets == 1 &&
-               a->n_pairs == b->n_pairs && same_number(a->amplitude, b->amplitude) &&
+    size_t bytes = (size_t)a->sets * (size_t)a->n_pairs * sizeof *a->inv_freq;
+    int same = a->kind == b->kind && !a->kind->memory && same_weights(a, b) &&
+               same_positions(a, b) && a->sets == b->sets && a->n_pairs == b->n_pairs && same_number(a->amplitude, b->amplitude) &&
                p->n_heads == q->n_heads && p->n_kv_heads == q->n_kv_heads &&
                p->copies == q->copies && same_number(p->pos_scale, q->pos_scale) &&
                same_number(p->pos_shift, q->pos_shift) && same_number(p->base, q->base) &&
@@ -2859,9 +2884,10 @@ static int read_rope(Binder *b, const ModelOptions *opt)
     free(on);
     if (bad) return -1;
     for (int r = 0; opt->truncate && r < m->n_ropes; r++) {
-        if (m->rope[r].kind->length)
-            return err_usage(b->e, "--keep-rope: the frequencies of %s change with the length",
-                             m->rope[r].kind->name);
+        const RopeKind *of = m->rope[r].kind;
+        if (of->length || of->angles || of->per_head)
+            return err_usage(b->e, "--keep-rope: the pairs of %s have no frequencies of their own",
+                             of->name);
         rope_keep(&m->rope[r], opt->rope_keep);
     }
     place_tables(m);
@@ -6177,8 +6203,22 @@ static void type_counts(const Gguf *g, char *buf, size_t size)
 static int first_slow_pair(const Rope *r, double turn)
 {
     int j = 0;
-    while (j < r->n_pairs && r->inv_freq[j] * r->p.n_ctx_orig > turn) j++;
+    while (j < r->n_pairs && (!(r->inv_freq[j] > 0) || r->inv_freq[j] * r->p.n_ctx_orig > turn))
+        j++;
     return j;
+}
+
+static void info_slow_pairs(FILE *f, const Rope *r)
+{
+    int first = first_slow_pair(r, 2 * M_PI), last = r->n_pairs - 1;
+    while (last >= 0 && !(r->inv_freq[last] > 0)) last--;
+    fputs("  partial cycle ", f);
+    if (first > last)
+        fputs("no pair turns less than once over the context, if it turns at all\n", f);
+    else
+        fprintf(f,
+                "pairs %d .. %d turn less than once over the context, from %d on less than half\n",
+                first, last, first_slow_pair(r, M_PI));
 }
 
 static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
@@ -6199,10 +6239,7 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
     fprintf(f, "  rope          %s: %s, base %g%s, %d of %d values rotated, %s pairs\n",
             r->kind->name, r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "",
             2 * r->n_pairs, m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
-    fprintf(f,
-            "  partial cycle pairs %d .. %d turn less than once over the context, from %d on less "
-            "than half\n",
-            first_slow_pair(r, 2 * M_PI), r->n_pairs - 1, first_slow_pair(r, M_PI));
+    info_slow_pairs(f, r);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
