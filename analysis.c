@@ -3559,6 +3559,14 @@ static void json_samples(FILE *f, const Reading *r, const Head *h)
     fputc('}', f);
 }
 
+/* The bias [D] of the query of attention head h: copies share that of the head they are made from;
+ * NULL if there is none. */
+static const float *query_bias(const Model *m, const Layer *y, int h)
+{
+    int projected = h / (y->n_heads / y->n_q_heads);
+    return y->bq ? y->bq + (size_t)projected * (size_t)m->head_dim : NULL;
+}
+
 /* Length and angle of the bias of each pair of one head; an absent bias has no length. */
 static void json_bias_side(FILE *f, const char *r_key, const char *dir_key, const float *bias,
                            const Axis *ax)
@@ -3583,7 +3591,7 @@ static void json_bias(FILE *f, const Model *m, const Head *h)
         return;
     }
     fprintf(f, ",\"bias\":{\"n_pairs\":%d", h->axis->n);
-    json_bias_side(f, "r_q", "dir_q", y->bq ? y->bq + (size_t)h->h * D : NULL, h->axis);
+    json_bias_side(f, "r_q", "dir_q", query_bias(m, y, h->h), h->axis);
     json_bias_side(f, "r_k", "dir_k", y->bk ? y->bk + (size_t)h->kh * D : NULL, h->axis);
     fputc('}', f);
 }
@@ -4530,13 +4538,13 @@ static int has_bias(const Layer *y, int which)
     return (which == BIAS_K || y->bq) && (which == BIAS_Q || y->bk);
 }
 
-/* z = a + ib of pair j of head h of a bias vector [heads * D], before rotation. */
+/* z = a + ib of pair j of head h, whose bias is [D], before rotation. */
 static BiasPair bias_pair(const Model *m, int l, int h, int j, const float *bias)
 {
     const Rope *r = &m->rope[m->layer[l].rope];
     int a, b;
     rope_pair(r, j, &a, &b);
-    double za = (double)bias[h * m->head_dim + a], zb = (double)bias[h * m->head_dim + b];
+    double za = (double)bias[a], zb = (double)bias[b];
     return (BiasPair){l, h, j, sqrt(za * za + zb * zb), atan2(zb, za), NONE};
 }
 
@@ -4544,10 +4552,11 @@ static BiasPair bias_pair(const Model *m, int l, int h, int j, const float *bias
 static BiasPair bias_read(const Model *m, int l, int h, int j, int which)
 {
     const Layer *y = &m->layer[l];
-    if (which == BIAS_K) return bias_pair(m, l, h, j, y->bk);
-    BiasPair q = bias_pair(m, l, h, j, y->bq);
+    int kh = which == BIAS_K ? h : h / (y->n_heads / y->n_kv_heads);
+    if (which == BIAS_K) return bias_pair(m, l, h, j, y->bk + (size_t)kh * (size_t)m->head_dim);
+    BiasPair q = bias_pair(m, l, h, j, query_bias(m, y, h));
     if (which == BIAS_Q) return q;
-    BiasPair k = bias_pair(m, l, h / (y->n_heads / y->n_kv_heads), j, y->bk);
+    BiasPair k = bias_pair(m, l, kh, j, y->bk + (size_t)kh * (size_t)m->head_dim);
     q.r *= k.r;
     q.dir = wrap_2pi(q.dir - k.dir);
     return q;
@@ -7213,7 +7222,8 @@ static int read_encoding(Activations *x, Rope *r, Err *e)
     const char *spec = o->rope ? o->rope : o->rope_scale > 0 ? "linear" : "plain";
     if (rope_parse(spec, &p, &kind, e)) return -1;
     if (kind->angles || kind->observe || kind->update || kind->bias || kind->part || kind->load ||
-        kind->turn || kind->mix || kind->q_scale || kind->position || kind->length)
+        kind->turn || kind->mix || kind->q_scale || kind->position || kind->length ||
+        kind->per_layer)
         return err_usage(e, "--rope %s: queries and keys from files are turned by fixed "
                             "frequencies, and this kind does more", kind->name);
     return rope_new(r, kind, &p, layout ? ROPE_HALF : ROPE_ADJACENT, NULL, e);
@@ -7989,7 +7999,7 @@ static void pass_body(Pass *s, Analysis *a)
     for (int l = 0; l < m->n_layers; l++) {
         const Layer *y = &m->layer[l];
         size_t D = (size_t)m->head_dim;
-        pass_bias(s, y->bq, (size_t)y->n_heads * D);
+        for (int h = 0; h < y->n_heads; h++) pass_bias(s, query_bias(m, y, h), D);
         pass_bias(s, y->bk, (size_t)y->n_kv_heads * D);
         for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++) {
             pass_tally(s, a, &a->q[i], 1);

@@ -311,6 +311,7 @@ typedef struct {
      * the model's output matrix has no columns for all of them (1, 0). */
     int copies;
     double fold[2];
+    int halved; /* 1: half of the query and key heads are projected */
     double arg[ROPE_ARGS]; /* as the kind's table of args names them */
     const char *file;      /* a GGUF file with the kind's weights; NULL: the model's, or none */
 } RopeParams;
@@ -346,6 +347,7 @@ typedef struct {
     const char *name, *formula, *source;
     const char *summary; /* a line for the list of kinds */
     const char *detail;  /* paragraphs: what each symbol is, what it costs, what it reduces to */
+    int per_layer;       /* layers differ: one frequency table does not describe it */
     unsigned common;     /* ROPE_FACTOR, ROPE_ORIGINAL: it has these keys, too; ROPE_NEEDS_FACTOR:
                           * in words it must be given, if the file has none */
     RopeArg args[ROPE_ARGS];
@@ -429,6 +431,11 @@ void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angle
 extern const RopeKind rope_plain;
 extern const RopeKind rope_none;
 extern const RopeKind rope_linear;
+extern const RopeKind rope_alibi;
+extern const RopeKind rope_local;
+extern const RopeKind rope_nope_layers;
+extern const RopeKind rope_hope;
+extern const RopeKind rope_pp;
 extern const RopeKind rope_partial;
 extern const RopeKind rope_proportional;
 extern const RopeKind rope_p_rope;
@@ -472,6 +479,8 @@ typedef struct {
     const float *attn_norm, *ffn_norm;
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
     const float *bq, *bk, *bv, *bo;
+    int surplus;     /* the file has as many heads of q, k and v again, which are not used (0) */
+    Tensor first[3]; /* wq, wk, wv then: the rows that are */
 } Layer;
 
 typedef struct {

@@ -1166,23 +1166,11 @@ const RopeKind rope_plain = {
 };
 
 static const RopeKind *const rope_kinds[] = {
-    &rope_plain,
-    &rope_none,
-    &rope_linear,
-    &rope_partial,
-    &rope_proportional,
-    &rope_p_rope,
-    &rope_rope_id,
-    &rope_fope_clip,
-    &rope_fope,
-    &rope_xpos,
-    &rope_continuous,
-    &rope_ntk,
-    &rope_dynamic,
-    &rope_llama3,
-    &rope_by_parts,
-    &rope_yarn,
-    &rope_longrope,
+    &rope_plain,       &rope_none,     &rope_linear,    &rope_alibi,   &rope_local,
+    &rope_nope_layers, &rope_hope,     &rope_pp,        &rope_partial, &rope_proportional,
+    &rope_p_rope,      &rope_rope_id,  &rope_fope_clip, &rope_fope,    &rope_xpos,
+    &rope_continuous,  &rope_ntk,      &rope_dynamic,   &rope_llama3,  &rope_by_parts,
+    &rope_yarn,        &rope_longrope,
 };
 #define N_ROPE_KINDS ((int)(sizeof rope_kinds / sizeof *rope_kinds))
 
@@ -2528,20 +2516,31 @@ static int bind_vector(Binder *b, const char *name, int64_t n, int required, con
 
 static int64_t dim_of(const Model *m, const Layer *ly, int dim)
 {
+    int64_t shown = ly->surplus ? 2 : 1;
     switch (dim) {
     case DIM_E:
         return m->n_embd;
     case DIM_Q:
-        return (int64_t)ly->n_q_heads * m->head_dim;
+        return shown * ly->n_q_heads * m->head_dim;
     case DIM_O:
         return (int64_t)ly->n_o_heads * m->head_dim;
     case DIM_KV:
-        return (int64_t)ly->n_kv_heads * m->head_dim;
+        return shown * ly->n_kv_heads * m->head_dim;
     case DIM_F:
         return ly->n_ff;
     default:
         return 1;
     }
+}
+
+/* The first half of the rows of matrix i of q, k, v: w becomes a view of them. */
+static void use_first(Layer *ly, int i, const Tensor **w)
+{
+    Tensor *t = &ly->first[i];
+    *t = **w;
+    t->ne[1] /= 2;
+    t->bytes = (size_t)t->ne[1] * t->row_bytes;
+    *w = t;
 }
 
 static int bind_layer(Binder *b, int l)
@@ -2557,6 +2556,10 @@ static int bind_layer(Binder *b, int l)
                                 : bind_tensor(b, name, ne0, ne1, row->required, field);
         if (found < 0) return -1;
     }
+    if (!ly->surplus) return 0;
+    use_first(ly, 0, &ly->wq);
+    use_first(ly, 1, &ly->wk);
+    use_first(ly, 2, &ly->wv);
     return 0;
 }
 
@@ -2666,8 +2669,6 @@ static int read_layers(Model *m, Err *e)
                           "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
                           "heads of layer %zu, found %d",
                           m->g.path, m->arch->name, n[l], l, n[L + l]);
-        m->max_heads = max_of(m->max_heads, n[l]);
-        m->max_kv_heads = max_of(m->max_kv_heads, n[L + l]);
         m->max_ff = max_of(m->max_ff, n[2 * L + l]);
     }
     free(n);
@@ -2801,11 +2802,12 @@ static int same_rope(const Rope *a, const Rope *b)
     const RopeParams *p = &a->p, *q = &b->p;
     size_t bytes = (size_t)a->sets * (size_t)a->n_pairs * sizeof *a->inv_freq;
     int same = a->kind == b->kind && !a->kind->memory && same_weights(a, b) &&
-               same_positions(a, b) && a->sets == b->sets && a->n_pairs == b->n_pairs && same_number(a->amplitude, b->amplitude) &&
-               p->n_heads == q->n_heads && p->n_kv_heads == q->n_kv_heads &&
-               p->copies == q->copies && same_number(p->pos_scale, q->pos_scale) &&
-               same_number(p->pos_shift, q->pos_shift) && same_number(p->base, q->base) &&
-               same_number(p->factor, q->factor) && p->n_ctx_orig == q->n_ctx_orig;
+               same_positions(a, b) && a->sets == b->sets && a->n_pairs == b->n_pairs &&
+               same_number(a->amplitude, b->amplitude) && p->n_heads == q->n_heads &&
+               p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
+               same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
+               same_number(p->base, q->base) && same_number(p->factor, q->factor) &&
+               p->n_ctx_orig == q->n_ctx_orig;
     for (int i = 0; same && i < ROPE_ARGS; i++) same = same_number(p->arg[i], q->arg[i]);
     return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
@@ -2848,22 +2850,48 @@ static void place_tables(Model *m)
     m->n_tables += own;
 }
 
+/* Heads that are made from fewer projected ones. The file may have tensors for these alone, or (of
+ * halved heads) for all: then the first are used. */
+static int halve_heads(Model *m, int l, Err *e)
+{
+    Layer *ly = &m->layer[l];
+    char name[64];
+    if (ly->n_kv_heads % 2)
+        return err_usage(e,
+                         "--rope %s: half of the key heads are projected: expected an even number "
+                         "of them, found %d in layer %d",
+                         m->rope[ly->rope].kind->name, ly->n_kv_heads, l);
+    snprintf(name, sizeof name, "blk.%d.attn_q.weight", l);
+    const Tensor *wq = gguf_tensor(&m->g, name);
+    ly->surplus = wq && wq->ne[1] == (int64_t)ly->n_q_heads * m->head_dim;
+    ly->n_q_heads /= 2;
+    ly->n_kv_heads /= 2;
+    return 0;
+}
+
 /* Copies of query heads: attention has more heads than are projected. */
 static int expand_heads(Model *m, int l, Err *e)
 {
     Layer *ly = &m->layer[l];
     const RopeParams *p = &m->rope[ly->rope].p;
-    const Tensor *wo;
     char name[64];
-    snprintf(name, sizeof name, "blk.%d.attn_output.weight", l);
-    wo = gguf_tensor(&m->g, name);
     if (p->copies == 1) return 0;
-    if (m->layer[l].bq || p->copies != 2) return err_set(e, "bug: %d copies", p->copies);
+    MUST(p->copies == 2);
+    if (p->halved) return halve_heads(m, l, e);
+    snprintf(name, sizeof name, "blk.%d.attn_output.weight", l);
+    const Tensor *wo = gguf_tensor(&m->g, name);
     ly->n_heads = p->copies * ly->n_q_heads;
     ly->n_o_heads =
         wo && wo->ne[0] == (int64_t)ly->n_heads * m->head_dim ? ly->n_heads : ly->n_q_heads;
-    m->max_heads = max_of(m->max_heads, ly->n_heads);
     return 0;
+}
+
+static void widest_layer(Model *m)
+{
+    for (int l = 0; l < m->n_layers; l++) {
+        m->max_heads = max_of(m->max_heads, m->layer[l].n_heads);
+        m->max_kv_heads = max_of(m->max_kv_heads, m->layer[l].n_kv_heads);
+    }
 }
 
 static int read_rope(Binder *b, const ModelOptions *opt)
@@ -2891,6 +2919,7 @@ static int read_rope(Binder *b, const ModelOptions *opt)
         rope_keep(&m->rope[r], opt->rope_keep);
     }
     place_tables(m);
+    widest_layer(m);
     return 0;
 }
 
@@ -5782,6 +5811,9 @@ static int lone_encoding(const Options *o, Model *m, Err *e)
                          o->n_rot);
     p.n_ctx_orig = p.n_ctx_train = (int)o->analysis.n_ctx;
     if (rope_parse("plain", &p, &kind, e) || override_rope(&mo, &p, &kind, e)) return -1;
+    if (kind->per_layer)
+        return err_usage(e, "--rope %s: layers differ: give a model, whose layers they are",
+                         kind->name);
     m->rope = xcalloc(1, sizeof *m->rope);
     if (rope_new(&m->rope[0], kind, &p, ROPE_HALF, NULL, e)) return -1;
     m->n_ropes = 1;
