@@ -72,24 +72,29 @@ static int refuse_weights(const Rope *r, const Part *p, Err *e)
     return 0;
 }
 
+static int refuse_missing(const Rope *r, const char *name, Err *e)
+{
+    return err_set(e,
+                   "%s%srope path: layer %d: tensor '%s' is missing, and these settings ask for it",
+                   r->file ? r->file : "", r->file ? ": " : "", r->p.layer, name);
+}
+
 /* All tensors of the setting, or none of them: then beta = 0 and nothing is forgotten. */
 static int path_load(Rope *r, RopeSource *s, Err *e)
 {
     Part part[N_PARTS];
     uint64_t seed = (uint64_t)r->p.arg[SEED] * 4096 + (uint64_t)r->p.layer;
-    const char *missing = NULL, *there = NULL;
+    const char *missing = NULL;
+    int there = 0;
     parts_of(r, part);
     for (int i = 0; i < N_PARTS; i++) {
         if (!part[i].rows) continue;
         int found = rope_tensor(s, r, part[i].w, part[i].name, part[i].cols, part[i].rows, e);
         if (found < 0 || (found && refuse_weights(r, &part[i], e))) return -1;
-        *(found ? &there : &missing) = part[i].name;
+        there |= found;
+        if (!found && !missing) missing = part[i].name;
+        if (missing && (there || r->file)) return refuse_missing(r, missing, e);
     }
-    if (missing && (there || r->file))
-        return err_set(e,
-                       "%s%srope path: layer %d: tensor '%s' is missing, and these settings ask "
-                       "for it",
-                       r->file ? r->file : "", r->file ? ": " : "", r->p.layer, missing);
     if (there && seed >= 4096)
         return err_usage(e, "--rope path: there are weights: leave out seed");
     for (int i = 0; seed >= 4096 && i < N_PARTS; i++)

@@ -107,10 +107,18 @@ static const Identity identities[] = {
     {"linear:factor=2,pos_scale=2", "plain", BITWISE},
     {"plain:pos_scale=0.5", "linear:factor=2", BITWISE},
     {"plain:pos_shift=1000", "plain", ROUNDING},
+    {"comrope", "plain", BITWISE},
+    {"lie:block=2", "plain", BITWISE},
+    {"selective", "plain:pos_shift=1", BITWISE},
+    {"selective:use_bias=no", "none", BITWISE},
+    {"path", "none", BITWISE},
+    {"path:seed=1,beta=0", "none", BITWISE},
     /* controls: the comparison can tell encodings apart */
     {"none", "plain", DIFFERENT},
     {"linear:factor=2", "plain", DIFFERENT},
     {"plain:base=500", "plain", DIFFERENT},
+    {"comrope:conjugate=1", "plain", DIFFERENT}, /* without its bases in W_q and W_k */
+    {"path:seed=1", "none", DIFFERENT},
 };
 #define N_IDENTITIES ((int)(sizeof identities / sizeof *identities))
 
@@ -140,6 +148,10 @@ static const char *const specs[] = {
     "plain",
     "none",
     "linear:factor=2",
+    "comrope:seed=1",
+    "lie:seed=1",
+    "selective:seed=1",
+    "path:seed=1,forget=yes",
 };
 #define N_SPECS ((int)(sizeof specs / sizeof *specs))
 
