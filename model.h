@@ -336,9 +336,10 @@ typedef struct {
     const Rope *r;
     const Kernels *k;
     int pos, n;
-    const float *x; /* [n][E] what the queries and keys were projected from */
-    float *work;    /* [n][kind.work(r)] of this key head, until the layer is done */
-    double *memory; /* [kind.memory(r)] of this layer and key head, zero before the first token */
+    const float *x;  /* [n][E] what the queries and keys were projected from */
+    float *work;     /* [n][kind.work(r)] of this key head, until the layer is done */
+    double *memory;  /* [kind.memory(r)] of this layer and key head, zero before the first token */
+    double *history; /* [n_ctx][kind.history(r)] of them: kept for every token so far */
 } RopeCall;
 
 /* One kind of position encoding: a row of the registry. What is NULL or 0 is the default. All
@@ -367,7 +368,8 @@ typedef struct {
     int per_head; /* a table for each key head */
     /* What (a, b) is turned by: (a c - b s, a s + b c). NULL: c = cos, s = sin of p inv_freq[j]. */
     void (*turn)(const RopeAt *at, double *c, double *s);
-    /* A linear map of a head's D values before the pairs turn, of queries and keys alike. */
+    /* A linear map of a head's D values before the pairs turn, of queries and keys alike. What a
+     * probe sees before rotation is mapped: the pairs that turn are those of the mapped values. */
     void (*mix)(const Rope *r, int kh, float *x);
     /* angle[n][P] of the tokens of a batch from their hidden state, once per key head. */
     void (*angles)(const RopeCall *c, int kh, double *angle);
@@ -375,21 +377,27 @@ typedef struct {
     void (*observe)(const RopeCall *c, int kh);
     /* Token i of the batch changes the n_t keys [n_t][D] before its own. Not with --kv f16. */
     void (*update)(const RopeCall *c, int kh, int i, float *key, int n_t);
-    int (*work)(const Rope *r);   /* floats of RopeCall.work per token */
-    int (*memory)(const Rope *r); /* doubles of RopeCall.memory */
+    int (*work)(const Rope *r);    /* floats of RopeCall.work per token */
+    int (*memory)(const Rope *r);  /* doubles of RopeCall.memory */
+    int (*history)(const Rope *r); /* doubles of RopeCall.history per token */
     /* Adds to the scaled scores of query head h at pos over the n_t keys from t0 on. */
     void (*bias)(const Rope *r, int h, int pos, int t0, int n_t, float *score);
+    /* The same, from what is known of the layer and h's key head; c->n ends with the token at pos. */
+    void (*fade)(const RopeCall *c, int h, int pos, int t0, int n_t, float *score);
     double (*q_scale)(const Rope *r, int pos); /* times the query, all D values */
     int (*part)(const Rope *r, int h);         /* ROPE_Q or ROPE_Q_COPY of attention head h */
 } RopeKind;
 
 enum { ROPE_FACTOR = 1, ROPE_ORIGINAL = 2, ROPE_NEEDS_FACTOR = 4 | ROPE_FACTOR };
+enum { ROPE_EVEN, ROPE_HEADS, ROPE_READ }; /* Rope.uneven */
 
 struct Rope {
     const RopeKind *kind;
     RopeParams p;
     int n_pairs, layout; /* ROPE_ADJACENT or ROPE_HALF */
     int sets;            /* of frequencies: 1, or one per key head */
+    int uneven; /* pair j at position p does not turn by p * inv_freq[j] in all heads: the angles of
+                 * key heads differ, or depend on what was read; ROPE_HEADS, ROPE_READ */
     double amplitude;
     double *inv_freq;         /* [sets][P] angle per position, radians */
     float *w[ROPE_WEIGHTS];   /* the kind's own, owned; NULL: none */
@@ -431,25 +439,29 @@ void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angle
 extern const RopeKind rope_plain;
 extern const RopeKind rope_none;
 extern const RopeKind rope_linear;
-extern const RopeKind rope_alibi;
-extern const RopeKind rope_local;
-extern const RopeKind rope_nope_layers;
-extern const RopeKind rope_hope;
-extern const RopeKind rope_pp;
+extern const RopeKind rope_ntk;
+extern const RopeKind rope_dynamic;
+extern const RopeKind rope_by_parts;
+extern const RopeKind rope_yarn;
+extern const RopeKind rope_llama3;
+extern const RopeKind rope_longrope;
 extern const RopeKind rope_partial;
 extern const RopeKind rope_proportional;
 extern const RopeKind rope_p_rope;
 extern const RopeKind rope_rope_id;
 extern const RopeKind rope_fope_clip;
 extern const RopeKind rope_fope;
-extern const RopeKind rope_xpos;
+extern const RopeKind rope_local;
+extern const RopeKind rope_nope_layers;
 extern const RopeKind rope_continuous;
-extern const RopeKind rope_ntk;
-extern const RopeKind rope_dynamic;
-extern const RopeKind rope_llama3;
-extern const RopeKind rope_by_parts;
-extern const RopeKind rope_yarn;
-extern const RopeKind rope_longrope;
+extern const RopeKind rope_alibi;
+extern const RopeKind rope_xpos;
+extern const RopeKind rope_hope;
+extern const RopeKind rope_pp;
+extern const RopeKind rope_selective;
+extern const RopeKind rope_comrope;
+extern const RopeKind rope_lie;
+extern const RopeKind rope_path;
 
 /* For RopeKind.params of kinds that stretch a trained context: a factor in (0, 1e6], and n_ctx_orig
  * of at least 1, which is n_ctx_train if it is not known. */
@@ -630,9 +642,9 @@ typedef struct {
     float *raw_keys;             /* like k_cache, before rotation; NULL: never needed again */
     double *rope_angles;         /* [K][N][P] of the layer at work */
     float *rope_work;            /* [K][N][..] and [L][K][..]: see RopeCall */
-    double *rope_memory;
-    /* Per token of a key head, per key head of a layer, in all. */
-    size_t work_stride, memory_stride, n_memory;
+    double *rope_memory, *rope_history; /* history: [L][K][n_ctx][..] */
+    /* Per token of a key head, per key head of a layer, in all; per token of a key head. */
+    size_t work_stride, memory_stride, n_memory, history_stride;
     int kv_type;                /* T_F32 or T_F16 */
     uint8_t *k_cache, *v_cache; /* [L][K][n_ctx][D] of kv_type (K of the widest layer) */
     float *logits;              /* [N][V], the rows asked for from row 0 */

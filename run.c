@@ -1165,13 +1165,36 @@ const RopeKind rope_plain = {
     .freqs = plain_freqs,
 };
 
+/* clang-format off */
 static const RopeKind *const rope_kinds[] = {
-    &rope_plain,       &rope_none,     &rope_linear,    &rope_alibi,   &rope_local,
-    &rope_nope_layers, &rope_hope,     &rope_pp,        &rope_partial, &rope_proportional,
-    &rope_p_rope,      &rope_rope_id,  &rope_fope_clip, &rope_fope,    &rope_xpos,
-    &rope_continuous,  &rope_ntk,      &rope_dynamic,   &rope_llama3,  &rope_by_parts,
-    &rope_yarn,        &rope_longrope,
+    &rope_plain,
+    &rope_none,
+    &rope_linear,
+    &rope_ntk,
+    &rope_dynamic,
+    &rope_by_parts,
+    &rope_yarn,
+    &rope_llama3,
+    &rope_longrope,
+    &rope_partial,
+    &rope_proportional,
+    &rope_p_rope,
+    &rope_rope_id,
+    &rope_fope_clip,
+    &rope_fope,
+    &rope_local,
+    &rope_nope_layers,
+    &rope_continuous,
+    &rope_alibi,
+    &rope_xpos,
+    &rope_hope,
+    &rope_pp,
+    &rope_selective,
+    &rope_comrope,
+    &rope_lie,
+    &rope_path,
 };
+/* clang-format on */
 #define N_ROPE_KINDS ((int)(sizeof rope_kinds / sizeof *rope_kinds))
 
 const RopeKind *rope_at(int i)
@@ -1204,6 +1227,15 @@ static int rope_load(Rope *r, RopeSource *s, Err *e)
     return rc;
 }
 
+/* Do the frequencies of key heads differ, by more than the last places of a double? */
+static int heads_differ(const Rope *r)
+{
+    size_t P = (size_t)r->n_pairs;
+    for (size_t i = P; i < (size_t)r->sets * P; i++)
+        if (!(fabs(r->inv_freq[i] - r->inv_freq[i % P]) <= 1e-12)) return 1;
+    return 0;
+}
+
 static int rope_make(Rope *r, RopeSource *s, Err *e)
 {
     if (r->kind->params && r->kind->params(&r->p, e)) return -1;
@@ -1217,7 +1249,9 @@ static int rope_make(Rope *r, RopeSource *s, Err *e)
     r->inv_freq = xcalloc((size_t)r->sets * (size_t)r->n_pairs + 1, sizeof *r->inv_freq);
     if (rope_load(r, s, e)) return -1;
     int length = r->kind->length ? r->kind->length(r, 0) : 0;
-    return r->kind->freqs(r, length, r->inv_freq, &r->amplitude, e);
+    if (r->kind->freqs(r, length, r->inv_freq, &r->amplitude, e)) return -1;
+    r->uneven = r->kind->angles ? ROPE_READ : heads_differ(r) ? ROPE_HEADS : ROPE_EVEN;
+    return 0;
 }
 
 int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, RopeSource *s, Err *e)
@@ -1249,19 +1283,25 @@ void rope_pair(const Rope *r, int j, int *a, int *b)
     *b = r->layout == ROPE_HALF ? j + r->n_pairs : 2 * j + 1;
 }
 
+/* The frequencies of one set. */
+static void keep_highest(double *inv_freq, int P, int n_keep)
+{
+    double *was = xcalloc((size_t)P + 1, sizeof *was);
+    memcpy(was, inv_freq, (size_t)P * sizeof *was);
+    for (int j = 0; j < P; j++) {
+        int n_higher = 0; /* pairs before j in the order of falling frequency */
+        for (int i = 0; i < P; i++) n_higher += was[i] > was[j] || (i < j && !(was[i] < was[j]));
+        if (n_higher >= n_keep) inv_freq[j] = 0;
+    }
+    free(was);
+}
+
 void rope_keep(Rope *r, double keep)
 {
     /* 0.29 * 100 is a little less than 29 in double: not a pair less for that. */
     int n_keep = (int)floor(keep * r->n_pairs + 1e-9);
-    double *was = xcalloc((size_t)r->n_pairs + 1, sizeof *was);
-    memcpy(was, r->inv_freq, (size_t)r->n_pairs * sizeof *was);
-    for (int j = 0; j < r->n_pairs; j++) {
-        int n_higher = 0; /* pairs before j in the order of falling frequency */
-        for (int i = 0; i < r->n_pairs; i++)
-            n_higher += was[i] > was[j] || (i < j && !(was[i] < was[j]));
-        if (n_higher >= n_keep) r->inv_freq[j] = 0;
-    }
-    free(was);
+    for (int i = 0; i < r->sets || i < 1; i++)
+        keep_highest(r->inv_freq + (size_t)i * (size_t)r->n_pairs, r->n_pairs, n_keep);
 }
 
 /* Does each layer that has this encoding need a table of its own, made when its turn comes? */
@@ -1388,6 +1428,7 @@ static RopeCall rope_call(const State *s, int l, int kh, int n)
         .x = s->xb,
         .work = s->rope_work + (size_t)kh * (size_t)s->n_batch * s->work_stride,
         .memory = s->rope_memory + head * s->memory_stride,
+        .history = s->rope_history + head * (size_t)s->n_ctx * s->history_stride,
     };
 }
 
@@ -1455,10 +1496,13 @@ static void rotate_head(const State *s, const Rope *r, int part, int kh, float *
                         int n)
 {
     size_t row = (size_t)table_of(r, part, kh) * (size_t)s->n_batch * (size_t)s->max_pairs;
-    for (int i = 0; i < n; i++, x += stride, row += (size_t)s->max_pairs) {
-        if (r->kind->mix) r->kind->mix(r, kh, x);
+    for (int i = 0; i < n; i++, x += stride, row += (size_t)s->max_pairs)
         rotate(r, x, s->cos + row, s->sin + row);
-    }
+}
+
+static void mix_head(const Rope *r, int kh, float *x, size_t stride, int n)
+{
+    for (int i = 0; r->kind->mix && i < n; i++) r->kind->mix(r, kh, x + (size_t)i * stride);
 }
 
 /* Replaces values of one head of n tokens (x[i * stride], i < n) as the edit says. */
@@ -1487,6 +1531,7 @@ static void query_head(const State *s, int l, int h, int n)
     const Rope *r = &s->m->rope[ly->rope];
     size_t D = (size_t)s->m->head_dim, stride = (size_t)ly->n_heads * D;
     float *q = projected(s, ly, h, n);
+    mix_head(r, h / (ly->n_heads / ly->n_kv_heads), q, stride, n);
     const Probe *p = s->probe && s->probe->want & PROBE_QK ? s->probe : NULL;
     if (p) p->q(p->ctx, l, h, BEFORE_ROPE, s->pos, n, q, stride);
     int part = r->kind->part ? r->kind->part(r, h) : ROPE_Q;
@@ -1497,7 +1542,7 @@ static void query_head(const State *s, int l, int h, int n)
     if (s->edit) edit_head(&s->edit->q[l * s->m->max_heads + h], q, stride, n);
 }
 
-/* Key head kh of n tokens, as computed, turned as the rows of its table say and cached from
+/* Key head kh of n tokens, as computed (and mixed), turned as the rows of its table say and cached from
  * position pos on. */
 static void cache_keys(const State *s, int l, int kh, float *k, size_t stride, int pos, int n)
 {
@@ -1515,6 +1560,7 @@ static void key_value_head(const State *s, int l, int kh, int n)
     const Layer *ly = &s->m->layer[l];
     size_t D = (size_t)s->m->head_dim, stride = (size_t)ly->n_kv_heads * D;
     float *k = s->kx + (size_t)kh * D, *v = s->v + (size_t)kh * D;
+    mix_head(&s->m->rope[ly->rope], kh, k, stride, n);
     const Probe *p = s->probe && s->probe->want & PROBE_QK ? s->probe : NULL;
     if (p) p->k(p->ctx, l, kh, BEFORE_ROPE, s->pos, n, k, stride);
     for (int i = 0; s->raw_keys && i < n; i++)
@@ -1606,6 +1652,14 @@ static int row_length(const State *s, const Attend *a, int r)
     return a->n_t + r * a->step - row_begin(s, a, r);
 }
 
+/* What the encoding of the layer adds to the scaled scores of row r, from what it has seen. */
+static void fade_row(const State *s, const Attend *a, int r, float *row)
+{
+    int h = a->h + (a->step ? 0 : r), i = a->i + r * a->step;
+    RopeCall c = rope_call(s, a->l, a->kh, i + 1);
+    c.r->kind->fade(&c, h, s->pos + i, a->t0 + row_begin(s, a, r), row_length(s, a, r), row);
+}
+
 /* Scaled scores become weights. Two passes, so that a normalised row exists for the probe. */
 static void attend_weights(const State *s, const Attend *a, int r, int shown)
 {
@@ -1617,6 +1671,7 @@ static void attend_weights(const State *s, const Attend *a, int r, int shown)
     if (rope->kind->bias)
         rope->kind->bias(rope, a->h + (a->step ? 0 : r), s->pos + a->i + r * a->step,
                          a->t0 + row_begin(s, a, r), n_t, row);
+    if (rope->kind->fade) fade_row(s, a, r, row);
     if (shown) memcpy(a->shown + at, row, (size_t)n_t * sizeof *row);
     s->k->softmax(row, n_t);
 }
@@ -2591,12 +2646,28 @@ static int bind_tensors(Binder *b)
     return bad || refuse_unknown(b) ? -1 : 0;
 }
 
+/* Does any layer have a tensor of this name? */
+static int other_layer(const Gguf *g, const char *name)
+{
+    char full[128];
+    for (size_t i = 0; g && i < g->n_tensors; i++) {
+        Str s = g->tensors[i].name;
+        int n = snprintf(full, sizeof full, ".%s", name);
+        if (s.n > (size_t)n && memcmp(s.s, "blk.", 4) == 0 &&
+            memcmp(s.s + s.n - n, full, (size_t)n) == 0)
+            return 1;
+    }
+    return 0;
+}
+
 int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows, Err *e)
 {
     char full[128];
     snprintf(full, sizeof full, "blk.%d.%s", r->p.layer, name);
     const Tensor *t = s->g ? gguf_tensor(s->g, full) : NULL;
     if (!t && s->g) t = gguf_tensor(s->g, name);
+    if (!t && other_layer(s->g, name))
+        return err_set(e, "%s: tensor '%s' is missing; other layers have theirs", s->g->path, full);
     if (!t) return 0;
     if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1)
         return err_set(e,
@@ -2796,13 +2867,13 @@ static int same_weights(const Rope *a, const Rope *b)
     return 1;
 }
 
-/* Would two layers turn alike? Kinds with a memory of their own never share. */
+/* Would two layers turn alike? What is remembered is kept per layer, whatever they share. */
 static int same_rope(const Rope *a, const Rope *b)
 {
     const RopeParams *p = &a->p, *q = &b->p;
     size_t bytes = (size_t)a->sets * (size_t)a->n_pairs * sizeof *a->inv_freq;
-    int same = a->kind == b->kind && !a->kind->memory && same_weights(a, b) &&
-               same_positions(a, b) && a->sets == b->sets && a->n_pairs == b->n_pairs &&
+    int same = a->kind == b->kind && same_weights(a, b) && same_positions(a, b) &&
+               a->sets == b->sets && a->n_pairs == b->n_pairs &&
                same_number(a->amplitude, b->amplitude) && p->n_heads == q->n_heads &&
                p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
                same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
@@ -3173,7 +3244,7 @@ static int state_sizes(State *s, const StateOptions *opt, Err *e)
 
 /* What the encodings of a model need besides tables of angles: numbers of elements. */
 typedef struct {
-    double now, raw, angles, work, memory;
+    double now, raw, angles, work, memory, history;
 } RopeSizes;
 
 static int rope_sizes(State *s, RopeSizes *z, Err *e)
@@ -3185,11 +3256,13 @@ static int rope_sizes(State *s, RopeSizes *z, Err *e)
         const Rope *r = &m->rope[i];
         size_t work = r->kind->work ? (size_t)r->kind->work(r) : 0;
         size_t memory = r->kind->memory ? (size_t)r->kind->memory(r) : 0;
+        size_t history = r->kind->history ? (size_t)r->kind->history(r) : 0;
         z->now += (double)r->sets * r->n_pairs;
         if (r->kind->length) z->raw = m->n_layers * K * m->head_dim * s->n_ctx;
         if (r->kind->angles) z->angles = K * N * s->max_pairs;
         if (work > s->work_stride) s->work_stride = work;
         if (memory > s->memory_stride) s->memory_stride = memory;
+        if (history > s->history_stride) s->history_stride = history;
         if (r->kind->update && s->kv_type != T_F32)
             return err_usage(e,
                              "--rope %s rewrites its keys at every token, which adds up errors in "
@@ -3198,6 +3271,7 @@ static int rope_sizes(State *s, RopeSizes *z, Err *e)
     }
     z->work = K * N * (double)s->work_stride;
     z->memory = m->n_layers * K * (double)s->memory_stride;
+    z->history = m->n_layers * K * s->n_ctx * (double)s->history_stride;
     return 0;
 }
 
@@ -3282,6 +3356,7 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->rope_angles, z.angles, 8},
         {&s->rope_work, z.work, 4},
         {&s->rope_memory, z.memory, 8},
+        {&s->rope_history, z.history, 8},
         {&s->k_cache, cache, kv_bytes},
         {&s->v_cache, cache, kv_bytes},
         {&s->logits, N * m->n_vocab, 4},
