@@ -911,6 +911,18 @@ typedef struct {
     Str json;
 } PageFile;
 
+/* Reading JSON. A value is a view of its text; n = 0: there is none. What json_whole has passed can
+ * be walked without a check: one object, by the grammar of RFC 8259, at most JSON_DEEP brackets
+ * open, and nothing but white space around it. Whether a key occurs twice is for the caller. */
+enum { JSON_DEEP = 64 };
+int json_whole(const PageFile *in, Err *e) MUST_USE;
+Str json_trim(Str j); /* without the white space before it */
+/* The next value inside array or object o (there, keys and values take turns), starting at *i = 1;
+ * n = 0 at the end. */
+Str json_item(Str o, size_t *i);
+Str json_member(Str o, const char *key); /* the first of that name */
+double json_double(Str v);               /* NaN if it is no number */
+
 /* One self-contained page from the JSON text of analysis_json and that of an ablation (json.s =
  * NULL: none). Errors: one of them is not whole or something else; they are of different models,
  * texts or window lengths; there is an ablation and the reading is of an edited run; f fails. */
