@@ -5685,15 +5685,14 @@ static Str json_value(Str j, size_t *i)
     return (Str){j.s + from, *i - from};
 }
 
-/* The next value inside array or object o, starting at *i = 1; n = 0 at the end. */
-static Str json_item(Str o, size_t *i)
+Str json_item(Str o, size_t *i)
 {
     while (*i < o.n && strchr(", :\t\r\n", o.s[*i])) ++*i;
     if (*i >= o.n || o.s[*i] == ']' || o.s[*i] == '}') return (Str){NULL, 0};
     return json_value(o, i);
 }
 
-static Str json_member(Str o, const char *key) /* n = 0 if there is none */
+Str json_member(Str o, const char *key)
 {
     size_t n = strlen(key), i = 1;
     for (Str k = json_item(o, &i); k.n; k = json_item(o, &i)) {
@@ -5820,9 +5819,9 @@ static Str json_index(Str array, int j) /* n = 0 if there is none */
     return v;
 }
 
-static double json_double(Str v) /* NaN if it is no number */
+double json_double(Str v)
 {
-    char s[32], *end;
+    char s[64], *end;
     if (!v.n || v.n >= sizeof s) return NONE;
     memcpy(s, v.s, v.n);
     s[v.n] = 0;
@@ -6398,40 +6397,6 @@ static const struct {
     {"@ablation@", page_ablation},    {"@reading@", page_reading},
 };
 
-static Str json_trim(Str j)
-{
-    while (j.n && *j.s && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
-    return j;
-}
-
-/* Of a JSON text that something is built from: one whole object, its strings closed, its brackets
- * closed in their order, and nothing but white space after it. Numbers and words are not judged. */
-static int json_whole(const PageFile *in, Err *e)
-{
-    enum { DEEP = 64 };
-    char open[DEEP];
-    Str j = in->json;
-    size_t i = (size_t)(json_trim(j).s - j.s), depth = 0;
-    if (i >= j.n || j.s[i] != '{')
-        return err_set(e, "%s: expected a JSON object, found %s", in->path,
-                       i < j.n ? "something else" : "nothing");
-    do {
-        char c = j.s[i];
-        if ((c == '{' || c == '[') && depth == DEEP)
-            return err_set(e, "%s: byte %zu: expected at most %d brackets open", in->path, i, DEEP);
-        if (c == '{' || c == '[') open[depth++] = c == '{' ? '}' : ']';
-        if ((c == '}' || c == ']') && open[--depth] != c)
-            return err_set(e, "%s: byte %zu: expected '%c', found '%c'", in->path, i, open[depth],
-                           c);
-        if (!c) return err_set(e, "%s: byte %zu: expected JSON, found a zero byte", in->path, i);
-        i = c == '"' ? json_string_end(j, i) : i + 1;
-    } while (i < j.n && depth);
-    if (depth) return err_set(e, "%s: expected '%c', found its end", in->path, open[depth - 1]);
-    while (i < j.n && j.s[i] && strchr(" \t\r\n", j.s[i])) i++;
-    if (i == j.n) return 0;
-    return err_set(e, "%s: byte %zu: expected its end, found more after the object", in->path, i);
-}
-
 static int shown_length(Str v) /* of a value in a message */
 {
     return v.n < 80 ? (int)v.n : 80;
@@ -6589,12 +6554,13 @@ static const char *shown(Str s, char buf[64])
     return buf;
 }
 
-/* A header and how far it has been read. */
+/* A text and how far it has been read. */
 typedef struct {
     const char *path;
     Str text;
     size_t i;
     Err *e;
+    const char *in; /* before "byte 12" in messages: "header, ", or "" */
 } Scan;
 
 static void scan_space(Scan *s)
@@ -6617,7 +6583,7 @@ static int scan_want(Scan *s, char c)
     char buf[64], found[72] = "its end";
     if (s->i < s->text.n)
         snprintf(found, sizeof found, "'%s'", shown((Str){s->text.s + s->i, 1}, buf));
-    return err_set(s->e, "%s: header, byte %zu: expected '%c', found %s", s->path, s->i, c, found);
+    return err_set(s->e, "%s: %sbyte %zu: expected '%c', found %s", s->path, s->in, s->i, c, found);
 }
 
 /* A whole number without sign. */
@@ -6629,11 +6595,11 @@ static int scan_size(Scan *s, size_t *out)
         unsigned digit = (unsigned)(unsigned char)s->text.s[s->i] - '0';
         if (digit > 9) break;
         if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, digit, &v))
-            return err_set(s->e, "%s: header, byte %zu: the number is too large", s->path, from);
+            return err_set(s->e, "%s: %sbyte %zu: the number is too large", s->path, s->in, from);
     }
     *out = v;
     if (s->i > from && (s->i == from + 1 || s->text.s[from] != '0')) return 0;
-    return err_set(s->e, "%s: header, byte %zu: expected a whole number", s->path, from);
+    return err_set(s->e, "%s: %sbyte %zu: expected a whole number", s->path, s->in, from);
 }
 
 /* The lengths of the axes, up to `close`; those past ARRAY_DIMS are counted, not kept. */
@@ -6748,7 +6714,7 @@ static int npy_parse(Array *a, const char *path, const uint8_t *p, size_t size, 
     if (len > size - before)
         return err_set(e, "%s: header: expected %zu bytes, the file has %zu", path, len,
                        size - before);
-    Scan s = {path, {(const char *)p + before, len}, 0, e};
+    Scan s = {path, {(const char *)p + before, len}, 0, e, "header, "};
     if (npy_dict(&s, a, &descr, &fortran)) return -1;
     a->type = array_type(descr, 1);
     if (array_usable(a, descr, path, e)) return -1;
@@ -6783,7 +6749,7 @@ static int json_hex(Scan *s, unsigned *out)
                     : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
                                                          : -1;
         if (digit < 0)
-            return err_set(s->e, "%s: header, byte %zu: expected a hexadecimal digit", s->path,
+            return err_set(s->e, "%s: %sbyte %zu: expected a hexadecimal digit", s->path, s->in,
                            s->i);
         *out = *out * 16 + (unsigned)digit;
     }
@@ -6811,7 +6777,7 @@ static int json_escape(Scan *s, Bytes *out)
         bytes_add(out, to + (at - from), 1);
         return 0;
     }
-    if (c != 'u') return err_set(s->e, "%s: header, byte %zu: no such escape", s->path, s->i);
+    if (c != 'u') return err_set(s->e, "%s: %sbyte %zu: no such escape", s->path, s->in, s->i);
     if (json_hex(s, &u)) return -1;
     if (u >= 0xd800 && u < 0xdc00 && s->text.n - s->i > 6 && !memcmp(s->text.s + s->i, "\\u", 2)) {
         s->i += 2;
@@ -6819,7 +6785,7 @@ static int json_escape(Scan *s, Bytes *out)
         if (low >= 0xdc00 && low < 0xe000) u = 0x10000 + ((u - 0xd800) << 10) + (low - 0xdc00);
     }
     if (u >= 0xd800 && u < 0xe000)
-        return err_set(s->e, "%s: header, byte %zu: half a surrogate pair", s->path, s->i);
+        return err_set(s->e, "%s: %sbyte %zu: half a surrogate pair", s->path, s->in, s->i);
     add_utf8(out, u);
     return 0;
 }
@@ -6832,7 +6798,7 @@ static int json_read_str(Scan *s, Bytes *out)
         const char *at = s->text.s + s->i;
         int len = utf8_len(at, s->text.n - s->i);
         if (len <= 0 || (unsigned char)*at < 0x20)
-            return err_set(s->e, "%s: header, byte %zu: not a character of a JSON string", s->path,
+            return err_set(s->e, "%s: %sbyte %zu: not a character of a JSON string", s->path, s->in,
                            s->i);
         s->i += (size_t)len;
         if (*at != '\\')
@@ -6841,6 +6807,97 @@ static int json_read_str(Scan *s, Bytes *out)
             return -1;
     }
     return scan_want(s, '"');
+}
+
+/* Digits, one at least. */
+static int scan_digits(Scan *s)
+{
+    size_t from = s->i;
+    while (s->i < s->text.n && isdigit((unsigned char)s->text.s[s->i])) s->i++;
+    if (s->i > from) return 0;
+    return err_set(s->e, "%s: %sbyte %zu: expected a digit", s->path, s->in, s->i);
+}
+
+/* One of the characters a and b? Then it is passed. */
+static int scan_either(Scan *s, char a, char b)
+{
+    int yes = s->i < s->text.n && (s->text.s[s->i] == a || s->text.s[s->i] == b);
+    s->i += (size_t)yes;
+    return yes;
+}
+
+/* A number of JSON: -12, 0.5, 1e-3; no 012, .5, 1., +1. */
+static int scan_number(Scan *s)
+{
+    scan_either(s, '-', '-');
+    if (!scan_either(s, '0', '0') && scan_digits(s)) return -1;
+    if (scan_either(s, '.', '.') && scan_digits(s)) return -1;
+    if (!scan_either(s, 'e', 'E')) return 0;
+    scan_either(s, '+', '-');
+    return scan_digits(s);
+}
+
+static int scan_word(Scan *s)
+{
+    static const char *const words[] = {"true", "false", "null"};
+    for (int k = 0; k < 3; k++) {
+        size_t n = strlen(words[k]);
+        if (s->text.n - s->i < n || memcmp(s->text.s + s->i, words[k], n)) continue;
+        s->i += n;
+        return 0;
+    }
+    return err_set(s->e, "%s: %sbyte %zu: expected a value", s->path, s->in, s->i);
+}
+
+static int scan_value(Scan *s, Bytes *skipped, int deep);
+
+/* What is between the brackets of a list or an object, and the closing one. */
+static int scan_inside(Scan *s, Bytes *skipped, int deep, char close)
+{
+    if (!deep)
+        return err_set(s->e, "%s: %sbyte %zu: expected at most %d brackets open", s->path, s->in,
+                       s->i, JSON_DEEP);
+    if (scan_is(s, close)) return 0;
+    do {
+        skipped->n = 0;
+        if (close == '}' && (scan_space(s), json_read_str(s, skipped) || scan_want(s, ':')))
+            return -1;
+        if (scan_value(s, skipped, deep - 1)) return -1;
+    } while (scan_is(s, ','));
+    return scan_want(s, close);
+}
+
+/* Reads one value and forgets it. */
+static int scan_value(Scan *s, Bytes *skipped, int deep)
+{
+    scan_space(s);
+    char c = s->i < s->text.n ? s->text.s[s->i] : 0;
+    skipped->n = 0;
+    if (c == '"') return json_read_str(s, skipped);
+    if (scan_is(s, '{')) return scan_inside(s, skipped, deep, '}');
+    if (scan_is(s, '[')) return scan_inside(s, skipped, deep, ']');
+    return c == '-' || isdigit((unsigned char)c) ? scan_number(s) : scan_word(s);
+}
+
+Str json_trim(Str j)
+{
+    while (j.n && *j.s && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
+    return j;
+}
+
+int json_whole(const PageFile *in, Err *e)
+{
+    Bytes skipped = {0};
+    Scan s = {in->path, in->json, (size_t)(json_trim(in->json).s - in->json.s), e, ""};
+    if (s.i >= s.text.n || s.text.s[s.i] != '{')
+        return err_set(e, "%s: expected a JSON object, found %s", in->path,
+                       s.i < s.text.n ? "something else" : "nothing");
+    int bad = scan_value(&s, &skipped, JSON_DEEP);
+    free(skipped.s);
+    if (bad) return -1;
+    scan_space(&s);
+    if (s.i == s.text.n) return 0;
+    return err_set(e, "%s: byte %zu: expected its end, found more after the object", in->path, s.i);
 }
 
 /* "dtype":"F32","shape":[2,3],"data_offsets":[0,24]}: each key once, in any order. */
@@ -6856,9 +6913,9 @@ static int st_entry(Scan *s, StTensor *t)
         while (k < 3 && !str_is(key, keys[k])) k++;
         if (k == 3 || seen >> k & 1)
             return err_set(s->e,
-                           "%s: header, byte %zu: expected dtype, shape and data_offsets, "
+                           "%s: %sbyte %zu: expected dtype, shape and data_offsets, "
                            "once each",
-                           s->path, s->i);
+                           s->path, s->in, s->i);
         seen |= 1u << k;
         if (k == 0   ? scan_str(s, '"', &t->dtype)
             : k == 1 ? scan_want(s, '[') || scan_shape(s, ']', &t->a)
@@ -6868,7 +6925,7 @@ static int st_entry(Scan *s, StTensor *t)
     } while (scan_is(s, ','));
     if (scan_want(s, '}')) return -1;
     if (seen == 7) return 0;
-    return err_set(s->e, "%s: header, byte %zu: expected dtype, shape and data_offsets", s->path,
+    return err_set(s->e, "%s: %sbyte %zu: expected dtype, shape and data_offsets", s->path, s->in,
                    s->i);
 }
 
@@ -6976,7 +7033,7 @@ static int st_header(StHeader *h, size_t size)
     }
     scan_space(&h->s); /* the padding */
     if (h->s.i < h->s.text.n)
-        return err_set(h->s.e, "%s: header, byte %zu: expected its end", h->s.path, h->s.i);
+        return err_set(h->s.e, "%s: %sbyte %zu: expected its end", h->s.path, h->s.in, h->s.i);
     return st_names(h) || st_layout(h, size) ? -1 : 0;
 }
 
@@ -7015,7 +7072,7 @@ static int st_parse(Array *a, const char *path, const char *name, const uint8_t 
     memcpy(&len, p, 8);
     if (len > size - 8 || len > MOST || p[8] != '{')
         return err_set(e, "%s: expected a .npy or a safetensors file, found neither", path);
-    StHeader h = {.s = {path, {(const char *)p + 8, (size_t)len}, 0, e}};
+    StHeader h = {.s = {path, {(const char *)p + 8, (size_t)len}, 0, e, "header, "}};
     const StTensor *t = st_header(&h, size - 8 - (size_t)len) ? NULL : st_choose(&h, name, e);
     int rc = t ? array_usable(&t->a, t->dtype, path, e) : -1;
     if (!rc) {

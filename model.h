@@ -417,6 +417,57 @@ RopeParams rope_params(int head_dim, double base);
 int rope_parse(const char *spec, RopeParams *p, const RopeKind **kind, Err *e) MUST_USE;
 /* The same in one canonical text: every key that is not at its default, base always. */
 void rope_text(const Rope *r, char *buf, size_t size);
+/* The encoding of one layer, as a file asks for it. */
+typedef struct {
+    const RopeKind *kind;
+    RopeParams p;
+} RopeSpec;
+
+enum { ROPE_SPEC = 512 }; /* bytes of a text in a file, with its end */
+
+/* rope_parse of a text from a file: `where` comes first in messages. */
+int rope_read(const char *where, const char *text, RopeSpec *s, Err *e) MUST_USE;
+
+/* rope/file.c: the keys of a GGUF file. */
+typedef struct {
+    const Gguf *g;
+    const char *arch; /* its keys begin with this and a point */
+    int n_layers;
+    const int *local; /* [n_layers] 1: the layer sees a window only */
+} RopeFile;
+
+/* spec[n_layers], whose params come with defaults: base, n_rot and n_ctx_orig as the file says. */
+int rope_file_shape(const RopeFile *f, RopeSpec *spec, Err *e) MUST_USE;
+/* Then the kind, and its numbers. What cannot be obeyed is refused. */
+int rope_file_kind(const RopeFile *f, RopeSpec *spec, Err *e) MUST_USE;
+
+/* A tensor of one row that is in no GGUF file. */
+typedef struct {
+    const char *name; /* as rope_tensor asks for it */
+    float *v;
+    int n;
+} RopeList;
+
+/* rope/config.c: config.json of a Hugging Face checkpoint. */
+typedef struct {
+    char spec[ROPE_SPEC]; /* as rope_parse takes it */
+    RopeList list[2];
+} ConfigRope;
+
+enum { CONFIG_ROPES = 8 };
+typedef struct {
+    ConfigRope rope[CONFIG_ROPES]; /* n different ones */
+    int n;
+    int *of_layer; /* [n_layers] index into rope */
+} RopeConfig;
+
+/* For a model of that many layers and values per head. On -1 c holds nothing. */
+int rope_config_open(RopeConfig *c, const char *path, int n_layers, int head_dim, Err *e) MUST_USE;
+/* The same over a text; path is used in messages only. */
+int rope_config_parse(RopeConfig *c, const char *path, Str json, int n_layers, int head_dim,
+                      Err *e) MUST_USE;
+void rope_config_free(RopeConfig *c);
+
 /* s: where to look for tensors besides p->file; NULL: nowhere. */
 int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, RopeSource *s,
              Err *e) MUST_USE;
@@ -942,6 +993,18 @@ typedef struct {
     const char *path;
     Str json;
 } PageFile;
+
+/* Reading JSON. A value is a view of its text; n = 0: there is none. What json_whole has passed can
+ * be walked without a check: one object, by the grammar of RFC 8259, at most JSON_DEEP brackets
+ * open, and nothing but white space around it. Whether a key occurs twice is for the caller. */
+enum { JSON_DEEP = 64 };
+int json_whole(const PageFile *in, Err *e) MUST_USE;
+Str json_trim(Str j); /* without the white space before it */
+/* The next value inside array or object o (there, keys and values take turns), starting at *i = 1;
+ * n = 0 at the end. */
+Str json_item(Str o, size_t *i);
+Str json_member(Str o, const char *key); /* the first of that name */
+double json_double(Str v);               /* NaN if it is no number */
 
 /* One self-contained page from the JSON text of analysis_json and that of an ablation (json.s =
  * NULL: none). Errors: one of them is not whole or something else; they are of different models,

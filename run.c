@@ -1212,13 +1212,14 @@ const RopeKind *rope_find(const char *name)
 /* Where a kind's tensors are looked for. */
 struct RopeSource {
     const Gguf *g;
-    uint8_t *used; /* [n_tensors of g] or NULL: set to 1 where one is taken */
+    uint8_t *used;        /* [n_tensors of g] or NULL: set to 1 where one is taken */
+    const RopeList *list; /* [2] or NULL: in their place */
 };
 
 static int rope_load(Rope *r, RopeSource *s, Err *e)
 {
     Gguf g = {0};
-    RopeSource own = {&g, NULL}, nowhere = {NULL, NULL};
+    RopeSource own = {.g = &g}, nowhere = {.g = NULL};
     if (!r->kind->load) return 0;
     if (!r->file || r->kind->own_file) return r->kind->load(r, s ? s : &nowhere, e);
     if (gguf_open(&g, r->file, e)) return -1;
@@ -2660,9 +2661,25 @@ static int other_layer(const Gguf *g, const char *name)
     return 0;
 }
 
+/* The same from a list. */
+static int take_list(const RopeList *list, Rope *r, int i, int64_t cols, int64_t rows, Err *e)
+{
+    if (list->n != cols || rows != 1)
+        return err_set(e, "rope %s: %s: expected %lld numbers, found %d", r->kind->name, list->name,
+                       (long long)cols, list->n);
+    MUST(i >= 0 && i < ROPE_WEIGHTS && !r->w[i]);
+    r->n_w[i] = (size_t)cols;
+    r->w[i] = xcalloc(r->n_w[i], sizeof *r->w[i]);
+    memcpy(r->w[i], list->v, r->n_w[i] * sizeof *r->w[i]);
+    return 1;
+}
+
 int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows, Err *e)
 {
     char full[128];
+    for (int k = 0; s->list && k < 2; k++)
+        if (s->list[k].name && strcmp(s->list[k].name, name) == 0)
+            return take_list(&s->list[k], r, i, cols, rows, e);
     snprintf(full, sizeof full, "blk.%d.%s", r->p.layer, name);
     const Tensor *t = s->g ? gguf_tensor(s->g, full) : NULL;
     if (!t && s->g) t = gguf_tensor(s->g, name);
@@ -2775,75 +2792,91 @@ static int read_shape(Model *m, Err *e)
     return 0;
 }
 
-/* The kind of encoding that the file asks for, by rope.scaling.type or the older rope.scale_linear.
- * With type "none" a factor is written but not meant. */
-static int file_kind(const Model *m, RopeParams *p, const RopeKind **kind, Err *e)
-{
-    char key[128], text[96];
-    Str type = {"linear", 6};
-    if (gguf_float(&m->g, arch_key(m, "rope.scale_linear", key), 0, 1e6, &p->factor, e) < 0 ||
-        gguf_float(&m->g, arch_key(m, "rope.scaling.factor", key), 0, 1e6, &p->factor, e) < 0 ||
-        gguf_str(&m->g, arch_key(m, "rope.scaling.type", key), &type, e) < 0)
-        return -1;
-    if (!str_is(type, "none") && !str_is(type, "linear"))
-        return err_set(e,
-                       "%s: key '%s': expected 'none' or 'linear', found '%s', which this program "
-                       "does not have",
-                       m->g.path, key, show(type, text));
-    if (p->factor <= 0 || str_is(type, "none")) p->factor = 1; /* 0: llama.cpp's "not scaled" */
-    return rope_parse(p->factor > 1 || p->factor < 1 ? "linear" : "plain", p, kind, e);
-}
-
-/* Frequency divisors of a file (Llama 3.1 and later). */
+/* Frequency divisors of a file (Llama 3.1 and later), of one layer or of all. */
 static int read_divisors(Binder *b, RopeParams *p)
 {
-    if (bind_vector(b, "rope_freqs.weight", p->n_rot / 2, 0, &p->divisors) < 0) return -1;
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.rope_freqs.weight", p->layer);
+    if (!gguf_tensor(&b->m->g, name)) snprintf(name, sizeof name, "rope_freqs.weight");
+    if (bind_vector(b, name, p->n_rot / 2, 0, &p->divisors) < 0) return -1;
     for (int j = 0; p->divisors && j < p->n_rot / 2; j++)
         if (!(p->divisors[j] > 0))
-            return err_set(b->e,
-                           "%s: tensor 'rope_freqs.weight': divisor %d is %g; expected a number "
-                           "above 0",
-                           b->m->g.path, j, (double)p->divisors[j]);
+            return err_set(b->e, "%s: tensor '%s': divisor %d is %g; expected a number above 0",
+                           b->m->g.path, name, j, (double)p->divisors[j]);
     return 0;
 }
 
-/* What the file says about the encoding of all its layers. */
-static int read_rope_params(Binder *b, RopeParams *p, const RopeKind **kind)
+/* Lists of divisors belong to an encoding that the command line may have replaced. */
+static void know_factors(Binder *b)
 {
-    const Model *m = b->m;
-    char key[128];
-    *p = rope_params(m->head_dim, m->arch->rope_base);
-    p->n_layers = m->n_layers;
-    p->n_embd = m->n_embd;
-    p->n_ctx_train = m->n_ctx_train;
-    if (hyper_int(m, "rope.dimension_count", 2, m->head_dim, m->head_dim, &p->n_rot, b->e) ||
-        hyper_int(m, "rope.scaling.original_context_length", 1, INT_MAX, m->n_ctx_train,
-                  &p->n_ctx_orig, b->e) ||
-        gguf_float(&m->g, arch_key(m, "rope.freq_base", key), 1.0, 1e12, &p->base, b->e) < 0 ||
-        file_kind(m, p, kind, b->e))
-        return -1;
-    if (p->n_rot % 2)
-        return err_set(b->e, "%s: key '%s.rope.dimension_count': expected an even number, found %d",
-                       m->g.path, m->arch->name, p->n_rot);
-    return read_divisors(b, p);
+    for (size_t i = 0; i < b->m->g.n_tensors; i++)
+        if (memmem(b->m->g.tensors[i].name.s, b->m->g.tensors[i].name.n, "rope_factors_", 13))
+            b->used[i] = 1;
 }
 
-/* What the command line says instead. With another number of rotated values the file's divisors
- * have no meaning. */
-static int override_rope(const ModelOptions *opt, RopeParams *p, const RopeKind **kind, Err *e)
+/* What the file says about the encoding of every layer. Where the command line says something else
+ * for all of them, it need not be something that this program has. */
+static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
 {
+    Model *m = b->m;
+    int replaced = (opt->rope || opt->rope_factor > 0) && !opt->rope_layers;
+    int *local = xcalloc((size_t)m->n_layers, sizeof *local);
+    RopeFile f = {&m->g, m->arch->name, m->n_layers, local};
+    Err ignored;
+    for (int l = 0; l < m->n_layers; l++) {
+        local[l] = m->layer[l].window > 0;
+        spec[l].kind = &rope_plain;
+        spec[l].p = rope_params(m->head_dim, m->arch->rope_base);
+        spec[l].p.layer = l;
+        spec[l].p.n_layers = m->n_layers;
+        spec[l].p.n_heads = m->layer[l].n_heads;
+        spec[l].p.n_kv_heads = m->layer[l].n_kv_heads;
+        spec[l].p.n_embd = m->n_embd;
+        spec[l].p.n_ctx_train = m->n_ctx_train;
+    }
+    int bad = rope_file_shape(&f, spec, b->e);
+    for (int l = 0; !bad && l < m->n_layers; l++) bad = read_divisors(b, &spec[l].p);
+    bad = bad || (rope_file_kind(&f, spec, replaced ? &ignored : b->e) && !replaced);
+    know_factors(b);
+    free(local);
+    return bad ? -1 : 0;
+}
+
+/* What the command line says instead, for one layer. With another number of rotated values the
+ * file's divisors have no meaning. */
+static int override_rope(const ModelOptions *opt, RopeSpec *spec, Err *e)
+{
+    RopeParams *p = &spec->p;
     int n_rot = p->n_rot;
-    char spec[64];
+    char text[64];
     if (opt->rope_factor > 0) {
         if (opt->rope && strcmp(opt->rope, "linear"))
             return err_usage(e, "--rope-scale is the factor of --rope linear, not of --rope %s",
                              opt->rope);
-        snprintf(spec, sizeof spec, "linear:factor=%.17g", opt->rope_factor);
-        return rope_parse(spec, p, kind, e);
+        snprintf(text, sizeof text, "linear:factor=%.17g", opt->rope_factor);
+        return rope_parse(text, p, &spec->kind, e);
     }
-    if (opt->rope && rope_parse(opt->rope, p, kind, e)) return -1;
+    if (opt->rope && rope_parse(opt->rope, p, &spec->kind, e)) return -1;
     if (p->n_rot != n_rot) p->divisors = NULL;
     return 0;
+}
+
+/* The same from a config.json, which says everything itself. */
+static int config_rope(const Model *m, const char *path, const ConfigRope *c, RopeSpec *spec,
+                       Err *e)
+{
+    RopeParams *p = &spec->p, fresh = rope_params(m->head_dim, m->arch->rope_base);
+    p->n_rot = fresh.n_rot;
+    p->base = fresh.base;
+    p->factor = 1;
+    p->divisors = NULL;
+    return rope_read(path, c->spec, spec, e);
+}
+
+static int is_config(const char *rope)
+{
+    size_t n = rope ? strlen(rope) : 0;
+    return n > 5 && strcmp(rope + n - 5, ".json") == 0;
 }
 
 static int same_number(double a, double b)
@@ -2883,17 +2916,21 @@ static int same_rope(const Rope *a, const Rope *b)
     return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
 
-/* The encoding of layer l, made or shared with a layer before it. */
-static int add_rope(Binder *b, int l, const RopeKind *kind, RopeParams *p)
+/* The encoding of layer l, made or shared with a layer before it. from: the file that asks for it,
+ * or NULL; list: see RopeSource. */
+static int add_rope(Binder *b, int l, const RopeSpec *spec, const char *from, const RopeList *list)
 {
     Model *m = b->m;
     Layer *ly = &m->layer[l];
-    RopeSource source = {&m->g, b->used};
+    RopeSource source = {&m->g, b->used, list};
     Rope *r = &m->rope[m->n_ropes];
-    p->layer = l;
-    p->n_heads = ly->n_heads;
-    p->n_kv_heads = ly->n_kv_heads;
-    if (rope_new(r, kind, p, m->arch->layout, &source, b->e)) return -1;
+    Err why = {.usage = 0};
+    if (rope_new(r, spec->kind, &spec->p, m->arch->layout, &source, &why)) {
+        const char *msg = why.msg + (from && strncmp(why.msg, "--", 2) == 0 ? 2 : 0);
+        if (!from || strncmp(msg, from, strlen(from)) == 0) *b->e = why;
+        else err_set(b->e, "%s: %.800s", from, msg);
+        return -1;
+    }
     for (ly->rope = 0; ly->rope < m->n_ropes; ly->rope++)
         if (same_rope(&m->rope[ly->rope], r)) {
             rope_free(r);
@@ -2965,21 +3002,37 @@ static void widest_layer(Model *m)
     }
 }
 
+/* Every layer's encoding: what the file says, or what the command line says instead. */
+static int add_ropes(Binder *b, const ModelOptions *opt, const uint8_t *on, RopeSpec *spec)
+{
+    Model *m = b->m;
+    RopeConfig c = {.n = 0};
+    int bad = 0, config = is_config(opt->rope) && !(opt->rope_factor > 0);
+    if (config && rope_config_open(&c, opt->rope, m->n_layers, m->head_dim, b->e)) return -1;
+    for (int l = 0; !bad && l < m->n_layers; l++) {
+        const ConfigRope *of = config && on[l] ? &c.rope[c.of_layer[l]] : NULL;
+        int said = on[l] && (opt->rope || opt->rope_factor > 0);
+        const char *from = of ? opt->rope : said ? NULL : m->g.path;
+        if (of)
+            bad = config_rope(m, opt->rope, of, &spec[l], b->e);
+        else if (on[l])
+            bad = override_rope(opt, &spec[l], b->e);
+        bad = bad || add_rope(b, l, &spec[l], from, of ? of->list : NULL) ||
+              expand_heads(m, l, b->e);
+    }
+    rope_config_free(&c);
+    return bad;
+}
+
 static int read_rope(Binder *b, const ModelOptions *opt)
 {
     Model *m = b->m;
-    RopeParams file, asked;
-    const RopeKind *file_has, *kind;
+    RopeSpec *spec = xcalloc((size_t)m->n_layers, sizeof *spec);
     uint8_t *on = xcalloc((size_t)m->n_layers, 1);
-    int bad = read_rope_params(b, &file, &file_has);
-    asked = file;
-    kind = file_has;
-    bad = bad || override_rope(opt, &asked, &kind, b->e) ||
-          list_parse("--rope-layers", opt->rope_layers, m->n_layers, on, b->e);
     m->rope = xcalloc((size_t)m->n_layers + 1, sizeof *m->rope);
-    for (int l = 0; !bad && l < m->n_layers; l++)
-        bad = add_rope(b, l, on[l] ? kind : file_has, on[l] ? &asked : &file) ||
-              expand_heads(m, l, b->e);
+    int bad = list_parse("--rope-layers", opt->rope_layers, m->n_layers, on, b->e) ||
+              file_ropes(b, opt, spec) || add_ropes(b, opt, on, spec);
+    free(spec);
     free(on);
     if (bad) return -1;
     for (int r = 0; opt->truncate && r < m->n_ropes; r++) {
@@ -3001,7 +3054,9 @@ static const struct {
 } unsupported_keys[] = {
     {"attention.scale", 0},
     {"attention.clamp_kqv", 0},
-    {"attention.max_alibi_bias", 0},
+    {"attention.temperature_scale", 0},
+    {"attention.temperature_length", 0},
+    {"attention.compress_rope_freq_base", 0},
     {"attention.causal", 1},
     {"attn_logit_softcapping", 0},
     {"final_logit_softcapping", 0},
@@ -3009,8 +3064,6 @@ static const struct {
     {"residual_scale", 1},
     {"embedding_scale", 1},
     {"use_parallel_residual", 0},
-    {"rope.scaling.attn_factor", 1},
-    {"rope.scaling.yarn_ext_factor", 0},
 };
 
 static int refuse_keys(const Model *m, Err *e)
@@ -5868,9 +5921,8 @@ static int run_check(Options *o, Err *e)
 /* An encoding without a model: the frequencies of --base and --n-rot over --ctx tokens. */
 static int lone_encoding(const Options *o, Model *m, Err *e)
 {
-    const RopeKind *kind;
     ModelOptions mo = {.rope = o->rope, .rope_factor = o->rope_scale};
-    RopeParams p = rope_params(o->n_rot, o->base);
+    RopeSpec spec = {&rope_plain, rope_params(o->n_rot, o->base)};
     const char *missing = !(o->base > 0)             ? "--base X"
                           : !o->n_rot                ? "--n-rot N"
                           : !(o->analysis.n_ctx > 0) ? "--ctx P"
@@ -5884,13 +5936,13 @@ static int lone_encoding(const Options *o, Model *m, Err *e)
     if (o->n_rot % 2)
         return err_usage(e, "--n-rot %d: expected an even number, two values for each pair",
                          o->n_rot);
-    p.n_ctx_orig = p.n_ctx_train = (int)o->analysis.n_ctx;
-    if (rope_parse("plain", &p, &kind, e) || override_rope(&mo, &p, &kind, e)) return -1;
-    if (kind->per_layer)
+    spec.p.n_ctx_orig = spec.p.n_ctx_train = (int)o->analysis.n_ctx;
+    if (override_rope(&mo, &spec, e)) return -1;
+    if (spec.kind->per_layer)
         return err_usage(e, "--rope %s: layers differ: give a model, whose layers they are",
-                         kind->name);
+                         spec.kind->name);
     m->rope = xcalloc(1, sizeof *m->rope);
-    if (rope_new(&m->rope[0], kind, &p, ROPE_HALF, NULL, e)) return -1;
+    if (rope_new(&m->rope[0], spec.kind, &spec.p, ROPE_HALF, NULL, e)) return -1;
     m->n_ropes = 1;
     return 0;
 }
