@@ -431,6 +431,8 @@ void rope_keep(Rope *r, double keep);
 /* Maps one head x[head_dim] as forward does for a token at pos, before any `update` or `angles`;
  * part: ROPE_K ...; angles: room for 2 P floats. */
 void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles);
+/* The same with the frequencies and the length of a later query, as keys in the cache have them. */
+void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles);
 /* What is left to do when cos[P], sin[P] of the position are known, as of kinds with `angles`. */
 void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *angles);
 double rope_position(const Rope *r, int t); /* real position of token t */

@@ -1346,6 +1346,12 @@ void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *
         scale_values(x, r->p.head_dim, r->kind->q_scale(r, pos));
 }
 
+void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles)
+{
+    rope_row(at, at->r->amplitude, angles, angles + at->r->n_pairs);
+    rope_turn(at->r, at->part, at->kh, x, pos, angles);
+}
+
 void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles)
 {
     size_t set = r->sets > 1 ? (size_t)kh : 0;
@@ -1355,8 +1361,7 @@ void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angle
                  .kh = kh,
                  .length = r->kind->length ? r->kind->length(r, pos) : 0,
                  .p = rope_position(r, pos)};
-    rope_row(&at, r->amplitude, angles, angles + r->n_pairs);
-    rope_turn(r, part, kh, x, pos, angles);
+    rope_apply_at(&at, x, pos, angles);
 }
 
 /* The angles of token i of the batch in table `table` of a State. */

@@ -40,7 +40,14 @@ static void walk_turn(Walk *w, int part, float *x, int t)
     const Rope *r = &w->now;
     memcpy(x, w->one, (size_t)r->p.head_dim * sizeof *x);
     if (!r->kind->angles) {
-        rope_apply(r, part, w->kh, x, t, w->cos_sin);
+        size_t set = r->sets > 1 ? (size_t)w->kh : 0;
+        RopeAt at = {.r = r,
+                     .inv_freq = r->inv_freq + set * (size_t)r->n_pairs,
+                     .part = part,
+                     .kh = w->kh,
+                     .length = w->length,
+                     .p = rope_position(r, t)};
+        rope_apply_at(&at, x, t, w->cos_sin);
         return;
     }
     for (int j = 0; j < r->n_pairs; j++) {

@@ -58,7 +58,7 @@ static const struct {
     {"layers", "Not the same in every layer"},
     {"scores", "Something added to the scores, or a scale of the queries"},
     {"maps", "Queries and keys mapped by something else than one rotation by position"},
-    {"weights", "With weights of their own"},
+    {"weights", "With weights or lists of their own"},
 };
 
 static int group_of(const RopeKind *k)
@@ -108,7 +108,7 @@ static void say_cache(const Rope *r, Bytes *out)
                  "f16); the tokens of a prompt are attended one after the other.");
     else if (k->length)
         say(out,
-            "Rotated keys can be cached until the length changes the frequencies; then all of them "
+            "Rotated keys can be cached until the table changes with the length; then all of them "
             "are turned again. For that they are kept a second time, before rotation: %zu bytes "
             "per token, layer and key head.",
             (size_t)r->p.head_dim * sizeof(float));
@@ -167,6 +167,7 @@ typedef struct {
     const Rope *r; /* what is shown */
     char *layer;   /* [L] */
     double *theta, amplitude;
+    int grows; /* are they others at the start? */
     double *k, *bias; /* [heads][distances] */
     int heads, *like; /* [heads] the first head with the same K */
 } Shown;
@@ -222,6 +223,17 @@ static int fill_kernels(const Show *w, Shown *s, Err *e)
     return 0;
 }
 
+static int fill_rates(const Show *w, Shown *s, Err *e)
+{
+    size_t P = (size_t)s->r->n_pairs;
+    double amplitude, *first = xcalloc(P + 1, sizeof *first);
+    int rc = rope_rates(s->r, 1, first, &amplitude, e) ||
+             rope_rates(s->r, w->span, s->theta, &s->amplitude, e);
+    s->grows = s->r->kind->length && memcmp(first, s->theta, P * sizeof *first) != 0;
+    free(first);
+    return rc ? -1 : 0;
+}
+
 static int shown_make(const Show *w, Shown *s, const Rope *r, Err *e)
 {
     int L = w->w->m->n_layers;
@@ -232,7 +244,7 @@ static int shown_make(const Show *w, Shown *s, const Rope *r, Err *e)
     s->k = xcalloc((size_t)s->heads * (size_t)w->n_distances, sizeof *s->k);
     s->bias = xcalloc((size_t)s->heads * (size_t)w->n_distances, sizeof *s->bias);
     s->like = xcalloc((size_t)s->heads, sizeof *s->like);
-    return rope_rates(s->r, w->span, s->theta, &s->amplitude, e) || fill_kernels(w, s, e) ? -1 : 0;
+    return fill_rates(w, s, e) || fill_kernels(w, s, e) ? -1 : 0;
 }
 
 static void shown_free(Shown *s)
@@ -354,9 +366,10 @@ static void print_key(const Term *t, const RopeKind *kind, const RopeArg *a)
     size_t n = (size_t)snprintf(s, sizeof s, "%s (", a->name);
     if (a->words) {
         const char *w = a->words;
-        for (int i = 0; i < (int)a->def && *w; i++) w += strcspn(w, " ") + 1;
-        n += (size_t)snprintf(s + n, sizeof s - n, "one of: %s; default %.*s", a->words,
-                              (int)strcspn(w, " "), w);
+        for (int i = 0; i < a->def && *w; i++) w += strcspn(w, " ") + 1;
+        n += (size_t)snprintf(s + n, sizeof s - n, "one of: %s%s%.*s", a->words,
+                              isnan(a->def) ? "" : "; default ",
+                              isnan(a->def) ? 0 : (int)strcspn(w, " "), w);
     } else if (!isnan(a->lo)) {
         n += (size_t)snprintf(s + n, sizeof s - n, "%g to %g", a->lo, a->hi);
     }
@@ -365,7 +378,9 @@ static void print_key(const Term *t, const RopeKind *kind, const RopeArg *a)
     else if (!own)
         n += (size_t)snprintf(s + n, sizeof s - n, "%s",
                               isnan(a->lo) ? "default: the model file" : "; default: the model's");
-    snprintf(s + n, sizeof s - n, "): %s.", a->meaning ? a->meaning : "");
+    snprintf(s + n, sizeof s - n, "): %s", a->meaning ? a->meaning : "");
+    n = strlen(s);
+    if (!strchr(".?:", s[n - 1])) snprintf(s + n, sizeof s - n, ".");
     print_paragraph(t, 1, s);
 }
 
@@ -427,7 +442,7 @@ static void say_pairs(const Show *w, const Shown *s, Bytes *out)
         say(out, "The amplitude of cos and sin is %.6g, in queries and keys alike: what turns "
                  "counts %.6g times in a score.",
             s->amplitude, s->amplitude * s->amplitude);
-    if (s->r->kind->length)
+    if (s->grows)
         say(out, "The frequencies depend on the length: these are the ones at %d tokens.", w->span);
 }
 
@@ -458,11 +473,13 @@ static void add_tick(Tick *tick, int *n, double at, int line, double number)
 }
 
 /* Heights in the chart of frequencies: log10 of theta / 2 pi, the inverse of the wavelength; what
- * does not turn lies at the bottom. */
-static void heights(const Shown *s, double still, double *y)
+ * does not turn lies at the bottom; there may be fewer pairs than n. */
+static void heights(const Shown *s, double still, int n, double *y)
 {
-    for (int j = 0; j < s->r->n_pairs; j++)
-        y[j] = s->theta[j] > 0 ? log10(s->theta[j] / TAU) : still;
+    for (int j = 0; j < n; j++)
+        y[j] = j >= s->r->n_pairs ? (double)NAN
+               : s->theta[j] > 0  ? log10(s->theta[j] / TAU)
+                                  : still;
 }
 
 static void widen(const Shown *s, double *lo, double *hi)
@@ -501,18 +518,18 @@ static int frequency_ticks(const Show *w, const Chart *c, int still, Tick *y)
 
 static void print_frequencies(const Term *t, const Show *w, const Shown *s)
 {
-    int P = s->r->n_pairs, other = w->plain.r->n_pairs == P, nx = 0;
-    int still = n_still(s) > 0 || (other && n_still(&w->plain) > 0);
+    int P = s->r->n_pairs, nx = 0, still = n_still(s) > 0;
+    if (P < w->plain.r->n_pairs) P = w->plain.r->n_pairs;
     Tick x[TICKS], y[TICKS];
     double *v = xcalloc(3 * (size_t)P + 1, sizeof *v);
-    Chart c = {.x = v, .y = {v + P, other ? v + 2 * P : NULL}, .n = P, .rows = FREQUENCY_ROWS};
+    Chart c = {.x = v, .y = {v + P, v + 2 * P}, .n = P, .rows = FREQUENCY_ROWS};
     c.lo = -log10(2.0 * w->n_ctx) - 0.2, c.hi = -log10(TAU);
     widen(s, &c.lo, &c.hi);
     widen(&w->plain, &c.lo, &c.hi);
     if (still) c.lo -= 0.6;
     for (int j = 0; j < P; j++) v[j] = j;
-    heights(s, c.lo, v + P);
-    if (other) heights(&w->plain, c.lo, v + 2 * P);
+    heights(s, c.lo, P, v + P);
+    heights(&w->plain, c.lo, P, v + 2 * P);
     int step = P > 128 ? 32 : P > 32 ? 8 : P > 8 ? 4 : 1;
     for (int j = 0; j < P; j += step) add_tick(x, &nx, j, 0, j);
     c.n_yticks = frequency_ticks(w, &c, still, y);
@@ -587,7 +604,7 @@ static void print_distances(const Term *t, const Show *w, const Shown *s, int h)
 static void print_kernel(const Term *t, const Show *w, const Shown *s, int h)
 {
     Tick x[TICKS], y[TICKS];
-    char heads[128], *like = xcalloc((size_t)s->heads + 1, 1);
+    char heads[128], all[128], *like = xcalloc((size_t)s->heads + 1, 1);
     int n = w->n_distances, ny = 0;
     double *v = xcalloc(3 * (size_t)n, sizeof *v);
     Chart c = {.x = v, .y = {v + n, v + 2 * n}, .n = n, .rows = KERNEL_ROWS, .lo = 0, .hi = 1};
@@ -600,10 +617,12 @@ static void print_kernel(const Term *t, const Show *w, const Shown *s, int h)
         if (at >= c.lo && at <= c.hi) add_tick(y, &ny, at, 0, at);
     c.n_xticks = distance_ticks(w, x);
     c.xtick = x, c.ytick = y, c.n_yticks = ny;
+    memset(like, 1, (size_t)s->heads);
+    list_runs(like, s->heads, all, sizeof all);
     for (int i = 0; i < s->heads; i++) like[i] = s->like[i] == h;
     list_runs(like, s->heads, heads, sizeof heads);
     fprintf(t->f, "\n%sK over distance%s", t->bold, t->off);
-    if (heads_differ(s->r->kind) && s->heads > 1)
+    if (strcmp(heads, all))
         fprintf(t->f, "  head%s %s of %d", strpbrk(heads, " ") ? "s" : "", heads, s->heads);
     fputc('\n', t->f);
     print_chart(t, &c);
@@ -697,6 +716,20 @@ int rope_show(const RopeShow *asked, FILE *f, const Screen *s, Err *e)
 
 /* ---- the list */
 
+/* Name and summary; the source behind it, or below where there is no room. */
+static void print_entry(const Term *t, const RopeKind *k)
+{
+    enum { NAME = 17 };
+    const char *summary = k->summary ? k->summary : "";
+    int end = NAME + (int)strlen(summary) + 2 + (int)strlen(k->source);
+    fprintf(t->f, "  %-14s %s", k->name, summary);
+    if (end > t->text)
+        fprintf(t->f, "\n%*s", NAME, "");
+    else
+        fputs("  ", t->f);
+    fprintf(t->f, "%s%s%s\n", t->dim, k->source, t->off);
+}
+
 void rope_list(FILE *f, const Screen *s)
 {
     locale_t old = c_numbers();
@@ -707,8 +740,7 @@ void rope_list(FILE *f, const Screen *s)
             const RopeKind *k = rope_at(i);
             if (group_of(k) != g) continue;
             if (n++ == 0) fprintf(f, "%s%s%s\n", t.bold, groups[g].title, t.off);
-            fprintf(f, "  %-14s %s  %s%s%s\n", k->name, k->summary ? k->summary : "", t.dim,
-                    k->source, t.off);
+            print_entry(&t, k);
         }
         if (n) fputc('\n', f);
     }

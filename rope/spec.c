@@ -64,6 +64,7 @@ int rope_key(const RopeKind *kind, int i, RopeArg *k)
             return 1;
         }
     *k = (RopeArg){"file", NAN, NAN, NAN, "a GGUF file with the weights of this encoding", NULL};
+    if (kind->own_file) k->meaning = "a file of its own: see above";
     return kind->load && i == 0;
 }
 
