@@ -15,14 +15,10 @@
 
 #include <ctype.h>
 #include <limits.h>
-#include <locale.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __APPLE__
-#include <xlocale.h>
-#endif
 
 #define PI      3.14159265358979323846
 #define TAU     (2 * PI)
@@ -1897,8 +1893,7 @@ static int next_exception(const Reading *r, const Bound *b, int *i, int *j)
 /* ---------------------------------------------------------------- findings in words */
 
 /* Appends one sentence, terminated by a zero byte. */
-static void say(Bytes *out, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void say(Bytes *out, const char *fmt, ...)
+void say(Bytes *out, const char *fmt, ...)
 {
     char s[2048];
     va_list ap;
@@ -2425,25 +2420,17 @@ static Bytes findings(const Reading *r)
 
 /* ---------------------------------------------------------------- the terminal report */
 
-/* Reports have decimal points, whatever the program around us has set. */
-static locale_t c_numbers(void)
+locale_t c_numbers(void)
 {
     locale_t c = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
     MUST(c);
     return uselocale(c);
 }
 
-static void restore_numbers(locale_t old)
+void restore_numbers(locale_t old)
 {
     freelocale(uselocale(old));
 }
-
-typedef struct {
-    FILE *f;
-    const char *bold, *dim, *mark, *off; /* ANSI, or "" */
-    int color, width, ascii;             /* as in Screen; the width is that of tables */
-    int text;                            /* columns of sentences */
-} Term;
 
 enum { WIDTH = 100, WIDTH_LEAST = 80, WIDTH_MOST = 200, TEXT_LEAST = 40, WIDTH_TEXT = 96 };
 
@@ -2453,7 +2440,7 @@ static Term term(FILE *f, int color)
     return (Term){f, "\033[1m", "\033[2m", "\033[33m", "\033[0m", color, WIDTH, 0, WIDTH_TEXT};
 }
 
-static Term term_of(FILE *f, const Screen *s)
+Term term_of(FILE *f, const Screen *s)
 {
     Term t = term(f, s ? s->color : 0);
     if (!s) return t;
@@ -2469,8 +2456,7 @@ static const char *or_dash(const char *s)
     return s && *s ? s : "-";
 }
 
-/* One paragraph, wrapped at spaces. bullet: it hangs behind a "-". */
-static void print_paragraph(const Term *t, int bullet, const char *s)
+void print_paragraph(const Term *t, int bullet, const char *s)
 {
     size_t col = 0, most = (size_t)t->text;
     if (bullet) col = 1, fputc('-', t->f);
@@ -2539,9 +2525,7 @@ static void print_gathered(const Term *t, const Term *gathered, char **s)
     free(*s);
 }
 
-/* A paragraph of explanation. */
-static void print_note(const Term *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void print_note(const Term *t, const char *fmt, ...)
+void print_note(const Term *t, const char *fmt, ...)
 {
     char s[1024];
     va_list ap;
@@ -2553,16 +2537,14 @@ static void print_note(const Term *t, const char *fmt, ...)
     fputs(t->off, t->f);
 }
 
-/* All sentences, which are freed. */
-static void print_said(const Term *t, Bytes *said)
+void print_said(const Term *t, Bytes *said)
 {
     for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) print_wrapped(t, said->s + i);
     free(said->s);
     *said = (Bytes){0};
 }
 
-/* v, right-aligned: so many decimals, or (negative) significant digits; "-" for no number. */
-static void print_cell(FILE *f, int width, int digits, double v)
+void print_cell(FILE *f, int width, int digits, double v)
 {
     if (!isfinite(v))
         fprintf(f, "%*s", width, "-");
@@ -2848,6 +2830,148 @@ static void print_bounds(const Term *t, const Reading *r)
     }
     print_note(t, "%s", CHANCE_NOTE);
     print_note(t, "%s", BOUND_NOTE);
+}
+
+/* ---- charts: two curves over one axis */
+
+/* Every character has 2 x 4 places for dots, as the Braille patterns U+2800 .. U+28FF have them. */
+enum { CHART_LABEL = 9, DOTS_X = 2, DOTS_Y = 4 };
+
+typedef struct {
+    const Term *t;
+    const Chart *c;
+    int columns;
+    uint8_t *dots[2]; /* [rows][columns] of each curve */
+} Canvas;
+
+/* The place of x among the dots of a row, of y among those of a column. */
+static int dot_x(const Canvas *v, double x)
+{
+    double from = v->c->x[0], range = v->c->x[v->c->n - 1] - from;
+    return range > 0 ? (int)lround((x - from) / range * (DOTS_X * v->columns - 1)) : 0;
+}
+
+static int dot_y(const Canvas *v, double y)
+{
+    double most = DOTS_Y * v->c->rows - 1;
+    double at = (v->c->hi - y) / (v->c->hi - v->c->lo) * most;
+    return (int)lround(fmin(most, fmax(0, at)));
+}
+
+static void set_dot(Canvas *v, int curve, int x, int y)
+{
+    static const uint8_t bit[DOTS_X][DOTS_Y] = {{1, 2, 4, 64}, {8, 16, 32, 128}};
+    int cell = y / DOTS_Y * v->columns + x / DOTS_X;
+    v->dots[curve][cell] |= bit[x % DOTS_X][y % DOTS_Y];
+}
+
+/* The piece of a curve between points i and i + 1: a straight line without gaps. */
+static void draw_piece(Canvas *v, int curve, int i)
+{
+    const double *x = v->c->x + i, *y = v->c->y[curve] + i;
+    int from = dot_x(v, x[0]), to = dot_x(v, x[1]), last = dot_y(v, y[0]);
+    for (int at = from; at <= to; at++) {
+        double part = to > from ? (at - from) / (double)(to - from) : 1;
+        int next = dot_y(v, y[0] + part * (y[1] - y[0])), step = next > last ? 1 : -1;
+        for (int k = last; k != next; k += step) set_dot(v, curve, at, k);
+        set_dot(v, curve, at, next);
+        last = next;
+    }
+}
+
+static void draw_curve(Canvas *v, int curve)
+{
+    const double *y = v->c->y[curve];
+    for (int i = 0; i < v->c->n; i++) {
+        if (!isfinite(y[i])) continue;
+        set_dot(v, curve, dot_x(v, v->c->x[i]), dot_y(v, y[i]));
+        if (i + 1 < v->c->n && isfinite(y[i + 1])) draw_piece(v, curve, i);
+    }
+}
+
+static const char *second_curve_sign(const Term *t, unsigned dots)
+{
+    int high = (dots & 9) != 0, middle = (dots & 54) != 0, low = (dots & 192) != 0;
+    if (t->ascii) return (high || middle) && low ? ":" : high ? "'" : ".";
+    return high && low ? ":" : middle ? "·" : high ? "˙" : ".";
+}
+
+/* Is there a tick's line through this cell? */
+static int tick_through(const Canvas *v, int row, int column)
+{
+    const Chart *c = v->c;
+    for (int i = 0; i < c->n_yticks && row >= 0; i++)
+        if (c->ytick[i].line && dot_y(v, c->ytick[i].at) / DOTS_Y == row) return 1;
+    for (int i = 0; i < c->n_xticks && column >= 0; i++)
+        if (c->xtick[i].line && dot_x(v, c->xtick[i].at) / DOTS_X == column) return 1;
+    return 0;
+}
+
+/* The first curve hides the second, and that the lines. */
+static void print_chart_cell(const Canvas *v, int row, int column)
+{
+    const Term *t = v->t;
+    size_t at = (size_t)(row * v->columns + column);
+    unsigned first = v->dots[0][at], second = v->dots[1][at];
+    const char *before = first ? t->mark : t->dim, *sign = " ";
+    char braille[4] = {'\xe2', (char)(0xa0 + (first >> 6)), (char)(0x80 + (first & 63)), 0};
+    if (first)
+        sign = t->ascii ? "*" : braille;
+    else if (second)
+        sign = second_curve_sign(t, second);
+    else if (tick_through(v, row, -1))
+        sign = t->ascii ? "-" : "┄";
+    else if (tick_through(v, -1, column))
+        sign = t->ascii ? "|" : "┊";
+    int colored = *sign != ' ';
+    fprintf(t->f, "%s%s%s", colored ? before : "", sign, colored ? t->off : "");
+}
+
+static void print_chart_row(const Canvas *v, int row)
+{
+    const Chart *c = v->c;
+    const char *label = "";
+    int last = v->columns;
+    for (int i = c->n_yticks - 1; i >= 0; i--)
+        if (dot_y(v, c->ytick[i].at) / DOTS_Y == row) label = c->ytick[i].label;
+    while (last > 0 && !v->dots[0][row * v->columns + last - 1] &&
+           !v->dots[1][row * v->columns + last - 1] && !tick_through(v, row, last - 1))
+        last--;
+    fprintf(v->t->f, "%*s %s", CHART_LABEL - 2, label, v->t->ascii ? "|" : "│");
+    for (int column = 0; column < last; column++) print_chart_cell(v, row, column);
+    fputc('\n', v->t->f);
+}
+
+/* The axis below, and under it the labels that find room. */
+static void print_chart_axis(const Canvas *v)
+{
+    const Term *t = v->t;
+    int out = CHART_LABEL - 1;
+    fprintf(t->f, "%*s%s", CHART_LABEL - 1, "", t->ascii ? "+" : "└");
+    for (int i = 0; i < v->columns; i++) fputs(t->ascii ? "-" : "─", t->f);
+    fprintf(t->f, "\n%*s", out, "");
+    for (int i = 0; i < v->c->n_xticks; i++) {
+        int length = (int)strlen(v->c->xtick[i].label);
+        int at = CHART_LABEL + dot_x(v, v->c->xtick[i].at) / DOTS_X - length / 2;
+        if (at + length > CHART_LABEL + v->columns) at = CHART_LABEL + v->columns - length;
+        if (i && at <= out) continue;
+        out += fprintf(t->f, "%*s%s", at - out, "", v->c->xtick[i].label);
+    }
+    fputc('\n', t->f);
+}
+
+void print_chart(const Term *t, const Chart *c)
+{
+    Canvas v = {.t = t, .c = c, .columns = t->text - CHART_LABEL};
+    size_t cells = (size_t)c->rows * (size_t)v.columns;
+    for (int i = 0; i < 2; i++) {
+        v.dots[i] = xcalloc(cells, 1);
+        if (c->y[i] && c->n) draw_curve(&v, i);
+    }
+    for (int row = 0; row < c->rows; row++) print_chart_row(&v, row);
+    print_chart_axis(&v);
+    free(v.dots[0]);
+    free(v.dots[1]);
 }
 
 /* ---- the heat map: layer x pair */
@@ -3197,8 +3321,7 @@ void json_str(FILE *f, const char *s, size_t n)
     fputc('"', f);
 }
 
-/* The writers below put a comma before the key: an object begins with something else. */
-static void json_text(FILE *f, const char *key, const char *s)
+void json_text(FILE *f, const char *key, const char *s)
 {
     fprintf(f, ",\"%s\":", key);
     if (s && *s)
@@ -3207,8 +3330,7 @@ static void json_text(FILE *f, const char *key, const char *s)
         fputs("null", f);
 }
 
-/* Nine digits, whole numbers in full; JSON has no NaN and no infinity. */
-static void json_num(FILE *f, double v)
+void json_num(FILE *f, double v)
 {
     if (!isfinite(v))
         fputs("null", f);
@@ -3234,8 +3356,7 @@ static void json_fields(FILE *f, const Field *v, size_t n)
     json_fields(f, (const Field[]){__VA_ARGS__},                                                   \
                 sizeof((const Field[]){__VA_ARGS__}) / sizeof(Field))
 
-/* "key":[...]: n numbers, `step` bytes from one to the next. */
-static void json_column(FILE *f, const char *key, const void *v, size_t step, int n)
+void json_column(FILE *f, const char *key, const void *v, size_t step, int n)
 {
     fprintf(f, ",\"%s\":[", key);
     for (int j = 0; j < n; j++) {
@@ -4356,8 +4477,7 @@ static Encoding encoding_of(const Analysis *a, int i, double eps)
     return y;
 }
 
-/* "0 .. 3, 5": the marked ones of n. */
-static void list_runs(const char *marked, int n, char *s, size_t size)
+void list_runs(const char *marked, int n, char *s, size_t size)
 {
     size_t at = 0;
     s[0] = 0;

@@ -13,9 +13,13 @@
 #ifndef ROPESCOPE_MODEL_H
 #define ROPESCOPE_MODEL_H
 
+#include <locale.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#ifdef __APPLE__
+#include <xlocale.h>
+#endif
 
 #define ROPESCOPE_VERSION "0.1.0"
 
@@ -415,6 +419,9 @@ RopeParams rope_params(int head_dim, double base);
 /* "KIND" or "KIND:key=value,...": the kind, and p changed as it says. Keys are base, n_rot,
  * pos_scale, pos_shift, file, those of kind->common (factor, original) and kind->args. */
 int rope_parse(const char *spec, RopeParams *p, const RopeKind **kind, Err *e) MUST_USE;
+/* Key i of a kind, as rope_parse takes them; 0 when there are no more. In *k, words is NULL and the
+ * range is NAN for the name of a file. */
+int rope_key(const RopeKind *kind, int i, RopeArg *k);
 /* The same in one canonical text: every key that is not at its default, base always. */
 void rope_text(const Rope *r, char *buf, size_t size);
 /* The encoding of one layer, as a file asks for it. */
@@ -485,6 +492,12 @@ void rope_keep(Rope *r, double keep);
 /* Maps one head x[head_dim] as forward does for a token at pos, before any `update` or `angles`;
  * part: ROPE_K ...; angles: room for 2 P floats. */
 void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles);
+/* The same with the frequencies and the length of a later query, as keys in the cache have them. */
+void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles);
+/* What is left to do when cos[P], sin[P] of the position are known, as of kinds with `angles`. */
+void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *angles);
+double rope_position(const Rope *r, int t); /* real position of token t */
+
 
 /* run.c, then rope/: one row each. */
 extern const RopeKind rope_plain;
@@ -1108,8 +1121,90 @@ const Probe *capture_probe(const Capture *c);
 void capture_write(Capture *c, const Provenance *p, FILE *f); /* safetensors; once */
 void capture_free(Capture *c);
 
+/* ---- writing: what every report is put together with */
+
+/* Reports have decimal points, whatever the program around us has set. */
+locale_t c_numbers(void);
+void restore_numbers(locale_t old);
+
+typedef struct {
+    FILE *f;
+    const char *bold, *dim, *mark, *off; /* ANSI, or "" */
+    int color, width, ascii;             /* as in Screen; the width is that of tables */
+    int text;                            /* columns of sentences */
+} Term;
+
+Term term_of(FILE *f, const Screen *s);
+/* One paragraph, wrapped at spaces. bullet: it hangs behind a "-". */
+void print_paragraph(const Term *t, int bullet, const char *s);
+/* A paragraph of explanation. */
+void print_note(const Term *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* v, right-aligned: so many decimals, or (negative) significant digits; "-" for no number. */
+void print_cell(FILE *f, int width, int digits, double v);
+/* Appends a sentence and a zero byte; prints all sentences, which are freed. */
+void say(Bytes *out, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void print_said(const Term *t, Bytes *said);
+/* "0 .. 3, 5": the marked ones of n. */
+void list_runs(const char *marked, int n, char *s, size_t size);
+
+/* A mark on an axis. */
+typedef struct {
+    double at;
+    char label[16];
+    int line; /* drawn across the chart */
+} Tick;
+
+/* Two curves; the second is drawn in dots where the first is not. */
+typedef struct {
+    const double *x, *y[2]; /* [n] x ascending; NaN: a gap; y[1] may be NULL */
+    int n, rows;
+    double lo, hi; /* of y: what is beyond is drawn at the edge */
+    const Tick *xtick, *ytick;
+    int n_xticks, n_yticks; /* where two fall on one place, the first is written */
+} Chart;
+
+void print_chart(const Term *t, const Chart *c);
+
+/* The writers of JSON put a comma before the key: an object begins with something else. */
+void json_text(FILE *f, const char *key, const char *s);
+/* Nine digits, whole numbers in full; JSON has no NaN and no infinity. */
+void json_num(FILE *f, double v);
+/* "key":[...]: n numbers, `step` bytes from one to the next. */
+void json_column(FILE *f, const char *key, const void *v, size_t step, int n);
 void sha256_hex(const void *data, size_t n, char out[65]);
 /* JSON string with quotes; invalid UTF-8 becomes U+FFFD. */
 void json_str(FILE *f, const char *s, size_t n);
+
+/* ---------------------------------------------------------------- rope/kernel.c */
+
+/* Attention heads of a layer with this encoding: the projected ones, and their copies. */
+int rope_heads(const Rope *r);
+/* What an encoding makes of distance: K = k + bias is the logit that query head h (of rope_heads)
+ * at position distance[i], ascending from 0, has with the key of token 0, where the same query and
+ * key have a logit of 1 without any encoding. Both are 1 in the first value of every pair (of every
+ * two values that do not turn, likewise) and 0 in the second: plain RoPE has K(D) = mean over the
+ * pairs of cos(theta_j D). Done by the hooks, token after token where they carry something over;
+ * a kind that looks at the hidden state sees zeros. */
+int rope_kernel(const Rope *r, int h, const int *distance, int n, double *k, double *bias,
+                Err *e) MUST_USE;
+/* Angle per token of every pair, theta[P], and the amplitude, where the context has `length` tokens;
+ * of key head 0. */
+int rope_rates(const Rope *r, int length, double *theta, double *amplitude, Err *e) MUST_USE;
+
+/* ---------------------------------------------------------------- rope/show.c */
+
+/* What `ropescope rope KIND` is about. */
+typedef struct {
+    const char *spec;  /* as asked for, or NULL: what the model has */
+    const char *model; /* its file; NULL: a shape alone */
+    const Model *m;    /* the encodings, layer by layer */
+    const Rope *plain; /* what they are shown against */
+    int span;          /* largest distance; 0: the context that they are for */
+} RopeShow;
+
+void rope_list(FILE *f, const Screen *s); /* every kind of the registry */
+void rope_list_json(FILE *f);
+int rope_show(const RopeShow *w, FILE *f, const Screen *s, Err *e) MUST_USE;
+int rope_show_json(const RopeShow *w, FILE *f, Err *e) MUST_USE;
 
 #endif

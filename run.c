@@ -1326,7 +1326,7 @@ static int table_of(const Rope *r, int part, int kh)
     return r->table + head * parts + (part < parts ? part : parts - 1);
 }
 
-static double position_of(const Rope *r, int t)
+double rope_position(const Rope *r, int t)
 {
     return r->kind->position ? r->kind->position(r, t) : r->p.pos_shift + r->p.pos_scale * t;
 }
@@ -1367,6 +1367,20 @@ static void scale_values(float *x, int n, double by)
     for (int c = 0; c < n; c++) x[c] = (float)((double)x[c] * by);
 }
 
+void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *angles)
+{
+    if (r->kind->mix) r->kind->mix(r, kh, x);
+    rotate(r, x, angles, angles + r->n_pairs);
+    if (part != ROPE_K && r->kind->q_scale)
+        scale_values(x, r->p.head_dim, r->kind->q_scale(r, pos));
+}
+
+void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles)
+{
+    rope_row(at, at->r->amplitude, angles, angles + at->r->n_pairs);
+    rope_turn(at->r, at->part, at->kh, x, pos, angles);
+}
+
 void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles)
 {
     size_t set = r->sets > 1 ? (size_t)kh : 0;
@@ -1375,12 +1389,8 @@ void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angle
                  .part = part,
                  .kh = kh,
                  .length = r->kind->length ? r->kind->length(r, pos) : 0,
-                 .p = position_of(r, pos)};
-    rope_row(&at, r->amplitude, angles, angles + r->n_pairs);
-    if (r->kind->mix) r->kind->mix(r, kh, x);
-    rotate(r, x, angles, angles + r->n_pairs);
-    if (part != ROPE_K && r->kind->q_scale)
-        scale_values(x, r->p.head_dim, r->kind->q_scale(r, pos));
+                 .p = rope_position(r, pos)};
+    rope_apply_at(&at, x, pos, angles);
 }
 
 /* The angles of token i of the batch in table `table` of a State. */
@@ -1401,7 +1411,7 @@ static void head_tables(const State *s, const Rope *r, int kh, int pos, int n)
     int parts = r->kind->parts > 1 ? r->kind->parts : 1;
     for (int i = 0; i < n; i++)
         for (int part = 0; part < parts; part++) {
-            RopeAt at = {.r = r, .part = part, .kh = kh, .p = position_of(r, pos + i)};
+            RopeAt at = {.r = r, .part = part, .kh = kh, .p = rope_position(r, pos + i)};
             table_row(s, &at, i, table_of(r, part, kh));
         }
 }
@@ -2849,6 +2859,9 @@ static int override_rope(const ModelOptions *opt, RopeSpec *spec, Err *e)
     RopeParams *p = &spec->p;
     int n_rot = p->n_rot;
     char text[64];
+    if (opt->rope_layers && !opt->rope && !(opt->rope_factor > 0))
+        return err_usage(e, "--rope-layers %s says where --rope acts: give that, too",
+                         opt->rope_layers);
     if (opt->rope_factor > 0) {
         if (opt->rope && strcmp(opt->rope, "linear"))
             return err_usage(e, "--rope-scale is the factor of --rope linear, not of --rope %s",
@@ -3598,10 +3611,13 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
-        *ablation;
+        *try_layers, *ablation;
+    const char *kind; /* of `rope`: KIND[:key=value,...] */
+    char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
-        verbose;
+        verbose, ascii;
+    int head_dim, n_heads, n_layers, span; /* of `rope` */
     double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
     int top_k, repeat_last_n;
     double seed;
@@ -3636,6 +3652,8 @@ typedef struct {
 static const Option option_table[] = {
     {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBx", "FILE",
      "the GGUF file (or the first argument)"},
+    {"model", 'm', O_STR, F(model), 0, 0, "R", "FILE",
+     "show it in this model; without KIND: what the model has"},
     {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpax", "TEXT", "the text itself"},
     {"file", 'f', O_STR, F(file), 0, 0, "tgcpax", "FILE", "read the text from a file; - is stdin"},
     {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gc", "N",
@@ -3673,7 +3691,11 @@ static const Option option_table[] = {
     {"int8", 0, O_FLAG, F(int8), 0, 0, "ax", "", "quantized weights times int8 activations"},
     {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
      "position encoding KIND[:key=value,...], instead of the file's: see `ropescope rope`"},
-    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBx", "LIST",
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaB", "LIST",
+     "--rope in these layers only, as 4-8"},
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "R", "LIST",
+     "with -m: KIND in these layers only, as 4-8"},
+    {"rope-layers", 0, O_STR, F(try_layers), 0, 0, "x", "LIST",
      "--rope in these layers only, as 4-8"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaB", "X",
      "factor of --rope linear, instead of the file's"},
@@ -3722,6 +3744,15 @@ static const Option option_table[] = {
     {"act-ratio", 0, O_NUM, F(analysis.act_ratio), 0, 1e30, "a", "X",
      "and above X times the median |h| of its state (1000)"},
     {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N", "the same as --train-ctx"},
+    {"head-dim", 0, O_INT, F(head_dim), 2, 16384, "R", "N",
+     "without a model: values of a head (64)"},
+    {"base", 0, O_NUM, F(base), 1, 1e15, "R", "X", "without a model: base of plain RoPE (10000)"},
+    {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 16777216, "R", "N",
+     "without a model: the trained context (4096)"},
+    {"heads", 0, O_INT, F(n_heads), 1, 1024, "R", "N", "without a model: heads of a layer (8)"},
+    {"layers", 0, O_INT, F(n_layers), 1, 1024, "R", "N", "without a model: layers (12)"},
+    {"span", 0, O_INT, F(span), 1, 16777216, "R", "N",
+     "distances up to N (the context the encoding is for)"},
     {"base", 0, O_NUM, F(base), 1, 1e15, "aB", "X",
      "without a model: base of theta_j = base^(-2j/n_rot)"},
     {"n-rot", 0, O_INT, F(n_rot), 2, 16384, "a", "N",
@@ -3771,15 +3802,16 @@ static const Option option_table[] = {
      "besides, a new folder of NumPy arrays [layer, head, pair] and manifest.json"},
     {"text", 0, O_STR, F(text), 0, 0, "am", "FILE", "besides --json, the report; - is stdout"},
     {"verbose", 0, O_FLAG, F(verbose), 0, 0, "am", "", "report every head"},
-    {"color", 0, O_STR, F(color), 0, 0, "aBmx", "WHEN",
+    {"ascii", 0, O_FLAG, F(ascii), 0, 0, "aBmxR", "", "nothing but ASCII in reports"},
+    {"color", 0, O_STR, F(color), 0, 0, "aBmxR", "WHEN",
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
-    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBx", "FILE", "write there instead of to stdout"},
+    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxR", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmx", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxR", "", "data as JSON"},
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
@@ -3800,6 +3832,21 @@ typedef struct {
     const char *args, *what; /* "..." in args: it takes any number of files */
     int (*run)(Options *o, Err *e);
 } Command;
+
+/* The encoding that options ask for, as every report names it: "yarn:factor=4 in layers 4-8", to be
+ * freed; NULL: as the file says. */
+static char *rope_said(const ModelOptions *mo)
+{
+    char scaled[64] = "";
+    Bytes b = {0};
+    if (!mo->rope && !(mo->rope_factor > 0)) return NULL;
+    if (mo->rope_factor > 0)
+        snprintf(scaled, sizeof scaled, "linear:factor=%.10g", mo->rope_factor);
+    const char *part[] = {*scaled ? scaled : mo->rope, mo->rope_layers ? " in layers " : "",
+                          mo->rope_layers ? mo->rope_layers : ""};
+    for (int i = 0; i < 3; i++) bytes_add(&b, part[i], strlen(part[i]));
+    return b.s;
+}
 
 static volatile sig_atomic_t interrupted;
 
@@ -5429,7 +5476,7 @@ static int locale_is_ascii(void)
 /* The screen behind standard output; a file is the same for everyone. */
 static Screen screen_of(const Options *o, FILE *f)
 {
-    Screen s = {.verbose = o->verbose};
+    Screen s = {.verbose = o->verbose, .ascii = o->ascii};
     const char *term = getenv("TERM"), *colors = getenv("COLORTERM"), *columns = getenv("COLUMNS");
     struct winsize size;
     if (wants_color(o, f))
@@ -5439,7 +5486,7 @@ static Screen screen_of(const Options *o, FILE *f)
     if (f != stdout) return s;
     if (isatty(1) && ioctl(1, TIOCGWINSZ, &size) == 0) s.width = size.ws_col;
     if (!s.width && columns) s.width = atoi(columns);
-    s.ascii = locale_is_ascii();
+    s.ascii |= locale_is_ascii();
     return s;
 }
 
@@ -5581,9 +5628,7 @@ static Provenance session_provenance(const Session *ss, const Options *o)
                     .exact = ss->s.exact,
                     .n_threads = ss->s.n_threads,
                     .model_bytes = ss->m.g.size,
-                    .rope_override = o->rope             ? o->rope
-                                     : o->rope_scale > 0 ? "linear"
-                                                         : NULL,
+                    .rope_override = o->rope_said,
                     .pre_override = o->pre,
                     .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     return p;
@@ -5741,6 +5786,7 @@ static int activations_check(const Options *o, Err *e)
                                          "min-p",
                                          "repeat-penalty",
                                          "repeat-last-n",
+                                         "rope-layers",
                                          "bos",
                                          "pre",
                                          "exact",
@@ -5933,6 +5979,8 @@ static int lone_encoding(const Options *o, Model *m, Err *e)
     if (missing)
         return err_usage(e, "bounds without a model needs --base, --n-rot and --ctx: %s is missing",
                          missing);
+    if (o->rope_layers)
+        return err_usage(e, "--rope-layers is for the layers of a model, which is missing");
     if (o->n_rot % 2)
         return err_usage(e, "--n-rot %d: expected an even number, two values for each pair",
                          o->n_rot);
@@ -5966,7 +6014,7 @@ static int run_bounds(Options *o, Err *e)
     BoundsOptions b = {o->analysis.n_ctx, o->eps};
     Provenance p = {.model_path = o->model};
     Screen screen;
-    if (o->model) p.rope_override = o->rope ? o->rope : o->rope_scale > 0 ? "linear" : NULL;
+    if (o->model) p.rope_override = o->rope_said;
     int rc = bounds_model(o, &m, e) || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
         p.model_bytes = m.g.size;
@@ -5979,6 +6027,126 @@ static int run_bounds(Options *o, Err *e)
             bounds_print(&m, &b, &p, out.f, &screen);
         rc = out_close(&out, e);
     }
+    model_close(&m);
+    return rc ? -1 : 0;
+}
+
+/* ---- rope */
+
+/* Without a model: a layer for each, of the shape that is asked for. */
+static Model *lone_shape(const RopeKind *kind, const RopeParams *p, Err *e)
+{
+    int L = p->n_layers, bad = 0;
+    Layer *layer = xcalloc((size_t)L, sizeof *layer);
+    ModelShape shape = {.arch = "none",
+                        .n_layers = L,
+                        .head_dim = p->head_dim,
+                        .n_ctx_train = p->n_ctx_train,
+                        .layer = layer,
+                        .rope = xcalloc((size_t)L, sizeof(Rope)),
+                        .n_ropes = L};
+    for (int l = 0; !bad && l < L; l++) {
+        RopeParams own = *p;
+        own.layer = l;
+        layer[l] = (Layer){.n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads, .rope = l};
+        bad = rope_new(&shape.rope[l], kind, &own, ROPE_HALF, NULL, e);
+    }
+    Model *m = bad ? NULL : model_skeleton(&shape);
+    for (int l = 0; bad && l < L; l++)
+        if (shape.rope[l].kind) rope_free(&shape.rope[l]);
+    if (bad) free(shape.rope);
+    free(layer);
+    return m;
+}
+
+/* Plain RoPE of the shape and base in force, whatever file or kind make of it. */
+static int plain_twin(const RopeParams *of, int layout, Rope *plain, Err *e)
+{
+    RopeParams p = *of;
+    p.divisors = NULL;
+    p.file = NULL;
+    p.factor = 1;
+    p.copies = 1;
+    return rope_new(plain, &rope_plain, &p, layout, NULL, e);
+}
+
+/* Any shape; NULL on error. */
+static Model *show_lone(const Options *o, Rope *plain, Err *e)
+{
+    const RopeKind *kind;
+    RopeParams p = rope_params(o->head_dim ? o->head_dim : 64, o->base > 0 ? o->base : 10000);
+    p.n_ctx_orig = p.n_ctx_train = o->analysis.n_ctx > 0 ? (int)o->analysis.n_ctx : 4096;
+    p.n_layers = o->n_layers ? o->n_layers : 12;
+    p.n_heads = p.n_kv_heads = o->n_heads ? o->n_heads : 8;
+    p.n_embd = p.n_heads * p.head_dim;
+    RopeParams shape = p;
+    if (rope_parse(o->kind, &p, &kind, e)) return NULL;
+    shape.base = p.base;
+    return plain_twin(&shape, ROPE_HALF, plain, e) ? NULL : lone_shape(kind, &p, e);
+}
+
+/* The encoding of a model, or another one put in its place. */
+static int show_model(const Options *o, RopeShow *w, Model *m, Rope *plain, Err *e)
+{
+    const RopeKind *kind;
+    ModelOptions mo = {.rope = o->kind, .rope_layers = o->rope_layers}, as_plain = {.rope = "plain"};
+    Model twin;
+    RopeParams p;
+    if (model_open(m, o->model, &mo, e) || model_open(&twin, o->model, &as_plain, e)) return -1;
+    w->m = m;
+    p = twin.rope[0].p;
+    int rc = o->kind ? rope_parse(o->kind, &p, &kind, e) : 0;
+    RopeParams shape = twin.rope[0].p;
+    shape.base = p.base;
+    rc = rc || plain_twin(&shape, twin.rope[0].layout, plain, e);
+    model_close(&twin);
+    return rc ? -1 : 0;
+}
+
+static int rope_check(const Options *o, Err *e)
+{
+    static const char *const shape[] = {"head-dim", "base", "ctx", "heads", "layers", NULL};
+    static const char *const shown[] = {"head-dim", "base", "ctx", "heads", "layers", "span", NULL};
+    const char *name = first_given(o, o->model ? shape : shown);
+    if (o->model && name)
+        return err_usage(e, "--%s is for an encoding without a model; %s has its own", name,
+                         o->model);
+    if (!o->model && !o->kind && name)
+        return err_usage(e, "--%s is for one kind: ropescope rope KIND --%s N", name, name);
+    if (o->head_dim % 2)
+        return err_usage(e, "--head-dim %d: expected an even number", o->head_dim);
+    if (!o->model && o->rope_layers)
+        return err_usage(e, "--rope-layers is for the layers of a model: -m FILE");
+    return 0;
+}
+
+static int run_rope(Options *o, Err *e)
+{
+    Model m = {0};
+    Model *lone = NULL;
+    Rope plain = {0};
+    OutFile out;
+    RopeShow w = {.spec = o->kind, .model = o->model, .plain = &plain, .span = o->span};
+    int rc = rope_check(o, e);
+    if (!rc && o->model) rc = show_model(o, &w, &m, &plain, e);
+    if (!rc && !o->model && o->kind) {
+        w.m = lone = show_lone(o, &plain, e);
+        rc = lone ? 0 : -1;
+    }
+    rc = rc || out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        Screen s = screen_of(o, out.f);
+        if (!w.m)
+            o->json ? rope_list_json(out.f) : rope_list(out.f, &s);
+        else
+            rc = o->json ? rope_show_json(&w, out.f, e) : rope_show(&w, out.f, &s, e);
+        if (rc)
+            out_abandon(&out);
+        else
+            rc = out_close(&out, e);
+    }
+    rope_free(&plain);
+    skeleton_free(lone);
     model_close(&m);
     return rc ? -1 : 0;
 }
@@ -6187,6 +6355,13 @@ static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *
     return rc;
 }
 
+/* The encoding of --rope, which in `ablate` is one of the runs. */
+static ModelOptions try_options(const Options *o)
+{
+    return (ModelOptions){
+        .rope = o->try_rope, .rope_layers = o->try_layers, .rope_factor = o->try_scale};
+}
+
 static int ablate_ropes(Ablate *w, Err *e)
 {
     const Options *o = w->o;
@@ -6202,12 +6377,13 @@ static int ablate_ropes(Ablate *w, Err *e)
         rc = ablate_rope(w, &mo, &as, e);
     }
     if (!rc && (o->try_rope || o->try_scale > 0)) {
-        ModelOptions mo = {.rope = o->try_rope, .rope_factor = o->try_scale};
-        const char *kind = o->try_rope ? o->try_rope : "linear";
+        ModelOptions mo = try_options(o);
+        char *said = rope_said(&mo);
         AblationRun as = {.name = "encoding"};
-        snprintf(as.name, sizeof as.name, "encoding %s", kind);
-        snprintf(as.edit, sizeof as.edit, "the position encoding made '%s' in all layers and heads",
-                 kind);
+        snprintf(as.name, sizeof as.name, "encoding %s", said);
+        snprintf(as.edit, sizeof as.edit, "the position encoding made '%s'%s heads", said,
+                 mo.rope_layers ? ", in all their" : " in all layers and");
+        free(said);
         rc = ablate_rope(w, &mo, &as, e);
     }
     return rc;
@@ -6218,11 +6394,12 @@ static int ablate_check(Ablate *w, Err *e)
 {
     const Options *o = w->o;
     Drop d = {.listed = NULL};
-    ModelOptions mo = {.rope = o->try_rope, .rope_factor = o->try_scale};
+    ModelOptions mo = try_options(o);
     Model m = {.n_layers = 0};
     int rc = selection_parse(&w->ss->m, o, &w->sel, e);
     if (!rc && o->drop) rc = drop_parse(&w->ss->m, o->drop, &d, e);
-    if (!rc && (mo.rope || mo.rope_factor > 0)) rc = model_open(&m, o->model, &mo, e);
+    if (!rc && (mo.rope || mo.rope_factor > 0 || mo.rope_layers))
+        rc = model_open(&m, o->model, &mo, e);
     model_close(&m);
     free(d.listed);
     return rc ? -1 : 0;
@@ -6380,6 +6557,52 @@ static void info_slow_pairs(FILE *f, const Rope *r)
                 first, last, first_slow_pair(r, M_PI));
 }
 
+/* Encodings that say the same share a line: marks the layers of encoding i; 0: an earlier one had
+ * them. */
+static int rope_group(const Model *m, int i, char *text, size_t size, char *layer)
+{
+    char other[1024];
+    int first = 1;
+    rope_text(&m->rope[i], text, size);
+    memset(layer, 0, (size_t)m->n_layers);
+    for (int k = 0; k < m->n_ropes; k++) {
+        rope_text(&m->rope[k], other, sizeof other);
+        if (strcmp(text, other)) continue;
+        first &= k >= i;
+        for (int l = 0; l < m->n_layers; l++) layer[l] |= m->layer[l].rope == k;
+    }
+    return first;
+}
+
+static void info_ropes(FILE *f, const Model *m)
+{
+    char text[1024], layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
+    for (int i = 0; i < m->n_ropes; i++) {
+        if (!rope_group(m, i, text, sizeof text, layer)) continue;
+        list_runs(layer, m->n_layers, layers, sizeof layers);
+        fprintf(f, "                layer%s %s: %s\n", strpbrk(layers, " ") ? "s" : "", layers, text);
+    }
+    free(layer);
+}
+
+/* "ropes":[...]: every encoding, in words, and its layers. */
+static void info_ropes_json(FILE *f, const Model *m)
+{
+    char text[1024];
+    fputs(",\"ropes\":[", f);
+    for (int i = 0; i < m->n_ropes; i++) {
+        int n = 0;
+        rope_text(&m->rope[i], text, sizeof text);
+        fprintf(f, "%s{\"kind\":\"%s\",\"text\":", i ? "," : "", m->rope[i].kind->name);
+        json_str(f, text, strlen(text));
+        fprintf(f, ",\"amplitude\":%.17g,\"layers\":[", m->rope[i].amplitude);
+        for (int l = 0; l < m->n_layers; l++)
+            if (m->layer[l].rope == i) fprintf(f, "%s%d", n++ ? "," : "", l);
+        fputs("]}", f);
+    }
+    fputc(']', f);
+}
+
 static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
 {
     const Layer *l0 = &m->layer[0];
@@ -6398,6 +6621,7 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
     fprintf(f, "  rope          %s: %s, base %g%s, %d of %d values rotated, %s pairs\n",
             r->kind->name, r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "",
             2 * r->n_pairs, m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
+    if (m->n_ropes > 1) info_ropes(f, m);
     info_slow_pairs(f, r);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
@@ -6430,7 +6654,9 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
         r->kind->name, r->p.base, r->p.factor, 2 * r->n_pairs, r->p.n_ctx_orig,
         r->layout == ROPE_HALF ? "half" : "adjacent");
     for (int j = 0; j < r->n_pairs; j++) fprintf(f, "%s%.17g", j ? "," : "", r->inv_freq[j]);
-    fprintf(f, "]},\"tokenizer\":{\"model\":\"%s\",\"pre\":", tok_model(t));
+    fputs("]}", f);
+    info_ropes_json(f, m);
+    fprintf(f, ",\"tokenizer\":{\"model\":\"%s\",\"pre\":", tok_model(t));
     json_str(f, tok_pre(t), strlen(tok_pre(t)));
     fprintf(f, ",\"bos\":%d,\"eos\":%d,\"add_bos\":%s},\"tensor_types\":\"%s\",\"chat_template\":",
             tok_bos(t), tok_eos(t), tok_add_bos(t) ? "true" : "false", types);
@@ -6520,6 +6746,15 @@ static const char check_help[] =
     "otherwise: each is necessary for what an offset feature is held to do. T3 asks the far end\n"
     "of the context as well, F2 and B4 ask more, and B2 is a centre, not a floor.\n";
 
+static const char rope_help[] =
+    "Examples:\n"
+    "  ropescope rope                                      every kind, a line each\n"
+    "  ropescope rope linear:factor=4                      one explained, against plain RoPE\n"
+    "  ropescope rope linear:factor=4 --head-dim 128 --base 1e6 --ctx 8192\n"
+    "  ropescope rope -m model.gguf                        what a model has\n"
+    "  ropescope rope none -m model.gguf --rope-layers 4-8   another one in some layers\n"
+    "  ropescope rope linear:factor=4 --json -o linear.json  the numbers\n";
+
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
     {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
@@ -6539,6 +6774,8 @@ static const Command commands[] = {
      run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
+    {"rope", 'R', "KIND:key=value", "every position encoding, or one explained and drawn",
+     run_rope},
 };
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
 
@@ -6553,6 +6790,8 @@ static void help(FILE *f)
           "  ropescope ablate model.gguf -f text.txt           what becomes of it without them\n"
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
+          "  ropescope rope                                    every position encoding there is\n"
+          "  ropescope rope linear:factor=4 -m model.gguf      one explained, against plain RoPE\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
@@ -6577,8 +6816,11 @@ static int belongs(const Option *o, const Command *c)
 
 static void command_help(FILE *f, const Command *c)
 {
-    fprintf(f, "Example:\n  ropescope %s %s\n\n%s: %s\n\nOptions:\n", c->name, c->args, c->name,
-            c->what);
+    if (c->run == run_rope)
+        fputs(rope_help, f);
+    else
+        fprintf(f, "Example:\n  ropescope %s %s\n", c->name, c->args);
+    fprintf(f, "\n%s: %s\n\nOptions:\n", c->name, c->what);
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         char left_side[64], letter[8] = "    ";
@@ -6694,10 +6936,14 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
                 o->inputs[o->n_inputs++] = arg;
                 continue;
             }
-            if (o->model)
+            const char **first = c->run == run_rope ? &o->kind : &o->model;
+            if (*first)
                 usage("%s: one %s is enough: '%s' and '%s'", c->name,
-                      c->run == run_report ? "reading" : "model", o->model, arg);
-            o->model = arg;
+                      c->run == run_rope     ? "kind"
+                      : c->run == run_report ? "reading"
+                                             : "model",
+                      *first, arg);
+            *first = arg;
         } else if (strcmp(arg, "--") == 0) {
             positional_only = 1;
         } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
@@ -6763,6 +7009,8 @@ int main(int argc, char **argv)
                  .checkpoint_every = 60};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
+    ModelOptions mo = {.rope = o.rope, .rope_layers = o.rope_layers, .rope_factor = o.rope_scale};
+    o.rope_said = rope_said(&mo);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
     /* Without SA_RESTART, so that waiting for a line of chat ends too. */
     struct sigaction act = {.sa_handler = on_interrupt};
@@ -6777,6 +7025,7 @@ int main(int argc, char **argv)
     if (!rc && (fflush(stdout) || ferror(stdout)))
         rc = err_set(&e, "standard output: writing failed: %s", strerror(errno));
     if (rc && !interrupted) fprintf(stderr, "ropescope: %s\n", e.msg);
+    free(o.rope_said);
     return interrupted ? 128 + interrupted : rc ? e.usage ? 2 : trouble : o.found;
 }
 #endif
