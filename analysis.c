@@ -6544,10 +6544,10 @@ static void sweep_settings(FILE *f, const Sweep *s)
     json_text(f, "kv", s->p.kv);
     json_text(f, "protocol", s->protocol);
     JSON_FIELDS(f, {"n_tokens", (double)s->p.n_tokens},
-                {"scored_from", s->scored_from ? s->scored_from : NONE},
-                {"bos_id", s->p.bos_id}, {"n_ctx_train", s->m->n_ctx_train},
-                {"observed", s->observed}, {"n_skip", o->n_skip}, {"strong_ratio", o->strong_ratio},
-                {"strong_r", o->strong_r}, {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t},
+                {"scored_from", s->scored_from ? s->scored_from : NONE}, {"bos_id", s->p.bos_id},
+                {"n_ctx_train", s->m->n_ctx_train}, {"observed", s->observed},
+                {"n_skip", o->n_skip}, {"strong_ratio", o->strong_ratio}, {"strong_r", o->strong_r},
+                {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t},
                 {"train_ctx", o->n_ctx > 0 ? o->n_ctx : NONE});
 }
 
@@ -6751,8 +6751,9 @@ static void print_sweep_header(const Term *t, const Sweep *s)
     fprintf(f, "run     %s, keys and values %s, %s kernels, %d thread%s; protocol %s\n",
             p->exact ? "exact (float activations)" : "int8 activations", p->kv, or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads), s->protocol);
-    if (s->rope_layers) fprintf(f, "layers  %s%s alone have the encoding asked for%s\n", t->mark,
-                                s->rope_layers, t->off);
+    if (s->rope_layers)
+        fprintf(f, "layers  %s%s alone have the encoding asked for%s\n", t->mark, s->rope_layers,
+                t->off);
 }
 
 static void print_sweep_table(const Term *t, const Sweep *s)
@@ -6843,7 +6844,8 @@ static void print_sweep_chart(const Term *t, const Sweep *s)
     fprintf(f, "%*s +", 10, "");
     for (int i = 0; i < wide * s->n_contexts; i++) fputc('-', f);
     fprintf(f, "\n%*s", 12, "");
-    for (int k = 0; k < s->n_contexts; k++) fprintf(f, "  %-*d", wide - 2, sweep_at(s, 0, k)->context);
+    for (int k = 0; k < s->n_contexts; k++)
+        fprintf(f, "  %-*d", wide - 2, sweep_at(s, 0, k)->context);
     fputc('\n', f);
 }
 
@@ -6855,9 +6857,12 @@ static int sweep_best(const Sweep *s, int k, int *equals)
     int best = -1;
     *equals = 0;
     for (int r = 0; r < sweep_ropes(s); r++) {
-        double v = sweep_perplexity(s, r, k), least = best < 0 ? ENDLESS : sweep_perplexity(s, best, k);
-        if (v < least) best = r, *equals = 0;
-        else if (best >= 0 && v <= least) ++*equals;
+        double v = sweep_perplexity(s, r, k),
+               least = best < 0 ? ENDLESS : sweep_perplexity(s, best, k);
+        if (v < least)
+            best = r, *equals = 0;
+        else if (best >= 0 && v <= least)
+            ++*equals;
     }
     return best;
 }

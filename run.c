@@ -3445,8 +3445,8 @@ typedef struct {
 typedef struct {
     const char *name;
     char letter;
-    enum { O_FLAG, O_INT, O_WHOLE, O_NUM, O_STR, O_MANY } type; /* int, int, double, double, text,
-                                                                 * texts */
+    /* int, int, double, double, text, texts */
+    enum { O_FLAG, O_INT, O_WHOLE, O_NUM, O_STR, O_MANY } type;
     size_t field;
     double lo, hi;
     const char *commands; /* letters of the commands it belongs to */
@@ -3470,7 +3470,7 @@ static const Option option_table[] = {
      "(none: the file's)"},
     {"bases", 0, O_STR, F(bases), 0, 0, "s", "LIST", "plain encodings of these bases, as 1e4,1e5"},
     {"factors", 0, O_STR, F(factors), 0, 0, "s", "LIST",
-     "each --rope whose kind has a factor, with each of these, as 1,2,4"},
+     "each --rope whose kind has a factor (or alpha), with each of these, as 1,2,4"},
     {"contexts", 0, O_STR, F(contexts), 0, 0, "s", "LIST", "contexts (512,1024,2048)"},
     {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
      "the perplexities alone, which is faster"},
@@ -3517,7 +3517,8 @@ static const Option option_table[] = {
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
     {"keep-rope", 0, O_NUM, F(try_keep), 0, 1, "x", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
-    {"rope", 0, O_STR, F(try_rope), 0, 0, "x", "KIND", "edit: position encoding KIND[:key=value,...]"},
+    {"rope", 0, O_STR, F(try_rope), 0, 0, "x", "KIND",
+     "edit: position encoding KIND[:key=value,...]"},
     {"rope-scale", 0, O_NUM, F(try_scale), 1e-6, 1e6, "x", "X", "factor of --rope linear"},
     {"massive", 0, O_FLAG, F(massive), 0, 0, "x", "",
      "edit: replace massive values of q and k by their means"},
@@ -6249,11 +6250,13 @@ static int sweep_contexts(const Options *o, double **out, Err *e)
     return n;
 }
 
-static int has_factor(const RopeKind *kind)
+/* The key of a kind that says by how much a context is stretched, or NULL. */
+static const char *factor_key(const RopeKind *kind)
 {
-    for (int i = 0; i < ROPE_ARGS && kind->args[i].name; i++)
-        if (strcmp(kind->args[i].name, "factor") == 0) return 1;
-    return (kind->common & ROPE_FACTOR) != 0;
+    if (kind && kind->common & ROPE_FACTOR) return "factor";
+    for (int i = 0; kind && i < ROPE_ARGS && kind->args[i].name; i++)
+        if (strcmp(kind->args[i].name, "alpha") == 0) return "alpha";
+    return NULL;
 }
 
 static void add_spec(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -6271,16 +6274,16 @@ static void add_spec(Strings *to, const char *fmt, ...)
 /* One --rope, with each of the factors if its kind has one. */
 static int spec_factors(const char *spec, const double *factor, int n, Strings *to, Err *e)
 {
-    RopeParams p = rope_params(2, 1);
-    const RopeKind *kind;
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(spec, ":"), spec);
-    if (rope_parse(name, &p, &kind, e)) return -1;
-    if (n && has_factor(kind) && strstr(spec, "factor="))
-        return err_usage(e, "--rope %s: it gives a factor, and --factors does, too", spec);
-    if (!n || !has_factor(kind)) add_spec(to, "%s", spec);
-    for (int i = 0; i < n && has_factor(kind); i++)
-        add_spec(to, "%s%cfactor=%.10g", spec, strchr(spec, ':') ? ',' : ':', factor[i]);
+    const char *key = factor_key(rope_find(name)), *colon = strchr(spec, ':');
+    if (!n || !key) add_spec(to, "%s", spec);
+    if (!n || !key) return 0;
+    snprintf(name, sizeof name, "%s=", key);
+    if (colon && strstr(colon, name))
+        return err_usage(e, "--rope %s: it says %s, and --factors does, too", spec, key);
+    for (int i = 0; i < n; i++)
+        add_spec(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
     return 0;
 }
 
@@ -6438,7 +6441,8 @@ static int sweep_text(Sweeper *w, Err *e)
     sweep_words(w);
     if (w->ids.n >= need) return 0;
     return err_set(e, "%zu tokens of text, but a context of %d needs %zu%s: %s", w->ids.n,
-                   longest_context(s), need, need > (size_t)longest_context(s) ? ", two windows" : "",
+                   longest_context(s), need,
+                   need > (size_t)longest_context(s) ? ", two windows" : "",
                    asked < need ? "-n asks for too few" : "the text is too short");
 }
 
@@ -6457,8 +6461,7 @@ static int sweep_file(Sweeper *w, Err *e)
     if (fstat(w->fd, &st) || !S_ISREG(st.st_mode))
         return err_set(e, "%s: expected a file that lines can be added to (--json prints them)",
                        path);
-    if (lockf(w->fd, F_TLOCK, 0))
-        return err_set(e, "%s: another sweep is writing it", path);
+    if (lockf(w->fd, F_TLOCK, 0)) return err_set(e, "%s: another sweep is writing it", path);
     if (bytes_read(&text, path, e)) return -1;
     int rc = sweep_read(&w->s, path, (Str){text.s ? text.s : "", text.n}, &whole, e);
     size_t cut = rc ? 0 : text.n - whole;
@@ -6868,7 +6871,7 @@ static void help(FILE *f)
           "  ropescope bounds model.gguf                       what theory predicts of it\n"
           "  ropescope check model.gguf -f text.txt            prediction against observation\n"
           "  ropescope ablate model.gguf -f text.txt           what becomes of it without them\n"
-          "  ropescope sweep model.gguf -f text.txt --rope plain --rope linear:factor=2 -o c.jsonl\n"
+          "  ropescope sweep model.gguf -f text.txt --rope plain --rope none    compared\n"
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
