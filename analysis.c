@@ -6591,6 +6591,480 @@ int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err 
     return ferror(f) ? err_set(e, "report: cannot write the page") : 0;
 }
 
+/* ---------------------------------------------------------------- sweep
+ * Encodings times contexts on one text: a line of JSON for each cell,
+ *
+ *   {"schema", "model", "text", "asked", then the settings from "version" on, "rope", "context",
+ *    figures, "bounds"}
+ *
+ * A file of lines is gone on from. A cell is known by its canonical encoding and its context; the
+ * settings must be those of this run; and what follows "version" must be, byte for byte, what is
+ * written of the figures that were read from it, so that no other file is taken for one of ours. */
+
+static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/1\"";
+
+static const char *const sweep_figures[SWEEP_FIGURES] = {
+    [SWEEP_WINDOWS] = "windows",
+    [SWEEP_SCORED] = "tokens_scored",
+    [SWEEP_NLL] = "nll",
+    [SWEEP_PERPLEXITY] = "perplexity",
+    [SWEEP_ERROR] = "perplexity_error",
+    [SWEEP_ALPHA] = "alpha_1",
+    [SWEEP_UNIFORM] = "alpha_1_uniform",
+    [SWEEP_QUERIES] = "alpha_queries",
+    [SWEEP_SINK] = "sink_1",
+    [SWEEP_SINK_T] = "sink_queries",
+    [SWEEP_SAMPLES] = "n_samples",
+    [SWEEP_P] = "P",
+    [SWEEP_PAIRS] = "n_pairs",
+    [SWEEP_PARTIAL] = "n_partial",
+    [SWEEP_HALF] = "n_half",
+    [SWEEP_STRONG] = "n_strong",
+    [SWEEP_CANDIDATES] = "n_candidates",
+    [SWEEP_CANDIDATE_HEADS] = "n_candidate_heads",
+};
+static const char *const sweep_rates[SWEEP_RATES] = {"hits",     "of",     "chance",
+                                                     "top_hits", "top_of", "top_chance"};
+_Static_assert((int)SWEEP_BOUNDS == (int)N_BOUNDS, "a place for each bound");
+
+static void sweep_rate(double *v, Rate r)
+{
+    v[0] = r.hits, v[1] = r.of, v[2] = r.chance / r.of;
+}
+
+void sweep_observe(SweepCell *c, const Analysis *a)
+{
+    Reading r = reading_new(a, NULL);
+    double *v = c->figure;
+    v[SWEEP_ALPHA] = r.alpha, v[SWEEP_UNIFORM] = r.uniform, v[SWEEP_QUERIES] = r.whole_t;
+    v[SWEEP_SINK] = r.sink, v[SWEEP_SINK_T] = r.t, v[SWEEP_SAMPLES] = (double)r.n_samples;
+    v[SWEEP_P] = a->axis[0].n_ctx;
+    v[SWEEP_STRONG] = r.n_strong, v[SWEEP_CANDIDATES] = r.n_candidates;
+    v[SWEEP_CANDIDATE_HEADS] = r.n_candidate_heads;
+    v[SWEEP_PAIRS] = v[SWEEP_PARTIAL] = v[SWEEP_HALF] = 0;
+    for (int i = 0; i < r.n_heads; i++) {
+        const Axis *ax = r.head[i].axis;
+        v[SWEEP_PAIRS] += ax->n_rotated;
+        for (int j = 0; j < ax->n; j++) {
+            v[SWEEP_PARTIAL] += ax->theta[j] > 0 && ax->x[j] <= TAU;
+            v[SWEEP_HALF] += ax->theta[j] > 0 && ax->x[j] <= PI;
+        }
+    }
+    for (int b = 0; b < N_BOUNDS; b++) {
+        sweep_rate(c->bound[b], r.strong_rate[b]);
+        sweep_rate(c->bound[b] + 3, r.top_rate[b]);
+    }
+    reading_free(&r);
+}
+
+/* ---- a line */
+
+/* What cells must have in common to stand in one file: "version":..., and so on. */
+static void sweep_settings(FILE *f, const Sweep *s)
+{
+    const AnalysisOptions *o = &s->options;
+    fprintf(f, "\"version\":\"%s\"", ROPESCOPE_VERSION);
+    json_text(f, "model_sha256", s->p.model_sha256);
+    json_text(f, "text_sha256", s->p.text_sha256);
+    json_text(f, "bos_policy", s->p.bos_policy);
+    json_text(f, "pre_override", s->p.pre_override);
+    json_text(f, "rope_layers", s->rope_layers);
+    json_text(f, "activations", s->p.exact ? "float" : "int8");
+    json_text(f, "kv", s->p.kv);
+    json_text(f, "protocol", s->protocol);
+    JSON_FIELDS(f, {"n_tokens", (double)s->p.n_tokens},
+                {"scored_from", s->scored_from ? s->scored_from : NONE}, {"bos_id", s->p.bos_id},
+                {"n_ctx_train", s->m->n_ctx_train}, {"observed", s->observed},
+                {"n_skip", o->n_skip}, {"strong_ratio", o->strong_ratio}, {"strong_r", o->strong_r},
+                {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t},
+                {"train_ctx", o->n_ctx > 0 ? o->n_ctx : NONE});
+}
+
+/* The line from the settings on. free() */
+static char *sweep_body(const Sweep *s, const SweepCell *c, size_t *n)
+{
+    char *text = NULL;
+    FILE *f = open_memstream(&text, n);
+    MUST(f);
+    sweep_settings(f, s);
+    json_text(f, "rope", c->rope);
+    JSON_FIELDS(f, {"context", c->context});
+    for (int i = 0; i < SWEEP_FIGURES; i++) JSON_FIELDS(f, {sweep_figures[i], c->figure[i]});
+    fputs(",\"bounds\":[", f);
+    for (int b = 0; b < N_BOUNDS; b++) {
+        fprintf(f, "%s{\"id\":\"%s\"", b ? "," : "", bounds[b].id);
+        JSON_FIELDS(f, {"share", c->bound[b][0] / c->bound[b][1]});
+        for (int i = 0; i < SWEEP_RATES; i++) JSON_FIELDS(f, {sweep_rates[i], c->bound[b][i]});
+        fputc('}', f);
+    }
+    fputs("]}\n", f);
+    MUST(fclose(f) == 0);
+    return text;
+}
+
+void sweep_line(const Sweep *s, int i, Bytes *out)
+{
+    char *text = NULL;
+    size_t n = 0;
+    locale_t old = c_numbers();
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    fprintf(f, "{\"schema\":%s", SWEEP_SCHEMA);
+    json_text(f, "model", s->p.model_path);
+    json_text(f, "text", s->p.text_path);
+    json_text(f, "asked", s->cell[i].asked);
+    fputc(',', f);
+    MUST(fclose(f) == 0);
+    bytes_add(out, text, n);
+    free(text);
+    text = sweep_body(s, &s->cell[i], &n);
+    bytes_add(out, text, n);
+    free(text);
+    restore_numbers(old);
+}
+
+/* ---- lines of a file */
+
+/* Every setting of this run is that of the line. */
+static int sweep_same_run(const Sweep *s, const PageFile *in, Err *e)
+{
+    char *text = NULL, key[32];
+    size_t n = 0, i = 1;
+    int rc = 0;
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    fputc('{', f);
+    sweep_settings(f, s);
+    fputc('}', f);
+    MUST(fclose(f) == 0);
+    Str ours = {text, n};
+    for (Str k = json_item(ours, &i); k.n && !rc; k = json_item(ours, &i)) {
+        Str want = json_item(ours, &i);
+        snprintf(key, sizeof key, "%.*s", (int)k.n - 2, k.s + 1);
+        Str found = json_member(json_trim(in->json), key);
+        if (found.n == want.n && !memcmp(found.s, want.s, want.n)) continue;
+        if (!found.n) found = (Str){"none", 4};
+        rc = err_set(e,
+                     "%s: a cell of other settings: %s: expected %.*s, found %.*s; name another "
+                     "file",
+                     in->path, key, shown_length(want), want.s, shown_length(found), found.s);
+    }
+    free(text);
+    return rc;
+}
+
+/* The cell of a line, or NULL: it was not asked for. */
+static SweepCell *sweep_find(const Sweep *s, Str line)
+{
+    Str rope = json_member(line, "rope"), context = json_member(line, "context");
+    for (int i = 0; i < s->n; i++) {
+        char *text = NULL;
+        size_t n = 0;
+        FILE *f = open_memstream(&text, &n);
+        MUST(f);
+        json_str(f, s->cell[i].rope, strlen(s->cell[i].rope));
+        MUST(fclose(f) == 0);
+        int same = rope.n == n && !memcmp(rope.s, text, n) &&
+                   json_below(context, s->cell[i].context + 1) == s->cell[i].context;
+        free(text);
+        if (same) return &s->cell[i];
+    }
+    return NULL;
+}
+
+static void sweep_read_figures(SweepCell *c, Str line)
+{
+    Str list = json_member(line, "bounds");
+    for (int i = 0; i < SWEEP_FIGURES; i++) c->figure[i] = json_number(line, sweep_figures[i]);
+    for (int b = 0; b < N_BOUNDS; b++)
+        for (int i = 0; i < SWEEP_RATES; i++)
+            c->bound[b][i] = json_number(json_index(list, b), sweep_rates[i]);
+}
+
+static int sweep_read_line(Sweep *s, const PageFile *in, Err *e)
+{
+    static const char *const schema[] = {SWEEP_SCHEMA};
+    static const char first[] = "\"version\":";
+    size_t n = 0;
+    if (json_whole(in, e) || check_schema(in, schema, 1, e) || sweep_same_run(s, in, e)) return -1;
+    Str line = json_trim(in->json);
+    SweepCell *c = sweep_find(s, line);
+    if (!c || c->done) return 0;
+    sweep_read_figures(c, line);
+    char *want = sweep_body(s, c, &n);
+    const char *from = json_member(line, "version").s - (sizeof first - 1);
+    size_t found = (size_t)(line.s + line.n - from);
+    c->done = found == n - 1 && !memcmp(from, want, found); /* want ends with a newline */
+    free(want);
+    if (c->done) return 0;
+    return err_set(e, "%s: expected a cell as it is written here, found other figures or words",
+                   in->path);
+}
+
+int sweep_read(Sweep *s, const char *path, Str text, size_t *whole, Err *e)
+{
+    char name[300];
+    locale_t old = c_numbers();
+    size_t at = 0;
+    int rc = 0;
+    for (int n = 1; !rc; n++) {
+        const char *end = at < text.n ? memchr(text.s + at, '\n', text.n - at) : NULL;
+        if (!end) break;
+        PageFile in = {name, {text.s + at, (size_t)(end - text.s) - at}};
+        snprintf(name, sizeof name, "%.200s: line %d", path, n);
+        rc = sweep_read_line(s, &in, e);
+        at = (size_t)(end - text.s) + 1;
+    }
+    restore_numbers(old);
+    *whole = at;
+    if (rc) return -1;
+    char head[64];
+    size_t n = (size_t)snprintf(head, sizeof head, "{\"schema\":%s,", SWEEP_SCHEMA);
+    if (n > text.n - at) n = text.n - at;
+    if (!n || memcmp(head, text.s + at, n) == 0) return 0;
+    return err_set(e, "%s: expected lines of sweep, found something else; name another file", path);
+}
+
+/* ---- the table */
+
+enum { SWEEP_LABEL = 30, SWEEP_ROWS = 12 };
+static const double SWEEP_BREAK = 2; /* times the lowest perplexity */
+
+static int sweep_ropes(const Sweep *s)
+{
+    return s->n / s->n_contexts;
+}
+
+static const SweepCell *sweep_at(const Sweep *s, int rope, int k)
+{
+    return &s->cell[rope * s->n_contexts + k];
+}
+
+/* NaN: not measured yet. */
+static double sweep_perplexity(const Sweep *s, int rope, int k)
+{
+    const SweepCell *c = sweep_at(s, rope, k);
+    return c->done ? c->figure[SWEEP_PERPLEXITY] : NONE;
+}
+
+static const char *sweep_name(const Sweep *s, int rope)
+{
+    const char *asked = sweep_at(s, rope, 0)->asked;
+    return asked ? asked : "as the file says";
+}
+
+static char sweep_letter(int rope)
+{
+    static const char letter[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    return rope < (int)sizeof letter - 1 ? letter[rope] : '#';
+}
+
+static int sweep_done(const Sweep *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->n; i++) n += s->cell[i].done;
+    return n;
+}
+
+static void print_sweep_header(const Term *t, const Sweep *s)
+{
+    FILE *f = t->f;
+    const Provenance *p = &s->p;
+    fprintf(f, "%sropescope %s%s: encodings by contexts\n\n", t->bold, ROPESCOPE_VERSION, t->off);
+    fprintf(f, "model   %s  sha256 %.12s  %.1f M parameters; trained for %d tokens\n",
+            or_dash(p->model_path), or_dash(p->model_sha256), (double)s->m->n_params / 1e6,
+            s->m->n_ctx_train);
+    fprintf(f, "text    %s  sha256 %.12s\n", or_dash(p->text_path), or_dash(p->text_sha256));
+    fprintf(f, "        %llu tokens of it%s; BOS: %s\n", (unsigned long long)p->n_tokens,
+            p->text_cut ? ", the first" : "", or_dash(p->bos_policy));
+    fprintf(f, "run     %s, keys and values %s, %s kernels, %d thread%s; protocol %s\n",
+            p->exact ? "exact (float activations)" : "int8 activations", p->kv, or_dash(p->isa),
+            p->n_threads, plural((uint64_t)p->n_threads), s->protocol);
+    if (s->rope_layers)
+        fprintf(f, "layers  %s%s alone have the encoding asked for%s\n", t->mark, s->rope_layers,
+                t->off);
+}
+
+static void print_sweep_table(const Term *t, const Sweep *s)
+{
+    FILE *f = t->f;
+    fprintf(f, "\n%sPerplexity%s%*s", t->bold, t->off, SWEEP_LABEL - 5, "context");
+    for (int k = 0; k < s->n_contexts; k++) fprintf(f, "%9d", sweep_at(s, 0, k)->context);
+    fputc('\n', f);
+    for (int r = 0; r < sweep_ropes(s); r++) {
+        fprintf(f, "  %c  %-*.*s", sweep_letter(r), SWEEP_LABEL, SWEEP_LABEL, sweep_name(s, r));
+        for (int k = 0; k < s->n_contexts; k++) print_cell(f, 9, -5, sweep_perplexity(s, r, k));
+        fputc('\n', f);
+    }
+}
+
+static void print_sweep_cell(FILE *f, int rope, const SweepCell *c)
+{
+    const double *v = c->figure;
+    fprintf(f, "  %c %8d", sweep_letter(rope), c->context);
+    print_cell(f, 11, -5, v[SWEEP_PERPLEXITY]);
+    print_cell(f, 9, -2, v[SWEEP_ERROR]);
+    print_cell(f, 8, 3, v[SWEEP_ALPHA]);
+    print_cell(f, 8, 1, percent_of(v[SWEEP_SINK], 0.1));
+    fputc('%', f);
+    print_cell(f, 7, 0, v[SWEEP_STRONG]);
+    print_cell(f, 6, 0, v[SWEEP_CANDIDATES]);
+    for (int b = 0; b < N_BOUNDS; b++)
+        print_cell(f, 5, 0, percent_of(c->bound[b][0] / c->bound[b][1], 1));
+    fputc('\n', f);
+}
+
+static void print_sweep_cells(const Term *t, const Sweep *s)
+{
+    FILE *f = t->f;
+    fprintf(f, "\n%s    context perplexity       +- alpha_1   Sink_1 strong cand.", t->dim);
+    for (int b = 0; b < N_BOUNDS; b++) fprintf(f, "  %s%%", bounds[b].id);
+    fprintf(f, "%s\n", t->off);
+    for (int i = 0; i < s->n; i++)
+        if (s->cell[i].done) print_sweep_cell(f, i / s->n_contexts, &s->cell[i]);
+    print_note(t,
+               "alpha_1: mean attention to the first token; Sink_1: share of heads and windows "
+               "that give it more than %g. Strong pairs, offset feature candidates among them, and "
+               "the share of strong pairs that satisfies each bound, over all heads. %s",
+               s->options.sink_eps, BOUND_NOTE);
+}
+
+/* ---- the chart */
+
+/* Row of v, of SWEEP_ROWS, on a logarithmic axis; -1: none. */
+static int sweep_row(double v, double lo, double hi)
+{
+    if (!isfinite(v)) return -1;
+    return (int)floor(log(v / lo) / log(hi / lo) * (SWEEP_ROWS - 1) + 0.5);
+}
+
+static int sweep_range(const Sweep *s, double *lo, double *hi)
+{
+    *lo = ENDLESS, *hi = -ENDLESS;
+    for (int i = 0; i < s->n; i++) {
+        double v = sweep_perplexity(s, i / s->n_contexts, i % s->n_contexts);
+        if (v < *lo) *lo = v;
+        if (isfinite(v) && v > *hi) *hi = v;
+    }
+    return *lo > 0 && *hi > *lo * 1.001;
+}
+
+/* One column for each encoding in the group of each context: its letter at its perplexity. */
+static void print_sweep_chart(const Term *t, const Sweep *s)
+{
+    FILE *f = t->f;
+    double lo, hi;
+    int n = sweep_ropes(s), wide = n + 2 < 8 ? 8 : n + 2;
+    if (!sweep_range(s, &lo, &hi) || 12 + wide * s->n_contexts > t->width) return;
+    fprintf(f, "\n%sPerplexity by context, both axes logarithmic%s\n", t->bold, t->off);
+    for (int row = SWEEP_ROWS - 1; row >= 0; row--) {
+        print_cell(f, 10, -4, lo * pow(hi / lo, (double)row / (SWEEP_ROWS - 1)));
+        fputs(" |", f);
+        for (int k = 0; k < s->n_contexts; k++) {
+            fputs("  ", f);
+            for (int r = 0; r < n; r++) {
+                int at = sweep_row(sweep_perplexity(s, r, k), lo, hi);
+                fputc(at == row ? sweep_letter(r) : at > row ? '.' : ' ', f);
+            }
+            fprintf(f, "%*s", k + 1 < s->n_contexts ? wide - 2 - n : 0, "");
+        }
+        fputc('\n', f);
+    }
+    fprintf(f, "%*s +", 10, "");
+    for (int i = 0; i < wide * s->n_contexts; i++) fputc('-', f);
+    fprintf(f, "\n%*s", 12, "");
+    for (int k = 0; k < s->n_contexts; k++)
+        fprintf(f, "  %-*d", wide - 2, sweep_at(s, 0, k)->context);
+    fputc('\n', f);
+}
+
+/* ---- what it shows */
+
+/* The encoding of the lowest perplexity at context k, the first of equals; -1: none. */
+static int sweep_best(const Sweep *s, int k, int *equals)
+{
+    int best = -1;
+    *equals = 0;
+    for (int r = 0; r < sweep_ropes(s); r++) {
+        double v = sweep_perplexity(s, r, k),
+               least = best < 0 ? ENDLESS : sweep_perplexity(s, best, k);
+        if (v < least)
+            best = r, *equals = 0;
+        else if (best >= 0 && v <= least)
+            ++*equals;
+    }
+    return best;
+}
+
+static void say_sweep_best(const Sweep *s, Bytes *out)
+{
+    char words[1600] = "", also[40];
+    for (int k = 0; k < s->n_contexts; k++) {
+        int equals, r = sweep_best(s, k, &equals);
+        size_t n = strlen(words);
+        if (r < 0) continue;
+        snprintf(also, sizeof also, equals ? " and %d equal to it" : "", equals);
+        snprintf(words + n, sizeof words - n, "%s %d %.60s%s (%.4g)", n ? ", at" : " at",
+                 sweep_at(s, r, k)->context, sweep_name(s, r), also, sweep_perplexity(s, r, k));
+    }
+    if (*words && sweep_ropes(s) > 1) say(out, "The lowest perplexity has%s.", words);
+}
+
+/* Where encoding r first has more than SWEEP_BREAK times the lowest perplexity that any has at that
+ * context or a shorter one. */
+static void say_sweep_break(const Sweep *s, int r, Bytes *out)
+{
+    double least = ENDLESS, v = NONE, times = NONE;
+    int last = -1;
+    for (int k = 0; k < s->n_contexts && !(times > SWEEP_BREAK); k++) {
+        int equals, best = sweep_best(s, k, &equals);
+        if (best >= 0) least = fmin(least, sweep_perplexity(s, best, k));
+        if (isnan(sweep_perplexity(s, r, k))) continue;
+        last = k;
+        v = sweep_perplexity(s, r, k);
+        times = v / least;
+    }
+    if (last < 0) return;
+    say(out,
+        times > SWEEP_BREAK
+            ? "%s breaks at %d: perplexity %.4g, %.3g times the lowest there or before."
+            : "%s holds up to %d: perplexity %.4g there, %.3g times the lowest there or before.",
+        sweep_name(s, r), sweep_at(s, r, last)->context, v, times);
+}
+
+static Bytes sweep_findings(const Sweep *s)
+{
+    Bytes out = {0};
+    int missing = s->n - sweep_done(s);
+    if (s->windows) say(&out, "%s", s->windows);
+    if (missing) say(&out, "%d of %d cells are missing.", missing, s->n);
+    say_sweep_best(s, &out);
+    say(&out,
+        "To break is said of more than %g times the lowest perplexity that any encoding here has "
+        "at the same context or a shorter one.",
+        SWEEP_BREAK);
+    for (int r = 0; r < sweep_ropes(s); r++) say_sweep_break(s, r, &out);
+    return out;
+}
+
+void sweep_print(const Sweep *s, FILE *f, const Screen *screen)
+{
+    locale_t old = c_numbers();
+    Term t = term_of(f, screen);
+    char *lines = NULL;
+    size_t n = 0;
+    Term to = gather_lines(&t, &lines, &n);
+    print_sweep_header(&to, s);
+    print_gathered(&t, &to, &lines);
+    print_sweep_table(&t, s);
+    if (s->observed) print_sweep_cells(&t, s);
+    print_sweep_chart(&t, s);
+    fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
+    Bytes said = sweep_findings(s);
+    print_said(&t, &said);
+    restore_numbers(old);
+}
+
 /* ---------------------------------------------------------------- array files: .npy and safetensors
  * Arrays of numbers as other programs keep them: .npy (NEP 1, versions 1 to 3) and safetensors.
  * Both are little-endian, as the machine is (run.c refuses others). Nothing in a file is trusted:

@@ -978,6 +978,63 @@ void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE
                     const Screen *s);
 void ablation_json(const Ablation *b, const Model *m, const Provenance *p, FILE *f);
 
+/* ---- sweep: a list of encodings at a list of contexts, on one text */
+
+/* What is measured in one cell, besides the bounds; NaN: not measured. Pairs are counted over the
+ * query heads; alpha_1 is over whole windows, Sink_1 over their first SWEEP_SINK_T queries. */
+enum {
+    SWEEP_WINDOWS,
+    SWEEP_SCORED, /* tokens */
+    SWEEP_NLL,
+    SWEEP_PERPLEXITY,
+    SWEEP_ERROR, /* standard error of the perplexity */
+    SWEEP_ALPHA,
+    SWEEP_UNIFORM,
+    SWEEP_QUERIES,
+    SWEEP_SINK,
+    SWEEP_SINK_T,
+    SWEEP_SAMPLES,
+    SWEEP_P,       /* of x = theta P */
+    SWEEP_PAIRS,   /* that turn */
+    SWEEP_PARTIAL, /* of these, x <= 2 pi */
+    SWEEP_HALF,    /* and x <= pi */
+    SWEEP_STRONG,
+    SWEEP_CANDIDATES,
+    SWEEP_CANDIDATE_HEADS,
+    SWEEP_FIGURES
+};
+enum { SWEEP_BOUNDS = 7, SWEEP_RATES = 6 }; /* hits, of, chance: strong pairs, top pairs */
+
+typedef struct {
+    char *asked; /* as it was asked for, owned; NULL: the encoding of the file */
+    char *rope;  /* canonical, owned */
+    int context, done;
+    double figure[SWEEP_FIGURES], bound[SWEEP_BOUNDS][SWEEP_RATES];
+} SweepCell;
+
+typedef struct {
+    SweepCell *cell; /* [n] encoding by encoding, each at every context, ascending */
+    int n, n_contexts;
+    const char *protocol;
+    const char *windows;     /* how the text is cut: sentences */
+    int scored_from;         /* text position; 0: as the windows have it */
+    int observed;            /* alpha_1 and what follows it are measured */
+    const char *rope_layers; /* --rope-layers, or NULL */
+    const Model *m;          /* as the file says */
+    Provenance p;
+    AnalysisOptions options;
+} Sweep;
+
+/* The figures of a, which has seen all windows of the cell. */
+void sweep_observe(SweepCell *c, const Analysis *a);
+/* Cell i as a line of JSON, appended to out: the same bytes for the same settings. */
+void sweep_line(const Sweep *s, int i, Bytes *out);
+/* Takes over the cells of this sweep from the lines of a file. *whole: bytes of its whole lines,
+ * without one that was cut off at the end. -1: a line is no cell, or of other settings. */
+int sweep_read(Sweep *s, const char *path, Str text, size_t *whole, Err *e) MUST_USE;
+/* Table and chart of the cells that are done, and what they show, in sentences. */
+void sweep_print(const Sweep *s, FILE *f, const Screen *screen);
+
 /* Partial results: closed windows of an analysis as a file. Files of the same run over different
  * windows merge, in any order and grouping, to the bytes of one run over all of them. */
 int partial_write(Analysis *a, const Provenance *p, FILE *f, Err *e) MUST_USE;

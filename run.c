@@ -3608,15 +3608,22 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 
 /* ------------------------------------------------------------ 11 commands */
 
+/* An option that may be given several times. */
+typedef struct {
+    const char **at;
+    int n;
+} Strings;
+
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
-        *try_layers, *ablation;
+         *try_layers, *ablation, *contexts, *bases, *factors;
+    Strings ropes;
     const char *kind; /* of `rope`: KIND[:key=value,...] */
     char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
-        verbose, ascii;
+        verbose, ascii, no_analysis;
     int head_dim, n_heads, n_layers, span; /* of `rope` */
     double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
     int top_k, repeat_last_n;
@@ -3641,7 +3648,8 @@ typedef struct {
 typedef struct {
     const char *name;
     char letter;
-    enum { O_FLAG, O_INT, O_WHOLE, O_NUM, O_STR } type; /* int, int, double, double, text */
+    /* int, int, double, double, text, texts */
+    enum { O_FLAG, O_INT, O_WHOLE, O_NUM, O_STR, O_MANY } type;
     size_t field;
     double lo, hi;
     const char *commands; /* letters of the commands it belongs to */
@@ -3650,20 +3658,31 @@ typedef struct {
 
 #define F(member) offsetof(Options, member)
 static const Option option_table[] = {
-    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBx", "FILE",
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBxs", "FILE",
      "the GGUF file (or the first argument)"},
     {"model", 'm', O_STR, F(model), 0, 0, "R", "FILE",
      "show it in this model; without KIND: what the model has"},
-    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpax", "TEXT", "the text itself"},
-    {"file", 'f', O_STR, F(file), 0, 0, "tgcpax", "FILE", "read the text from a file; - is stdin"},
+    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpaxs", "TEXT", "the text itself"},
+    {"file", 'f', O_STR, F(file), 0, 0, "tgcpaxs", "FILE", "read the text from a file; - is stdin"},
     {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gc", "N",
      "tokens to generate (128); -1: until the end"},
     {"predict", 'n', O_INT, F(n_predict), 0, 1e9, "b", "N", "tokens to decode (128)"},
     {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "ax", "N", "read N tokens of the text at most"},
+    {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "s", "N",
+     "read N tokens of the text (one window of the longest context; --protocol llama.cpp: two)"},
+    {"rope", 0, O_MANY, F(ropes), 0, 0, "s", "KIND",
+     "position encoding KIND[:key=value,...], %c in it is the context; give it once for each "
+     "(none: the file's)"},
+    {"bases", 0, O_STR, F(bases), 0, 0, "s", "LIST", "plain encodings of these bases, as 1e4,1e5"},
+    {"factors", 0, O_STR, F(factors), 0, 0, "s", "LIST",
+     "each --rope whose kind has a factor (or alpha), with each of these, as 1,2,4"},
+    {"contexts", 0, O_STR, F(contexts), 0, 0, "s", "LIST", "contexts (512,1024,2048)"},
+    {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
+     "the perplexities alone, which is faster"},
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbax", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbax", "N",
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxs", "N",
      "threads (default: as many CPUs as it may use)"},
-    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbax", "N", "tokens of one batch (512)"},
+    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxs", "N", "tokens of one batch (512)"},
     {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
      "go on from the text (which must fit one window) and observe N generated tokens, too"},
     {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
@@ -3677,21 +3696,21 @@ static const Option option_table[] = {
     {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gca", "N",
      "tokens it looks back on (64)"},
     {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
-    {"bos", 0, O_STR, F(bos), 0, 0, "tgpax", "auto|on|off|ID",
+    {"bos", 0, O_STR, F(bos), 0, 0, "tgpaxs", "auto|on|off|ID",
      "first token of a text (auto: as the file says)"},
-    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpax", "NAME", "pre-tokenizer, instead of the file's"},
+    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpaxs", "NAME", "pre-tokenizer, instead of the file's"},
     {"special", 0, O_FLAG, F(special), 0, 0, "tg", "",
      "control tokens: recognise them in the text, show them"},
     {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
     {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpb", "", "quantized weights times float activations"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpb", "",
      "quantized weights times int8 activations (the default)"},
-    {"exact", 0, O_FLAG, F(exact), 0, 0, "ax", "",
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "axs", "",
      "quantized weights times float activations (the default)"},
-    {"int8", 0, O_FLAG, F(int8), 0, 0, "ax", "", "quantized weights times int8 activations"},
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "axs", "", "quantized weights times int8 activations"},
     {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
      "position encoding KIND[:key=value,...], instead of the file's: see `ropescope rope`"},
-    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaB", "LIST",
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBs", "LIST",
      "--rope in these layers only, as 4-8"},
     {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "R", "LIST",
      "with -m: KIND in these layers only, as 4-8"},
@@ -3716,26 +3735,28 @@ static const Option option_table[] = {
      "as many random pairs dropped, N times over (3)"},
     {"seed", 's', O_WHOLE, F(seed), 0, 9007199254740992.0, "pax", "N",
      "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
-    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbax", "f32|f16", "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbax", "NAME",
+    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxs", "f32|f16", "type of the cached keys and values (f32)"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxs", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "px", "NAME",
      "llama.cpp (second half of each window) or full (all of it)"},
+    {"protocol", 0, O_STR, F(protocol), 0, 0, "s", "NAME",
+     "same (the same tokens at every context), or full or llama.cpp as perplexity has them (same)"},
     {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
     {"n-prompt", 0, O_INT, F(n_prompt), 1, 1e6, "b", "N", "prompt tokens (512)"},
     {"depth", 0, O_INT, F(depth), 0, 1e6, "b", "N", "decode after N other tokens (0)"},
     {"repeat", 'r', O_INT, F(repeat), 1, 1000, "b", "N", "runs; the median is shown (3)"},
     {"probe", 0, O_STR, F(probe), 0, 0, "b", "off|on", "measure with the observing probe attached"},
-    {"skip", 0, O_INT, F(analysis.n_skip), 0, 1e6, "ax", "N",
+    {"skip", 0, O_INT, F(analysis.n_skip), 0, 1e6, "axs", "N",
      "tokens at the head of each window left out of means (1)"},
-    {"strong-ratio", 0, O_NUM, F(analysis.strong_ratio), 0, 1e9, "pax", "X",
+    {"strong-ratio", 0, O_NUM, F(analysis.strong_ratio), 0, 1e9, "paxs", "X",
      "a strong pair: r_q r_k at least X times the head's median pair (20)"},
-    {"strong-r", 0, O_NUM, F(analysis.strong_r), 0, 1, "pax", "X",
+    {"strong-r", 0, O_NUM, F(analysis.strong_r), 0, 1, "paxs", "X",
      "a strong pair: R_q and R_k at least X (0.95)"},
-    {"sink-eps", 0, O_NUM, F(analysis.sink_eps), 0, 1, "ax", "X", "a sink: alpha_1 above X (0.3)"},
-    {"sink-t", 0, O_INT, F(analysis.sink_t), 1, 1e6, "ax", "N",
+    {"sink-eps", 0, O_NUM, F(analysis.sink_eps), 0, 1, "axs", "X", "a sink: alpha_1 above X (0.3)"},
+    {"sink-t", 0, O_INT, F(analysis.sink_t), 1, 1e6, "axs", "N",
      "queries behind alpha_1 of the sink metric (64)"},
-    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "gpaxB", "N",
+    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "gpaxBs", "N",
      "P of x = theta P, instead of the file's"},
     {"massive-ratio", 0, O_NUM, F(analysis.massive_ratio), 0, 1e9, "ax", "X",
      "a massive value: norm above X times the head's mean channel (5)"},
@@ -3802,8 +3823,8 @@ static const Option option_table[] = {
      "besides, a new folder of NumPy arrays [layer, head, pair] and manifest.json"},
     {"text", 0, O_STR, F(text), 0, 0, "am", "FILE", "besides --json, the report; - is stdout"},
     {"verbose", 0, O_FLAG, F(verbose), 0, 0, "am", "", "report every head"},
-    {"ascii", 0, O_FLAG, F(ascii), 0, 0, "aBmxR", "", "nothing but ASCII in reports"},
-    {"color", 0, O_STR, F(color), 0, 0, "aBmxR", "WHEN",
+    {"ascii", 0, O_FLAG, F(ascii), 0, 0, "aBmxRs", "", "nothing but ASCII in reports"},
+    {"color", 0, O_STR, F(color), 0, 0, "aBmxRs", "WHEN",
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
@@ -3811,7 +3832,10 @@ static const Option option_table[] = {
     {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxR", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
+    {"output", 'o', O_STR, F(out), 0, 0, "s", "FILE",
+     "keep a line of JSON for each cell in FILE, and go on from those that are there"},
     {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxR", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "s", "", "a line of JSON for each cell, and no chart"},
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
@@ -3930,6 +3954,24 @@ static void warn_pre(const Tokenizer *t)
             "differently from how the model learned it (--pre NAME)");
 }
 
+/* The model and its tokenizer, without a state. */
+static int session_model(Session *ss, const Options *o, const ModelOptions *mo, Err *e)
+{
+    *ss = (Session){.bos = -1};
+    if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
+        return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
+    if (!o->model)
+        return err_usage(e, "which model? Give a GGUF file: ropescope COMMAND MODEL.gguf");
+    if (model_open(&ss->m, o->model, mo, e)) return -1;
+    ss->tok = tok_new(&ss->m.g, o->pre, e);
+    if (!ss->tok || bos_policy(ss->tok, o->bos, &ss->bos, ss->policy, e)) return -1;
+    if (tok_n_vocab(ss->tok) > ss->m.n_vocab)
+        return err_set(e, "%s: the tokenizer has %d tokens, the embedding only %d rows", o->model,
+                       tok_n_vocab(ss->tok), ss->m.n_vocab);
+    warn_pre(ss->tok);
+    return 0;
+}
+
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
@@ -3944,20 +3986,7 @@ static int session_open(Session *ss, const Options *o, int exact, Err *e)
                        .exact = exact,
                        .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
                        .isa = o->isa};
-    *ss = (Session){.bos = -1};
-    if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
-        return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
-    if (!o->model)
-        return err_usage(e, "which model? Give a GGUF file: ropescope COMMAND MODEL.gguf");
-    if (model_open(&ss->m, o->model, &mo, e)) return -1;
-    ss->tok = tok_new(&ss->m.g, o->pre, e);
-    if (!ss->tok || bos_policy(ss->tok, o->bos, &ss->bos, ss->policy, e) ||
-        state_new(&ss->s, &ss->m, &so, e))
-        return -1;
-    if (tok_n_vocab(ss->tok) > ss->m.n_vocab)
-        return err_set(e, "%s: the tokenizer has %d tokens, the embedding only %d rows", o->model,
-                       tok_n_vocab(ss->tok), ss->m.n_vocab);
-    warn_pre(ss->tok);
+    if (session_model(ss, o, &mo, e) || state_new(&ss->s, &ss->m, &so, e)) return -1;
     if (ss->s.n_ctx > ss->m.n_ctx_train)
         note("warning: context %d is beyond the %d tokens the file says the model was trained for",
              ss->s.n_ctx, ss->m.n_ctx_train);
@@ -4590,11 +4619,37 @@ static int with_output(const Options *o, int exact,
 
 /* ---- perplexity */
 
+/* How far a command is that runs many windows, in units of its own. */
+typedef struct {
+    char what[80];
+    double done, total, started;
+} Work;
+
 typedef struct {
     double nll, nll2; /* sums of -log p and of its square */
     long n;
     double *each; /* -log p of each token, or NULL: not kept */
+    Work *work;   /* to be told of the tokens that were run, or NULL */
 } Score;
+
+/* What a token at position pos costs, in units of a token without attention: two operations per
+ * parameter, four per value of each head and key. */
+static double token_cost(const Model *m, double pos)
+{
+    double values = 0;
+    for (int l = 0; l < m->n_layers; l++) values += (double)m->layer[l].n_heads * m->head_dim;
+    return 1 + pos * 4 * values / (2 * (double)m->n_params);
+}
+
+/* n tokens from position pos on have been run. */
+static void work_done(Work *w, const Model *m, int pos, int n)
+{
+    w->done += n * token_cost(m, pos + n / 2.0);
+    double left = (now() - w->started) * (w->total / w->done - 1);
+    if (!isatty(2)) return;
+    fprintf(stderr, "\r%s %.0f%%  %dm%02ds left \033[K", w->what, 100 * w->done / w->total,
+            (int)left / 60, (int)left % 60);
+}
 
 /* -log softmax(logits)[id], in double. */
 static double token_nll(const float *logits, int V, int id)
@@ -4615,6 +4670,7 @@ static int score_window(Session *ss, const int *ids, int n, int first, Score *to
         int k = n - i < step ? n - i : step, from = i < first ? first - i : 0;
         if (interrupted) return 1;
         forward(&ss->s, ids + i, k, from < k ? k : 0);
+        if (sc.work) work_done(sc.work, &ss->m, i, k);
         for (int c = from; c < k && i + c + 1 < n; c++) {
             const float *logits = ss->s.logits + (size_t)c * (size_t)V;
             if (!all_finite(logits, V)) return err_not_finite(ss, e);
@@ -6508,6 +6564,470 @@ static int run_ablate(Options *o, Err *e)
     return with_output(o, !o->int8, ablate_session, e);
 }
 
+/* ---- sweep */
+
+/* The work of one `sweep`: every cell is the model opened with its encoding, and run over the same
+ * tokens. */
+typedef struct {
+    Session ss; /* the model as the file says, and its tokenizer; no state */
+    const Options *o;
+    Tokens ids;
+    Sweep s;
+    char windows[500];
+    Work work;
+    int fd;     /* -o FILE, or -1 */
+    off_t size; /* of its whole lines */
+    int n_had;  /* cells that it had */
+} Sweeper;
+
+/* "512,1024": numbers from lo to hi, ascending and all different if they are whole. */
+static int number_list(const char *option, const char *list, double lo, double hi, double **out,
+                       Err *e)
+{
+    int n = 0;
+    char *end;
+    *out = NULL;
+    for (const char *s = list;; s = end + 1) {
+        double v = strtod(s, &end);
+        if (end == s || (*end && *end != ',') || !(v >= lo && v <= hi)) {
+            free(*out);
+            *out = NULL;
+            return err_usage(e, "%s %s: expected numbers from %g to %g, with commas between",
+                             option, list, lo, hi);
+        }
+        *out = xrealloc(*out, (size_t)n + 1, sizeof **out);
+        (*out)[n++] = v;
+        if (!*end) return n;
+    }
+}
+
+/* The contexts, ascending; how many, or -1. */
+static int sweep_contexts(const Options *o, double **out, Err *e)
+{
+    int n = number_list("--contexts", o->contexts ? o->contexts : "512,1024,2048", 4, 1e8, out, e);
+    if (n < 0) return -1;
+    qsort(*out, (size_t)n, sizeof **out, double_cmp);
+    for (int i = 0; i < n; i++)
+        if ((*out)[i] > floor((*out)[i]) || (i && (*out)[i] <= (*out)[i - 1])) {
+            free(*out);
+            *out = NULL;
+            return err_usage(e, "--contexts %s: expected whole numbers, all different",
+                             o->contexts);
+        }
+    return n;
+}
+
+/* The key of a kind that says by how much a context is stretched, or NULL. */
+static const char *factor_key(const RopeKind *kind)
+{
+    if (kind && kind->common & ROPE_FACTOR) return "factor";
+    for (int i = 0; kind && i < ROPE_ARGS && kind->args[i].name; i++)
+        if (strcmp(kind->args[i].name, "alpha") == 0) return "alpha";
+    return NULL;
+}
+
+static void add_spec(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void add_spec(Strings *to, const char *fmt, ...)
+{
+    char *s = xcalloc(1024, 1);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(s, 1024, fmt, ap);
+    va_end(ap);
+    to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
+    to->at[to->n++] = s;
+}
+
+/* One --rope, with each of the factors if its kind has one. */
+static int spec_factors(const char *spec, const double *factor, int n, Strings *to, Err *e)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(spec, ":"), spec);
+    const char *key = factor_key(rope_find(name)), *colon = strchr(spec, ':');
+    if (!n || !key) add_spec(to, "%s", spec);
+    if (!n || !key) return 0;
+    snprintf(name, sizeof name, "%s=", key);
+    if (colon && strstr(colon, name))
+        return err_usage(e, "--rope %s: it says %s, and --factors does, too", spec, key);
+    for (int i = 0; i < n; i++)
+        add_spec(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
+    return 0;
+}
+
+/* The encodings asked for, in their order: --bases first. None: that of the file. */
+static int sweep_specs(const Options *o, Strings *to, Err *e)
+{
+    double *base = NULL, *factor = NULL;
+    int n_bases = 0, n_factors = 0, rc = 0;
+    if (o->bases) n_bases = number_list("--bases", o->bases, 1, 1e15, &base, e);
+    if (n_bases >= 0 && o->factors)
+        n_factors = number_list("--factors", o->factors, 1e-6, 1e6, &factor, e);
+    if (n_bases < 0 || n_factors < 0) rc = -1;
+    if (!rc && n_factors && !o->ropes.n)
+        rc = err_usage(e, "--factors: of which kinds? Give --rope KIND, too");
+    for (int i = 0; !rc && i < n_bases; i++) add_spec(to, "plain:base=%.10g", base[i]);
+    for (int i = 0; !rc && i < o->ropes.n; i++)
+        rc = spec_factors(o->ropes.at[i], factor, n_factors, to, e);
+    free(base), free(factor);
+    return rc;
+}
+
+/* The encoding of a cell as it is asked for: %c is its context. free() */
+static char *cell_spec(const char *asked, int context)
+{
+    Bytes b = {0};
+    char number[16];
+    for (const char *s = asked; *s; s++) {
+        int named = s[0] == '%' && s[1] == 'c';
+        if (named) snprintf(number, sizeof number, "%d", context), s++;
+        bytes_add(&b, named ? number : s, named ? strlen(number) : 1);
+    }
+    bytes_add(&b, "", 0);
+    return b.s;
+}
+
+static int cell_model(const Options *o, const SweepCell *c, Model *m, Err *e)
+{
+    char *spec = c->asked ? cell_spec(c->asked, c->context) : NULL;
+    ModelOptions mo = {.rope = spec, .rope_layers = o->rope_layers};
+    int rc = model_open(m, o->model, &mo, e);
+    free(spec);
+    return rc;
+}
+
+/* The canonical text of all encodings of a model, in the order of the layers that use them. */
+static char *rope_texts(const Model *m)
+{
+    Bytes b = {0};
+    char text[1024];
+    for (int r = 0; r < m->n_ropes; r++) {
+        rope_text(&m->rope[r], text, sizeof text);
+        if (r) bytes_add(&b, "; ", 2);
+        bytes_add(&b, text, strlen(text));
+    }
+    bytes_add(&b, "", 0);
+    return b.s;
+}
+
+/* Opens the model with the encoding of every cell: what is wrong is said before the first run. */
+static int plan_cells(Sweeper *w, const Strings *specs, const double *context, int n_contexts,
+                      Err *e)
+{
+    int n_ropes = specs->n ? specs->n : 1, rc = 0;
+    w->s.cell = xcalloc((size_t)n_ropes * (size_t)n_contexts, sizeof *w->s.cell);
+    w->s.n_contexts = n_contexts;
+    for (int i = 0; !rc && i < n_ropes * n_contexts; i++) {
+        SweepCell *c = &w->s.cell[w->s.n++];
+        Model m = {.n_layers = 0};
+        c->context = (int)context[i % n_contexts];
+        if (specs->n) c->asked = strdup(specs->at[i / n_contexts]);
+        rc = cell_model(w->o, c, &m, e);
+        if (!rc) c->rope = rope_texts(&m);
+        model_close(&m);
+    }
+    return rc;
+}
+
+static int sweep_plan(Sweeper *w, Err *e)
+{
+    Strings specs = {NULL, 0};
+    double *context = NULL;
+    int n = sweep_contexts(w->o, &context, e);
+    int rc = n < 0 || sweep_specs(w->o, &specs, e) || plan_cells(w, &specs, context, n, e);
+    for (int i = 0; i < specs.n; i++) free((char *)(uintptr_t)specs.at[i]);
+    free(specs.at), free(context);
+    return rc ? -1 : 0;
+}
+
+static int longest_context(const Sweep *s)
+{
+    return s->cell[s->n_contexts - 1].context;
+}
+
+/* ---- the text */
+
+/* One window: tokens at .. at + n - 1, those after `first` of it are scored. */
+typedef struct {
+    size_t at;
+    int n, first;
+} Window;
+
+/* Window i of c tokens each; n = 0: there is none.
+ * full, llama.cpp: as `perplexity` cuts a text.
+ * same: the tokens scored are those from S = (longest context) / 2 on, whatever c is. Window i
+ * scores h = c - floor(c/2) of them, from S + i h on, behind the floor(c/2) tokens before these:
+ * each has floor(c/2) .. c - 1 tokens before it. */
+static Window sweep_window(const Sweep *s, int c, int i)
+{
+    size_t N = (size_t)s->p.n_tokens, T = (size_t)c, lead = T / 2;
+    size_t at = (size_t)i * T, left = N > at ? N - at : 0;
+    if (strcmp(s->protocol, "full") == 0)
+        return (Window){at, left < 2 ? 0 : left < T ? (int)left : c, 0};
+    if (strcmp(s->protocol, "llama.cpp") == 0) return (Window){at, left < T ? 0 : c, c / 2};
+    size_t from = (size_t)s->scored_from + (size_t)i * (T - lead);
+    if (from >= N) return (Window){0, 0, 0};
+    at = from - lead;
+    return (Window){at, N - at < T ? (int)(N - at) : c, (int)lead - 1};
+}
+
+static void sweep_words(Sweeper *w)
+{
+    const char *bos = w->ss.bos < 0 ? "" : " BOS takes the place of the first token of each.";
+    if (w->s.scored_from)
+        snprintf(w->windows, sizeof w->windows,
+                 "The same tokens are scored at every context: those from text position %d on. "
+                 "Windows of c tokens overlap by half: the second half is scored, so that each "
+                 "token has at least c/2 and at most c - 1 tokens before it.%s",
+                 w->s.scored_from, bos);
+    else
+        snprintf(w->windows, sizeof w->windows,
+                 "Windows of c tokens do not overlap; scored is %s. The tokens scored differ a "
+                 "little from context to context (--protocol same).%s",
+                 strcmp(w->s.protocol, "full") == 0 ? "all but the first token of each"
+                                                    : "the second half of each",
+                 bos);
+    w->s.windows = w->windows;
+}
+
+/* The first tokens of the text, -n of them, or as many as one window of the longest context has
+ * (protocol llama.cpp: two). */
+static int sweep_text(Sweeper *w, Err *e)
+{
+    Bytes text = {0};
+    Sweep *s = &w->s;
+    size_t need = (size_t)longest_context(s) << (strcmp(s->protocol, "llama.cpp") == 0);
+    size_t asked = w->o->n_predict > 0 ? (size_t)w->o->n_predict : need;
+    int rc = read_text(w->o, NULL, &text, e) || encode(&w->ss, &text, 0, &w->ids, e);
+    if (!rc) sha256_hex(text.s, text.n, s->p.text_sha256);
+    free(text.s);
+    if (rc) return -1;
+    s->p.text_cut = w->ids.n > asked;
+    if (s->p.text_cut) w->ids.n = asked;
+    s->p.n_tokens = w->ids.n;
+    if (strcmp(s->protocol, "same") == 0) s->scored_from = longest_context(s) / 2;
+    sweep_words(w);
+    if (w->ids.n >= need) return 0;
+    return err_set(e, "%zu tokens of text, but a context of %d needs %zu%s: %s", w->ids.n,
+                   longest_context(s), need,
+                   need > (size_t)longest_context(s) ? ", two windows" : "",
+                   asked < need ? "-n asks for too few" : "the text is too short");
+}
+
+/* ---- the file of cells */
+
+/* -o FILE: made, or gone on from. What follows its last whole line is cut off. */
+static int sweep_file(Sweeper *w, Err *e)
+{
+    const char *path = w->o->out;
+    Bytes text = {0};
+    struct stat st;
+    size_t whole = 0;
+    if (!path) return 0;
+    w->fd = open(path, O_RDWR | O_CREAT | O_APPEND, 0666);
+    if (w->fd < 0) return err_set(e, "%s: %s", path, strerror(errno));
+    if (fstat(w->fd, &st) || !S_ISREG(st.st_mode))
+        return err_set(e, "%s: expected a file that lines can be added to (--json prints them)",
+                       path);
+    if (lockf(w->fd, F_TLOCK, 0)) return err_set(e, "%s: another sweep is writing it", path);
+    if (bytes_read(&text, path, e)) return -1;
+    int rc = sweep_read(&w->s, path, (Str){text.s ? text.s : "", text.n}, &whole, e);
+    size_t cut = rc ? 0 : text.n - whole;
+    free(text.s);
+    if (rc) return -1;
+    w->size = (off_t)whole;
+    if (cut && ftruncate(w->fd, w->size))
+        return err_set(e, "%s: cutting off the end failed: %s", path, strerror(errno));
+    if (cut) note("%s: a cell that was cut off is dropped", path);
+    for (int i = 0; i < w->s.n; i++) w->n_had += w->s.cell[i].done;
+    if (w->n_had) note("%s has %d of the %d cells", path, w->n_had, w->s.n);
+    return 0;
+}
+
+/* A whole line, on the disk before the next cell begins; or none of it. */
+static int sweep_append(Sweeper *w, const Bytes *line, Err *e)
+{
+    size_t done = 0;
+    while (done < line->n) {
+        ssize_t n = write(w->fd, line->s + done, line->n - done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        done += (size_t)n;
+    }
+    if (done == line->n && fsync(w->fd) == 0) {
+        w->size += (off_t)line->n;
+        return 0;
+    }
+    err_set(e, "%s: writing failed: %s", w->o->out, strerror(errno));
+    if (ftruncate(w->fd, w->size)) note("%s: its last line is cut off", w->o->out);
+    return -1;
+}
+
+/* ---- the runs */
+
+static double cell_cost(const Sweep *s, int c)
+{
+    double sum = 0;
+    Window v;
+    for (int i = 0; (v = sweep_window(s, c, i)).n; i++) sum += v.n * token_cost(s->m, v.n / 2.0);
+    return sum;
+}
+
+/* The first cell that is done and would come out the same; NULL: none. */
+static const SweepCell *sweep_twin(const Sweep *s, const SweepCell *c)
+{
+    for (int i = 0; i < s->n; i++) {
+        const SweepCell *t = &s->cell[i];
+        if (t->done && t->context == c->context && strcmp(t->rope, c->rope) == 0) return t;
+    }
+    return NULL;
+}
+
+/* All windows of a cell. 0, 1 if interrupted, -1. */
+static int cell_windows(Sweeper *w, Session *ss, SweepCell *c, Analysis *a, Err *e)
+{
+    Score sc = {.work = &w->work};
+    int *ids = xcalloc((size_t)c->context, sizeof *ids), rc = 0, i = 0;
+    Window v;
+    for (; !rc && (v = sweep_window(&w->s, c->context, i)).n; i++) {
+        memcpy(ids, w->ids.id + v.at, (size_t)v.n * sizeof *ids);
+        if (ss->bos >= 0) ids[0] = ss->bos;
+        if (a) analysis_window(a);
+        rc = score_window(ss, ids, v.n, v.first, &sc, e);
+    }
+    free(ids);
+    double *f = c->figure, mean = sc.nll / (double)sc.n;
+    f[SWEEP_WINDOWS] = i, f[SWEEP_SCORED] = (double)sc.n;
+    f[SWEEP_NLL] = mean, f[SWEEP_PERPLEXITY] = exp(mean), f[SWEEP_ERROR] = perplexity_error(&sc);
+    return rc;
+}
+
+static int run_cell(Sweeper *w, SweepCell *c, Err *e)
+{
+    const Options *o = w->o;
+    Session ss = {.tok = w->ss.tok, .bos = w->ss.bos};
+    StateOptions so = {.n_ctx = c->context,
+                       .n_batch = o->n_batch,
+                       .n_threads = o->n_threads,
+                       .exact = !o->int8,
+                       .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
+                       .isa = o->isa};
+    for (int i = 0; i < SWEEP_FIGURES; i++) c->figure[i] = NAN;
+    for (int i = 0; i < SWEEP_BOUNDS * SWEEP_RATES; i++)
+        c->bound[i / SWEEP_RATES][i % SWEEP_RATES] = NAN;
+    int rc = cell_model(o, c, &ss.m, e) || state_new(&ss.s, &ss.m, &so, e) ? -1 : 0;
+    Analysis *a = !rc && w->s.observed ? analysis_new(&ss.m, &o->analysis) : NULL;
+    if (!rc) {
+        ss.s.probe = a ? analysis_probe(a) : NULL;
+        rc = cell_windows(w, &ss, c, a, e);
+        if (!rc && a) sweep_observe(c, a);
+    }
+    analysis_free(a);
+    state_free(&ss.s);
+    model_close(&ss.m);
+    return rc;
+}
+
+/* Runs cell i, unless it is known, and keeps its line; its figures become those of the line. */
+static int sweep_cell(Sweeper *w, int i, Err *e)
+{
+    SweepCell *c = &w->s.cell[i];
+    const SweepCell *twin = sweep_twin(&w->s, c);
+    Bytes line = {0};
+    size_t whole;
+    if (twin) {
+        memcpy(c->figure, twin->figure, sizeof c->figure);
+        memcpy(c->bound, twin->bound, sizeof c->bound);
+        return c->done = 1, 0;
+    }
+    snprintf(w->work.what, sizeof w->work.what, "cell %d of %d (%.24s, %d):", i + 1, w->s.n,
+             c->asked ? c->asked : c->rope, c->context);
+    int rc = run_cell(w, c, e);
+    if (rc) return rc;
+    sweep_line(&w->s, i, &line);
+    rc = w->fd < 0 ? 0 : sweep_append(w, &line, e);
+    if (!rc) rc = sweep_read(&w->s, "a cell", (Str){line.s, line.n}, &whole, e);
+    free(line.s);
+    return rc;
+}
+
+/* 0, 1 if interrupted, -1. */
+static int sweep_cells(Sweeper *w, Err *e)
+{
+    int rc = 0, n_done = 0;
+    for (int i = 0; i < w->s.n; i++)
+        if (!w->s.cell[i].done) w->work.total += cell_cost(&w->s, w->s.cell[i].context);
+    w->work.started = now();
+    for (int i = 0; !rc && i < w->s.n; i++)
+        if (!w->s.cell[i].done) rc = interrupted ? 1 : sweep_cell(w, i, e);
+    for (int i = 0; i < w->s.n; i++) n_done += w->s.cell[i].done;
+    if (isatty(2)) fputs("\r\033[K", stderr);
+    if (rc > 0 && w->fd >= 0)
+        note("interrupted: %s has %d of the %d cells; the same command goes on from there",
+             w->o->out, n_done, w->s.n);
+    else if (rc > 0)
+        note("interrupted after %d of the %d cells (-o FILE keeps them)", n_done, w->s.n);
+    return rc;
+}
+
+static int sweep_session(Sweeper *w, Err *e)
+{
+    Bytes lines = {0};
+    const Kernels *k = kernels_pick(w->o->isa, e);
+    if (!k || sweep_plan(w, e) || sweep_text(w, e)) return -1;
+    w->s.p.isa = k->name;
+    sha256_hex(w->ss.m.g.map, w->ss.m.g.size, w->s.p.model_sha256);
+    if (sweep_file(w, e) || sweep_cells(w, e) < 0) return -1;
+    for (int i = 0; i < w->s.n && w->o->json; i++)
+        if (w->s.cell[i].done) sweep_line(&w->s, i, &lines);
+    if (lines.n) fwrite(lines.s, 1, lines.n, stdout);
+    Screen screen = screen_of(w->o, stdout);
+    if (!w->o->json) sweep_print(&w->s, stdout, &screen);
+    free(lines.s);
+    return 0;
+}
+
+static int sweep_check(const Options *o, Err *e)
+{
+    if (o->out && strcmp(o->out, "-") == 0)
+        return err_usage(e, "-o -: a file keeps the cells; --json prints them");
+    if (strcmp(o->protocol, "same") && strcmp(o->protocol, "full") &&
+        strcmp(o->protocol, "llama.cpp"))
+        return err_usage(e, "--protocol %s: expected same, full or llama.cpp", o->protocol);
+    if (o->rope_layers && !o->ropes.n && !o->bases)
+        return err_usage(e, "--rope-layers: of which encoding? Give --rope KIND, too");
+    return 0;
+}
+
+static int run_sweep(Options *o, Err *e)
+{
+    ModelOptions as_it_is = {.rope = NULL};
+    if (!o->protocol) o->protocol = "same";
+    Sweeper w = {.o = o, .fd = -1, .ss = {.bos = -1}};
+    int rc = sweep_check(o, e) || session_model(&w.ss, o, &as_it_is, e);
+    if (!rc) {
+        w.s = (Sweep){.protocol = o->protocol,
+                      .observed = !o->no_analysis,
+                      .rope_layers = o->rope_layers,
+                      .m = &w.ss.m,
+                      .options = o->analysis};
+        w.s.p = (Provenance){.model_path = o->model,
+                             .text_path = o->file ? o->file : "-p",
+                             .bos_policy = w.ss.policy,
+                             .bos_id = w.ss.bos,
+                             .exact = !o->int8,
+                             .n_threads = o->n_threads ? o->n_threads : default_threads(),
+                             .pre_override = o->pre,
+                             .kv = o->kv && strcmp(o->kv, "f16") == 0 ? "f16" : "f32"};
+        rc = sweep_session(&w, e);
+    }
+    if (w.fd >= 0) close(w.fd);
+    for (int i = 0; i < w.s.n; i++) free(w.s.cell[i].asked), free(w.s.cell[i].rope);
+    free(w.s.cell), free(w.ids.id);
+    session_close(&w.ss);
+    free(o->ropes.at);
+    return rc ? -1 : 0;
+}
+
 /* ---- info and tokenize */
 
 static void info_tensors(const Gguf *g, FILE *f)
@@ -6770,6 +7290,8 @@ static const Command commands[] = {
      run_check},
     {"ablate", 'x', "MODEL -f TEXT",
      "take rotary pairs away and measure again, with random controls", run_ablate},
+    {"sweep", 's', "MODEL -f TEXT --rope KIND", "perplexity and sinks: encodings times contexts",
+     run_sweep},
     {"merge", 'm', "PART... -o OUT.part", "partial results of analyze to one, or to a reading",
      run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
@@ -6788,6 +7310,7 @@ static void help(FILE *f)
           "  ropescope bounds model.gguf                       what theory predicts of it\n"
           "  ropescope check model.gguf -f text.txt            prediction against observation\n"
           "  ropescope ablate model.gguf -f text.txt           what becomes of it without them\n"
+          "  ropescope sweep model.gguf -f text.txt --rope plain --rope none    compared\n"
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
           "  ropescope rope                                    every position encoding there is\n"
@@ -6912,6 +7435,12 @@ static void set_option(Options *o, const Option *opt, const char *arg, const cha
     if (!value) usage("%s wants a value: %s", arg, opt->arg);
     if (opt->type == O_STR) {
         *(const char **)(void *)field = value;
+        return;
+    }
+    if (opt->type == O_MANY) {
+        Strings *s = (Strings *)(void *)field;
+        s->at = xrealloc(s->at, (size_t)s->n + 1, sizeof *s->at);
+        s->at[s->n++] = value;
         return;
     }
     double v = strtod(value, &end);
