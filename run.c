@@ -2801,11 +2801,12 @@ static int same_rope(const Rope *a, const Rope *b)
     const RopeParams *p = &a->p, *q = &b->p;
     size_t bytes = (size_t)a->sets * (size_t)a->n_pairs * sizeof *a->inv_freq;
     int same = a->kind == b->kind && !a->kind->memory && same_weights(a, b) &&
-               same_positions(a, b) && a->sets == b->sets && a->n_pairs == b->n_pairs && same_number(a->amplitude, b->amplitude) &&
-               p->n_heads == q->n_heads && p->n_kv_heads == q->n_kv_heads &&
-               p->copies == q->copies && same_number(p->pos_scale, q->pos_scale) &&
-               same_number(p->pos_shift, q->pos_shift) && same_number(p->base, q->base) &&
-               same_number(p->factor, q->factor) && p->n_ctx_orig == q->n_ctx_orig;
+               same_positions(a, b) && a->sets == b->sets && a->n_pairs == b->n_pairs &&
+               same_number(a->amplitude, b->amplitude) && p->n_heads == q->n_heads &&
+               p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
+               same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
+               same_number(p->base, q->base) && same_number(p->factor, q->factor) &&
+               p->n_ctx_orig == q->n_ctx_orig;
     for (int i = 0; same && i < ROPE_ARGS; i++) same = same_number(p->arg[i], q->arg[i]);
     return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
