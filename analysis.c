@@ -7875,8 +7875,10 @@ static int read_encoding(Activations *x, Rope *r, Err *e)
     if (kind->angles || kind->observe || kind->update || kind->bias || kind->part || kind->load ||
         kind->turn || kind->mix || kind->q_scale || kind->position || kind->length ||
         kind->per_layer)
-        return err_usage(e, "--rope %s: queries and keys from files are turned by fixed "
-                            "frequencies, and this kind does more", kind->name);
+        return err_usage(e,
+                         "--rope %s: queries and keys from files are turned by fixed "
+                         "frequencies, and this kind does more",
+                         kind->name);
     return rope_new(r, kind, &p, layout ? ROPE_HALF : ROPE_ADJACENT, NULL, e);
 }
 

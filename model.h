@@ -315,7 +315,7 @@ typedef struct {
      * the model's output matrix has no columns for all of them (1, 0). */
     int copies;
     double fold[2];
-    int halved; /* 1: half of the query and key heads are projected */
+    int halved;            /* 1: half of the query and key heads are projected */
     double arg[ROPE_ARGS]; /* as the kind's table of args names them */
     const char *file;      /* a GGUF file with the kind's weights; NULL: the model's, or none */
 } RopeParams;
@@ -408,8 +408,8 @@ struct Rope {
     size_t n_w[ROPE_WEIGHTS]; /* floats in each */
     double *positions;        /* [n_positions] the kind's own, owned; NULL: none */
     int n_positions;
-    char *file;               /* p.file, owned */
-    int table;                /* first of its tables of angles in a State */
+    char *file; /* p.file, owned */
+    int table;  /* first of its tables of angles in a State */
 };
 
 const RopeKind *rope_find(const char *name); /* NULL if there is no such kind */
@@ -497,7 +497,6 @@ void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles);
 /* What is left to do when cos[P], sin[P] of the position are known, as of kinds with `angles`. */
 void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *angles);
 double rope_position(const Rope *r, int t); /* real position of token t */
-
 
 /* run.c, then rope/: one row each. */
 extern const RopeKind rope_plain;

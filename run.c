@@ -2918,8 +2918,13 @@ static int same_rope(const Rope *a, const Rope *b)
 {
     const RopeParams *p = &a->p, *q = &b->p;
     size_t bytes = (size_t)a->sets * (size_t)a->n_pairs * sizeof *a->inv_freq;
+<<<<<<< HEAD
     int same = a->kind == b->kind && same_weights(a, b) && same_positions(a, b) &&
                a->sets == b->sets && a->n_pairs == b->n_pairs &&
+=======
+    int same = a->kind == b->kind && !a->kind->memory && same_weights(a, b) &&
+               same_positions(a, b) && a->sets == b->sets && a->n_pairs == b->n_pairs &&
+>>>>>>> rope-partial
                same_number(a->amplitude, b->amplitude) && p->n_heads == q->n_heads &&
                p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
                same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
@@ -2940,8 +2945,10 @@ static int add_rope(Binder *b, int l, const RopeSpec *spec, const char *from, co
     Err why = {.usage = 0};
     if (rope_new(r, spec->kind, &spec->p, m->arch->layout, &source, &why)) {
         const char *msg = why.msg + (from && strncmp(why.msg, "--", 2) == 0 ? 2 : 0);
-        if (!from || strncmp(msg, from, strlen(from)) == 0) *b->e = why;
-        else err_set(b->e, "%s: %.800s", from, msg);
+        if (!from || strncmp(msg, from, strlen(from)) == 0)
+            *b->e = why;
+        else
+            err_set(b->e, "%s: %.800s", from, msg);
         return -1;
     }
     for (ly->rope = 0; ly->rope < m->n_ropes; ly->rope++)
@@ -3030,8 +3037,8 @@ static int add_ropes(Binder *b, const ModelOptions *opt, const uint8_t *on, Rope
             bad = config_rope(m, opt->rope, of, &spec[l], b->e);
         else if (on[l])
             bad = override_rope(opt, &spec[l], b->e);
-        bad = bad || add_rope(b, l, &spec[l], from, of ? of->list : NULL) ||
-              expand_heads(m, l, b->e);
+        bad =
+            bad || add_rope(b, l, &spec[l], from, of ? of->list : NULL) || expand_heads(m, l, b->e);
     }
     rope_config_free(&c);
     return bad;
@@ -3617,7 +3624,7 @@ typedef struct {
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
-         *try_layers, *ablation, *contexts, *bases, *factors;
+        *try_layers, *ablation, *contexts, *bases, *factors;
     Strings ropes;
     const char *kind; /* of `rope`: KIND[:key=value,...] */
     char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
@@ -6145,7 +6152,8 @@ static Model *show_lone(const Options *o, Rope *plain, Err *e)
 static int show_model(const Options *o, RopeShow *w, Model *m, Rope *plain, Err *e)
 {
     const RopeKind *kind;
-    ModelOptions mo = {.rope = o->kind, .rope_layers = o->rope_layers}, as_plain = {.rope = "plain"};
+    ModelOptions mo = {.rope = o->kind, .rope_layers = o->rope_layers},
+                 as_plain = {.rope = "plain"};
     Model twin;
     RopeParams p;
     if (model_open(m, o->model, &mo, e) || model_open(&twin, o->model, &as_plain, e)) return -1;
@@ -6169,8 +6177,7 @@ static int rope_check(const Options *o, Err *e)
                          o->model);
     if (!o->model && !o->kind && name)
         return err_usage(e, "--%s is for one kind: ropescope rope KIND --%s N", name, name);
-    if (o->head_dim % 2)
-        return err_usage(e, "--head-dim %d: expected an even number", o->head_dim);
+    if (o->head_dim % 2) return err_usage(e, "--head-dim %d: expected an even number", o->head_dim);
     if (!o->model && o->rope_layers)
         return err_usage(e, "--rope-layers is for the layers of a model: -m FILE");
     return 0;
@@ -7100,7 +7107,8 @@ static void info_ropes(FILE *f, const Model *m)
     for (int i = 0; i < m->n_ropes; i++) {
         if (!rope_group(m, i, text, sizeof text, layer)) continue;
         list_runs(layer, m->n_layers, layers, sizeof layers);
-        fprintf(f, "                layer%s %s: %s\n", strpbrk(layers, " ") ? "s" : "", layers, text);
+        fprintf(f, "                layer%s %s: %s\n", strpbrk(layers, " ") ? "s" : "", layers,
+                text);
     }
     free(layer);
 }

@@ -132,8 +132,8 @@ static int rope_id_freqs(const Rope *r, int length, double *inv_freq, double *am
     int n = pairs_of_head(r, arg[ID_FRACTION]);
     for (int j = 0; j < r->n_pairs; j++) {
         double at = n > 1 ? (double)j / (n - 1) : 0;
-        double w = (int)arg[ID_SPACING] == LINEAR ? high + (low - high) * at
-                                                  : high * pow(low / high, at);
+        double w =
+            (int)arg[ID_SPACING] == LINEAR ? high + (low - high) * at : high * pow(low / high, at);
         inv_freq[j] = j < n ? w : 0;
     }
     *amplitude = 1;

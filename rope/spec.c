@@ -17,7 +17,8 @@ typedef struct {
 
 #define F(member) offsetof(RopeParams, member)
 static const CommonKey common_keys[] = {
-    {"base", 1e-9, 1e15, F(base), 0, 0, "the longest wavelength is a little under 2 pi base tokens"},
+    {"base", 1e-9, 1e15, F(base), 0, 0,
+     "the longest wavelength is a little under 2 pi base tokens"},
     {"n_rot", 0, 16384, F(n_rot), 1, 0, "values of a head that turn, an even number"},
     {"pos_scale", -1e9, 1e9, F(pos_scale), 0, 0, "token t is at position pos_shift + pos_scale t"},
     {"pos_shift", -1e15, 1e15, F(pos_shift), 0, 0, "the position of the first token"},

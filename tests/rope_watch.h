@@ -120,7 +120,8 @@ CHECK_FN double naive_score(const Watched *w, PairMap map, const void *ctx, int 
         double q0 = (double)q[a], q1 = (double)q[b], k0 = (double)k[a], k1 = (double)k[b];
         map(ctx, ROPE_Q, kh, j, p->pos_shift + p->pos_scale * m, &cq, &sq);
         map(ctx, ROPE_K, kh, j, p->pos_shift + p->pos_scale * n, &ck, &sk);
-        dot += (q0 * cq - q1 * sq) * (k0 * ck - k1 * sk) + (q0 * sq + q1 * cq) * (k0 * sk + k1 * ck);
+        dot +=
+            (q0 * cq - q1 * sq) * (k0 * ck - k1 * sk) + (q0 * sq + q1 * cq) * (k0 * sk + k1 * ck);
         lengths += hypot(q0, q1) * hypot(k0, k1) * hypot(cq, sq) * hypot(ck, sk);
     }
     for (int c = n_rot; c < w->D; c++) {

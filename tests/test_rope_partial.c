@@ -77,12 +77,12 @@ static void test_counts(void)
     static const struct {
         const char *spec;
         int d, n_rot, turning;
-    } rows[] = {{"partial:fraction=0.4", 80, 32, 16},      {"partial:fraction=0.3", 64, 18, 9},
-                {"partial:fraction=0.01", 64, 0, 0},       {"partial", 64, 64, 32},
-                {"partial:n_rot=10", 64, 10, 5},           {"proportional:fraction=0.3", 64, 64, 9},
-                {"proportional:fraction=0.99", 6, 6, 2},   {"proportional:n_rot=10", 64, 64, 32},
-                {"p-rope:fraction=0.75", 64, 64, 24},      {"p-rope:fraction=0.01", 64, 64, 0},
-                {"rope-id:original=4096", 64, 64, 16},     {"rope-id:original=9", 2, 2, 0}};
+    } rows[] = {{"partial:fraction=0.4", 80, 32, 16},    {"partial:fraction=0.3", 64, 18, 9},
+                {"partial:fraction=0.01", 64, 0, 0},     {"partial", 64, 64, 32},
+                {"partial:n_rot=10", 64, 10, 5},         {"proportional:fraction=0.3", 64, 64, 9},
+                {"proportional:fraction=0.99", 6, 6, 2}, {"proportional:n_rot=10", 64, 64, 32},
+                {"p-rope:fraction=0.75", 64, 64, 24},    {"p-rope:fraction=0.01", 64, 64, 0},
+                {"rope-id:original=4096", 64, 64, 16},   {"rope-id:original=9", 2, 2, 0}};
     for (int i = 0; i < 12; i++) {
         Rope r = made(rows[i].spec, shape(rows[i].d, 10000, 0));
         CHECK_MSG(r.p.n_rot == rows[i].n_rot && n_turning(&r) == rows[i].turning,
@@ -340,8 +340,8 @@ static void test_pad(void)
             size = fabs(a) + fabs(b);
         }
         double times = j < 16 ? 1 : 2;
-        CHECK_MSG(fabs(part[1] - times * part[0]) <= 4 * U * size, "pair %d: %g and %g", j,
-                  part[0], part[1]);
+        CHECK_MSG(fabs(part[1] - times * part[0]) <= 4 * U * size, "pair %d: %g and %g", j, part[0],
+                  part[1]);
     }
     rope_free(&plain), rope_free(&ones);
 }
