@@ -2918,13 +2918,8 @@ static int same_rope(const Rope *a, const Rope *b)
 {
     const RopeParams *p = &a->p, *q = &b->p;
     size_t bytes = (size_t)a->sets * (size_t)a->n_pairs * sizeof *a->inv_freq;
-<<<<<<< HEAD
     int same = a->kind == b->kind && same_weights(a, b) && same_positions(a, b) &&
                a->sets == b->sets && a->n_pairs == b->n_pairs &&
-=======
-    int same = a->kind == b->kind && !a->kind->memory && same_weights(a, b) &&
-               same_positions(a, b) && a->sets == b->sets && a->n_pairs == b->n_pairs &&
->>>>>>> rope-partial
                same_number(a->amplitude, b->amplitude) && p->n_heads == q->n_heads &&
                p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
                same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
