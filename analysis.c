@@ -3684,7 +3684,7 @@ static void json_samples(FILE *f, const Reading *r, const Head *h)
  * NULL if there is none. */
 static const float *query_bias(const Model *m, const Layer *y, int h)
 {
-    int projected = h / (y->n_heads / y->n_q_heads);
+    int copies = y->n_q_heads ? y->n_heads / y->n_q_heads : 1, projected = h / copies;
     return y->bq ? y->bq + (size_t)projected * (size_t)m->head_dim : NULL;
 }
 

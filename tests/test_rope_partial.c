@@ -379,7 +379,7 @@ static void test_weights(void)
     CHECK_MSG(refused(spec, p, "expected shape [8, 27]"), "%s", err.msg);
     write_weights(9, 8, sn, cs, 8);
     p.layer = 1; /* has no sin of its own */
-    CHECK_MSG(refused(spec, p, "'rope_fope_sin.weight' is missing"), "%s", err.msg);
+    CHECK_MSG(refused(spec, p, "rope_fope_sin.weight' is missing"), "%s", err.msg);
     p.layer = 0;
     CHECK_MSG(!refused(spec, p, ""), "%s", err.msg);
     TinyModel one = grouped;
