@@ -15,14 +15,10 @@
 
 #include <ctype.h>
 #include <limits.h>
-#include <locale.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __APPLE__
-#include <xlocale.h>
-#endif
 
 #define PI      3.14159265358979323846
 #define TAU     (2 * PI)
@@ -1553,6 +1549,24 @@ static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
     return worst;
 }
 
+/* Are all pairs turned, and lengthened by one amplitude? */
+static int keeps_radii(const RopeKind *k)
+{
+    return !k || (!k->turn && !k->mix && !k->q_scale);
+}
+
+/* What an encoding does besides turning pairs by position times theta; NULL: nothing. */
+static const char *beyond_angles(const RopeKind *k)
+{
+    if (!k) return NULL;
+    if (k->turn || k->q_scale) return "changes the size of queries and keys with their position";
+    if (k->mix) return "mixes the values of a head before they turn";
+    if (k->update) return "changes keys again as the text goes on";
+    if (k->angles) return "finds its angles in the text";
+    if (k->bias) return "adds to the logits";
+    return NULL;
+}
+
 static void count_head(Reading *r, int i)
 {
     const Head *h = &r->head[i];
@@ -1563,9 +1577,11 @@ static void count_head(Reading *r, int i)
         r->n_bad += *h->q.n > 0 && !isfinite(h->pair[j].strength);
         n += ax->theta[j] > 0 && ax->x[j] <= TAU;
     }
-    double amplitude = r->a->m->rope[r->a->m->layer[h->l].rope].amplitude;
-    r->check = fmax(r->check, radius_miss(&h->q, ax->n, amplitude));
-    r->check = fmax(r->check, radius_miss(&h->k, ax->n, amplitude));
+    const Rope *rope = &r->a->m->rope[r->a->m->layer[h->l].rope];
+    if (keeps_radii(rope->kind)) {
+        r->check = fmax(r->check, radius_miss(&h->q, ax->n, rope->amplitude));
+        r->check = fmax(r->check, radius_miss(&h->k, ax->n, rope->amplitude));
+    }
     r->n_strong += h->n_strong;
     r->n_candidates += h->n_candidates;
     r->n_candidate_heads += h->n_candidates > 0;
@@ -1877,8 +1893,7 @@ static int next_exception(const Reading *r, const Bound *b, int *i, int *j)
 /* ---------------------------------------------------------------- findings in words */
 
 /* Appends one sentence, terminated by a zero byte. */
-static void say(Bytes *out, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void say(Bytes *out, const char *fmt, ...)
+void say(Bytes *out, const char *fmt, ...)
 {
     char s[2048];
     va_list ap;
@@ -2283,6 +2298,17 @@ static void say_medians(const Reading *r, Bytes *out)
             r->head[r->induction].mean.induction, r->head[r->induction].l, r->head[r->induction].h);
 }
 
+static void say_besides(const Model *m, Bytes *out)
+{
+    const char *besides = NULL;
+    for (int i = 0; i < m->n_ropes && !besides; i++) besides = beyond_angles(m->rope[i].kind);
+    if (besides)
+        say(out,
+            "The encoding %s: what is said of pairs is said of them before that, and of their "
+            "frequencies; attention is as it was computed.",
+            besides);
+}
+
 /* What was not as the file or the text would have it: before anything is claimed. */
 static void say_made(const Reading *r, Bytes *out)
 {
@@ -2303,6 +2329,7 @@ static void say_made(const Reading *r, Bytes *out)
             "Intervention: an option made the position encoding '%s', not what the file says; "
             "all that follows is of the model so changed.",
             p->rope_override);
+    say_besides(r->a->m, out);
     if (p->pre_override)
         say(out, "The text was split by '%s' (--pre), not as the file says.", p->pre_override);
     say_beyond(r->a->m, p, out);
@@ -2393,25 +2420,17 @@ static Bytes findings(const Reading *r)
 
 /* ---------------------------------------------------------------- the terminal report */
 
-/* Reports have decimal points, whatever the program around us has set. */
-static locale_t c_numbers(void)
+locale_t c_numbers(void)
 {
     locale_t c = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
     MUST(c);
     return uselocale(c);
 }
 
-static void restore_numbers(locale_t old)
+void restore_numbers(locale_t old)
 {
     freelocale(uselocale(old));
 }
-
-typedef struct {
-    FILE *f;
-    const char *bold, *dim, *mark, *off; /* ANSI, or "" */
-    int color, width, ascii;             /* as in Screen; the width is that of tables */
-    int text;                            /* columns of sentences */
-} Term;
 
 enum { WIDTH = 100, WIDTH_LEAST = 80, WIDTH_MOST = 200, TEXT_LEAST = 40, WIDTH_TEXT = 96 };
 
@@ -2421,7 +2440,7 @@ static Term term(FILE *f, int color)
     return (Term){f, "\033[1m", "\033[2m", "\033[33m", "\033[0m", color, WIDTH, 0, WIDTH_TEXT};
 }
 
-static Term term_of(FILE *f, const Screen *s)
+Term term_of(FILE *f, const Screen *s)
 {
     Term t = term(f, s ? s->color : 0);
     if (!s) return t;
@@ -2437,8 +2456,7 @@ static const char *or_dash(const char *s)
     return s && *s ? s : "-";
 }
 
-/* One paragraph, wrapped at spaces. bullet: it hangs behind a "-". */
-static void print_paragraph(const Term *t, int bullet, const char *s)
+void print_paragraph(const Term *t, int bullet, const char *s)
 {
     size_t col = 0, most = (size_t)t->text;
     if (bullet) col = 1, fputc('-', t->f);
@@ -2507,9 +2525,7 @@ static void print_gathered(const Term *t, const Term *gathered, char **s)
     free(*s);
 }
 
-/* A paragraph of explanation. */
-static void print_note(const Term *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void print_note(const Term *t, const char *fmt, ...)
+void print_note(const Term *t, const char *fmt, ...)
 {
     char s[1024];
     va_list ap;
@@ -2521,16 +2537,14 @@ static void print_note(const Term *t, const char *fmt, ...)
     fputs(t->off, t->f);
 }
 
-/* All sentences, which are freed. */
-static void print_said(const Term *t, Bytes *said)
+void print_said(const Term *t, Bytes *said)
 {
     for (size_t i = 0; i < said->n; i += strlen(said->s + i) + 1) print_wrapped(t, said->s + i);
     free(said->s);
     *said = (Bytes){0};
 }
 
-/* v, right-aligned: so many decimals, or (negative) significant digits; "-" for no number. */
-static void print_cell(FILE *f, int width, int digits, double v)
+void print_cell(FILE *f, int width, int digits, double v)
 {
     if (!isfinite(v))
         fprintf(f, "%*s", width, "-");
@@ -2816,6 +2830,148 @@ static void print_bounds(const Term *t, const Reading *r)
     }
     print_note(t, "%s", CHANCE_NOTE);
     print_note(t, "%s", BOUND_NOTE);
+}
+
+/* ---- charts: two curves over one axis */
+
+/* Every character has 2 x 4 places for dots, as the Braille patterns U+2800 .. U+28FF have them. */
+enum { CHART_LABEL = 9, DOTS_X = 2, DOTS_Y = 4 };
+
+typedef struct {
+    const Term *t;
+    const Chart *c;
+    int columns;
+    uint8_t *dots[2]; /* [rows][columns] of each curve */
+} Canvas;
+
+/* The place of x among the dots of a row, of y among those of a column. */
+static int dot_x(const Canvas *v, double x)
+{
+    double from = v->c->x[0], range = v->c->x[v->c->n - 1] - from;
+    return range > 0 ? (int)lround((x - from) / range * (DOTS_X * v->columns - 1)) : 0;
+}
+
+static int dot_y(const Canvas *v, double y)
+{
+    double most = DOTS_Y * v->c->rows - 1;
+    double at = (v->c->hi - y) / (v->c->hi - v->c->lo) * most;
+    return (int)lround(fmin(most, fmax(0, at)));
+}
+
+static void set_dot(Canvas *v, int curve, int x, int y)
+{
+    static const uint8_t bit[DOTS_X][DOTS_Y] = {{1, 2, 4, 64}, {8, 16, 32, 128}};
+    int cell = y / DOTS_Y * v->columns + x / DOTS_X;
+    v->dots[curve][cell] |= bit[x % DOTS_X][y % DOTS_Y];
+}
+
+/* The piece of a curve between points i and i + 1: a straight line without gaps. */
+static void draw_piece(Canvas *v, int curve, int i)
+{
+    const double *x = v->c->x + i, *y = v->c->y[curve] + i;
+    int from = dot_x(v, x[0]), to = dot_x(v, x[1]), last = dot_y(v, y[0]);
+    for (int at = from; at <= to; at++) {
+        double part = to > from ? (at - from) / (double)(to - from) : 1;
+        int next = dot_y(v, y[0] + part * (y[1] - y[0])), step = next > last ? 1 : -1;
+        for (int k = last; k != next; k += step) set_dot(v, curve, at, k);
+        set_dot(v, curve, at, next);
+        last = next;
+    }
+}
+
+static void draw_curve(Canvas *v, int curve)
+{
+    const double *y = v->c->y[curve];
+    for (int i = 0; i < v->c->n; i++) {
+        if (!isfinite(y[i])) continue;
+        set_dot(v, curve, dot_x(v, v->c->x[i]), dot_y(v, y[i]));
+        if (i + 1 < v->c->n && isfinite(y[i + 1])) draw_piece(v, curve, i);
+    }
+}
+
+static const char *second_curve_sign(const Term *t, unsigned dots)
+{
+    int high = (dots & 9) != 0, middle = (dots & 54) != 0, low = (dots & 192) != 0;
+    if (t->ascii) return (high || middle) && low ? ":" : high ? "'" : ".";
+    return high && low ? ":" : middle ? "·" : high ? "˙" : ".";
+}
+
+/* Is there a tick's line through this cell? */
+static int tick_through(const Canvas *v, int row, int column)
+{
+    const Chart *c = v->c;
+    for (int i = 0; i < c->n_yticks && row >= 0; i++)
+        if (c->ytick[i].line && dot_y(v, c->ytick[i].at) / DOTS_Y == row) return 1;
+    for (int i = 0; i < c->n_xticks && column >= 0; i++)
+        if (c->xtick[i].line && dot_x(v, c->xtick[i].at) / DOTS_X == column) return 1;
+    return 0;
+}
+
+/* The first curve hides the second, and that the lines. */
+static void print_chart_cell(const Canvas *v, int row, int column)
+{
+    const Term *t = v->t;
+    size_t at = (size_t)(row * v->columns + column);
+    unsigned first = v->dots[0][at], second = v->dots[1][at];
+    const char *before = first ? t->mark : t->dim, *sign = " ";
+    char braille[4] = {'\xe2', (char)(0xa0 + (first >> 6)), (char)(0x80 + (first & 63)), 0};
+    if (first)
+        sign = t->ascii ? "*" : braille;
+    else if (second)
+        sign = second_curve_sign(t, second);
+    else if (tick_through(v, row, -1))
+        sign = t->ascii ? "-" : "┄";
+    else if (tick_through(v, -1, column))
+        sign = t->ascii ? "|" : "┊";
+    int colored = *sign != ' ';
+    fprintf(t->f, "%s%s%s", colored ? before : "", sign, colored ? t->off : "");
+}
+
+static void print_chart_row(const Canvas *v, int row)
+{
+    const Chart *c = v->c;
+    const char *label = "";
+    int last = v->columns;
+    for (int i = c->n_yticks - 1; i >= 0; i--)
+        if (dot_y(v, c->ytick[i].at) / DOTS_Y == row) label = c->ytick[i].label;
+    while (last > 0 && !v->dots[0][row * v->columns + last - 1] &&
+           !v->dots[1][row * v->columns + last - 1] && !tick_through(v, row, last - 1))
+        last--;
+    fprintf(v->t->f, "%*s %s", CHART_LABEL - 2, label, v->t->ascii ? "|" : "│");
+    for (int column = 0; column < last; column++) print_chart_cell(v, row, column);
+    fputc('\n', v->t->f);
+}
+
+/* The axis below, and under it the labels that find room. */
+static void print_chart_axis(const Canvas *v)
+{
+    const Term *t = v->t;
+    int out = CHART_LABEL - 1;
+    fprintf(t->f, "%*s%s", CHART_LABEL - 1, "", t->ascii ? "+" : "└");
+    for (int i = 0; i < v->columns; i++) fputs(t->ascii ? "-" : "─", t->f);
+    fprintf(t->f, "\n%*s", out, "");
+    for (int i = 0; i < v->c->n_xticks; i++) {
+        int length = (int)strlen(v->c->xtick[i].label);
+        int at = CHART_LABEL + dot_x(v, v->c->xtick[i].at) / DOTS_X - length / 2;
+        if (at + length > CHART_LABEL + v->columns) at = CHART_LABEL + v->columns - length;
+        if (i && at <= out) continue;
+        out += fprintf(t->f, "%*s%s", at - out, "", v->c->xtick[i].label);
+    }
+    fputc('\n', t->f);
+}
+
+void print_chart(const Term *t, const Chart *c)
+{
+    Canvas v = {.t = t, .c = c, .columns = t->text - CHART_LABEL};
+    size_t cells = (size_t)c->rows * (size_t)v.columns;
+    for (int i = 0; i < 2; i++) {
+        v.dots[i] = xcalloc(cells, 1);
+        if (c->y[i] && c->n) draw_curve(&v, i);
+    }
+    for (int row = 0; row < c->rows; row++) print_chart_row(&v, row);
+    print_chart_axis(&v);
+    free(v.dots[0]);
+    free(v.dots[1]);
 }
 
 /* ---- the heat map: layer x pair */
@@ -3165,8 +3321,7 @@ void json_str(FILE *f, const char *s, size_t n)
     fputc('"', f);
 }
 
-/* The writers below put a comma before the key: an object begins with something else. */
-static void json_text(FILE *f, const char *key, const char *s)
+void json_text(FILE *f, const char *key, const char *s)
 {
     fprintf(f, ",\"%s\":", key);
     if (s && *s)
@@ -3175,8 +3330,7 @@ static void json_text(FILE *f, const char *key, const char *s)
         fputs("null", f);
 }
 
-/* Nine digits, whole numbers in full; JSON has no NaN and no infinity. */
-static void json_num(FILE *f, double v)
+void json_num(FILE *f, double v)
 {
     if (!isfinite(v))
         fputs("null", f);
@@ -3202,8 +3356,7 @@ static void json_fields(FILE *f, const Field *v, size_t n)
     json_fields(f, (const Field[]){__VA_ARGS__},                                                   \
                 sizeof((const Field[]){__VA_ARGS__}) / sizeof(Field))
 
-/* "key":[...]: n numbers, `step` bytes from one to the next. */
-static void json_column(FILE *f, const char *key, const void *v, size_t step, int n)
+void json_column(FILE *f, const char *key, const void *v, size_t step, int n)
 {
     fprintf(f, ",\"%s\":[", key);
     for (int j = 0; j < n; j++) {
@@ -3527,6 +3680,14 @@ static void json_samples(FILE *f, const Reading *r, const Head *h)
     fputc('}', f);
 }
 
+/* The bias [D] of the query of attention head h: copies share that of the head they are made from;
+ * NULL if there is none. */
+static const float *query_bias(const Model *m, const Layer *y, int h)
+{
+    int copies = y->n_q_heads ? y->n_heads / y->n_q_heads : 1, projected = h / copies;
+    return y->bq ? y->bq + (size_t)projected * (size_t)m->head_dim : NULL;
+}
+
 /* Length and angle of the bias of each pair of one head; an absent bias has no length. */
 static void json_bias_side(FILE *f, const char *r_key, const char *dir_key, const float *bias,
                            const Axis *ax)
@@ -3551,7 +3712,7 @@ static void json_bias(FILE *f, const Model *m, const Head *h)
         return;
     }
     fprintf(f, ",\"bias\":{\"n_pairs\":%d", h->axis->n);
-    json_bias_side(f, "r_q", "dir_q", y->bq ? y->bq + (size_t)h->h * D : NULL, h->axis);
+    json_bias_side(f, "r_q", "dir_q", query_bias(m, y, h->h), h->axis);
     json_bias_side(f, "r_k", "dir_k", y->bk ? y->bk + (size_t)h->kh * D : NULL, h->axis);
     fputc('}', f);
 }
@@ -4316,8 +4477,7 @@ static Encoding encoding_of(const Analysis *a, int i, double eps)
     return y;
 }
 
-/* "0 .. 3, 5": the marked ones of n. */
-static void list_runs(const char *marked, int n, char *s, size_t size)
+void list_runs(const char *marked, int n, char *s, size_t size)
 {
     size_t at = 0;
     s[0] = 0;
@@ -4460,6 +4620,9 @@ static void say_oddities(const Encoding *y, Bytes *out)
             "The encoding lengthens queries and keys by %.4g, so the logits of its pairs by %.4g; "
             "angles and signs stay.",
             amplitude, amplitude * amplitude);
+    const char *besides = y->r->kind ? beyond_angles(y->r->kind) : NULL;
+    if (besides)
+        say(out, "This encoding %s: what follows speaks of its frequencies alone.", besides);
 }
 
 /* Sentences on one encoding. */
@@ -4495,13 +4658,13 @@ static int has_bias(const Layer *y, int which)
     return (which == BIAS_K || y->bq) && (which == BIAS_Q || y->bk);
 }
 
-/* z = a + ib of pair j of head h of a bias vector [heads * D], before rotation. */
+/* z = a + ib of pair j of head h, whose bias is [D], before rotation. */
 static BiasPair bias_pair(const Model *m, int l, int h, int j, const float *bias)
 {
     const Rope *r = &m->rope[m->layer[l].rope];
     int a, b;
     rope_pair(r, j, &a, &b);
-    double za = (double)bias[h * m->head_dim + a], zb = (double)bias[h * m->head_dim + b];
+    double za = (double)bias[a], zb = (double)bias[b];
     return (BiasPair){l, h, j, sqrt(za * za + zb * zb), atan2(zb, za), NONE};
 }
 
@@ -4509,10 +4672,11 @@ static BiasPair bias_pair(const Model *m, int l, int h, int j, const float *bias
 static BiasPair bias_read(const Model *m, int l, int h, int j, int which)
 {
     const Layer *y = &m->layer[l];
-    if (which == BIAS_K) return bias_pair(m, l, h, j, y->bk);
-    BiasPair q = bias_pair(m, l, h, j, y->bq);
+    int kh = which == BIAS_K ? h : h / (y->n_heads / y->n_kv_heads);
+    if (which == BIAS_K) return bias_pair(m, l, h, j, y->bk + (size_t)kh * (size_t)m->head_dim);
+    BiasPair q = bias_pair(m, l, h, j, query_bias(m, y, h));
     if (which == BIAS_Q) return q;
-    BiasPair k = bias_pair(m, l, h / (y->n_heads / y->n_kv_heads), j, y->bk);
+    BiasPair k = bias_pair(m, l, kh, j, y->bk + (size_t)kh * (size_t)m->head_dim);
     q.r *= k.r;
     q.dir = wrap_2pi(q.dir - k.dir);
     return q;
@@ -5641,15 +5805,14 @@ static Str json_value(Str j, size_t *i)
     return (Str){j.s + from, *i - from};
 }
 
-/* The next value inside array or object o, starting at *i = 1; n = 0 at the end. */
-static Str json_item(Str o, size_t *i)
+Str json_item(Str o, size_t *i)
 {
     while (*i < o.n && strchr(", :\t\r\n", o.s[*i])) ++*i;
     if (*i >= o.n || o.s[*i] == ']' || o.s[*i] == '}') return (Str){NULL, 0};
     return json_value(o, i);
 }
 
-static Str json_member(Str o, const char *key) /* n = 0 if there is none */
+Str json_member(Str o, const char *key)
 {
     size_t n = strlen(key), i = 1;
     for (Str k = json_item(o, &i); k.n; k = json_item(o, &i)) {
@@ -5776,9 +5939,9 @@ static Str json_index(Str array, int j) /* n = 0 if there is none */
     return v;
 }
 
-static double json_double(Str v) /* NaN if it is no number */
+double json_double(Str v)
 {
-    char s[32], *end;
+    char s[64], *end;
     if (!v.n || v.n >= sizeof s) return NONE;
     memcpy(s, v.s, v.n);
     s[v.n] = 0;
@@ -6354,40 +6517,6 @@ static const struct {
     {"@ablation@", page_ablation},    {"@reading@", page_reading},
 };
 
-static Str json_trim(Str j)
-{
-    while (j.n && *j.s && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
-    return j;
-}
-
-/* Of a JSON text that something is built from: one whole object, its strings closed, its brackets
- * closed in their order, and nothing but white space after it. Numbers and words are not judged. */
-static int json_whole(const PageFile *in, Err *e)
-{
-    enum { DEEP = 64 };
-    char open[DEEP];
-    Str j = in->json;
-    size_t i = (size_t)(json_trim(j).s - j.s), depth = 0;
-    if (i >= j.n || j.s[i] != '{')
-        return err_set(e, "%s: expected a JSON object, found %s", in->path,
-                       i < j.n ? "something else" : "nothing");
-    do {
-        char c = j.s[i];
-        if ((c == '{' || c == '[') && depth == DEEP)
-            return err_set(e, "%s: byte %zu: expected at most %d brackets open", in->path, i, DEEP);
-        if (c == '{' || c == '[') open[depth++] = c == '{' ? '}' : ']';
-        if ((c == '}' || c == ']') && open[--depth] != c)
-            return err_set(e, "%s: byte %zu: expected '%c', found '%c'", in->path, i, open[depth],
-                           c);
-        if (!c) return err_set(e, "%s: byte %zu: expected JSON, found a zero byte", in->path, i);
-        i = c == '"' ? json_string_end(j, i) : i + 1;
-    } while (i < j.n && depth);
-    if (depth) return err_set(e, "%s: expected '%c', found its end", in->path, open[depth - 1]);
-    while (i < j.n && j.s[i] && strchr(" \t\r\n", j.s[i])) i++;
-    if (i == j.n) return 0;
-    return err_set(e, "%s: byte %zu: expected its end, found more after the object", in->path, i);
-}
-
 static int shown_length(Str v) /* of a value in a message */
 {
     return v.n < 80 ? (int)v.n : 80;
@@ -6460,6 +6589,480 @@ int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err 
     page_free(&p);
     restore_numbers(old);
     return ferror(f) ? err_set(e, "report: cannot write the page") : 0;
+}
+
+/* ---------------------------------------------------------------- sweep
+ * Encodings times contexts on one text: a line of JSON for each cell,
+ *
+ *   {"schema", "model", "text", "asked", then the settings from "version" on, "rope", "context",
+ *    figures, "bounds"}
+ *
+ * A file of lines is gone on from. A cell is known by its canonical encoding and its context; the
+ * settings must be those of this run; and what follows "version" must be, byte for byte, what is
+ * written of the figures that were read from it, so that no other file is taken for one of ours. */
+
+static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/1\"";
+
+static const char *const sweep_figures[SWEEP_FIGURES] = {
+    [SWEEP_WINDOWS] = "windows",
+    [SWEEP_SCORED] = "tokens_scored",
+    [SWEEP_NLL] = "nll",
+    [SWEEP_PERPLEXITY] = "perplexity",
+    [SWEEP_ERROR] = "perplexity_error",
+    [SWEEP_ALPHA] = "alpha_1",
+    [SWEEP_UNIFORM] = "alpha_1_uniform",
+    [SWEEP_QUERIES] = "alpha_queries",
+    [SWEEP_SINK] = "sink_1",
+    [SWEEP_SINK_T] = "sink_queries",
+    [SWEEP_SAMPLES] = "n_samples",
+    [SWEEP_P] = "P",
+    [SWEEP_PAIRS] = "n_pairs",
+    [SWEEP_PARTIAL] = "n_partial",
+    [SWEEP_HALF] = "n_half",
+    [SWEEP_STRONG] = "n_strong",
+    [SWEEP_CANDIDATES] = "n_candidates",
+    [SWEEP_CANDIDATE_HEADS] = "n_candidate_heads",
+};
+static const char *const sweep_rates[SWEEP_RATES] = {"hits",     "of",     "chance",
+                                                     "top_hits", "top_of", "top_chance"};
+_Static_assert((int)SWEEP_BOUNDS == (int)N_BOUNDS, "a place for each bound");
+
+static void sweep_rate(double *v, Rate r)
+{
+    v[0] = r.hits, v[1] = r.of, v[2] = r.chance / r.of;
+}
+
+void sweep_observe(SweepCell *c, const Analysis *a)
+{
+    Reading r = reading_new(a, NULL);
+    double *v = c->figure;
+    v[SWEEP_ALPHA] = r.alpha, v[SWEEP_UNIFORM] = r.uniform, v[SWEEP_QUERIES] = r.whole_t;
+    v[SWEEP_SINK] = r.sink, v[SWEEP_SINK_T] = r.t, v[SWEEP_SAMPLES] = (double)r.n_samples;
+    v[SWEEP_P] = a->axis[0].n_ctx;
+    v[SWEEP_STRONG] = r.n_strong, v[SWEEP_CANDIDATES] = r.n_candidates;
+    v[SWEEP_CANDIDATE_HEADS] = r.n_candidate_heads;
+    v[SWEEP_PAIRS] = v[SWEEP_PARTIAL] = v[SWEEP_HALF] = 0;
+    for (int i = 0; i < r.n_heads; i++) {
+        const Axis *ax = r.head[i].axis;
+        v[SWEEP_PAIRS] += ax->n_rotated;
+        for (int j = 0; j < ax->n; j++) {
+            v[SWEEP_PARTIAL] += ax->theta[j] > 0 && ax->x[j] <= TAU;
+            v[SWEEP_HALF] += ax->theta[j] > 0 && ax->x[j] <= PI;
+        }
+    }
+    for (int b = 0; b < N_BOUNDS; b++) {
+        sweep_rate(c->bound[b], r.strong_rate[b]);
+        sweep_rate(c->bound[b] + 3, r.top_rate[b]);
+    }
+    reading_free(&r);
+}
+
+/* ---- a line */
+
+/* What cells must have in common to stand in one file: "version":..., and so on. */
+static void sweep_settings(FILE *f, const Sweep *s)
+{
+    const AnalysisOptions *o = &s->options;
+    fprintf(f, "\"version\":\"%s\"", ROPESCOPE_VERSION);
+    json_text(f, "model_sha256", s->p.model_sha256);
+    json_text(f, "text_sha256", s->p.text_sha256);
+    json_text(f, "bos_policy", s->p.bos_policy);
+    json_text(f, "pre_override", s->p.pre_override);
+    json_text(f, "rope_layers", s->rope_layers);
+    json_text(f, "activations", s->p.exact ? "float" : "int8");
+    json_text(f, "kv", s->p.kv);
+    json_text(f, "protocol", s->protocol);
+    JSON_FIELDS(f, {"n_tokens", (double)s->p.n_tokens},
+                {"scored_from", s->scored_from ? s->scored_from : NONE}, {"bos_id", s->p.bos_id},
+                {"n_ctx_train", s->m->n_ctx_train}, {"observed", s->observed},
+                {"n_skip", o->n_skip}, {"strong_ratio", o->strong_ratio}, {"strong_r", o->strong_r},
+                {"sink_eps", o->sink_eps}, {"sink_t", o->sink_t},
+                {"train_ctx", o->n_ctx > 0 ? o->n_ctx : NONE});
+}
+
+/* The line from the settings on. free() */
+static char *sweep_body(const Sweep *s, const SweepCell *c, size_t *n)
+{
+    char *text = NULL;
+    FILE *f = open_memstream(&text, n);
+    MUST(f);
+    sweep_settings(f, s);
+    json_text(f, "rope", c->rope);
+    JSON_FIELDS(f, {"context", c->context});
+    for (int i = 0; i < SWEEP_FIGURES; i++) JSON_FIELDS(f, {sweep_figures[i], c->figure[i]});
+    fputs(",\"bounds\":[", f);
+    for (int b = 0; b < N_BOUNDS; b++) {
+        fprintf(f, "%s{\"id\":\"%s\"", b ? "," : "", bounds[b].id);
+        JSON_FIELDS(f, {"share", c->bound[b][0] / c->bound[b][1]});
+        for (int i = 0; i < SWEEP_RATES; i++) JSON_FIELDS(f, {sweep_rates[i], c->bound[b][i]});
+        fputc('}', f);
+    }
+    fputs("]}\n", f);
+    MUST(fclose(f) == 0);
+    return text;
+}
+
+void sweep_line(const Sweep *s, int i, Bytes *out)
+{
+    char *text = NULL;
+    size_t n = 0;
+    locale_t old = c_numbers();
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    fprintf(f, "{\"schema\":%s", SWEEP_SCHEMA);
+    json_text(f, "model", s->p.model_path);
+    json_text(f, "text", s->p.text_path);
+    json_text(f, "asked", s->cell[i].asked);
+    fputc(',', f);
+    MUST(fclose(f) == 0);
+    bytes_add(out, text, n);
+    free(text);
+    text = sweep_body(s, &s->cell[i], &n);
+    bytes_add(out, text, n);
+    free(text);
+    restore_numbers(old);
+}
+
+/* ---- lines of a file */
+
+/* Every setting of this run is that of the line. */
+static int sweep_same_run(const Sweep *s, const PageFile *in, Err *e)
+{
+    char *text = NULL, key[32];
+    size_t n = 0, i = 1;
+    int rc = 0;
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    fputc('{', f);
+    sweep_settings(f, s);
+    fputc('}', f);
+    MUST(fclose(f) == 0);
+    Str ours = {text, n};
+    for (Str k = json_item(ours, &i); k.n && !rc; k = json_item(ours, &i)) {
+        Str want = json_item(ours, &i);
+        snprintf(key, sizeof key, "%.*s", (int)k.n - 2, k.s + 1);
+        Str found = json_member(json_trim(in->json), key);
+        if (found.n == want.n && !memcmp(found.s, want.s, want.n)) continue;
+        if (!found.n) found = (Str){"none", 4};
+        rc = err_set(e,
+                     "%s: a cell of other settings: %s: expected %.*s, found %.*s; name another "
+                     "file",
+                     in->path, key, shown_length(want), want.s, shown_length(found), found.s);
+    }
+    free(text);
+    return rc;
+}
+
+/* The cell of a line, or NULL: it was not asked for. */
+static SweepCell *sweep_find(const Sweep *s, Str line)
+{
+    Str rope = json_member(line, "rope"), context = json_member(line, "context");
+    for (int i = 0; i < s->n; i++) {
+        char *text = NULL;
+        size_t n = 0;
+        FILE *f = open_memstream(&text, &n);
+        MUST(f);
+        json_str(f, s->cell[i].rope, strlen(s->cell[i].rope));
+        MUST(fclose(f) == 0);
+        int same = rope.n == n && !memcmp(rope.s, text, n) &&
+                   json_below(context, s->cell[i].context + 1) == s->cell[i].context;
+        free(text);
+        if (same) return &s->cell[i];
+    }
+    return NULL;
+}
+
+static void sweep_read_figures(SweepCell *c, Str line)
+{
+    Str list = json_member(line, "bounds");
+    for (int i = 0; i < SWEEP_FIGURES; i++) c->figure[i] = json_number(line, sweep_figures[i]);
+    for (int b = 0; b < N_BOUNDS; b++)
+        for (int i = 0; i < SWEEP_RATES; i++)
+            c->bound[b][i] = json_number(json_index(list, b), sweep_rates[i]);
+}
+
+static int sweep_read_line(Sweep *s, const PageFile *in, Err *e)
+{
+    static const char *const schema[] = {SWEEP_SCHEMA};
+    static const char first[] = "\"version\":";
+    size_t n = 0;
+    if (json_whole(in, e) || check_schema(in, schema, 1, e) || sweep_same_run(s, in, e)) return -1;
+    Str line = json_trim(in->json);
+    SweepCell *c = sweep_find(s, line);
+    if (!c || c->done) return 0;
+    sweep_read_figures(c, line);
+    char *want = sweep_body(s, c, &n);
+    const char *from = json_member(line, "version").s - (sizeof first - 1);
+    size_t found = (size_t)(line.s + line.n - from);
+    c->done = found == n - 1 && !memcmp(from, want, found); /* want ends with a newline */
+    free(want);
+    if (c->done) return 0;
+    return err_set(e, "%s: expected a cell as it is written here, found other figures or words",
+                   in->path);
+}
+
+int sweep_read(Sweep *s, const char *path, Str text, size_t *whole, Err *e)
+{
+    char name[300];
+    locale_t old = c_numbers();
+    size_t at = 0;
+    int rc = 0;
+    for (int n = 1; !rc; n++) {
+        const char *end = at < text.n ? memchr(text.s + at, '\n', text.n - at) : NULL;
+        if (!end) break;
+        PageFile in = {name, {text.s + at, (size_t)(end - text.s) - at}};
+        snprintf(name, sizeof name, "%.200s: line %d", path, n);
+        rc = sweep_read_line(s, &in, e);
+        at = (size_t)(end - text.s) + 1;
+    }
+    restore_numbers(old);
+    *whole = at;
+    if (rc) return -1;
+    char head[64];
+    size_t n = (size_t)snprintf(head, sizeof head, "{\"schema\":%s,", SWEEP_SCHEMA);
+    if (n > text.n - at) n = text.n - at;
+    if (!n || memcmp(head, text.s + at, n) == 0) return 0;
+    return err_set(e, "%s: expected lines of sweep, found something else; name another file", path);
+}
+
+/* ---- the table */
+
+enum { SWEEP_LABEL = 30, SWEEP_ROWS = 12 };
+static const double SWEEP_BREAK = 2; /* times the lowest perplexity */
+
+static int sweep_ropes(const Sweep *s)
+{
+    return s->n / s->n_contexts;
+}
+
+static const SweepCell *sweep_at(const Sweep *s, int rope, int k)
+{
+    return &s->cell[rope * s->n_contexts + k];
+}
+
+/* NaN: not measured yet. */
+static double sweep_perplexity(const Sweep *s, int rope, int k)
+{
+    const SweepCell *c = sweep_at(s, rope, k);
+    return c->done ? c->figure[SWEEP_PERPLEXITY] : NONE;
+}
+
+static const char *sweep_name(const Sweep *s, int rope)
+{
+    const char *asked = sweep_at(s, rope, 0)->asked;
+    return asked ? asked : "as the file says";
+}
+
+static char sweep_letter(int rope)
+{
+    static const char letter[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    return rope < (int)sizeof letter - 1 ? letter[rope] : '#';
+}
+
+static int sweep_done(const Sweep *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->n; i++) n += s->cell[i].done;
+    return n;
+}
+
+static void print_sweep_header(const Term *t, const Sweep *s)
+{
+    FILE *f = t->f;
+    const Provenance *p = &s->p;
+    fprintf(f, "%sropescope %s%s: encodings by contexts\n\n", t->bold, ROPESCOPE_VERSION, t->off);
+    fprintf(f, "model   %s  sha256 %.12s  %.1f M parameters; trained for %d tokens\n",
+            or_dash(p->model_path), or_dash(p->model_sha256), (double)s->m->n_params / 1e6,
+            s->m->n_ctx_train);
+    fprintf(f, "text    %s  sha256 %.12s\n", or_dash(p->text_path), or_dash(p->text_sha256));
+    fprintf(f, "        %llu tokens of it%s; BOS: %s\n", (unsigned long long)p->n_tokens,
+            p->text_cut ? ", the first" : "", or_dash(p->bos_policy));
+    fprintf(f, "run     %s, keys and values %s, %s kernels, %d thread%s; protocol %s\n",
+            p->exact ? "exact (float activations)" : "int8 activations", p->kv, or_dash(p->isa),
+            p->n_threads, plural((uint64_t)p->n_threads), s->protocol);
+    if (s->rope_layers)
+        fprintf(f, "layers  %s%s alone have the encoding asked for%s\n", t->mark, s->rope_layers,
+                t->off);
+}
+
+static void print_sweep_table(const Term *t, const Sweep *s)
+{
+    FILE *f = t->f;
+    fprintf(f, "\n%sPerplexity%s%*s", t->bold, t->off, SWEEP_LABEL - 5, "context");
+    for (int k = 0; k < s->n_contexts; k++) fprintf(f, "%9d", sweep_at(s, 0, k)->context);
+    fputc('\n', f);
+    for (int r = 0; r < sweep_ropes(s); r++) {
+        fprintf(f, "  %c  %-*.*s", sweep_letter(r), SWEEP_LABEL, SWEEP_LABEL, sweep_name(s, r));
+        for (int k = 0; k < s->n_contexts; k++) print_cell(f, 9, -5, sweep_perplexity(s, r, k));
+        fputc('\n', f);
+    }
+}
+
+static void print_sweep_cell(FILE *f, int rope, const SweepCell *c)
+{
+    const double *v = c->figure;
+    fprintf(f, "  %c %8d", sweep_letter(rope), c->context);
+    print_cell(f, 11, -5, v[SWEEP_PERPLEXITY]);
+    print_cell(f, 9, -2, v[SWEEP_ERROR]);
+    print_cell(f, 8, 3, v[SWEEP_ALPHA]);
+    print_cell(f, 8, 1, percent_of(v[SWEEP_SINK], 0.1));
+    fputc('%', f);
+    print_cell(f, 7, 0, v[SWEEP_STRONG]);
+    print_cell(f, 6, 0, v[SWEEP_CANDIDATES]);
+    for (int b = 0; b < N_BOUNDS; b++)
+        print_cell(f, 5, 0, percent_of(c->bound[b][0] / c->bound[b][1], 1));
+    fputc('\n', f);
+}
+
+static void print_sweep_cells(const Term *t, const Sweep *s)
+{
+    FILE *f = t->f;
+    fprintf(f, "\n%s    context perplexity       +- alpha_1   Sink_1 strong cand.", t->dim);
+    for (int b = 0; b < N_BOUNDS; b++) fprintf(f, "  %s%%", bounds[b].id);
+    fprintf(f, "%s\n", t->off);
+    for (int i = 0; i < s->n; i++)
+        if (s->cell[i].done) print_sweep_cell(f, i / s->n_contexts, &s->cell[i]);
+    print_note(t,
+               "alpha_1: mean attention to the first token; Sink_1: share of heads and windows "
+               "that give it more than %g. Strong pairs, offset feature candidates among them, and "
+               "the share of strong pairs that satisfies each bound, over all heads. %s",
+               s->options.sink_eps, BOUND_NOTE);
+}
+
+/* ---- the chart */
+
+/* Row of v, of SWEEP_ROWS, on a logarithmic axis; -1: none. */
+static int sweep_row(double v, double lo, double hi)
+{
+    if (!isfinite(v)) return -1;
+    return (int)floor(log(v / lo) / log(hi / lo) * (SWEEP_ROWS - 1) + 0.5);
+}
+
+static int sweep_range(const Sweep *s, double *lo, double *hi)
+{
+    *lo = ENDLESS, *hi = -ENDLESS;
+    for (int i = 0; i < s->n; i++) {
+        double v = sweep_perplexity(s, i / s->n_contexts, i % s->n_contexts);
+        if (v < *lo) *lo = v;
+        if (isfinite(v) && v > *hi) *hi = v;
+    }
+    return *lo > 0 && *hi > *lo * 1.001;
+}
+
+/* One column for each encoding in the group of each context: its letter at its perplexity. */
+static void print_sweep_chart(const Term *t, const Sweep *s)
+{
+    FILE *f = t->f;
+    double lo, hi;
+    int n = sweep_ropes(s), wide = n + 2 < 8 ? 8 : n + 2;
+    if (!sweep_range(s, &lo, &hi) || 12 + wide * s->n_contexts > t->width) return;
+    fprintf(f, "\n%sPerplexity by context, both axes logarithmic%s\n", t->bold, t->off);
+    for (int row = SWEEP_ROWS - 1; row >= 0; row--) {
+        print_cell(f, 10, -4, lo * pow(hi / lo, (double)row / (SWEEP_ROWS - 1)));
+        fputs(" |", f);
+        for (int k = 0; k < s->n_contexts; k++) {
+            fputs("  ", f);
+            for (int r = 0; r < n; r++) {
+                int at = sweep_row(sweep_perplexity(s, r, k), lo, hi);
+                fputc(at == row ? sweep_letter(r) : at > row ? '.' : ' ', f);
+            }
+            fprintf(f, "%*s", k + 1 < s->n_contexts ? wide - 2 - n : 0, "");
+        }
+        fputc('\n', f);
+    }
+    fprintf(f, "%*s +", 10, "");
+    for (int i = 0; i < wide * s->n_contexts; i++) fputc('-', f);
+    fprintf(f, "\n%*s", 12, "");
+    for (int k = 0; k < s->n_contexts; k++)
+        fprintf(f, "  %-*d", wide - 2, sweep_at(s, 0, k)->context);
+    fputc('\n', f);
+}
+
+/* ---- what it shows */
+
+/* The encoding of the lowest perplexity at context k, the first of equals; -1: none. */
+static int sweep_best(const Sweep *s, int k, int *equals)
+{
+    int best = -1;
+    *equals = 0;
+    for (int r = 0; r < sweep_ropes(s); r++) {
+        double v = sweep_perplexity(s, r, k),
+               least = best < 0 ? ENDLESS : sweep_perplexity(s, best, k);
+        if (v < least)
+            best = r, *equals = 0;
+        else if (best >= 0 && v <= least)
+            ++*equals;
+    }
+    return best;
+}
+
+static void say_sweep_best(const Sweep *s, Bytes *out)
+{
+    char words[1600] = "", also[40];
+    for (int k = 0; k < s->n_contexts; k++) {
+        int equals, r = sweep_best(s, k, &equals);
+        size_t n = strlen(words);
+        if (r < 0) continue;
+        snprintf(also, sizeof also, equals ? " and %d equal to it" : "", equals);
+        snprintf(words + n, sizeof words - n, "%s %d %.60s%s (%.4g)", n ? ", at" : " at",
+                 sweep_at(s, r, k)->context, sweep_name(s, r), also, sweep_perplexity(s, r, k));
+    }
+    if (*words && sweep_ropes(s) > 1) say(out, "The lowest perplexity has%s.", words);
+}
+
+/* Where encoding r first has more than SWEEP_BREAK times the lowest perplexity that any has at that
+ * context or a shorter one. */
+static void say_sweep_break(const Sweep *s, int r, Bytes *out)
+{
+    double least = ENDLESS, v = NONE, times = NONE;
+    int last = -1;
+    for (int k = 0; k < s->n_contexts && !(times > SWEEP_BREAK); k++) {
+        int equals, best = sweep_best(s, k, &equals);
+        if (best >= 0) least = fmin(least, sweep_perplexity(s, best, k));
+        if (isnan(sweep_perplexity(s, r, k))) continue;
+        last = k;
+        v = sweep_perplexity(s, r, k);
+        times = v / least;
+    }
+    if (last < 0) return;
+    say(out,
+        times > SWEEP_BREAK
+            ? "%s breaks at %d: perplexity %.4g, %.3g times the lowest there or before."
+            : "%s holds up to %d: perplexity %.4g there, %.3g times the lowest there or before.",
+        sweep_name(s, r), sweep_at(s, r, last)->context, v, times);
+}
+
+static Bytes sweep_findings(const Sweep *s)
+{
+    Bytes out = {0};
+    int missing = s->n - sweep_done(s);
+    if (s->windows) say(&out, "%s", s->windows);
+    if (missing) say(&out, "%d of %d cells are missing.", missing, s->n);
+    say_sweep_best(s, &out);
+    say(&out,
+        "To break is said of more than %g times the lowest perplexity that any encoding here has "
+        "at the same context or a shorter one.",
+        SWEEP_BREAK);
+    for (int r = 0; r < sweep_ropes(s); r++) say_sweep_break(s, r, &out);
+    return out;
+}
+
+void sweep_print(const Sweep *s, FILE *f, const Screen *screen)
+{
+    locale_t old = c_numbers();
+    Term t = term_of(f, screen);
+    char *lines = NULL;
+    size_t n = 0;
+    Term to = gather_lines(&t, &lines, &n);
+    print_sweep_header(&to, s);
+    print_gathered(&t, &to, &lines);
+    print_sweep_table(&t, s);
+    if (s->observed) print_sweep_cells(&t, s);
+    print_sweep_chart(&t, s);
+    fprintf(f, "\n%sWhat was found%s\n", t.bold, t.off);
+    Bytes said = sweep_findings(s);
+    print_said(&t, &said);
+    restore_numbers(old);
 }
 
 /* ---------------------------------------------------------------- array files: .npy and safetensors
@@ -6545,12 +7148,13 @@ static const char *shown(Str s, char buf[64])
     return buf;
 }
 
-/* A header and how far it has been read. */
+/* A text and how far it has been read. */
 typedef struct {
     const char *path;
     Str text;
     size_t i;
     Err *e;
+    const char *in; /* before "byte 12" in messages: "header, ", or "" */
 } Scan;
 
 static void scan_space(Scan *s)
@@ -6573,7 +7177,7 @@ static int scan_want(Scan *s, char c)
     char buf[64], found[72] = "its end";
     if (s->i < s->text.n)
         snprintf(found, sizeof found, "'%s'", shown((Str){s->text.s + s->i, 1}, buf));
-    return err_set(s->e, "%s: header, byte %zu: expected '%c', found %s", s->path, s->i, c, found);
+    return err_set(s->e, "%s: %sbyte %zu: expected '%c', found %s", s->path, s->in, s->i, c, found);
 }
 
 /* A whole number without sign. */
@@ -6585,11 +7189,11 @@ static int scan_size(Scan *s, size_t *out)
         unsigned digit = (unsigned)(unsigned char)s->text.s[s->i] - '0';
         if (digit > 9) break;
         if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, digit, &v))
-            return err_set(s->e, "%s: header, byte %zu: the number is too large", s->path, from);
+            return err_set(s->e, "%s: %sbyte %zu: the number is too large", s->path, s->in, from);
     }
     *out = v;
     if (s->i > from && (s->i == from + 1 || s->text.s[from] != '0')) return 0;
-    return err_set(s->e, "%s: header, byte %zu: expected a whole number", s->path, from);
+    return err_set(s->e, "%s: %sbyte %zu: expected a whole number", s->path, s->in, from);
 }
 
 /* The lengths of the axes, up to `close`; those past ARRAY_DIMS are counted, not kept. */
@@ -6704,7 +7308,7 @@ static int npy_parse(Array *a, const char *path, const uint8_t *p, size_t size, 
     if (len > size - before)
         return err_set(e, "%s: header: expected %zu bytes, the file has %zu", path, len,
                        size - before);
-    Scan s = {path, {(const char *)p + before, len}, 0, e};
+    Scan s = {path, {(const char *)p + before, len}, 0, e, "header, "};
     if (npy_dict(&s, a, &descr, &fortran)) return -1;
     a->type = array_type(descr, 1);
     if (array_usable(a, descr, path, e)) return -1;
@@ -6739,7 +7343,7 @@ static int json_hex(Scan *s, unsigned *out)
                     : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
                                                          : -1;
         if (digit < 0)
-            return err_set(s->e, "%s: header, byte %zu: expected a hexadecimal digit", s->path,
+            return err_set(s->e, "%s: %sbyte %zu: expected a hexadecimal digit", s->path, s->in,
                            s->i);
         *out = *out * 16 + (unsigned)digit;
     }
@@ -6767,7 +7371,7 @@ static int json_escape(Scan *s, Bytes *out)
         bytes_add(out, to + (at - from), 1);
         return 0;
     }
-    if (c != 'u') return err_set(s->e, "%s: header, byte %zu: no such escape", s->path, s->i);
+    if (c != 'u') return err_set(s->e, "%s: %sbyte %zu: no such escape", s->path, s->in, s->i);
     if (json_hex(s, &u)) return -1;
     if (u >= 0xd800 && u < 0xdc00 && s->text.n - s->i > 6 && !memcmp(s->text.s + s->i, "\\u", 2)) {
         s->i += 2;
@@ -6775,7 +7379,7 @@ static int json_escape(Scan *s, Bytes *out)
         if (low >= 0xdc00 && low < 0xe000) u = 0x10000 + ((u - 0xd800) << 10) + (low - 0xdc00);
     }
     if (u >= 0xd800 && u < 0xe000)
-        return err_set(s->e, "%s: header, byte %zu: half a surrogate pair", s->path, s->i);
+        return err_set(s->e, "%s: %sbyte %zu: half a surrogate pair", s->path, s->in, s->i);
     add_utf8(out, u);
     return 0;
 }
@@ -6788,7 +7392,7 @@ static int json_read_str(Scan *s, Bytes *out)
         const char *at = s->text.s + s->i;
         int len = utf8_len(at, s->text.n - s->i);
         if (len <= 0 || (unsigned char)*at < 0x20)
-            return err_set(s->e, "%s: header, byte %zu: not a character of a JSON string", s->path,
+            return err_set(s->e, "%s: %sbyte %zu: not a character of a JSON string", s->path, s->in,
                            s->i);
         s->i += (size_t)len;
         if (*at != '\\')
@@ -6797,6 +7401,97 @@ static int json_read_str(Scan *s, Bytes *out)
             return -1;
     }
     return scan_want(s, '"');
+}
+
+/* Digits, one at least. */
+static int scan_digits(Scan *s)
+{
+    size_t from = s->i;
+    while (s->i < s->text.n && isdigit((unsigned char)s->text.s[s->i])) s->i++;
+    if (s->i > from) return 0;
+    return err_set(s->e, "%s: %sbyte %zu: expected a digit", s->path, s->in, s->i);
+}
+
+/* One of the characters a and b? Then it is passed. */
+static int scan_either(Scan *s, char a, char b)
+{
+    int yes = s->i < s->text.n && (s->text.s[s->i] == a || s->text.s[s->i] == b);
+    s->i += (size_t)yes;
+    return yes;
+}
+
+/* A number of JSON: -12, 0.5, 1e-3; no 012, .5, 1., +1. */
+static int scan_number(Scan *s)
+{
+    scan_either(s, '-', '-');
+    if (!scan_either(s, '0', '0') && scan_digits(s)) return -1;
+    if (scan_either(s, '.', '.') && scan_digits(s)) return -1;
+    if (!scan_either(s, 'e', 'E')) return 0;
+    scan_either(s, '+', '-');
+    return scan_digits(s);
+}
+
+static int scan_word(Scan *s)
+{
+    static const char *const words[] = {"true", "false", "null"};
+    for (int k = 0; k < 3; k++) {
+        size_t n = strlen(words[k]);
+        if (s->text.n - s->i < n || memcmp(s->text.s + s->i, words[k], n)) continue;
+        s->i += n;
+        return 0;
+    }
+    return err_set(s->e, "%s: %sbyte %zu: expected a value", s->path, s->in, s->i);
+}
+
+static int scan_value(Scan *s, Bytes *skipped, int deep);
+
+/* What is between the brackets of a list or an object, and the closing one. */
+static int scan_inside(Scan *s, Bytes *skipped, int deep, char close)
+{
+    if (!deep)
+        return err_set(s->e, "%s: %sbyte %zu: expected at most %d brackets open", s->path, s->in,
+                       s->i, JSON_DEEP);
+    if (scan_is(s, close)) return 0;
+    do {
+        skipped->n = 0;
+        if (close == '}' && (scan_space(s), json_read_str(s, skipped) || scan_want(s, ':')))
+            return -1;
+        if (scan_value(s, skipped, deep - 1)) return -1;
+    } while (scan_is(s, ','));
+    return scan_want(s, close);
+}
+
+/* Reads one value and forgets it. */
+static int scan_value(Scan *s, Bytes *skipped, int deep)
+{
+    scan_space(s);
+    char c = s->i < s->text.n ? s->text.s[s->i] : 0;
+    skipped->n = 0;
+    if (c == '"') return json_read_str(s, skipped);
+    if (scan_is(s, '{')) return scan_inside(s, skipped, deep, '}');
+    if (scan_is(s, '[')) return scan_inside(s, skipped, deep, ']');
+    return c == '-' || isdigit((unsigned char)c) ? scan_number(s) : scan_word(s);
+}
+
+Str json_trim(Str j)
+{
+    while (j.n && *j.s && strchr(" \t\r\n", *j.s)) j.s++, j.n--;
+    return j;
+}
+
+int json_whole(const PageFile *in, Err *e)
+{
+    Bytes skipped = {0};
+    Scan s = {in->path, in->json, (size_t)(json_trim(in->json).s - in->json.s), e, ""};
+    if (s.i >= s.text.n || s.text.s[s.i] != '{')
+        return err_set(e, "%s: expected a JSON object, found %s", in->path,
+                       s.i < s.text.n ? "something else" : "nothing");
+    int bad = scan_value(&s, &skipped, JSON_DEEP);
+    free(skipped.s);
+    if (bad) return -1;
+    scan_space(&s);
+    if (s.i == s.text.n) return 0;
+    return err_set(e, "%s: byte %zu: expected its end, found more after the object", in->path, s.i);
 }
 
 /* "dtype":"F32","shape":[2,3],"data_offsets":[0,24]}: each key once, in any order. */
@@ -6812,9 +7507,9 @@ static int st_entry(Scan *s, StTensor *t)
         while (k < 3 && !str_is(key, keys[k])) k++;
         if (k == 3 || seen >> k & 1)
             return err_set(s->e,
-                           "%s: header, byte %zu: expected dtype, shape and data_offsets, "
+                           "%s: %sbyte %zu: expected dtype, shape and data_offsets, "
                            "once each",
-                           s->path, s->i);
+                           s->path, s->in, s->i);
         seen |= 1u << k;
         if (k == 0   ? scan_str(s, '"', &t->dtype)
             : k == 1 ? scan_want(s, '[') || scan_shape(s, ']', &t->a)
@@ -6824,7 +7519,7 @@ static int st_entry(Scan *s, StTensor *t)
     } while (scan_is(s, ','));
     if (scan_want(s, '}')) return -1;
     if (seen == 7) return 0;
-    return err_set(s->e, "%s: header, byte %zu: expected dtype, shape and data_offsets", s->path,
+    return err_set(s->e, "%s: %sbyte %zu: expected dtype, shape and data_offsets", s->path, s->in,
                    s->i);
 }
 
@@ -6932,7 +7627,7 @@ static int st_header(StHeader *h, size_t size)
     }
     scan_space(&h->s); /* the padding */
     if (h->s.i < h->s.text.n)
-        return err_set(h->s.e, "%s: header, byte %zu: expected its end", h->s.path, h->s.i);
+        return err_set(h->s.e, "%s: %sbyte %zu: expected its end", h->s.path, h->s.in, h->s.i);
     return st_names(h) || st_layout(h, size) ? -1 : 0;
 }
 
@@ -6971,7 +7666,7 @@ static int st_parse(Array *a, const char *path, const char *name, const uint8_t 
     memcpy(&len, p, 8);
     if (len > size - 8 || len > MOST || p[8] != '{')
         return err_set(e, "%s: expected a .npy or a safetensors file, found neither", path);
-    StHeader h = {.s = {path, {(const char *)p + 8, (size_t)len}, 0, e}};
+    StHeader h = {.s = {path, {(const char *)p + 8, (size_t)len}, 0, e, "header, "}};
     const StTensor *t = st_header(&h, size - 8 - (size_t)len) ? NULL : st_choose(&h, name, e);
     int rc = t ? array_usable(&t->a, t->dtype, path, e) : -1;
     if (!rc) {
@@ -7178,9 +7873,12 @@ static int read_encoding(Activations *x, Rope *r, Err *e)
     const char *spec = o->rope ? o->rope : o->rope_scale > 0 ? "linear" : "plain";
     if (rope_parse(spec, &p, &kind, e)) return -1;
     if (kind->angles || kind->observe || kind->update || kind->bias || kind->part || kind->load ||
-        kind->turn || kind->mix || kind->q_scale || kind->position || kind->length)
-        return err_usage(e, "--rope %s: queries and keys from files are turned by fixed "
-                            "frequencies, and this kind does more", kind->name);
+        kind->turn || kind->mix || kind->q_scale || kind->position || kind->length ||
+        kind->per_layer)
+        return err_usage(e,
+                         "--rope %s: queries and keys from files are turned by fixed "
+                         "frequencies, and this kind does more",
+                         kind->name);
     return rope_new(r, kind, &p, layout ? ROPE_HALF : ROPE_ADJACENT, NULL, e);
 }
 
@@ -7954,7 +8652,7 @@ static void pass_body(Pass *s, Analysis *a)
     for (int l = 0; l < m->n_layers; l++) {
         const Layer *y = &m->layer[l];
         size_t D = (size_t)m->head_dim;
-        pass_bias(s, y->bq, (size_t)y->n_heads * D);
+        for (int h = 0; h < y->n_heads; h++) pass_bias(s, query_bias(m, y, h), D);
         pass_bias(s, y->bk, (size_t)y->n_kv_heads * D);
         for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++) {
             pass_tally(s, a, &a->q[i], 1);

@@ -13,9 +13,13 @@
 #ifndef ROPESCOPE_MODEL_H
 #define ROPESCOPE_MODEL_H
 
+#include <locale.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#ifdef __APPLE__
+#include <xlocale.h>
+#endif
 
 #define ROPESCOPE_VERSION "0.1.0"
 
@@ -311,6 +315,7 @@ typedef struct {
      * the model's output matrix has no columns for all of them (1, 0). */
     int copies;
     double fold[2];
+    int halved;            /* 1: half of the query and key heads are projected */
     double arg[ROPE_ARGS]; /* as the kind's table of args names them */
     const char *file;      /* a GGUF file with the kind's weights; NULL: the model's, or none */
 } RopeParams;
@@ -335,9 +340,10 @@ typedef struct {
     const Rope *r;
     const Kernels *k;
     int pos, n;
-    const float *x; /* [n][E] what the queries and keys were projected from */
-    float *work;    /* [n][kind.work(r)] of this key head, until the layer is done */
-    double *memory; /* [kind.memory(r)] of this layer and key head, zero before the first token */
+    const float *x;  /* [n][E] what the queries and keys were projected from */
+    float *work;     /* [n][kind.work(r)] of this key head, until the layer is done */
+    double *memory;  /* [kind.memory(r)] of this layer and key head, zero before the first token */
+    double *history; /* [n_ctx][kind.history(r)] of them: kept for every token so far */
 } RopeCall;
 
 /* One kind of position encoding: a row of the registry. What is NULL or 0 is the default. All
@@ -346,6 +352,7 @@ typedef struct {
     const char *name, *formula, *source;
     const char *summary; /* a line for the list of kinds */
     const char *detail;  /* paragraphs: what each symbol is, what it costs, what it reduces to */
+    int per_layer;       /* layers differ: one frequency table does not describe it */
     unsigned common;     /* ROPE_FACTOR, ROPE_ORIGINAL: it has these keys, too; ROPE_NEEDS_FACTOR:
                           * in words it must be given, if the file has none */
     RopeArg args[ROPE_ARGS];
@@ -353,6 +360,7 @@ typedef struct {
     int (*params)(RopeParams *p, Err *e);
     /* Tensors of its own, into r->w; called once, before freqs. */
     int (*load)(Rope *r, RopeSource *s, Err *e);
+    int own_file; /* r->file is no GGUF file: load reads it */
     /* inv_freq[sets][P], and the amplitude of cos and sin. Required. */
     int (*freqs)(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e);
     /* The length whose table holds for the query at pos, growing with pos: when it changes, keys
@@ -364,7 +372,8 @@ typedef struct {
     int per_head; /* a table for each key head */
     /* What (a, b) is turned by: (a c - b s, a s + b c). NULL: c = cos, s = sin of p inv_freq[j]. */
     void (*turn)(const RopeAt *at, double *c, double *s);
-    /* A linear map of a head's D values before the pairs turn, of queries and keys alike. */
+    /* A linear map of a head's D values before the pairs turn, of queries and keys alike. What a
+     * probe sees before rotation is mapped: the pairs that turn are those of the mapped values. */
     void (*mix)(const Rope *r, int kh, float *x);
     /* angle[n][P] of the tokens of a batch from their hidden state, once per key head. */
     void (*angles)(const RopeCall *c, int kh, double *angle);
@@ -372,27 +381,35 @@ typedef struct {
     void (*observe)(const RopeCall *c, int kh);
     /* Token i of the batch changes the n_t keys [n_t][D] before its own. Not with --kv f16. */
     void (*update)(const RopeCall *c, int kh, int i, float *key, int n_t);
-    int (*work)(const Rope *r);   /* floats of RopeCall.work per token */
-    int (*memory)(const Rope *r); /* doubles of RopeCall.memory */
+    int (*work)(const Rope *r);    /* floats of RopeCall.work per token */
+    int (*memory)(const Rope *r);  /* doubles of RopeCall.memory */
+    int (*history)(const Rope *r); /* doubles of RopeCall.history per token */
     /* Adds to the scaled scores of query head h at pos over the n_t keys from t0 on. */
     void (*bias)(const Rope *r, int h, int pos, int t0, int n_t, float *score);
+    /* The same, from what is known of the layer and h's key head; c->n ends with the token at pos. */
+    void (*fade)(const RopeCall *c, int h, int pos, int t0, int n_t, float *score);
     double (*q_scale)(const Rope *r, int pos); /* times the query, all D values */
     int (*part)(const Rope *r, int h);         /* ROPE_Q or ROPE_Q_COPY of attention head h */
 } RopeKind;
 
 enum { ROPE_FACTOR = 1, ROPE_ORIGINAL = 2, ROPE_NEEDS_FACTOR = 4 | ROPE_FACTOR };
+enum { ROPE_EVEN, ROPE_HEADS, ROPE_READ }; /* Rope.uneven */
 
 struct Rope {
     const RopeKind *kind;
     RopeParams p;
     int n_pairs, layout; /* ROPE_ADJACENT or ROPE_HALF */
     int sets;            /* of frequencies: 1, or one per key head */
+    int uneven; /* pair j at position p does not turn by p * inv_freq[j] in all heads: the angles of
+                 * key heads differ, or depend on what was read; ROPE_HEADS, ROPE_READ */
     double amplitude;
     double *inv_freq;         /* [sets][P] angle per position, radians */
     float *w[ROPE_WEIGHTS];   /* the kind's own, owned; NULL: none */
     size_t n_w[ROPE_WEIGHTS]; /* floats in each */
-    char *file;               /* p.file, owned */
-    int table;                /* first of its tables of angles in a State */
+    double *positions;        /* [n_positions] the kind's own, owned; NULL: none */
+    int n_positions;
+    char *file; /* p.file, owned */
+    int table;  /* first of its tables of angles in a State */
 };
 
 const RopeKind *rope_find(const char *name); /* NULL if there is no such kind */
@@ -402,8 +419,64 @@ RopeParams rope_params(int head_dim, double base);
 /* "KIND" or "KIND:key=value,...": the kind, and p changed as it says. Keys are base, n_rot,
  * pos_scale, pos_shift, file, those of kind->common (factor, original) and kind->args. */
 int rope_parse(const char *spec, RopeParams *p, const RopeKind **kind, Err *e) MUST_USE;
+/* Key i of a kind, as rope_parse takes them; 0 when there are no more. In *k, words is NULL and the
+ * range is NAN for the name of a file. */
+int rope_key(const RopeKind *kind, int i, RopeArg *k);
 /* The same in one canonical text: every key that is not at its default, base always. */
 void rope_text(const Rope *r, char *buf, size_t size);
+/* The encoding of one layer, as a file asks for it. */
+typedef struct {
+    const RopeKind *kind;
+    RopeParams p;
+} RopeSpec;
+
+enum { ROPE_SPEC = 512 }; /* bytes of a text in a file, with its end */
+
+/* rope_parse of a text from a file: `where` comes first in messages. */
+int rope_read(const char *where, const char *text, RopeSpec *s, Err *e) MUST_USE;
+
+/* rope/file.c: the keys of a GGUF file. */
+typedef struct {
+    const Gguf *g;
+    const char *arch; /* its keys begin with this and a point */
+    int n_layers;
+    const int *local;  /* [n_layers] 1: the layer sees a window only */
+    double local_base; /* of those, unless the file says it; 0: as the others */
+    int nope_every;    /* the last of so many layers does not turn, unless the file says it */
+} RopeFile;
+
+/* spec[n_layers], whose params come with defaults: base, n_rot and n_ctx_orig as the file says. */
+int rope_file_shape(const RopeFile *f, RopeSpec *spec, Err *e) MUST_USE;
+/* Then the kind, and its numbers. What cannot be obeyed is refused. */
+int rope_file_kind(const RopeFile *f, RopeSpec *spec, Err *e) MUST_USE;
+
+/* A tensor of one row that is in no GGUF file. */
+typedef struct {
+    const char *name; /* as rope_tensor asks for it */
+    float *v;
+    int n;
+} RopeList;
+
+/* rope/config.c: config.json of a Hugging Face checkpoint. */
+typedef struct {
+    char spec[ROPE_SPEC]; /* as rope_parse takes it */
+    RopeList list[2];
+} ConfigRope;
+
+enum { CONFIG_ROPES = 8 };
+typedef struct {
+    ConfigRope rope[CONFIG_ROPES]; /* n different ones */
+    int n;
+    int *of_layer; /* [n_layers] index into rope */
+} RopeConfig;
+
+/* For a model of that many layers and values per head. On -1 c holds nothing. */
+int rope_config_open(RopeConfig *c, const char *path, int n_layers, int head_dim, Err *e) MUST_USE;
+/* The same over a text; path is used in messages only. */
+int rope_config_parse(RopeConfig *c, const char *path, Str json, int n_layers, int head_dim,
+                      Err *e) MUST_USE;
+void rope_config_free(RopeConfig *c);
+
 /* s: where to look for tensors besides p->file; NULL: nowhere. */
 int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, RopeSource *s,
              Err *e) MUST_USE;
@@ -421,11 +494,48 @@ void rope_keep(Rope *r, double keep);
 /* Maps one head x[head_dim] as forward does for a token at pos, before any `update` or `angles`;
  * part: ROPE_K ...; angles: room for 2 P floats. */
 void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles);
+/* The same with the frequencies and the length of a later query, as keys in the cache have them. */
+void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles);
+/* What is left to do when cos[P], sin[P] of the position are known, as of kinds with `angles`. */
+void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *angles);
+double rope_position(const Rope *r, int t); /* real position of token t */
 
 /* run.c, then rope/: one row each. */
 extern const RopeKind rope_plain;
 extern const RopeKind rope_none;
 extern const RopeKind rope_linear;
+extern const RopeKind rope_ntk;
+extern const RopeKind rope_dynamic;
+extern const RopeKind rope_by_parts;
+extern const RopeKind rope_yarn;
+extern const RopeKind rope_llama3;
+extern const RopeKind rope_longrope;
+extern const RopeKind rope_partial;
+extern const RopeKind rope_proportional;
+extern const RopeKind rope_p_rope;
+extern const RopeKind rope_rope_id;
+extern const RopeKind rope_fope_clip;
+extern const RopeKind rope_fope;
+extern const RopeKind rope_local;
+extern const RopeKind rope_nope_layers;
+extern const RopeKind rope_continuous;
+extern const RopeKind rope_alibi;
+extern const RopeKind rope_xpos;
+extern const RopeKind rope_hope;
+extern const RopeKind rope_pp;
+extern const RopeKind rope_selective;
+extern const RopeKind rope_comrope;
+extern const RopeKind rope_lie;
+extern const RopeKind rope_path;
+
+/* For RopeKind.params of kinds that stretch a trained context: a factor in (0, 1e6], and n_ctx_orig
+ * of at least 1, which is n_ctx_train if it is not known. */
+int rope_stretch(const char *kind, RopeParams *p, Err *e);
+/* The same for kinds whose argument `arg` is their factor: if it is not given, p->factor, or if that
+ * is 1 (the file has none) n_ctx_train / n_ctx_orig. */
+int rope_settle_factor(const char *kind, RopeParams *p, int arg, Err *e);
+/* keep w + (1 - keep) w / s: exactly w for s = 1 or keep = 1, exactly w / s for keep = 0. */
+double rope_slowed(double w, double s, double keep);
 
 /* ---------------------------------------------------------------- run.c: model */
 
@@ -461,7 +571,8 @@ typedef struct {
     int logits_divided; /* logit_scale is a divisor */
     int window_every;   /* the last of so many layers has no window; 0: all have the same */
     int wide_layers;    /* a model of so many layers has scores by 1 / sqrt(E / H) */
-    const char *rope;   /* encoding that the file does not tell, as of --rope; NULL: plain */
+    double local_base;  /* rope_base of layers with a window, never scaled; 0: as the others */
+    int nope_every;     /* the last of so many layers does not turn; 0: all turn */
 } Arch;
 
 /* One layer: its own shape, then its tensors (NULL: absent). */
@@ -477,6 +588,7 @@ typedef struct {
     int qk_norm;                                 /* QK_... */
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
     const float *bq, *bk, *bv, *bo, *b_gate, *b_up, *b_down;
+    int surplus; /* the file has as many heads of q, k and v again, which are not used (0) */
 } Layer;
 
 typedef struct {
@@ -632,9 +744,9 @@ typedef struct {
     float *raw_keys;             /* like k_cache, before rotation; NULL: never needed again */
     double *rope_angles;         /* [K][N][P] of the layer at work */
     float *rope_work;            /* [K][N][..] and [L][K][..]: see RopeCall */
-    double *rope_memory;
-    /* Per token of a key head, per key head of a layer, in all. */
-    size_t work_stride, memory_stride, n_memory;
+    double *rope_memory, *rope_history; /* history: [L][K][n_ctx][..] */
+    /* Per token of a key head, per key head of a layer, in all; per token of a key head. */
+    size_t work_stride, memory_stride, n_memory, history_stride;
     int kv_type;                /* T_F32 or T_F16 */
     uint8_t *k_cache, *v_cache; /* [L][K][n_ctx][D] of kv_type (K of the widest layer) */
     float *logits;              /* [N][V], the rows asked for from row 0 */
@@ -904,6 +1016,63 @@ void ablation_print(const Ablation *b, const Model *m, const Provenance *p, FILE
                     const Screen *s);
 void ablation_json(const Ablation *b, const Model *m, const Provenance *p, FILE *f);
 
+/* ---- sweep: a list of encodings at a list of contexts, on one text */
+
+/* What is measured in one cell, besides the bounds; NaN: not measured. Pairs are counted over the
+ * query heads; alpha_1 is over whole windows, Sink_1 over their first SWEEP_SINK_T queries. */
+enum {
+    SWEEP_WINDOWS,
+    SWEEP_SCORED, /* tokens */
+    SWEEP_NLL,
+    SWEEP_PERPLEXITY,
+    SWEEP_ERROR, /* standard error of the perplexity */
+    SWEEP_ALPHA,
+    SWEEP_UNIFORM,
+    SWEEP_QUERIES,
+    SWEEP_SINK,
+    SWEEP_SINK_T,
+    SWEEP_SAMPLES,
+    SWEEP_P,       /* of x = theta P */
+    SWEEP_PAIRS,   /* that turn */
+    SWEEP_PARTIAL, /* of these, x <= 2 pi */
+    SWEEP_HALF,    /* and x <= pi */
+    SWEEP_STRONG,
+    SWEEP_CANDIDATES,
+    SWEEP_CANDIDATE_HEADS,
+    SWEEP_FIGURES
+};
+enum { SWEEP_BOUNDS = 7, SWEEP_RATES = 6 }; /* hits, of, chance: strong pairs, top pairs */
+
+typedef struct {
+    char *asked; /* as it was asked for, owned; NULL: the encoding of the file */
+    char *rope;  /* canonical, owned */
+    int context, done;
+    double figure[SWEEP_FIGURES], bound[SWEEP_BOUNDS][SWEEP_RATES];
+} SweepCell;
+
+typedef struct {
+    SweepCell *cell; /* [n] encoding by encoding, each at every context, ascending */
+    int n, n_contexts;
+    const char *protocol;
+    const char *windows;     /* how the text is cut: sentences */
+    int scored_from;         /* text position; 0: as the windows have it */
+    int observed;            /* alpha_1 and what follows it are measured */
+    const char *rope_layers; /* --rope-layers, or NULL */
+    const Model *m;          /* as the file says */
+    Provenance p;
+    AnalysisOptions options;
+} Sweep;
+
+/* The figures of a, which has seen all windows of the cell. */
+void sweep_observe(SweepCell *c, const Analysis *a);
+/* Cell i as a line of JSON, appended to out: the same bytes for the same settings. */
+void sweep_line(const Sweep *s, int i, Bytes *out);
+/* Takes over the cells of this sweep from the lines of a file. *whole: bytes of its whole lines,
+ * without one that was cut off at the end. -1: a line is no cell, or of other settings. */
+int sweep_read(Sweep *s, const char *path, Str text, size_t *whole, Err *e) MUST_USE;
+/* Table and chart of the cells that are done, and what they show, in sentences. */
+void sweep_print(const Sweep *s, FILE *f, const Screen *screen);
+
 /* Partial results: closed windows of an analysis as a file. Files of the same run over different
  * windows merge, in any order and grouping, to the bytes of one run over all of them. */
 int partial_write(Analysis *a, const Provenance *p, FILE *f, Err *e) MUST_USE;
@@ -932,6 +1101,18 @@ typedef struct {
     const char *path;
     Str json;
 } PageFile;
+
+/* Reading JSON. A value is a view of its text; n = 0: there is none. What json_whole has passed can
+ * be walked without a check: one object, by the grammar of RFC 8259, at most JSON_DEEP brackets
+ * open, and nothing but white space around it. Whether a key occurs twice is for the caller. */
+enum { JSON_DEEP = 64 };
+int json_whole(const PageFile *in, Err *e) MUST_USE;
+Str json_trim(Str j); /* without the white space before it */
+/* The next value inside array or object o (there, keys and values take turns), starting at *i = 1;
+ * n = 0 at the end. */
+Str json_item(Str o, size_t *i);
+Str json_member(Str o, const char *key); /* the first of that name */
+double json_double(Str v);               /* NaN if it is no number */
 
 /* One self-contained page from the JSON text of analysis_json and that of an ablation (json.s =
  * NULL: none). Errors: one of them is not whole or something else; they are of different models,
@@ -1035,8 +1216,90 @@ const Probe *capture_probe(const Capture *c);
 void capture_write(Capture *c, const Provenance *p, FILE *f); /* safetensors; once */
 void capture_free(Capture *c);
 
+/* ---- writing: what every report is put together with */
+
+/* Reports have decimal points, whatever the program around us has set. */
+locale_t c_numbers(void);
+void restore_numbers(locale_t old);
+
+typedef struct {
+    FILE *f;
+    const char *bold, *dim, *mark, *off; /* ANSI, or "" */
+    int color, width, ascii;             /* as in Screen; the width is that of tables */
+    int text;                            /* columns of sentences */
+} Term;
+
+Term term_of(FILE *f, const Screen *s);
+/* One paragraph, wrapped at spaces. bullet: it hangs behind a "-". */
+void print_paragraph(const Term *t, int bullet, const char *s);
+/* A paragraph of explanation. */
+void print_note(const Term *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* v, right-aligned: so many decimals, or (negative) significant digits; "-" for no number. */
+void print_cell(FILE *f, int width, int digits, double v);
+/* Appends a sentence and a zero byte; prints all sentences, which are freed. */
+void say(Bytes *out, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void print_said(const Term *t, Bytes *said);
+/* "0 .. 3, 5": the marked ones of n. */
+void list_runs(const char *marked, int n, char *s, size_t size);
+
+/* A mark on an axis. */
+typedef struct {
+    double at;
+    char label[16];
+    int line; /* drawn across the chart */
+} Tick;
+
+/* Two curves; the second is drawn in dots where the first is not. */
+typedef struct {
+    const double *x, *y[2]; /* [n] x ascending; NaN: a gap; y[1] may be NULL */
+    int n, rows;
+    double lo, hi; /* of y: what is beyond is drawn at the edge */
+    const Tick *xtick, *ytick;
+    int n_xticks, n_yticks; /* where two fall on one place, the first is written */
+} Chart;
+
+void print_chart(const Term *t, const Chart *c);
+
+/* The writers of JSON put a comma before the key: an object begins with something else. */
+void json_text(FILE *f, const char *key, const char *s);
+/* Nine digits, whole numbers in full; JSON has no NaN and no infinity. */
+void json_num(FILE *f, double v);
+/* "key":[...]: n numbers, `step` bytes from one to the next. */
+void json_column(FILE *f, const char *key, const void *v, size_t step, int n);
 void sha256_hex(const void *data, size_t n, char out[65]);
 /* JSON string with quotes; invalid UTF-8 becomes U+FFFD. */
 void json_str(FILE *f, const char *s, size_t n);
+
+/* ---------------------------------------------------------------- rope/kernel.c */
+
+/* Attention heads of a layer with this encoding: the projected ones, and their copies. */
+int rope_heads(const Rope *r);
+/* What an encoding makes of distance: K = k + bias is the logit that query head h (of rope_heads)
+ * at position distance[i], ascending from 0, has with the key of token 0, where the same query and
+ * key have a logit of 1 without any encoding. Both are 1 in the first value of every pair (of every
+ * two values that do not turn, likewise) and 0 in the second: plain RoPE has K(D) = mean over the
+ * pairs of cos(theta_j D). Done by the hooks, token after token where they carry something over;
+ * a kind that looks at the hidden state sees zeros. */
+int rope_kernel(const Rope *r, int h, const int *distance, int n, double *k, double *bias,
+                Err *e) MUST_USE;
+/* Angle per token of every pair, theta[P], and the amplitude, where the context has `length` tokens;
+ * of key head 0. */
+int rope_rates(const Rope *r, int length, double *theta, double *amplitude, Err *e) MUST_USE;
+
+/* ---------------------------------------------------------------- rope/show.c */
+
+/* What `ropescope rope KIND` is about. */
+typedef struct {
+    const char *spec;  /* as asked for, or NULL: what the model has */
+    const char *model; /* its file; NULL: a shape alone */
+    const Model *m;    /* the encodings, layer by layer */
+    const Rope *plain; /* what they are shown against */
+    int span;          /* largest distance; 0: the context that they are for */
+} RopeShow;
+
+void rope_list(FILE *f, const Screen *s); /* every kind of the registry */
+void rope_list_json(FILE *f);
+int rope_show(const RopeShow *w, FILE *f, const Screen *s, Err *e) MUST_USE;
+int rope_show_json(const RopeShow *w, FILE *f, Err *e) MUST_USE;
 
 #endif

@@ -1205,11 +1205,36 @@ const RopeKind rope_plain = {
     .freqs = plain_freqs,
 };
 
+/* clang-format off */
 static const RopeKind *const rope_kinds[] = {
     &rope_plain,
     &rope_none,
     &rope_linear,
+    &rope_ntk,
+    &rope_dynamic,
+    &rope_by_parts,
+    &rope_yarn,
+    &rope_llama3,
+    &rope_longrope,
+    &rope_partial,
+    &rope_proportional,
+    &rope_p_rope,
+    &rope_rope_id,
+    &rope_fope_clip,
+    &rope_fope,
+    &rope_local,
+    &rope_nope_layers,
+    &rope_continuous,
+    &rope_alibi,
+    &rope_xpos,
+    &rope_hope,
+    &rope_pp,
+    &rope_selective,
+    &rope_comrope,
+    &rope_lie,
+    &rope_path,
 };
+/* clang-format on */
 #define N_ROPE_KINDS ((int)(sizeof rope_kinds / sizeof *rope_kinds))
 
 const RopeKind *rope_at(int i)
@@ -1227,19 +1252,29 @@ const RopeKind *rope_find(const char *name)
 /* Where a kind's tensors are looked for. */
 struct RopeSource {
     const Gguf *g;
-    uint8_t *used; /* [n_tensors of g] or NULL: set to 1 where one is taken */
+    uint8_t *used;        /* [n_tensors of g] or NULL: set to 1 where one is taken */
+    const RopeList *list; /* [2] or NULL: in their place */
 };
 
 static int rope_load(Rope *r, RopeSource *s, Err *e)
 {
     Gguf g = {0};
-    RopeSource own = {&g, NULL}, nowhere = {NULL, NULL};
+    RopeSource own = {.g = &g}, nowhere = {.g = NULL};
     if (!r->kind->load) return 0;
-    if (!r->file) return r->kind->load(r, s ? s : &nowhere, e);
+    if (!r->file || r->kind->own_file) return r->kind->load(r, s ? s : &nowhere, e);
     if (gguf_open(&g, r->file, e)) return -1;
     int rc = r->kind->load(r, &own, e);
     gguf_close(&g);
     return rc;
+}
+
+/* Do the frequencies of key heads differ, by more than the last places of a double? */
+static int heads_differ(const Rope *r)
+{
+    size_t P = (size_t)r->n_pairs;
+    for (size_t i = P; i < (size_t)r->sets * P; i++)
+        if (!(fabs(r->inv_freq[i] - r->inv_freq[i % P]) <= 1e-12)) return 1;
+    return 0;
 }
 
 static int rope_make(Rope *r, RopeSource *s, Err *e)
@@ -1255,7 +1290,9 @@ static int rope_make(Rope *r, RopeSource *s, Err *e)
     r->inv_freq = xcalloc((size_t)r->sets * (size_t)r->n_pairs + 1, sizeof *r->inv_freq);
     if (rope_load(r, s, e)) return -1;
     int length = r->kind->length ? r->kind->length(r, 0) : 0;
-    return r->kind->freqs(r, length, r->inv_freq, &r->amplitude, e);
+    if (r->kind->freqs(r, length, r->inv_freq, &r->amplitude, e)) return -1;
+    r->uneven = r->kind->angles ? ROPE_READ : heads_differ(r) ? ROPE_HEADS : ROPE_EVEN;
+    return 0;
 }
 
 int rope_new(Rope *r, const RopeKind *kind, const RopeParams *p, int layout, RopeSource *s, Err *e)
@@ -1276,6 +1313,7 @@ void rope_free(Rope *r)
 {
     for (int i = 0; i < ROPE_WEIGHTS; i++) free(r->w[i]);
     free(r->file);
+    free(r->positions);
     free(r->inv_freq);
     *r = (Rope){0};
 }
@@ -1286,19 +1324,25 @@ void rope_pair(const Rope *r, int j, int *a, int *b)
     *b = r->layout == ROPE_HALF ? j + r->n_pairs : 2 * j + 1;
 }
 
+/* The frequencies of one set. */
+static void keep_highest(double *inv_freq, int P, int n_keep)
+{
+    double *was = xcalloc((size_t)P + 1, sizeof *was);
+    memcpy(was, inv_freq, (size_t)P * sizeof *was);
+    for (int j = 0; j < P; j++) {
+        int n_higher = 0; /* pairs before j in the order of falling frequency */
+        for (int i = 0; i < P; i++) n_higher += was[i] > was[j] || (i < j && !(was[i] < was[j]));
+        if (n_higher >= n_keep) inv_freq[j] = 0;
+    }
+    free(was);
+}
+
 void rope_keep(Rope *r, double keep)
 {
     /* 0.29 * 100 is a little less than 29 in double: not a pair less for that. */
     int n_keep = (int)floor(keep * r->n_pairs + 1e-9);
-    double *was = xcalloc((size_t)r->n_pairs + 1, sizeof *was);
-    memcpy(was, r->inv_freq, (size_t)r->n_pairs * sizeof *was);
-    for (int j = 0; j < r->n_pairs; j++) {
-        int n_higher = 0; /* pairs before j in the order of falling frequency */
-        for (int i = 0; i < r->n_pairs; i++)
-            n_higher += was[i] > was[j] || (i < j && !(was[i] < was[j]));
-        if (n_higher >= n_keep) r->inv_freq[j] = 0;
-    }
-    free(was);
+    for (int i = 0; i < r->sets || i < 1; i++)
+        keep_highest(r->inv_freq + (size_t)i * (size_t)r->n_pairs, r->n_pairs, n_keep);
 }
 
 /* Does each layer that has this encoding need a table of its own, made when its turn comes? */
@@ -1322,7 +1366,7 @@ static int table_of(const Rope *r, int part, int kh)
     return r->table + head * parts + (part < parts ? part : parts - 1);
 }
 
-static double position_of(const Rope *r, int t)
+double rope_position(const Rope *r, int t)
 {
     return r->kind->position ? r->kind->position(r, t) : r->p.pos_shift + r->p.pos_scale * t;
 }
@@ -1363,6 +1407,20 @@ static void scale_values(float *x, int n, double by)
     for (int c = 0; c < n; c++) x[c] = (float)((double)x[c] * by);
 }
 
+void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *angles)
+{
+    if (r->kind->mix) r->kind->mix(r, kh, x);
+    rotate(r, x, angles, angles + r->n_pairs);
+    if (part != ROPE_K && r->kind->q_scale)
+        scale_values(x, r->p.head_dim, r->kind->q_scale(r, pos));
+}
+
+void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles)
+{
+    rope_row(at, at->r->amplitude, angles, angles + at->r->n_pairs);
+    rope_turn(at->r, at->part, at->kh, x, pos, angles);
+}
+
 void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles)
 {
     size_t set = r->sets > 1 ? (size_t)kh : 0;
@@ -1371,12 +1429,8 @@ void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angle
                  .part = part,
                  .kh = kh,
                  .length = r->kind->length ? r->kind->length(r, pos) : 0,
-                 .p = position_of(r, pos)};
-    rope_row(&at, r->amplitude, angles, angles + r->n_pairs);
-    if (r->kind->mix) r->kind->mix(r, kh, x);
-    rotate(r, x, angles, angles + r->n_pairs);
-    if (part != ROPE_K && r->kind->q_scale)
-        scale_values(x, r->p.head_dim, r->kind->q_scale(r, pos));
+                 .p = rope_position(r, pos)};
+    rope_apply_at(&at, x, pos, angles);
 }
 
 /* The angles of token i of the batch in table `table` of a State. */
@@ -1397,7 +1451,7 @@ static void head_tables(const State *s, const Rope *r, int kh, int pos, int n)
     int parts = r->kind->parts > 1 ? r->kind->parts : 1;
     for (int i = 0; i < n; i++)
         for (int part = 0; part < parts; part++) {
-            RopeAt at = {.r = r, .part = part, .kh = kh, .p = position_of(r, pos + i)};
+            RopeAt at = {.r = r, .part = part, .kh = kh, .p = rope_position(r, pos + i)};
             table_row(s, &at, i, table_of(r, part, kh));
         }
 }
@@ -1425,6 +1479,7 @@ static RopeCall rope_call(const State *s, int l, int kh, int n)
         .x = s->xb,
         .work = s->rope_work + (size_t)kh * (size_t)s->n_batch * s->work_stride,
         .memory = s->rope_memory + head * s->memory_stride,
+        .history = s->rope_history + head * (size_t)s->n_ctx * s->history_stride,
     };
 }
 
@@ -1492,10 +1547,13 @@ static void rotate_head(const State *s, const Rope *r, int part, int kh, float *
                         int n)
 {
     size_t row = (size_t)table_of(r, part, kh) * (size_t)s->n_batch * (size_t)s->max_pairs;
-    for (int i = 0; i < n; i++, x += stride, row += (size_t)s->max_pairs) {
-        if (r->kind->mix) r->kind->mix(r, kh, x);
+    for (int i = 0; i < n; i++, x += stride, row += (size_t)s->max_pairs)
         rotate(r, x, s->cos + row, s->sin + row);
-    }
+}
+
+static void mix_head(const Rope *r, int kh, float *x, size_t stride, int n)
+{
+    for (int i = 0; r->kind->mix && i < n; i++) r->kind->mix(r, kh, x + (size_t)i * stride);
 }
 
 /* Replaces values of one head of n tokens (x[i * stride], i < n) as the edit says. */
@@ -1524,6 +1582,7 @@ static void query_head(const State *s, int l, int h, int n)
     const Rope *r = &s->m->rope[ly->rope];
     size_t D = (size_t)s->m->head_dim, stride = (size_t)ly->n_heads * D;
     float *q = projected(s, ly, h, n);
+    mix_head(r, h / (ly->n_heads / ly->n_kv_heads), q, stride, n);
     const Probe *p = s->probe && s->probe->want & PROBE_QK ? s->probe : NULL;
     if (p) p->q(p->ctx, l, h, BEFORE_ROPE, s->pos, n, q, stride);
     int part = r->kind->part ? r->kind->part(r, h) : ROPE_Q;
@@ -1534,7 +1593,7 @@ static void query_head(const State *s, int l, int h, int n)
     if (s->edit) edit_head(&s->edit->q[l * s->m->max_heads + h], q, stride, n);
 }
 
-/* Key head kh of n tokens, as computed, turned as the rows of its table say and cached from
+/* Key head kh of n tokens, as computed (and mixed), turned as the rows of its table say and cached from
  * position pos on. */
 static void cache_keys(const State *s, int l, int kh, float *k, size_t stride, int pos, int n)
 {
@@ -1552,6 +1611,7 @@ static void key_value_head(const State *s, int l, int kh, int n)
     const Layer *ly = &s->m->layer[l];
     size_t D = (size_t)s->m->head_dim, stride = (size_t)ly->n_kv_heads * D;
     float *k = s->kx + (size_t)kh * D, *v = s->v + (size_t)kh * D;
+    mix_head(&s->m->rope[ly->rope], kh, k, stride, n);
     const Probe *p = s->probe && s->probe->want & PROBE_QK ? s->probe : NULL;
     if (p) p->k(p->ctx, l, kh, BEFORE_ROPE, s->pos, n, k, stride);
     for (int i = 0; s->raw_keys && i < n; i++)
@@ -1649,6 +1709,14 @@ static void soft_cap(float *x, size_t n, double cap)
     for (size_t i = 0; i < n; i++) x[i] = (float)(cap * tanh((double)x[i] / cap));
 }
 
+/* What the encoding of the layer adds to the scaled scores of row r, from what it has seen. */
+static void fade_row(const State *s, const Attend *a, int r, float *row)
+{
+    int h = a->h + (a->step ? 0 : r), i = a->i + r * a->step;
+    RopeCall c = rope_call(s, a->l, a->kh, i + 1);
+    c.r->kind->fade(&c, h, s->pos + i, a->t0 + row_begin(s, a, r), row_length(s, a, r), row);
+}
+
 /* Scaled scores become weights. Two passes, so that a normalised row exists for the probe. */
 static void attend_weights(const State *s, const Attend *a, int r, int shown)
 {
@@ -1661,6 +1729,7 @@ static void attend_weights(const State *s, const Attend *a, int r, int shown)
     if (rope->kind->bias)
         rope->kind->bias(rope, a->h + (a->step ? 0 : r), s->pos + a->i + r * a->step,
                          a->t0 + row_begin(s, a, r), n_t, row);
+    if (rope->kind->fade) fade_row(s, a, r, row);
     if (shown) memcpy(a->shown + at, row, (size_t)n_t * sizeof *row);
     s->k->softmax(row, n_t);
 }
@@ -2610,21 +2679,38 @@ enum {
     GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_NORM_BIAS | HAS_BIASES,
 };
 static const Arch archs[] = {
-    {.name = "llama", .layout = ROPE_ADJACENT, .has = LLAMA_PARTS},
-    {.name = "smollm3", .layout = ROPE_ADJACENT, .has = LLAMA_PARTS, .rope = "nope-layers:every=4"},
-    {.name = "granite", .layout = ROPE_ADJACENT, .has = LLAMA_PARTS, .logits_divided = 1},
-    {.name = "qwen2", .layout = ROPE_HALF, .has = LLAMA_PARTS | HAS_QKV_BIAS},
-    {.name = "qwen3", .layout = ROPE_HALF, .has = LLAMA_PARTS | HAS_QK_NORM},
-    {.name = "phi3", .layout = ROPE_HALF, .has = LLAMA_PARTS},
-    {.name = "olmo", .layout = ROPE_ADJACENT, .norm = NORM_UNIT, .has = LLAMA_PARTS},
-    {.name = "olmo2", .layout = ROPE_HALF, .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE},
+    {.name = "llama", .layout = ROPE_ADJACENT, .rope_base = 10000, .has = LLAMA_PARTS},
+    {.name = "smollm3",
+     .layout = ROPE_ADJACENT,
+     .rope_base = 10000,
+     .has = LLAMA_PARTS,
+     .nope_every = 4},
+    {.name = "granite",
+     .layout = ROPE_ADJACENT,
+     .rope_base = 10000,
+     .has = LLAMA_PARTS,
+     .logits_divided = 1},
+    {.name = "qwen2", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS | HAS_QKV_BIAS},
+    {.name = "qwen3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS | HAS_QK_NORM},
+    {.name = "phi3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS},
+    {.name = "olmo",
+     .layout = ROPE_ADJACENT,
+     .rope_base = 10000,
+     .norm = NORM_UNIT,
+     .has = LLAMA_PARTS},
+    {.name = "olmo2",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE},
     {.name = "gemma",
      .layout = ROPE_HALF,
+     .rope_base = 10000,
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS,
      .embd_sqrt = 1},
     {.name = "gemma2",
      .layout = ROPE_HALF,
+     .rope_base = 10000,
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS | HAS_POST_NORMS,
      .embd_sqrt = 1,
@@ -2632,35 +2718,41 @@ static const Arch archs[] = {
      .wide_layers = 46},
     {.name = "gemma3",
      .layout = ROPE_HALF,
+     .rope_base = 10000,
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS | HAS_POST_NORMS | HAS_QK_NORM,
      .embd_sqrt = 1,
      .window_every = 6,
      .wide_layers = 62,
-     .rope = "local:every=6,local_base=10000"},
+     .local_base = 10000},
     {.name = "stablelm",
      .layout = ROPE_HALF,
+     .rope_base = 10000,
      .norm = NORM_LAYER,
      .has = HAS_PRE_NORM | HAS_GATE | HAS_NORM_BIAS},
     {.name = "starcoder2",
      .layout = ROPE_HALF,
+     .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .has = GPT_PARTS},
     {.name = "gptneox",
      .layout = ROPE_HALF,
+     .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU,
      .residual = RES_TWO_NORMS,
      .has = GPT_PARTS},
     {.name = "phi2",
      .layout = ROPE_HALF,
+     .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
      .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_BIASES | HAS_OUTPUT_BIAS},
     {.name = "gptj",
      .layout = ROPE_ADJACENT,
+     .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
@@ -2760,15 +2852,16 @@ static int bind_vector(Binder *b, const char *name, int64_t n, int required, con
 
 static int64_t dim_of(const Model *m, const Layer *ly, int dim)
 {
+    int64_t shown = ly->surplus ? 2 : 1;
     switch (dim) {
     case DIM_E:
         return m->n_embd;
     case DIM_Q:
-        return (int64_t)ly->n_q_heads * m->head_dim;
+        return shown * ly->n_q_heads * m->head_dim;
     case DIM_O:
         return (int64_t)ly->n_o_heads * m->head_dim;
     case DIM_KV:
-        return (int64_t)ly->n_kv_heads * m->head_dim;
+        return shown * ly->n_kv_heads * m->head_dim;
     case DIM_F:
         return ly->n_ff;
     default:
@@ -2859,10 +2952,14 @@ static int bind_layer(Binder *b, int l)
                                 : bind_tensor(b, name, ne0, ne1, needed, field);
         if (found < 0) return -1;
     }
-    return bind_qk_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
-                   bind_qk_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0
-               ? -1
-               : 0;
+    if (bind_qk_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
+        bind_qk_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0)
+        return -1;
+    if (!ly->surplus) return 0; /* the first half of the rows is used */
+    ly->wq = view_rows(b->m, ly->wq, 0, ly->wq->ne[1] / 2);
+    ly->wk = view_rows(b->m, ly->wk, 0, ly->wk->ne[1] / 2);
+    ly->wv = view_rows(b->m, ly->wv, 0, ly->wv->ne[1] / 2);
+    return 0;
 }
 
 /* A tensor nobody bound would change the result if it were obeyed: say so instead of ignoring it.
@@ -2897,12 +2994,44 @@ static int bind_tensors(Binder *b)
     return bad || refuse_unknown(b) ? -1 : 0;
 }
 
+/* Does any layer have a tensor of this name? */
+static int other_layer(const Gguf *g, const char *name)
+{
+    char full[128];
+    for (size_t i = 0; g && i < g->n_tensors; i++) {
+        Str s = g->tensors[i].name;
+        int n = snprintf(full, sizeof full, ".%s", name);
+        if (s.n > (size_t)n && memcmp(s.s, "blk.", 4) == 0 &&
+            memcmp(s.s + s.n - n, full, (size_t)n) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+/* The same from a list. */
+static int take_list(const RopeList *list, Rope *r, int i, int64_t cols, int64_t rows, Err *e)
+{
+    if (list->n != cols || rows != 1)
+        return err_set(e, "rope %s: %s: expected %lld numbers, found %d", r->kind->name, list->name,
+                       (long long)cols, list->n);
+    MUST(i >= 0 && i < ROPE_WEIGHTS && !r->w[i]);
+    r->n_w[i] = (size_t)cols;
+    r->w[i] = xcalloc(r->n_w[i], sizeof *r->w[i]);
+    memcpy(r->w[i], list->v, r->n_w[i] * sizeof *r->w[i]);
+    return 1;
+}
+
 int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows, Err *e)
 {
     char full[128];
+    for (int k = 0; s->list && k < 2; k++)
+        if (s->list[k].name && strcmp(s->list[k].name, name) == 0)
+            return take_list(&s->list[k], r, i, cols, rows, e);
     snprintf(full, sizeof full, "blk.%d.%s", r->p.layer, name);
     const Tensor *t = s->g ? gguf_tensor(s->g, full) : NULL;
     if (!t && s->g) t = gguf_tensor(s->g, name);
+    if (!t && other_layer(s->g, name))
+        return err_set(e, "%s: tensor '%s' is missing; other layers have theirs", s->g->path, full);
     if (!t) return 0;
     if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1)
         return err_set(e,
@@ -2982,8 +3111,6 @@ static int read_layers(Model *m, Err *e)
                           "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
                           "heads of layer %zu, found %d",
                           m->g.path, m->arch->name, n[l], l, n[L + l]);
-        m->max_heads = max_of(m->max_heads, n[l]);
-        m->max_kv_heads = max_of(m->max_kv_heads, n[L + l]);
         m->max_ff = max_of(m->max_ff, n[2 * L + l]);
     }
     free(n);
@@ -3019,75 +3146,95 @@ static int read_shape(Model *m, Err *e)
     return 0;
 }
 
-/* The kind of encoding that the file asks for, by rope.scaling.type or the older rope.scale_linear.
- * With type "none" a factor is written but not meant. */
-static int file_kind(const Model *m, RopeParams *p, const RopeKind **kind, Err *e)
-{
-    char key[128], text[96];
-    Str type = {"linear", 6};
-    if (gguf_float(&m->g, arch_key(m, "rope.scale_linear", key), 0, 1e6, &p->factor, e) < 0 ||
-        gguf_float(&m->g, arch_key(m, "rope.scaling.factor", key), 0, 1e6, &p->factor, e) < 0 ||
-        gguf_str(&m->g, arch_key(m, "rope.scaling.type", key), &type, e) < 0)
-        return -1;
-    if (!str_is(type, "none") && !str_is(type, "linear"))
-        return err_set(e,
-                       "%s: key '%s': expected 'none' or 'linear', found '%s', which this program "
-                       "does not have",
-                       m->g.path, key, show(type, text));
-    if (p->factor <= 0 || str_is(type, "none")) p->factor = 1; /* 0: llama.cpp's "not scaled" */
-    return rope_parse(p->factor > 1 || p->factor < 1 ? "linear" : "plain", p, kind, e);
-}
-
-/* Frequency divisors of a file (Llama 3.1 and later). */
+/* Frequency divisors of a file (Llama 3.1 and later), of one layer or of all. */
 static int read_divisors(Binder *b, RopeParams *p)
 {
-    if (bind_vector(b, "rope_freqs.weight", p->n_rot / 2, 0, &p->divisors) < 0) return -1;
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.rope_freqs.weight", p->layer);
+    if (!gguf_tensor(&b->m->g, name)) snprintf(name, sizeof name, "rope_freqs.weight");
+    if (bind_vector(b, name, p->n_rot / 2, 0, &p->divisors) < 0) return -1;
     for (int j = 0; p->divisors && j < p->n_rot / 2; j++)
         if (!(p->divisors[j] > 0))
-            return err_set(b->e,
-                           "%s: tensor 'rope_freqs.weight': divisor %d is %g; expected a number "
-                           "above 0",
-                           b->m->g.path, j, (double)p->divisors[j]);
+            return err_set(b->e, "%s: tensor '%s': divisor %d is %g; expected a number above 0",
+                           b->m->g.path, name, j, (double)p->divisors[j]);
     return 0;
 }
 
-/* What the file says about the encoding of all its layers. */
-static int read_rope_params(Binder *b, RopeParams *p, const RopeKind **kind)
+/* Lists of divisors belong to an encoding that the command line may have replaced. */
+static void know_factors(Binder *b)
 {
-    const Model *m = b->m;
-    char key[128];
-    *p = rope_params(m->head_dim, m->arch->rope_base > 0 ? m->arch->rope_base : 10000);
-    p->n_layers = m->n_layers;
-    p->n_embd = m->n_embd;
-    p->n_ctx_train = m->n_ctx_train;
-    if (hyper_int(m, "rope.dimension_count", 2, m->head_dim, m->head_dim, &p->n_rot, b->e) ||
-        hyper_int(m, "rope.scaling.original_context_length", 1, INT_MAX, m->n_ctx_train,
-                  &p->n_ctx_orig, b->e) ||
-        gguf_float(&m->g, arch_key(m, "rope.freq_base", key), 1.0, 1e12, &p->base, b->e) < 0 ||
-        file_kind(m, p, kind, b->e))
-        return -1;
-    if (p->n_rot % 2)
-        return err_set(b->e, "%s: key '%s.rope.dimension_count': expected an even number, found %d",
-                       m->g.path, m->arch->name, p->n_rot);
-    return read_divisors(b, p);
+    for (size_t i = 0; i < b->m->g.n_tensors; i++)
+        if (memmem(b->m->g.tensors[i].name.s, b->m->g.tensors[i].name.n, "rope_factors_", 13))
+            b->used[i] = 1;
 }
 
-/* What the command line says instead. With another number of rotated values the file's divisors
- * have no meaning. */
-static int override_rope(const ModelOptions *opt, RopeParams *p, const RopeKind **kind, Err *e)
+/* What the file says about the encoding of every layer. Where the command line says something else
+ * for all of them, it need not be something that this program has. */
+static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
 {
+    Model *m = b->m;
+    int replaced = (opt->rope || opt->rope_factor > 0) && !opt->rope_layers;
+    int *local = xcalloc((size_t)m->n_layers, sizeof *local);
+    RopeFile f = {&m->g, m->arch->name,       m->n_layers,
+                  local, m->arch->local_base, m->arch->nope_every};
+    Err ignored;
+    for (int l = 0; l < m->n_layers; l++) {
+        local[l] = m->layer[l].window > 0;
+        spec[l].kind = &rope_plain;
+        spec[l].p = rope_params(m->head_dim, m->arch->rope_base);
+        spec[l].p.layer = l;
+        spec[l].p.n_layers = m->n_layers;
+        spec[l].p.n_heads = m->layer[l].n_heads;
+        spec[l].p.n_kv_heads = m->layer[l].n_kv_heads;
+        spec[l].p.n_embd = m->n_embd;
+        spec[l].p.n_ctx_train = m->n_ctx_train;
+    }
+    int bad = rope_file_shape(&f, spec, b->e);
+    for (int l = 0; !bad && l < m->n_layers; l++) bad = read_divisors(b, &spec[l].p);
+    bad = bad || (rope_file_kind(&f, spec, replaced ? &ignored : b->e) && !replaced);
+    know_factors(b);
+    free(local);
+    return bad ? -1 : 0;
+}
+
+/* What the command line says instead, for one layer. With another number of rotated values the
+ * file's divisors have no meaning. */
+static int override_rope(const ModelOptions *opt, RopeSpec *spec, Err *e)
+{
+    RopeParams *p = &spec->p;
     int n_rot = p->n_rot;
-    char spec[64];
+    char text[64];
+    if (opt->rope_layers && !opt->rope && !(opt->rope_factor > 0))
+        return err_usage(e, "--rope-layers %s says where --rope acts: give that, too",
+                         opt->rope_layers);
     if (opt->rope_factor > 0) {
         if (opt->rope && strcmp(opt->rope, "linear"))
             return err_usage(e, "--rope-scale is the factor of --rope linear, not of --rope %s",
                              opt->rope);
-        snprintf(spec, sizeof spec, "linear:factor=%.17g", opt->rope_factor);
-        return rope_parse(spec, p, kind, e);
+        snprintf(text, sizeof text, "linear:factor=%.17g", opt->rope_factor);
+        return rope_parse(text, p, &spec->kind, e);
     }
-    if (opt->rope && rope_parse(opt->rope, p, kind, e)) return -1;
+    if (opt->rope && rope_parse(opt->rope, p, &spec->kind, e)) return -1;
     if (p->n_rot != n_rot) p->divisors = NULL;
     return 0;
+}
+
+/* The same from a config.json, which says everything itself. */
+static int config_rope(const Model *m, const char *path, const ConfigRope *c, RopeSpec *spec,
+                       Err *e)
+{
+    RopeParams *p = &spec->p, fresh = rope_params(m->head_dim, m->arch->rope_base);
+    p->n_rot = fresh.n_rot;
+    p->base = fresh.base;
+    p->factor = 1;
+    p->divisors = NULL;
+    return rope_read(path, c->spec, spec, e);
+}
+
+static int is_config(const char *rope)
+{
+    size_t n = rope ? strlen(rope) : 0;
+    return n > 5 && strcmp(rope + n - 5, ".json") == 0;
 }
 
 static int same_number(double a, double b)
@@ -3095,31 +3242,55 @@ static int same_number(double a, double b)
     return (a >= b && a <= b) || (isnan(a) && isnan(b));
 }
 
-/* Would two layers turn alike? Kinds with weights or a memory of their own never share. */
+static int same_positions(const Rope *a, const Rope *b)
+{
+    size_t bytes = (size_t)a->n_positions * sizeof *a->positions;
+    return a->n_positions == b->n_positions &&
+           (!bytes || memcmp(a->positions, b->positions, bytes) == 0);
+}
+
+static int same_weights(const Rope *a, const Rope *b)
+{
+    for (int i = 0; i < ROPE_WEIGHTS; i++) {
+        size_t bytes = a->n_w[i] * sizeof *a->w[i];
+        if (a->n_w[i] != b->n_w[i] || (bytes && memcmp(a->w[i], b->w[i], bytes))) return 0;
+    }
+    return 1;
+}
+
+/* Would two layers turn alike? What is remembered is kept per layer, whatever they share. */
 static int same_rope(const Rope *a, const Rope *b)
 {
     const RopeParams *p = &a->p, *q = &b->p;
-    size_t bytes = (size_t)a->n_pairs * sizeof *a->inv_freq;
-    int same = a->kind == b->kind && !a->kind->load && !a->kind->memory && a->sets == 1 &&
-               a->n_pairs == b->n_pairs && same_number(a->amplitude, b->amplitude) &&
-               p->n_heads == q->n_heads && p->n_kv_heads == q->n_kv_heads &&
-               p->copies == q->copies && same_number(p->pos_scale, q->pos_scale) &&
-               same_number(p->pos_shift, q->pos_shift) && same_number(p->base, q->base);
+    size_t bytes = (size_t)a->sets * (size_t)a->n_pairs * sizeof *a->inv_freq;
+    int same = a->kind == b->kind && same_weights(a, b) && same_positions(a, b) &&
+               a->sets == b->sets && a->n_pairs == b->n_pairs &&
+               same_number(a->amplitude, b->amplitude) && p->n_heads == q->n_heads &&
+               p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
+               same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
+               same_number(p->base, q->base) && same_number(p->factor, q->factor) &&
+               p->n_ctx_orig == q->n_ctx_orig;
     for (int i = 0; same && i < ROPE_ARGS; i++) same = same_number(p->arg[i], q->arg[i]);
     return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
 
-/* The encoding of layer l, made or shared with a layer before it. */
-static int add_rope(Binder *b, int l, const RopeKind *kind, RopeParams *p)
+/* The encoding of layer l, made or shared with a layer before it. from: the file that asks for it,
+ * or NULL; list: see RopeSource. */
+static int add_rope(Binder *b, int l, const RopeSpec *spec, const char *from, const RopeList *list)
 {
     Model *m = b->m;
     Layer *ly = &m->layer[l];
-    RopeSource source = {&m->g, b->used};
+    RopeSource source = {&m->g, b->used, list};
     Rope *r = &m->rope[m->n_ropes];
-    p->layer = l;
-    p->n_heads = ly->n_heads;
-    p->n_kv_heads = ly->n_kv_heads;
-    if (rope_new(r, kind, p, m->arch->layout, &source, b->e)) return -1;
+    Err why = {.usage = 0};
+    if (rope_new(r, spec->kind, &spec->p, m->arch->layout, &source, &why)) {
+        const char *msg = why.msg + (from && strncmp(why.msg, "--", 2) == 0 ? 2 : 0);
+        if (!from || strncmp(msg, from, strlen(from)) == 0)
+            *b->e = why;
+        else
+            err_set(b->e, "%s: %.800s", from, msg);
+        return -1;
+    }
     for (ly->rope = 0; ly->rope < m->n_ropes; ly->rope++)
         if (same_rope(&m->rope[ly->rope], r)) {
             rope_free(r);
@@ -3147,48 +3318,92 @@ static void place_tables(Model *m)
     m->n_tables += own;
 }
 
+/* Heads that are made from fewer projected ones. The file may have tensors for these alone, or (of
+ * halved heads) for all: then the first are used. */
+static int halve_heads(Model *m, int l, Err *e)
+{
+    Layer *ly = &m->layer[l];
+    char name[64];
+    if (ly->n_kv_heads % 2)
+        return err_usage(e,
+                         "--rope %s: half of the key heads are projected: expected an even number "
+                         "of them, found %d in layer %d",
+                         m->rope[ly->rope].kind->name, ly->n_kv_heads, l);
+    snprintf(name, sizeof name, "blk.%d.attn_q.weight", l);
+    const Tensor *wq = gguf_tensor(&m->g, name);
+    ly->surplus = wq && wq->ne[1] == (int64_t)ly->n_q_heads * m->head_dim;
+    ly->n_q_heads /= 2;
+    ly->n_kv_heads /= 2;
+    return 0;
+}
+
 /* Copies of query heads: attention has more heads than are projected. */
 static int expand_heads(Model *m, int l, Err *e)
 {
     Layer *ly = &m->layer[l];
     const RopeParams *p = &m->rope[ly->rope].p;
-    const Tensor *wo;
     char name[64];
-    snprintf(name, sizeof name, "blk.%d.attn_output.weight", l);
-    wo = gguf_tensor(&m->g, name);
     if (p->copies == 1) return 0;
-    if (m->layer[l].bq || p->copies != 2) return err_set(e, "bug: %d copies", p->copies);
+    MUST(p->copies == 2);
+    if (p->halved) return halve_heads(m, l, e);
+    snprintf(name, sizeof name, "blk.%d.attn_output.weight", l);
+    const Tensor *wo = gguf_tensor(&m->g, name);
     ly->n_heads = p->copies * ly->n_q_heads;
     ly->n_o_heads =
         wo && wo->ne[0] == (int64_t)ly->n_heads * m->head_dim ? ly->n_heads : ly->n_q_heads;
-    m->max_heads = max_of(m->max_heads, ly->n_heads);
     return 0;
+}
+
+static void widest_layer(Model *m)
+{
+    for (int l = 0; l < m->n_layers; l++) {
+        m->max_heads = max_of(m->max_heads, m->layer[l].n_heads);
+        m->max_kv_heads = max_of(m->max_kv_heads, m->layer[l].n_kv_heads);
+    }
+}
+
+/* Every layer's encoding: what the file says, or what the command line says instead. */
+static int add_ropes(Binder *b, const ModelOptions *opt, const uint8_t *on, RopeSpec *spec)
+{
+    Model *m = b->m;
+    RopeConfig c = {.n = 0};
+    int bad = 0, config = is_config(opt->rope) && !(opt->rope_factor > 0);
+    if (config && rope_config_open(&c, opt->rope, m->n_layers, m->head_dim, b->e)) return -1;
+    for (int l = 0; !bad && l < m->n_layers; l++) {
+        const ConfigRope *of = config && on[l] ? &c.rope[c.of_layer[l]] : NULL;
+        int said = on[l] && (opt->rope || opt->rope_factor > 0);
+        const char *from = of ? opt->rope : said ? NULL : m->g.path;
+        if (of)
+            bad = config_rope(m, opt->rope, of, &spec[l], b->e);
+        else if (on[l])
+            bad = override_rope(opt, &spec[l], b->e);
+        bad =
+            bad || add_rope(b, l, &spec[l], from, of ? of->list : NULL) || expand_heads(m, l, b->e);
+    }
+    rope_config_free(&c);
+    return bad;
 }
 
 static int read_rope(Binder *b, const ModelOptions *opt)
 {
     Model *m = b->m;
-    RopeParams file, asked;
-    const RopeKind *file_has, *kind;
+    RopeSpec *spec = xcalloc((size_t)m->n_layers, sizeof *spec);
     uint8_t *on = xcalloc((size_t)m->n_layers, 1);
-    int bad = read_rope_params(b, &file, &file_has);
-    asked = file;
-    kind = file_has;
-    bad = bad || override_rope(opt, &asked, &kind, b->e) ||
-          list_parse("--rope-layers", opt->rope_layers, m->n_layers, on, b->e);
     m->rope = xcalloc((size_t)m->n_layers + 1, sizeof *m->rope);
-    for (int l = 0; !bad && l < m->n_layers; l++)
-        bad = add_rope(b, l, on[l] ? kind : file_has, on[l] ? &asked : &file) ||
-              expand_heads(m, l, b->e);
+    int bad = list_parse("--rope-layers", opt->rope_layers, m->n_layers, on, b->e) ||
+              file_ropes(b, opt, spec) || add_ropes(b, opt, on, spec);
+    free(spec);
     free(on);
     if (bad) return -1;
     for (int r = 0; opt->truncate && r < m->n_ropes; r++) {
-        if (m->rope[r].kind->length)
-            return err_usage(b->e, "--keep-rope: the frequencies of %s change with the length",
-                             m->rope[r].kind->name);
+        const RopeKind *of = m->rope[r].kind;
+        if (of->length || of->angles || of->per_head)
+            return err_usage(b->e, "--keep-rope: the pairs of %s have no frequencies of their own",
+                             of->name);
         rope_keep(&m->rope[r], opt->rope_keep);
     }
     place_tables(m);
+    widest_layer(m);
     return 0;
 }
 
@@ -3197,10 +3412,10 @@ static const struct {
     const char *name;
     double neutral;
 } unsupported_keys[] = {
-    {"attention.max_alibi_bias", 0},
+    {"attention.temperature_scale", 0},
+    {"attention.temperature_length", 0},
+    {"attention.compress_rope_freq_base", 0},
     {"attention.causal", 1},
-    {"rope.scaling.attn_factor", 1},
-    {"rope.scaling.yarn_ext_factor", 0},
 };
 
 static int refuse_keys(const Model *m, Err *e)
@@ -3491,7 +3706,7 @@ static int state_sizes(State *s, const StateOptions *opt, Err *e)
 
 /* What the encodings of a model need besides tables of angles: numbers of elements. */
 typedef struct {
-    double now, raw, angles, work, memory;
+    double now, raw, angles, work, memory, history;
 } RopeSizes;
 
 static int rope_sizes(State *s, RopeSizes *z, Err *e)
@@ -3503,11 +3718,13 @@ static int rope_sizes(State *s, RopeSizes *z, Err *e)
         const Rope *r = &m->rope[i];
         size_t work = r->kind->work ? (size_t)r->kind->work(r) : 0;
         size_t memory = r->kind->memory ? (size_t)r->kind->memory(r) : 0;
+        size_t history = r->kind->history ? (size_t)r->kind->history(r) : 0;
         z->now += (double)r->sets * r->n_pairs;
         if (r->kind->length) z->raw = m->n_layers * K * m->head_dim * s->n_ctx;
         if (r->kind->angles) z->angles = K * N * s->max_pairs;
         if (work > s->work_stride) s->work_stride = work;
         if (memory > s->memory_stride) s->memory_stride = memory;
+        if (history > s->history_stride) s->history_stride = history;
         if (r->kind->update && s->kv_type != T_F32)
             return err_usage(e,
                              "--rope %s rewrites its keys at every token, which adds up errors in "
@@ -3516,6 +3733,7 @@ static int rope_sizes(State *s, RopeSizes *z, Err *e)
     }
     z->work = K * N * (double)s->work_stride;
     z->memory = m->n_layers * K * (double)s->memory_stride;
+    z->history = m->n_layers * K * s->n_ctx * (double)s->history_stride;
     return 0;
 }
 
@@ -3600,6 +3818,7 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->rope_angles, z.angles, 8},
         {&s->rope_work, z.work, 4},
         {&s->rope_memory, z.memory, 8},
+        {&s->rope_history, z.history, 8},
         {&s->k_cache, cache, kv_bytes},
         {&s->v_cache, cache, kv_bytes},
         {&s->logits, N * m->n_vocab, 4},
@@ -3785,13 +4004,23 @@ static int sample(Sampler *sp, float *logits, int V, const Tokens *past)
 
 /* ------------------------------------------------------------ 11 commands */
 
+/* An option that may be given several times. */
+typedef struct {
+    const char **at;
+    int n;
+} Strings;
+
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
-        *ablation;
+        *try_layers, *ablation, *contexts, *bases, *factors;
+    Strings ropes;
+    const char *kind; /* of `rope`: KIND[:key=value,...] */
+    char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
-        verbose;
+        verbose, ascii, no_analysis;
+    int head_dim, n_heads, n_layers, span; /* of `rope` */
     double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
     int top_k, repeat_last_n;
     double seed;
@@ -3815,7 +4044,8 @@ typedef struct {
 typedef struct {
     const char *name;
     char letter;
-    enum { O_FLAG, O_INT, O_WHOLE, O_NUM, O_STR } type; /* int, int, double, double, text */
+    /* int, int, double, double, text, texts */
+    enum { O_FLAG, O_INT, O_WHOLE, O_NUM, O_STR, O_MANY } type;
     size_t field;
     double lo, hi;
     const char *commands; /* letters of the commands it belongs to */
@@ -3824,18 +4054,31 @@ typedef struct {
 
 #define F(member) offsetof(Options, member)
 static const Option option_table[] = {
-    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBx", "FILE",
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBxs", "FILE",
      "the GGUF file (or the first argument)"},
-    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpax", "TEXT", "the text itself"},
-    {"file", 'f', O_STR, F(file), 0, 0, "tgcpax", "FILE", "read the text from a file; - is stdin"},
+    {"model", 'm', O_STR, F(model), 0, 0, "R", "FILE",
+     "show it in this model; without KIND: what the model has"},
+    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpaxs", "TEXT", "the text itself"},
+    {"file", 'f', O_STR, F(file), 0, 0, "tgcpaxs", "FILE", "read the text from a file; - is stdin"},
     {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gc", "N",
      "tokens to generate (128); -1: until the end"},
     {"predict", 'n', O_INT, F(n_predict), 0, 1e9, "b", "N", "tokens to decode (128)"},
     {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "ax", "N", "read N tokens of the text at most"},
+    {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "s", "N",
+     "read N tokens of the text (one window of the longest context; --protocol llama.cpp: two)"},
+    {"rope", 0, O_MANY, F(ropes), 0, 0, "s", "KIND",
+     "position encoding KIND[:key=value,...], %c in it is the context; give it once for each "
+     "(none: the file's)"},
+    {"bases", 0, O_STR, F(bases), 0, 0, "s", "LIST", "plain encodings of these bases, as 1e4,1e5"},
+    {"factors", 0, O_STR, F(factors), 0, 0, "s", "LIST",
+     "each --rope whose kind has a factor (or alpha), with each of these, as 1,2,4"},
+    {"contexts", 0, O_STR, F(contexts), 0, 0, "s", "LIST", "contexts (512,1024,2048)"},
+    {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
+     "the perplexities alone, which is faster"},
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbax", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbax", "N",
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxs", "N",
      "threads (default: as many CPUs as it may use)"},
-    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbax", "N", "tokens of one batch (512)"},
+    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxs", "N", "tokens of one batch (512)"},
     {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
      "go on from the text (which must fit one window) and observe N generated tokens, too"},
     {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
@@ -3849,21 +4092,25 @@ static const Option option_table[] = {
     {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gca", "N",
      "tokens it looks back on (64)"},
     {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
-    {"bos", 0, O_STR, F(bos), 0, 0, "tgpax", "auto|on|off|ID",
+    {"bos", 0, O_STR, F(bos), 0, 0, "tgpaxs", "auto|on|off|ID",
      "first token of a text (auto: as the file says)"},
-    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpax", "NAME", "pre-tokenizer, instead of the file's"},
+    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpaxs", "NAME", "pre-tokenizer, instead of the file's"},
     {"special", 0, O_FLAG, F(special), 0, 0, "tg", "",
      "control tokens: recognise them in the text, show them"},
     {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
     {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpb", "", "quantized weights times float activations"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpb", "",
      "quantized weights times int8 activations (the default)"},
-    {"exact", 0, O_FLAG, F(exact), 0, 0, "ax", "",
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "axs", "",
      "quantized weights times float activations (the default)"},
-    {"int8", 0, O_FLAG, F(int8), 0, 0, "ax", "", "quantized weights times int8 activations"},
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "axs", "", "quantized weights times int8 activations"},
     {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
      "position encoding KIND[:key=value,...], instead of the file's: see `ropescope rope`"},
-    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBx", "LIST",
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBs", "LIST",
+     "--rope in these layers only, as 4-8"},
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "R", "LIST",
+     "with -m: KIND in these layers only, as 4-8"},
+    {"rope-layers", 0, O_STR, F(try_layers), 0, 0, "x", "LIST",
      "--rope in these layers only, as 4-8"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaB", "X",
      "factor of --rope linear, instead of the file's"},
@@ -3884,26 +4131,28 @@ static const Option option_table[] = {
      "as many random pairs dropped, N times over (3)"},
     {"seed", 's', O_WHOLE, F(seed), 0, 9007199254740992.0, "pax", "N",
      "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
-    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbax", "f32|f16", "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbax", "NAME",
+    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxs", "f32|f16", "type of the cached keys and values (f32)"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxs", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "px", "NAME",
      "llama.cpp (second half of each window) or full (all of it)"},
+    {"protocol", 0, O_STR, F(protocol), 0, 0, "s", "NAME",
+     "same (the same tokens at every context), or full or llama.cpp as perplexity has them (same)"},
     {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
     {"n-prompt", 0, O_INT, F(n_prompt), 1, 1e6, "b", "N", "prompt tokens (512)"},
     {"depth", 0, O_INT, F(depth), 0, 1e6, "b", "N", "decode after N other tokens (0)"},
     {"repeat", 'r', O_INT, F(repeat), 1, 1000, "b", "N", "runs; the median is shown (3)"},
     {"probe", 0, O_STR, F(probe), 0, 0, "b", "off|on", "measure with the observing probe attached"},
-    {"skip", 0, O_INT, F(analysis.n_skip), 0, 1e6, "ax", "N",
+    {"skip", 0, O_INT, F(analysis.n_skip), 0, 1e6, "axs", "N",
      "tokens at the head of each window left out of means (1)"},
-    {"strong-ratio", 0, O_NUM, F(analysis.strong_ratio), 0, 1e9, "pax", "X",
+    {"strong-ratio", 0, O_NUM, F(analysis.strong_ratio), 0, 1e9, "paxs", "X",
      "a strong pair: r_q r_k at least X times the head's median pair (20)"},
-    {"strong-r", 0, O_NUM, F(analysis.strong_r), 0, 1, "pax", "X",
+    {"strong-r", 0, O_NUM, F(analysis.strong_r), 0, 1, "paxs", "X",
      "a strong pair: R_q and R_k at least X (0.95)"},
-    {"sink-eps", 0, O_NUM, F(analysis.sink_eps), 0, 1, "ax", "X", "a sink: alpha_1 above X (0.3)"},
-    {"sink-t", 0, O_INT, F(analysis.sink_t), 1, 1e6, "ax", "N",
+    {"sink-eps", 0, O_NUM, F(analysis.sink_eps), 0, 1, "axs", "X", "a sink: alpha_1 above X (0.3)"},
+    {"sink-t", 0, O_INT, F(analysis.sink_t), 1, 1e6, "axs", "N",
      "queries behind alpha_1 of the sink metric (64)"},
-    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "gpaxB", "N",
+    {"train-ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "gpaxBs", "N",
      "P of x = theta P, instead of the file's"},
     {"massive-ratio", 0, O_NUM, F(analysis.massive_ratio), 0, 1e9, "ax", "X",
      "a massive value: norm above X times the head's mean channel (5)"},
@@ -3912,6 +4161,15 @@ static const Option option_table[] = {
     {"act-ratio", 0, O_NUM, F(analysis.act_ratio), 0, 1e30, "a", "X",
      "and above X times the median |h| of its state (1000)"},
     {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 1e9, "aB", "N", "the same as --train-ctx"},
+    {"head-dim", 0, O_INT, F(head_dim), 2, 16384, "R", "N",
+     "without a model: values of a head (64)"},
+    {"base", 0, O_NUM, F(base), 1, 1e15, "R", "X", "without a model: base of plain RoPE (10000)"},
+    {"ctx", 0, O_NUM, F(analysis.n_ctx), 1, 16777216, "R", "N",
+     "without a model: the trained context (4096)"},
+    {"heads", 0, O_INT, F(n_heads), 1, 1024, "R", "N", "without a model: heads of a layer (8)"},
+    {"layers", 0, O_INT, F(n_layers), 1, 1024, "R", "N", "without a model: layers (12)"},
+    {"span", 0, O_INT, F(span), 1, 16777216, "R", "N",
+     "distances up to N (the context the encoding is for)"},
     {"base", 0, O_NUM, F(base), 1, 1e15, "aB", "X",
      "without a model: base of theta_j = base^(-2j/n_rot)"},
     {"n-rot", 0, O_INT, F(n_rot), 2, 16384, "a", "N",
@@ -3961,15 +4219,19 @@ static const Option option_table[] = {
      "besides, a new folder of NumPy arrays [layer, head, pair] and manifest.json"},
     {"text", 0, O_STR, F(text), 0, 0, "am", "FILE", "besides --json, the report; - is stdout"},
     {"verbose", 0, O_FLAG, F(verbose), 0, 0, "am", "", "report every head"},
-    {"color", 0, O_STR, F(color), 0, 0, "aBmx", "WHEN",
+    {"ascii", 0, O_FLAG, F(ascii), 0, 0, "aBmxRs", "", "nothing but ASCII in reports"},
+    {"color", 0, O_STR, F(color), 0, 0, "aBmxRs", "WHEN",
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
-    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBx", "FILE", "write there instead of to stdout"},
+    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxR", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmx", "", "data as JSON"},
+    {"output", 'o', O_STR, F(out), 0, 0, "s", "FILE",
+     "keep a line of JSON for each cell in FILE, and go on from those that are there"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxR", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "s", "", "a line of JSON for each cell, and no chart"},
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
@@ -3990,6 +4252,21 @@ typedef struct {
     const char *args, *what; /* "..." in args: it takes any number of files */
     int (*run)(Options *o, Err *e);
 } Command;
+
+/* The encoding that options ask for, as every report names it: "yarn:factor=4 in layers 4-8", to be
+ * freed; NULL: as the file says. */
+static char *rope_said(const ModelOptions *mo)
+{
+    char scaled[64] = "";
+    Bytes b = {0};
+    if (!mo->rope && !(mo->rope_factor > 0)) return NULL;
+    if (mo->rope_factor > 0)
+        snprintf(scaled, sizeof scaled, "linear:factor=%.10g", mo->rope_factor);
+    const char *part[] = {*scaled ? scaled : mo->rope, mo->rope_layers ? " in layers " : "",
+                          mo->rope_layers ? mo->rope_layers : ""};
+    for (int i = 0; i < 3; i++) bytes_add(&b, part[i], strlen(part[i]));
+    return b.s;
+}
 
 static volatile sig_atomic_t interrupted;
 
@@ -4073,6 +4350,24 @@ static void warn_pre(const Tokenizer *t)
             "differently from how the model learned it (--pre NAME)");
 }
 
+/* The model and its tokenizer, without a state. */
+static int session_model(Session *ss, const Options *o, const ModelOptions *mo, Err *e)
+{
+    *ss = (Session){.bos = -1};
+    if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
+        return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
+    if (!o->model)
+        return err_usage(e, "which model? Give a GGUF file: ropescope COMMAND MODEL.gguf");
+    if (model_open(&ss->m, o->model, mo, e)) return -1;
+    ss->tok = tok_new(&ss->m.g, o->pre, e);
+    if (!ss->tok || bos_policy(ss->tok, o->bos, &ss->bos, ss->policy, e)) return -1;
+    if (tok_n_vocab(ss->tok) > ss->m.n_vocab)
+        return err_set(e, "%s: the tokenizer has %d tokens, the embedding only %d rows", o->model,
+                       tok_n_vocab(ss->tok), ss->m.n_vocab);
+    warn_pre(ss->tok);
+    return 0;
+}
+
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
@@ -4087,20 +4382,7 @@ static int session_open(Session *ss, const Options *o, int exact, Err *e)
                        .exact = exact,
                        .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
                        .isa = o->isa};
-    *ss = (Session){.bos = -1};
-    if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
-        return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
-    if (!o->model)
-        return err_usage(e, "which model? Give a GGUF file: ropescope COMMAND MODEL.gguf");
-    if (model_open(&ss->m, o->model, &mo, e)) return -1;
-    ss->tok = tok_new(&ss->m.g, o->pre, e);
-    if (!ss->tok || bos_policy(ss->tok, o->bos, &ss->bos, ss->policy, e) ||
-        state_new(&ss->s, &ss->m, &so, e))
-        return -1;
-    if (tok_n_vocab(ss->tok) > ss->m.n_vocab)
-        return err_set(e, "%s: the tokenizer has %d tokens, the embedding only %d rows", o->model,
-                       tok_n_vocab(ss->tok), ss->m.n_vocab);
-    warn_pre(ss->tok);
+    if (session_model(ss, o, &mo, e) || state_new(&ss->s, &ss->m, &so, e)) return -1;
     if (ss->s.n_ctx > ss->m.n_ctx_train)
         note("warning: context %d is beyond the %d tokens the file says the model was trained for",
              ss->s.n_ctx, ss->m.n_ctx_train);
@@ -4733,11 +5015,37 @@ static int with_output(const Options *o, int exact,
 
 /* ---- perplexity */
 
+/* How far a command is that runs many windows, in units of its own. */
+typedef struct {
+    char what[80];
+    double done, total, started;
+} Work;
+
 typedef struct {
     double nll, nll2; /* sums of -log p and of its square */
     long n;
     double *each; /* -log p of each token, or NULL: not kept */
+    Work *work;   /* to be told of the tokens that were run, or NULL */
 } Score;
+
+/* What a token at position pos costs, in units of a token without attention: two operations per
+ * parameter, four per value of each head and key. */
+static double token_cost(const Model *m, double pos)
+{
+    double values = 0;
+    for (int l = 0; l < m->n_layers; l++) values += (double)m->layer[l].n_heads * m->head_dim;
+    return 1 + pos * 4 * values / (2 * (double)m->n_params);
+}
+
+/* n tokens from position pos on have been run. */
+static void work_done(Work *w, const Model *m, int pos, int n)
+{
+    w->done += n * token_cost(m, pos + n / 2.0);
+    double left = (now() - w->started) * (w->total / w->done - 1);
+    if (!isatty(2)) return;
+    fprintf(stderr, "\r%s %.0f%%  %dm%02ds left \033[K", w->what, 100 * w->done / w->total,
+            (int)left / 60, (int)left % 60);
+}
 
 /* -log softmax(logits)[id], in double. */
 static double token_nll(const float *logits, int V, int id)
@@ -4758,6 +5066,7 @@ static int score_window(Session *ss, const int *ids, int n, int first, Score *to
         int k = n - i < step ? n - i : step, from = i < first ? first - i : 0;
         if (interrupted) return 1;
         forward(&ss->s, ids + i, k, from < k ? k : 0);
+        if (sc.work) work_done(sc.work, &ss->m, i, k);
         for (int c = from; c < k && i + c + 1 < n; c++) {
             const float *logits = ss->s.logits + (size_t)c * (size_t)V;
             if (!all_finite(logits, V)) return err_not_finite(ss, e);
@@ -5619,7 +5928,7 @@ static int locale_is_ascii(void)
 /* The screen behind standard output; a file is the same for everyone. */
 static Screen screen_of(const Options *o, FILE *f)
 {
-    Screen s = {.verbose = o->verbose};
+    Screen s = {.verbose = o->verbose, .ascii = o->ascii};
     const char *term = getenv("TERM"), *colors = getenv("COLORTERM"), *columns = getenv("COLUMNS");
     struct winsize size;
     if (wants_color(o, f))
@@ -5629,7 +5938,7 @@ static Screen screen_of(const Options *o, FILE *f)
     if (f != stdout) return s;
     if (isatty(1) && ioctl(1, TIOCGWINSZ, &size) == 0) s.width = size.ws_col;
     if (!s.width && columns) s.width = atoi(columns);
-    s.ascii = locale_is_ascii();
+    s.ascii |= locale_is_ascii();
     return s;
 }
 
@@ -5771,9 +6080,7 @@ static Provenance session_provenance(const Session *ss, const Options *o)
                     .exact = ss->s.exact,
                     .n_threads = ss->s.n_threads,
                     .model_bytes = ss->m.g.size,
-                    .rope_override = o->rope             ? o->rope
-                                     : o->rope_scale > 0 ? "linear"
-                                                         : NULL,
+                    .rope_override = o->rope_said,
                     .pre_override = o->pre,
                     .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     return p;
@@ -5931,6 +6238,7 @@ static int activations_check(const Options *o, Err *e)
                                          "min-p",
                                          "repeat-penalty",
                                          "repeat-last-n",
+                                         "rope-layers",
                                          "bos",
                                          "pre",
                                          "exact",
@@ -6111,9 +6419,8 @@ static int run_check(Options *o, Err *e)
 /* An encoding without a model: the frequencies of --base and --n-rot over --ctx tokens. */
 static int lone_encoding(const Options *o, Model *m, Err *e)
 {
-    const RopeKind *kind;
     ModelOptions mo = {.rope = o->rope, .rope_factor = o->rope_scale};
-    RopeParams p = rope_params(o->n_rot, o->base);
+    RopeSpec spec = {&rope_plain, rope_params(o->n_rot, o->base)};
     const char *missing = !(o->base > 0)             ? "--base X"
                           : !o->n_rot                ? "--n-rot N"
                           : !(o->analysis.n_ctx > 0) ? "--ctx P"
@@ -6124,13 +6431,18 @@ static int lone_encoding(const Options *o, Model *m, Err *e)
     if (missing)
         return err_usage(e, "bounds without a model needs --base, --n-rot and --ctx: %s is missing",
                          missing);
+    if (o->rope_layers)
+        return err_usage(e, "--rope-layers is for the layers of a model, which is missing");
     if (o->n_rot % 2)
         return err_usage(e, "--n-rot %d: expected an even number, two values for each pair",
                          o->n_rot);
-    p.n_ctx_orig = p.n_ctx_train = (int)o->analysis.n_ctx;
-    if (rope_parse("plain", &p, &kind, e) || override_rope(&mo, &p, &kind, e)) return -1;
+    spec.p.n_ctx_orig = spec.p.n_ctx_train = (int)o->analysis.n_ctx;
+    if (override_rope(&mo, &spec, e)) return -1;
+    if (spec.kind->per_layer)
+        return err_usage(e, "--rope %s: layers differ: give a model, whose layers they are",
+                         spec.kind->name);
     m->rope = xcalloc(1, sizeof *m->rope);
-    if (rope_new(&m->rope[0], kind, &p, ROPE_HALF, NULL, e)) return -1;
+    if (rope_new(&m->rope[0], spec.kind, &spec.p, ROPE_HALF, NULL, e)) return -1;
     m->n_ropes = 1;
     return 0;
 }
@@ -6154,7 +6466,7 @@ static int run_bounds(Options *o, Err *e)
     BoundsOptions b = {o->analysis.n_ctx, o->eps};
     Provenance p = {.model_path = o->model};
     Screen screen;
-    if (o->model) p.rope_override = o->rope ? o->rope : o->rope_scale > 0 ? "linear" : NULL;
+    if (o->model) p.rope_override = o->rope_said;
     int rc = bounds_model(o, &m, e) || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
         p.model_bytes = m.g.size;
@@ -6167,6 +6479,126 @@ static int run_bounds(Options *o, Err *e)
             bounds_print(&m, &b, &p, out.f, &screen);
         rc = out_close(&out, e);
     }
+    model_close(&m);
+    return rc ? -1 : 0;
+}
+
+/* ---- rope */
+
+/* Without a model: a layer for each, of the shape that is asked for. */
+static Model *lone_shape(const RopeKind *kind, const RopeParams *p, Err *e)
+{
+    int L = p->n_layers, bad = 0;
+    Layer *layer = xcalloc((size_t)L, sizeof *layer);
+    ModelShape shape = {.arch = "none",
+                        .n_layers = L,
+                        .head_dim = p->head_dim,
+                        .n_ctx_train = p->n_ctx_train,
+                        .layer = layer,
+                        .rope = xcalloc((size_t)L, sizeof(Rope)),
+                        .n_ropes = L};
+    for (int l = 0; !bad && l < L; l++) {
+        RopeParams own = *p;
+        own.layer = l;
+        layer[l] = (Layer){.n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads, .rope = l};
+        bad = rope_new(&shape.rope[l], kind, &own, ROPE_HALF, NULL, e);
+    }
+    Model *m = bad ? NULL : model_skeleton(&shape);
+    for (int l = 0; bad && l < L; l++)
+        if (shape.rope[l].kind) rope_free(&shape.rope[l]);
+    if (bad) free(shape.rope);
+    free(layer);
+    return m;
+}
+
+/* Plain RoPE of the shape and base in force, whatever file or kind make of it. */
+static int plain_twin(const RopeParams *of, int layout, Rope *plain, Err *e)
+{
+    RopeParams p = *of;
+    p.divisors = NULL;
+    p.file = NULL;
+    p.factor = 1;
+    p.copies = 1;
+    return rope_new(plain, &rope_plain, &p, layout, NULL, e);
+}
+
+/* Any shape; NULL on error. */
+static Model *show_lone(const Options *o, Rope *plain, Err *e)
+{
+    const RopeKind *kind;
+    RopeParams p = rope_params(o->head_dim ? o->head_dim : 64, o->base > 0 ? o->base : 10000);
+    p.n_ctx_orig = p.n_ctx_train = o->analysis.n_ctx > 0 ? (int)o->analysis.n_ctx : 4096;
+    p.n_layers = o->n_layers ? o->n_layers : 12;
+    p.n_heads = p.n_kv_heads = o->n_heads ? o->n_heads : 8;
+    p.n_embd = p.n_heads * p.head_dim;
+    RopeParams shape = p;
+    if (rope_parse(o->kind, &p, &kind, e)) return NULL;
+    shape.base = p.base;
+    return plain_twin(&shape, ROPE_HALF, plain, e) ? NULL : lone_shape(kind, &p, e);
+}
+
+/* The encoding of a model, or another one put in its place. */
+static int show_model(const Options *o, RopeShow *w, Model *m, Rope *plain, Err *e)
+{
+    const RopeKind *kind;
+    ModelOptions mo = {.rope = o->kind, .rope_layers = o->rope_layers},
+                 as_plain = {.rope = "plain"};
+    Model twin;
+    RopeParams p;
+    if (model_open(m, o->model, &mo, e) || model_open(&twin, o->model, &as_plain, e)) return -1;
+    w->m = m;
+    p = twin.rope[0].p;
+    int rc = o->kind ? rope_parse(o->kind, &p, &kind, e) : 0;
+    RopeParams shape = twin.rope[0].p;
+    shape.base = p.base;
+    rc = rc || plain_twin(&shape, twin.rope[0].layout, plain, e);
+    model_close(&twin);
+    return rc ? -1 : 0;
+}
+
+static int rope_check(const Options *o, Err *e)
+{
+    static const char *const shape[] = {"head-dim", "base", "ctx", "heads", "layers", NULL};
+    static const char *const shown[] = {"head-dim", "base", "ctx", "heads", "layers", "span", NULL};
+    const char *name = first_given(o, o->model ? shape : shown);
+    if (o->model && name)
+        return err_usage(e, "--%s is for an encoding without a model; %s has its own", name,
+                         o->model);
+    if (!o->model && !o->kind && name)
+        return err_usage(e, "--%s is for one kind: ropescope rope KIND --%s N", name, name);
+    if (o->head_dim % 2) return err_usage(e, "--head-dim %d: expected an even number", o->head_dim);
+    if (!o->model && o->rope_layers)
+        return err_usage(e, "--rope-layers is for the layers of a model: -m FILE");
+    return 0;
+}
+
+static int run_rope(Options *o, Err *e)
+{
+    Model m = {0};
+    Model *lone = NULL;
+    Rope plain = {0};
+    OutFile out;
+    RopeShow w = {.spec = o->kind, .model = o->model, .plain = &plain, .span = o->span};
+    int rc = rope_check(o, e);
+    if (!rc && o->model) rc = show_model(o, &w, &m, &plain, e);
+    if (!rc && !o->model && o->kind) {
+        w.m = lone = show_lone(o, &plain, e);
+        rc = lone ? 0 : -1;
+    }
+    rc = rc || out_open(&out, o->out ? o->out : "-", e);
+    if (!rc) {
+        Screen s = screen_of(o, out.f);
+        if (!w.m)
+            o->json ? rope_list_json(out.f) : rope_list(out.f, &s);
+        else
+            rc = o->json ? rope_show_json(&w, out.f, e) : rope_show(&w, out.f, &s, e);
+        if (rc)
+            out_abandon(&out);
+        else
+            rc = out_close(&out, e);
+    }
+    rope_free(&plain);
+    skeleton_free(lone);
     model_close(&m);
     return rc ? -1 : 0;
 }
@@ -6375,6 +6807,13 @@ static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *
     return rc;
 }
 
+/* The encoding of --rope, which in `ablate` is one of the runs. */
+static ModelOptions try_options(const Options *o)
+{
+    return (ModelOptions){
+        .rope = o->try_rope, .rope_layers = o->try_layers, .rope_factor = o->try_scale};
+}
+
 static int ablate_ropes(Ablate *w, Err *e)
 {
     const Options *o = w->o;
@@ -6390,12 +6829,13 @@ static int ablate_ropes(Ablate *w, Err *e)
         rc = ablate_rope(w, &mo, &as, e);
     }
     if (!rc && (o->try_rope || o->try_scale > 0)) {
-        ModelOptions mo = {.rope = o->try_rope, .rope_factor = o->try_scale};
-        const char *kind = o->try_rope ? o->try_rope : "linear";
+        ModelOptions mo = try_options(o);
+        char *said = rope_said(&mo);
         AblationRun as = {.name = "encoding"};
-        snprintf(as.name, sizeof as.name, "encoding %s", kind);
-        snprintf(as.edit, sizeof as.edit, "the position encoding made '%s' in all layers and heads",
-                 kind);
+        snprintf(as.name, sizeof as.name, "encoding %s", said);
+        snprintf(as.edit, sizeof as.edit, "the position encoding made '%s'%s heads", said,
+                 mo.rope_layers ? ", in all their" : " in all layers and");
+        free(said);
         rc = ablate_rope(w, &mo, &as, e);
     }
     return rc;
@@ -6406,11 +6846,12 @@ static int ablate_check(Ablate *w, Err *e)
 {
     const Options *o = w->o;
     Drop d = {.listed = NULL};
-    ModelOptions mo = {.rope = o->try_rope, .rope_factor = o->try_scale};
+    ModelOptions mo = try_options(o);
     Model m = {.n_layers = 0};
     int rc = selection_parse(&w->ss->m, o, &w->sel, e);
     if (!rc && o->drop) rc = drop_parse(&w->ss->m, o->drop, &d, e);
-    if (!rc && (mo.rope || mo.rope_factor > 0)) rc = model_open(&m, o->model, &mo, e);
+    if (!rc && (mo.rope || mo.rope_factor > 0 || mo.rope_layers))
+        rc = model_open(&m, o->model, &mo, e);
     model_close(&m);
     free(d.listed);
     return rc ? -1 : 0;
@@ -6519,6 +6960,470 @@ static int run_ablate(Options *o, Err *e)
     return with_output(o, !o->int8, ablate_session, e);
 }
 
+/* ---- sweep */
+
+/* The work of one `sweep`: every cell is the model opened with its encoding, and run over the same
+ * tokens. */
+typedef struct {
+    Session ss; /* the model as the file says, and its tokenizer; no state */
+    const Options *o;
+    Tokens ids;
+    Sweep s;
+    char windows[500];
+    Work work;
+    int fd;     /* -o FILE, or -1 */
+    off_t size; /* of its whole lines */
+    int n_had;  /* cells that it had */
+} Sweeper;
+
+/* "512,1024": numbers from lo to hi, ascending and all different if they are whole. */
+static int number_list(const char *option, const char *list, double lo, double hi, double **out,
+                       Err *e)
+{
+    int n = 0;
+    char *end;
+    *out = NULL;
+    for (const char *s = list;; s = end + 1) {
+        double v = strtod(s, &end);
+        if (end == s || (*end && *end != ',') || !(v >= lo && v <= hi)) {
+            free(*out);
+            *out = NULL;
+            return err_usage(e, "%s %s: expected numbers from %g to %g, with commas between",
+                             option, list, lo, hi);
+        }
+        *out = xrealloc(*out, (size_t)n + 1, sizeof **out);
+        (*out)[n++] = v;
+        if (!*end) return n;
+    }
+}
+
+/* The contexts, ascending; how many, or -1. */
+static int sweep_contexts(const Options *o, double **out, Err *e)
+{
+    int n = number_list("--contexts", o->contexts ? o->contexts : "512,1024,2048", 4, 1e8, out, e);
+    if (n < 0) return -1;
+    qsort(*out, (size_t)n, sizeof **out, double_cmp);
+    for (int i = 0; i < n; i++)
+        if ((*out)[i] > floor((*out)[i]) || (i && (*out)[i] <= (*out)[i - 1])) {
+            free(*out);
+            *out = NULL;
+            return err_usage(e, "--contexts %s: expected whole numbers, all different",
+                             o->contexts);
+        }
+    return n;
+}
+
+/* The key of a kind that says by how much a context is stretched, or NULL. */
+static const char *factor_key(const RopeKind *kind)
+{
+    if (kind && kind->common & ROPE_FACTOR) return "factor";
+    for (int i = 0; kind && i < ROPE_ARGS && kind->args[i].name; i++)
+        if (strcmp(kind->args[i].name, "alpha") == 0) return "alpha";
+    return NULL;
+}
+
+static void add_spec(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void add_spec(Strings *to, const char *fmt, ...)
+{
+    char *s = xcalloc(1024, 1);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(s, 1024, fmt, ap);
+    va_end(ap);
+    to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
+    to->at[to->n++] = s;
+}
+
+/* One --rope, with each of the factors if its kind has one. */
+static int spec_factors(const char *spec, const double *factor, int n, Strings *to, Err *e)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(spec, ":"), spec);
+    const char *key = factor_key(rope_find(name)), *colon = strchr(spec, ':');
+    if (!n || !key) add_spec(to, "%s", spec);
+    if (!n || !key) return 0;
+    snprintf(name, sizeof name, "%s=", key);
+    if (colon && strstr(colon, name))
+        return err_usage(e, "--rope %s: it says %s, and --factors does, too", spec, key);
+    for (int i = 0; i < n; i++)
+        add_spec(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
+    return 0;
+}
+
+/* The encodings asked for, in their order: --bases first. None: that of the file. */
+static int sweep_specs(const Options *o, Strings *to, Err *e)
+{
+    double *base = NULL, *factor = NULL;
+    int n_bases = 0, n_factors = 0, rc = 0;
+    if (o->bases) n_bases = number_list("--bases", o->bases, 1, 1e15, &base, e);
+    if (n_bases >= 0 && o->factors)
+        n_factors = number_list("--factors", o->factors, 1e-6, 1e6, &factor, e);
+    if (n_bases < 0 || n_factors < 0) rc = -1;
+    if (!rc && n_factors && !o->ropes.n)
+        rc = err_usage(e, "--factors: of which kinds? Give --rope KIND, too");
+    for (int i = 0; !rc && i < n_bases; i++) add_spec(to, "plain:base=%.10g", base[i]);
+    for (int i = 0; !rc && i < o->ropes.n; i++)
+        rc = spec_factors(o->ropes.at[i], factor, n_factors, to, e);
+    free(base), free(factor);
+    return rc;
+}
+
+/* The encoding of a cell as it is asked for: %c is its context. free() */
+static char *cell_spec(const char *asked, int context)
+{
+    Bytes b = {0};
+    char number[16];
+    for (const char *s = asked; *s; s++) {
+        int named = s[0] == '%' && s[1] == 'c';
+        if (named) snprintf(number, sizeof number, "%d", context), s++;
+        bytes_add(&b, named ? number : s, named ? strlen(number) : 1);
+    }
+    bytes_add(&b, "", 0);
+    return b.s;
+}
+
+static int cell_model(const Options *o, const SweepCell *c, Model *m, Err *e)
+{
+    char *spec = c->asked ? cell_spec(c->asked, c->context) : NULL;
+    ModelOptions mo = {.rope = spec, .rope_layers = o->rope_layers};
+    int rc = model_open(m, o->model, &mo, e);
+    free(spec);
+    return rc;
+}
+
+/* The canonical text of all encodings of a model, in the order of the layers that use them. */
+static char *rope_texts(const Model *m)
+{
+    Bytes b = {0};
+    char text[1024];
+    for (int r = 0; r < m->n_ropes; r++) {
+        rope_text(&m->rope[r], text, sizeof text);
+        if (r) bytes_add(&b, "; ", 2);
+        bytes_add(&b, text, strlen(text));
+    }
+    bytes_add(&b, "", 0);
+    return b.s;
+}
+
+/* Opens the model with the encoding of every cell: what is wrong is said before the first run. */
+static int plan_cells(Sweeper *w, const Strings *specs, const double *context, int n_contexts,
+                      Err *e)
+{
+    int n_ropes = specs->n ? specs->n : 1, rc = 0;
+    w->s.cell = xcalloc((size_t)n_ropes * (size_t)n_contexts, sizeof *w->s.cell);
+    w->s.n_contexts = n_contexts;
+    for (int i = 0; !rc && i < n_ropes * n_contexts; i++) {
+        SweepCell *c = &w->s.cell[w->s.n++];
+        Model m = {.n_layers = 0};
+        c->context = (int)context[i % n_contexts];
+        if (specs->n) c->asked = strdup(specs->at[i / n_contexts]);
+        rc = cell_model(w->o, c, &m, e);
+        if (!rc) c->rope = rope_texts(&m);
+        model_close(&m);
+    }
+    return rc;
+}
+
+static int sweep_plan(Sweeper *w, Err *e)
+{
+    Strings specs = {NULL, 0};
+    double *context = NULL;
+    int n = sweep_contexts(w->o, &context, e);
+    int rc = n < 0 || sweep_specs(w->o, &specs, e) || plan_cells(w, &specs, context, n, e);
+    for (int i = 0; i < specs.n; i++) free((char *)(uintptr_t)specs.at[i]);
+    free(specs.at), free(context);
+    return rc ? -1 : 0;
+}
+
+static int longest_context(const Sweep *s)
+{
+    return s->cell[s->n_contexts - 1].context;
+}
+
+/* ---- the text */
+
+/* One window: tokens at .. at + n - 1, those after `first` of it are scored. */
+typedef struct {
+    size_t at;
+    int n, first;
+} Window;
+
+/* Window i of c tokens each; n = 0: there is none.
+ * full, llama.cpp: as `perplexity` cuts a text.
+ * same: the tokens scored are those from S = (longest context) / 2 on, whatever c is. Window i
+ * scores h = c - floor(c/2) of them, from S + i h on, behind the floor(c/2) tokens before these:
+ * each has floor(c/2) .. c - 1 tokens before it. */
+static Window sweep_window(const Sweep *s, int c, int i)
+{
+    size_t N = (size_t)s->p.n_tokens, T = (size_t)c, lead = T / 2;
+    size_t at = (size_t)i * T, left = N > at ? N - at : 0;
+    if (strcmp(s->protocol, "full") == 0)
+        return (Window){at, left < 2 ? 0 : left < T ? (int)left : c, 0};
+    if (strcmp(s->protocol, "llama.cpp") == 0) return (Window){at, left < T ? 0 : c, c / 2};
+    size_t from = (size_t)s->scored_from + (size_t)i * (T - lead);
+    if (from >= N) return (Window){0, 0, 0};
+    at = from - lead;
+    return (Window){at, N - at < T ? (int)(N - at) : c, (int)lead - 1};
+}
+
+static void sweep_words(Sweeper *w)
+{
+    const char *bos = w->ss.bos < 0 ? "" : " BOS takes the place of the first token of each.";
+    if (w->s.scored_from)
+        snprintf(w->windows, sizeof w->windows,
+                 "The same tokens are scored at every context: those from text position %d on. "
+                 "Windows of c tokens overlap by half: the second half is scored, so that each "
+                 "token has at least c/2 and at most c - 1 tokens before it.%s",
+                 w->s.scored_from, bos);
+    else
+        snprintf(w->windows, sizeof w->windows,
+                 "Windows of c tokens do not overlap; scored is %s. The tokens scored differ a "
+                 "little from context to context (--protocol same).%s",
+                 strcmp(w->s.protocol, "full") == 0 ? "all but the first token of each"
+                                                    : "the second half of each",
+                 bos);
+    w->s.windows = w->windows;
+}
+
+/* The first tokens of the text, -n of them, or as many as one window of the longest context has
+ * (protocol llama.cpp: two). */
+static int sweep_text(Sweeper *w, Err *e)
+{
+    Bytes text = {0};
+    Sweep *s = &w->s;
+    size_t need = (size_t)longest_context(s) << (strcmp(s->protocol, "llama.cpp") == 0);
+    size_t asked = w->o->n_predict > 0 ? (size_t)w->o->n_predict : need;
+    int rc = read_text(w->o, NULL, &text, e) || encode(&w->ss, &text, 0, &w->ids, e);
+    if (!rc) sha256_hex(text.s, text.n, s->p.text_sha256);
+    free(text.s);
+    if (rc) return -1;
+    s->p.text_cut = w->ids.n > asked;
+    if (s->p.text_cut) w->ids.n = asked;
+    s->p.n_tokens = w->ids.n;
+    if (strcmp(s->protocol, "same") == 0) s->scored_from = longest_context(s) / 2;
+    sweep_words(w);
+    if (w->ids.n >= need) return 0;
+    return err_set(e, "%zu tokens of text, but a context of %d needs %zu%s: %s", w->ids.n,
+                   longest_context(s), need,
+                   need > (size_t)longest_context(s) ? ", two windows" : "",
+                   asked < need ? "-n asks for too few" : "the text is too short");
+}
+
+/* ---- the file of cells */
+
+/* -o FILE: made, or gone on from. What follows its last whole line is cut off. */
+static int sweep_file(Sweeper *w, Err *e)
+{
+    const char *path = w->o->out;
+    Bytes text = {0};
+    struct stat st;
+    size_t whole = 0;
+    if (!path) return 0;
+    w->fd = open(path, O_RDWR | O_CREAT | O_APPEND, 0666);
+    if (w->fd < 0) return err_set(e, "%s: %s", path, strerror(errno));
+    if (fstat(w->fd, &st) || !S_ISREG(st.st_mode))
+        return err_set(e, "%s: expected a file that lines can be added to (--json prints them)",
+                       path);
+    if (lockf(w->fd, F_TLOCK, 0)) return err_set(e, "%s: another sweep is writing it", path);
+    if (bytes_read(&text, path, e)) return -1;
+    int rc = sweep_read(&w->s, path, (Str){text.s ? text.s : "", text.n}, &whole, e);
+    size_t cut = rc ? 0 : text.n - whole;
+    free(text.s);
+    if (rc) return -1;
+    w->size = (off_t)whole;
+    if (cut && ftruncate(w->fd, w->size))
+        return err_set(e, "%s: cutting off the end failed: %s", path, strerror(errno));
+    if (cut) note("%s: a cell that was cut off is dropped", path);
+    for (int i = 0; i < w->s.n; i++) w->n_had += w->s.cell[i].done;
+    if (w->n_had) note("%s has %d of the %d cells", path, w->n_had, w->s.n);
+    return 0;
+}
+
+/* A whole line, on the disk before the next cell begins; or none of it. */
+static int sweep_append(Sweeper *w, const Bytes *line, Err *e)
+{
+    size_t done = 0;
+    while (done < line->n) {
+        ssize_t n = write(w->fd, line->s + done, line->n - done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        done += (size_t)n;
+    }
+    if (done == line->n && fsync(w->fd) == 0) {
+        w->size += (off_t)line->n;
+        return 0;
+    }
+    err_set(e, "%s: writing failed: %s", w->o->out, strerror(errno));
+    if (ftruncate(w->fd, w->size)) note("%s: its last line is cut off", w->o->out);
+    return -1;
+}
+
+/* ---- the runs */
+
+static double cell_cost(const Sweep *s, int c)
+{
+    double sum = 0;
+    Window v;
+    for (int i = 0; (v = sweep_window(s, c, i)).n; i++) sum += v.n * token_cost(s->m, v.n / 2.0);
+    return sum;
+}
+
+/* The first cell that is done and would come out the same; NULL: none. */
+static const SweepCell *sweep_twin(const Sweep *s, const SweepCell *c)
+{
+    for (int i = 0; i < s->n; i++) {
+        const SweepCell *t = &s->cell[i];
+        if (t->done && t->context == c->context && strcmp(t->rope, c->rope) == 0) return t;
+    }
+    return NULL;
+}
+
+/* All windows of a cell. 0, 1 if interrupted, -1. */
+static int cell_windows(Sweeper *w, Session *ss, SweepCell *c, Analysis *a, Err *e)
+{
+    Score sc = {.work = &w->work};
+    int *ids = xcalloc((size_t)c->context, sizeof *ids), rc = 0, i = 0;
+    Window v;
+    for (; !rc && (v = sweep_window(&w->s, c->context, i)).n; i++) {
+        memcpy(ids, w->ids.id + v.at, (size_t)v.n * sizeof *ids);
+        if (ss->bos >= 0) ids[0] = ss->bos;
+        if (a) analysis_window(a);
+        rc = score_window(ss, ids, v.n, v.first, &sc, e);
+    }
+    free(ids);
+    double *f = c->figure, mean = sc.nll / (double)sc.n;
+    f[SWEEP_WINDOWS] = i, f[SWEEP_SCORED] = (double)sc.n;
+    f[SWEEP_NLL] = mean, f[SWEEP_PERPLEXITY] = exp(mean), f[SWEEP_ERROR] = perplexity_error(&sc);
+    return rc;
+}
+
+static int run_cell(Sweeper *w, SweepCell *c, Err *e)
+{
+    const Options *o = w->o;
+    Session ss = {.tok = w->ss.tok, .bos = w->ss.bos};
+    StateOptions so = {.n_ctx = c->context,
+                       .n_batch = o->n_batch,
+                       .n_threads = o->n_threads,
+                       .exact = !o->int8,
+                       .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
+                       .isa = o->isa};
+    for (int i = 0; i < SWEEP_FIGURES; i++) c->figure[i] = NAN;
+    for (int i = 0; i < SWEEP_BOUNDS * SWEEP_RATES; i++)
+        c->bound[i / SWEEP_RATES][i % SWEEP_RATES] = NAN;
+    int rc = cell_model(o, c, &ss.m, e) || state_new(&ss.s, &ss.m, &so, e) ? -1 : 0;
+    Analysis *a = !rc && w->s.observed ? analysis_new(&ss.m, &o->analysis) : NULL;
+    if (!rc) {
+        ss.s.probe = a ? analysis_probe(a) : NULL;
+        rc = cell_windows(w, &ss, c, a, e);
+        if (!rc && a) sweep_observe(c, a);
+    }
+    analysis_free(a);
+    state_free(&ss.s);
+    model_close(&ss.m);
+    return rc;
+}
+
+/* Runs cell i, unless it is known, and keeps its line; its figures become those of the line. */
+static int sweep_cell(Sweeper *w, int i, Err *e)
+{
+    SweepCell *c = &w->s.cell[i];
+    const SweepCell *twin = sweep_twin(&w->s, c);
+    Bytes line = {0};
+    size_t whole;
+    if (twin) {
+        memcpy(c->figure, twin->figure, sizeof c->figure);
+        memcpy(c->bound, twin->bound, sizeof c->bound);
+        return c->done = 1, 0;
+    }
+    snprintf(w->work.what, sizeof w->work.what, "cell %d of %d (%.24s, %d):", i + 1, w->s.n,
+             c->asked ? c->asked : c->rope, c->context);
+    int rc = run_cell(w, c, e);
+    if (rc) return rc;
+    sweep_line(&w->s, i, &line);
+    rc = w->fd < 0 ? 0 : sweep_append(w, &line, e);
+    if (!rc) rc = sweep_read(&w->s, "a cell", (Str){line.s, line.n}, &whole, e);
+    free(line.s);
+    return rc;
+}
+
+/* 0, 1 if interrupted, -1. */
+static int sweep_cells(Sweeper *w, Err *e)
+{
+    int rc = 0, n_done = 0;
+    for (int i = 0; i < w->s.n; i++)
+        if (!w->s.cell[i].done) w->work.total += cell_cost(&w->s, w->s.cell[i].context);
+    w->work.started = now();
+    for (int i = 0; !rc && i < w->s.n; i++)
+        if (!w->s.cell[i].done) rc = interrupted ? 1 : sweep_cell(w, i, e);
+    for (int i = 0; i < w->s.n; i++) n_done += w->s.cell[i].done;
+    if (isatty(2)) fputs("\r\033[K", stderr);
+    if (rc > 0 && w->fd >= 0)
+        note("interrupted: %s has %d of the %d cells; the same command goes on from there",
+             w->o->out, n_done, w->s.n);
+    else if (rc > 0)
+        note("interrupted after %d of the %d cells (-o FILE keeps them)", n_done, w->s.n);
+    return rc;
+}
+
+static int sweep_session(Sweeper *w, Err *e)
+{
+    Bytes lines = {0};
+    const Kernels *k = kernels_pick(w->o->isa, e);
+    if (!k || sweep_plan(w, e) || sweep_text(w, e)) return -1;
+    w->s.p.isa = k->name;
+    sha256_hex(w->ss.m.g.map, w->ss.m.g.size, w->s.p.model_sha256);
+    if (sweep_file(w, e) || sweep_cells(w, e) < 0) return -1;
+    for (int i = 0; i < w->s.n && w->o->json; i++)
+        if (w->s.cell[i].done) sweep_line(&w->s, i, &lines);
+    if (lines.n) fwrite(lines.s, 1, lines.n, stdout);
+    Screen screen = screen_of(w->o, stdout);
+    if (!w->o->json) sweep_print(&w->s, stdout, &screen);
+    free(lines.s);
+    return 0;
+}
+
+static int sweep_check(const Options *o, Err *e)
+{
+    if (o->out && strcmp(o->out, "-") == 0)
+        return err_usage(e, "-o -: a file keeps the cells; --json prints them");
+    if (strcmp(o->protocol, "same") && strcmp(o->protocol, "full") &&
+        strcmp(o->protocol, "llama.cpp"))
+        return err_usage(e, "--protocol %s: expected same, full or llama.cpp", o->protocol);
+    if (o->rope_layers && !o->ropes.n && !o->bases)
+        return err_usage(e, "--rope-layers: of which encoding? Give --rope KIND, too");
+    return 0;
+}
+
+static int run_sweep(Options *o, Err *e)
+{
+    ModelOptions as_it_is = {.rope = NULL};
+    if (!o->protocol) o->protocol = "same";
+    Sweeper w = {.o = o, .fd = -1, .ss = {.bos = -1}};
+    int rc = sweep_check(o, e) || session_model(&w.ss, o, &as_it_is, e);
+    if (!rc) {
+        w.s = (Sweep){.protocol = o->protocol,
+                      .observed = !o->no_analysis,
+                      .rope_layers = o->rope_layers,
+                      .m = &w.ss.m,
+                      .options = o->analysis};
+        w.s.p = (Provenance){.model_path = o->model,
+                             .text_path = o->file ? o->file : "-p",
+                             .bos_policy = w.ss.policy,
+                             .bos_id = w.ss.bos,
+                             .exact = !o->int8,
+                             .n_threads = o->n_threads ? o->n_threads : default_threads(),
+                             .pre_override = o->pre,
+                             .kv = o->kv && strcmp(o->kv, "f16") == 0 ? "f16" : "f32"};
+        rc = sweep_session(&w, e);
+    }
+    if (w.fd >= 0) close(w.fd);
+    for (int i = 0; i < w.s.n; i++) free(w.s.cell[i].asked), free(w.s.cell[i].rope);
+    free(w.s.cell), free(w.ids.id);
+    session_close(&w.ss);
+    free(o->ropes.at);
+    return rc ? -1 : 0;
+}
+
 /* ---- info and tokenize */
 
 static void info_tensors(const Gguf *g, FILE *f)
@@ -6550,8 +7455,69 @@ static void type_counts(const Gguf *g, char *buf, size_t size)
 static int first_slow_pair(const Rope *r, double turn)
 {
     int j = 0;
-    while (j < r->n_pairs && r->inv_freq[j] * r->p.n_ctx_orig > turn) j++;
+    while (j < r->n_pairs && (!(r->inv_freq[j] > 0) || r->inv_freq[j] * r->p.n_ctx_orig > turn))
+        j++;
     return j;
+}
+
+static void info_slow_pairs(FILE *f, const Rope *r)
+{
+    int first = first_slow_pair(r, 2 * M_PI), last = r->n_pairs - 1;
+    while (last >= 0 && !(r->inv_freq[last] > 0)) last--;
+    fputs("  partial cycle ", f);
+    if (first > last)
+        fputs("no pair turns less than once over the context, if it turns at all\n", f);
+    else
+        fprintf(f,
+                "pairs %d .. %d turn less than once over the context, from %d on less than half\n",
+                first, last, first_slow_pair(r, M_PI));
+}
+
+/* Encodings that say the same share a line: marks the layers of encoding i; 0: an earlier one had
+ * them. */
+static int rope_group(const Model *m, int i, char *text, size_t size, char *layer)
+{
+    char other[1024];
+    int first = 1;
+    rope_text(&m->rope[i], text, size);
+    memset(layer, 0, (size_t)m->n_layers);
+    for (int k = 0; k < m->n_ropes; k++) {
+        rope_text(&m->rope[k], other, sizeof other);
+        if (strcmp(text, other)) continue;
+        first &= k >= i;
+        for (int l = 0; l < m->n_layers; l++) layer[l] |= m->layer[l].rope == k;
+    }
+    return first;
+}
+
+static void info_ropes(FILE *f, const Model *m)
+{
+    char text[1024], layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
+    for (int i = 0; i < m->n_ropes; i++) {
+        if (!rope_group(m, i, text, sizeof text, layer)) continue;
+        list_runs(layer, m->n_layers, layers, sizeof layers);
+        fprintf(f, "                layer%s %s: %s\n", strpbrk(layers, " ") ? "s" : "", layers,
+                text);
+    }
+    free(layer);
+}
+
+/* "ropes":[...]: every encoding, in words, and its layers. */
+static void info_ropes_json(FILE *f, const Model *m)
+{
+    char text[1024];
+    fputs(",\"ropes\":[", f);
+    for (int i = 0; i < m->n_ropes; i++) {
+        int n = 0;
+        rope_text(&m->rope[i], text, sizeof text);
+        fprintf(f, "%s{\"kind\":\"%s\",\"text\":", i ? "," : "", m->rope[i].kind->name);
+        json_str(f, text, strlen(text));
+        fprintf(f, ",\"amplitude\":%.17g,\"layers\":[", m->rope[i].amplitude);
+        for (int l = 0; l < m->n_layers; l++)
+            if (m->layer[l].rope == i) fprintf(f, "%s%d", n++ ? "," : "", l);
+        fputs("]}", f);
+    }
+    fputc(']', f);
 }
 
 static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
@@ -6572,10 +7538,8 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
     fprintf(f, "  rope          %s: %s, base %g%s, %d of %d values rotated, %s pairs\n",
             r->kind->name, r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "",
             2 * r->n_pairs, m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
-    fprintf(f,
-            "  partial cycle pairs %d .. %d turn less than once over the context, from %d on less "
-            "than half\n",
-            first_slow_pair(r, 2 * M_PI), r->n_pairs - 1, first_slow_pair(r, M_PI));
+    if (m->n_ropes > 1) info_ropes(f, m);
+    info_slow_pairs(f, r);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
@@ -6607,7 +7571,9 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
         r->kind->name, r->p.base, r->p.factor, 2 * r->n_pairs, r->p.n_ctx_orig,
         r->layout == ROPE_HALF ? "half" : "adjacent");
     for (int j = 0; j < r->n_pairs; j++) fprintf(f, "%s%.17g", j ? "," : "", r->inv_freq[j]);
-    fprintf(f, "]},\"tokenizer\":{\"model\":\"%s\",\"pre\":", tok_model(t));
+    fputs("]}", f);
+    info_ropes_json(f, m);
+    fprintf(f, ",\"tokenizer\":{\"model\":\"%s\",\"pre\":", tok_model(t));
     json_str(f, tok_pre(t), strlen(tok_pre(t)));
     fprintf(f, ",\"bos\":%d,\"eos\":%d,\"add_bos\":%s},\"tensor_types\":\"%s\",\"chat_template\":",
             tok_bos(t), tok_eos(t), tok_add_bos(t) ? "true" : "false", types);
@@ -6697,6 +7663,15 @@ static const char check_help[] =
     "otherwise: each is necessary for what an offset feature is held to do. T3 asks the far end\n"
     "of the context as well, F2 and B4 ask more, and B2 is a centre, not a floor.\n";
 
+static const char rope_help[] =
+    "Examples:\n"
+    "  ropescope rope                                      every kind, a line each\n"
+    "  ropescope rope linear:factor=4                      one explained, against plain RoPE\n"
+    "  ropescope rope linear:factor=4 --head-dim 128 --base 1e6 --ctx 8192\n"
+    "  ropescope rope -m model.gguf                        what a model has\n"
+    "  ropescope rope none -m model.gguf --rope-layers 4-8   another one in some layers\n"
+    "  ropescope rope linear:factor=4 --json -o linear.json  the numbers\n";
+
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
     {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
@@ -6712,10 +7687,14 @@ static const Command commands[] = {
      run_check},
     {"ablate", 'x', "MODEL -f TEXT",
      "take rotary pairs away and measure again, with random controls", run_ablate},
+    {"sweep", 's', "MODEL -f TEXT --rope KIND", "perplexity and sinks: encodings times contexts",
+     run_sweep},
     {"merge", 'm', "PART... -o OUT.part", "partial results of analyze to one, or to a reading",
      run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
+    {"rope", 'R', "KIND:key=value", "every position encoding, or one explained and drawn",
+     run_rope},
 };
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
 
@@ -6728,8 +7707,11 @@ static void help(FILE *f)
           "  ropescope bounds model.gguf                       what theory predicts of it\n"
           "  ropescope check model.gguf -f text.txt            prediction against observation\n"
           "  ropescope ablate model.gguf -f text.txt           what becomes of it without them\n"
+          "  ropescope sweep model.gguf -f text.txt --rope plain --rope none    compared\n"
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
+          "  ropescope rope                                    every position encoding there is\n"
+          "  ropescope rope linear:factor=4 -m model.gguf      one explained, against plain RoPE\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
@@ -6754,8 +7736,11 @@ static int belongs(const Option *o, const Command *c)
 
 static void command_help(FILE *f, const Command *c)
 {
-    fprintf(f, "Example:\n  ropescope %s %s\n\n%s: %s\n\nOptions:\n", c->name, c->args, c->name,
-            c->what);
+    if (c->run == run_rope)
+        fputs(rope_help, f);
+    else
+        fprintf(f, "Example:\n  ropescope %s %s\n", c->name, c->args);
+    fprintf(f, "\n%s: %s\n\nOptions:\n", c->name, c->what);
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         char left_side[64], letter[8] = "    ";
@@ -6849,6 +7834,12 @@ static void set_option(Options *o, const Option *opt, const char *arg, const cha
         *(const char **)(void *)field = value;
         return;
     }
+    if (opt->type == O_MANY) {
+        Strings *s = (Strings *)(void *)field;
+        s->at = xrealloc(s->at, (size_t)s->n + 1, sizeof *s->at);
+        s->at[s->n++] = value;
+        return;
+    }
     double v = strtod(value, &end);
     int fits = opt->type == O_NUM || v == floor(v);
     if (end == value || *end || !(v >= opt->lo && v <= opt->hi) || !fits)
@@ -6871,10 +7862,14 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
                 o->inputs[o->n_inputs++] = arg;
                 continue;
             }
-            if (o->model)
+            const char **first = c->run == run_rope ? &o->kind : &o->model;
+            if (*first)
                 usage("%s: one %s is enough: '%s' and '%s'", c->name,
-                      c->run == run_report ? "reading" : "model", o->model, arg);
-            o->model = arg;
+                      c->run == run_rope     ? "kind"
+                      : c->run == run_report ? "reading"
+                                             : "model",
+                      *first, arg);
+            *first = arg;
         } else if (strcmp(arg, "--") == 0) {
             positional_only = 1;
         } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
@@ -6940,6 +7935,8 @@ int main(int argc, char **argv)
                  .checkpoint_every = 60};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
+    ModelOptions mo = {.rope = o.rope, .rope_layers = o.rope_layers, .rope_factor = o.rope_scale};
+    o.rope_said = rope_said(&mo);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
     /* Without SA_RESTART, so that waiting for a line of chat ends too. */
     struct sigaction act = {.sa_handler = on_interrupt};
@@ -6954,6 +7951,7 @@ int main(int argc, char **argv)
     if (!rc && (fflush(stdout) || ferror(stdout)))
         rc = err_set(&e, "standard output: writing failed: %s", strerror(errno));
     if (rc && !interrupted) fprintf(stderr, "ropescope: %s\n", e.msg);
+    free(o.rope_said);
     return interrupted ? 128 + interrupted : rc ? e.usage ? 2 : trouble : o.found;
 }
 #endif

@@ -12,16 +12,20 @@ typedef struct {
     size_t field; /* of RopeParams */
     int whole;
     unsigned common; /* bit a kind must have; 0: all kinds have it */
+    const char *meaning;
 } CommonKey;
 
 #define F(member) offsetof(RopeParams, member)
 static const CommonKey common_keys[] = {
-    {"base", 1e-9, 1e15, F(base), 0, 0},
-    {"n_rot", 0, 16384, F(n_rot), 1, 0},
-    {"pos_scale", -1e9, 1e9, F(pos_scale), 0, 0},
-    {"pos_shift", -1e15, 1e15, F(pos_shift), 0, 0},
-    {"factor", 1e-6, 1e6, F(factor), 0, ROPE_FACTOR},
-    {"original", 1, 2147483647, F(n_ctx_orig), 1, ROPE_ORIGINAL},
+    {"base", 1e-9, 1e15, F(base), 0, 0,
+     "the longest wavelength is a little under 2 pi base tokens"},
+    {"n_rot", 0, 16384, F(n_rot), 1, 0, "values of a head that turn, an even number"},
+    {"pos_scale", -1e9, 1e9, F(pos_scale), 0, 0, "token t is at position pos_shift + pos_scale t"},
+    {"pos_shift", -1e15, 1e15, F(pos_shift), 0, 0, "the position of the first token"},
+    {"factor", 1e-6, 1e6, F(factor), 0, ROPE_FACTOR,
+     "how many times the trained context it is stretched to"},
+    {"original", 1, 2147483647, F(n_ctx_orig), 1, ROPE_ORIGINAL,
+     "tokens of the trained context, before any stretching"},
 };
 #undef F
 enum { N_COMMON = sizeof common_keys / sizeof *common_keys };
@@ -43,6 +47,26 @@ RopeParams rope_params(int head_dim, double base)
 static int has_common(const RopeKind *kind, const CommonKey *c)
 {
     return !c->common || c->common & kind->common;
+}
+
+int rope_key(const RopeKind *kind, int i, RopeArg *k)
+{
+    const RopeParams p = rope_params(0, NAN);
+    for (int c = 0; c < N_COMMON; c++) {
+        const CommonKey *key = &common_keys[c];
+        if (!has_common(kind, key) || i-- > 0) continue;
+        *k = (RopeArg){key->name, NAN, key->lo, key->hi, key->meaning, NULL};
+        if (!key->whole) memcpy(&k->def, (const char *)&p + key->field, sizeof k->def);
+        return 1;
+    }
+    for (int own = 0; own < ROPE_ARGS && kind->args[own].name; own++)
+        if (i-- == 0) {
+            *k = kind->args[own];
+            return 1;
+        }
+    *k = (RopeArg){"file", NAN, NAN, NAN, "a GGUF file with the weights of this encoding", NULL};
+    if (kind->own_file) k->meaning = "a file of its own: see above";
+    return kind->load && i == 0;
 }
 
 /* Names of all keys of a kind, for messages. */

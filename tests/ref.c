@@ -295,8 +295,10 @@ static void attend(const Ref *r, int l, int h, const double *q, const double *k,
 {
     double *s = doubles((size_t)pos + 1), max = -(double)INFINITY, sum = 0;
     for (int t = t0; t <= pos; t++) {
+        RefPair pair = {l, h, pos, t, q, k + (size_t)t * stride};
         for (int c = 0; c < r->head_dim; c++)
-            if (!left_out(r, l, h, c)) s[t] += q[c] * k[(size_t)t * stride + (size_t)c];
+            if (!left_out(r, l, h, c)) s[t] += q[c] * pair.k[c];
+        if (r->o->score) s[t] = r->o->score(r->o->ctx, &pair);
         s[t] *= r->scale;
         max = fmax(max, s[t]);
     }
@@ -331,7 +333,8 @@ static void attention(const Ref *r, int l, const double *xn, int n, double *x)
     add_linear(r, l, "attn_q", xn, n, q, heads * d, r->n_embd);
     add_linear(r, l, "attn_k", xn, n, k, kv * d, r->n_embd);
     add_linear(r, l, "attn_v", xn, n, v, kv * d, r->n_embd);
-    for (int i = 0; i < n; i++) {
+    if (r->o->see) r->o->see(r->o->ctx, l, xn, n);
+    for (int i = 0; i < n && !r->o->score; i++) {
         rotate(r, q + (size_t)i * qs, heads, i);
         rotate(r, k + (size_t)i * ks, kv, i);
     }

@@ -7,6 +7,12 @@
 int ref_dequant(int type, const uint8_t *row, int n, double *out);
 double ref_f16(uint16_t h); /* IEEE binary16 to double, exact */
 
+/* One query and one key, as projected: query head h of layer l at position m, its key at n. */
+typedef struct {
+    int l, h, m, n;
+    const double *q, *k; /* [D] */
+} RefPair;
+
 /* How the reference computes. Zero-initialise for plain double. */
 typedef struct {
     int int8;  /* activations that meet quantized weights go through 8-bit integers first */
@@ -15,6 +21,11 @@ typedef struct {
     /* The logits without pair drop_pair of head drop_head of layer drop_layer; 0: all of them. */
     int drop, drop_layer, drop_head, drop_pair;
     int n_still; /* the last pairs, that many, are not rotated */
+    /* Another encoding in the place of rotation: what the score is before it is scaled; `see` gets
+     * the input x[n][E] of the attention of layer l first. */
+    double (*score)(void *ctx, const RefPair *p);
+    void (*see)(void *ctx, int l, const double *x, int n);
+    void *ctx;
 } RefOptions;
 
 /* logits[i * V + id] after token i, for all n tokens: every position is computed from scratch.

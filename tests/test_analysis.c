@@ -924,8 +924,8 @@ static void test_page_refusals(void)
                                "null}}";
     const char *edited = READING "\"edits\":\"all [of {it\"}}";
     REFUSED(" \n" READING "\"a\":[1,\"]}\\\"\",{}]}} \n", NULL, NULL);
-    REFUSED(READING "\"a\":[1,2", NULL, "r.json: expected ']', found its end");
-    REFUSED(READING "\"a\":\"}}", NULL, "r.json: expected '}', found its end");
+    REFUSED(READING "\"a\":[1,2", NULL, "r.json: byte 55: expected ']', found its end");
+    REFUSED(READING "\"a\":\"}}", NULL, "r.json: byte 54: expected '\"', found its end");
     REFUSED(READING "\"a\":[1}}", NULL, "expected ']', found '}'");
     REFUSED(READING "}},", NULL, "r.json: byte 49: expected its end");
     REFUSED(READING "}}{}", NULL, "r.json: byte 49: expected its end");
@@ -935,7 +935,14 @@ static void test_page_refusals(void)
     REFUSED(RUNS "}}", NULL, "found \"ropescope.ablation/1\"");
     REFUSED(good, "", "a.json: expected a JSON object, found nothing");
     REFUSED(good, good, "a.json: schema: expected \"ropescope.ablation/1\", found");
-    REFUSED(good, RUNS "\"n_ctx\":8}", "a.json: expected '}', found its end");
+    REFUSED(good, RUNS "\"n_ctx\":8}", "expected '}', found its end");
+    REFUSED(READING "\"a\":[1,]}}", NULL, "byte 54: expected a value");
+    REFUSED(READING "\"a\":01}}", NULL, "byte 52: expected '}', found '1'");
+    REFUSED(READING "\"a\":1.e2}}", NULL, "expected a digit");
+    REFUSED(READING "\"a\":nan}}", NULL, "expected a value");
+    REFUSED(READING "\"a\" 1}}", NULL, "expected ':'");
+    REFUSED(READING "\"a\":\"\xff\"}}", NULL, "not a character of a JSON string");
+    REFUSED(READING "\"a\":\"\\x\"}}", NULL, "no such escape");
     REFUSED(good, RUNS "\"model_sha256\":\"1\"}}",
             "model_sha256: expected \"0\", as in the reading "
             "r.json, found \"1\"");

@@ -347,7 +347,7 @@ static void test_key(const char *what, const char *hide, GgufBuilder *b, const c
 {
     size_t size;
     uint8_t *file = tiny_model(&small, &size);
-    if (hide) file[after(file, size, hide) - 1] ^= 1;
+    if (hide) file[after(file, size, hide) - strlen(hide)] ^= 1;
     uint8_t *more = with_keys(file, &size, b);
     if (expect)
         refused(more, size, what, expect);
@@ -431,8 +431,8 @@ static void test_added_keys(void)
     test_key("experts", NULL, &b, "llama.expert_count");
     gb_key_u32(&b, "llama.expert_count", 0);
     test_key("no experts", NULL, &b, NULL);
-    gb_key_str(&b, "llama.rope.scaling.type", "yarn");
-    test_key("yarn", NULL, &b, "llama.rope.scaling.type");
+    gb_key_str(&b, "llama.rope.scaling.type", "spiral");
+    test_key("a spiral", NULL, &b, "llama.rope.scaling.type");
     gb_key_f32(&b, "llama.rope.scaling.factor", -2);
     test_key("factor -2", NULL, &b, "llama.rope.scaling.factor");
     gb_key_i32(&b, "llama.attention.sliding_window", -1);
