@@ -4,43 +4,57 @@
     export.py FOLDER    -o OUT.gguf     config.json, safetensors, tokenizer.json or tokenizer.model
     export.py MODEL.bin -o OUT.gguf     llama2.c version 0, with --tokenizer TOKENIZER.bin
 
-Needs Python 3.8 or later and nothing else. Sources: LlamaForCausalLM and MistralForCausalLM
-(Llama 1/2/3, TinyLlama, SmolLM 1/2, Mistral) and llama2.c. Whatever this program does not know
-and might change the result is refused, never skipped.
+Needs Python 3.8 or later and nothing else. Sources: the families in FAMILIES below (Llama 1/2/3,
+TinyLlama, SmolLM 1/2/3, Mistral, Granite 3, Qwen 2/2.5/3, Phi 1/1.5/2/3/3.5/4-mini, GPT-NeoX,
+Pythia, GPT-J, OLMo 1/2, Gemma 1/2/3, StableLM, StarCoder 2) and llama2.c. Whatever this program
+does not know and might change the result is refused, never skipped.
 
 Tensors written (D = head_dim; F32, F16 and BF16 matrices keep their type and their bits; vectors
-become F32):
-    token_embd.weight     [vocab, d]        output_norm.weight   [d]
-    output.weight         [vocab, d], absent if the output is tied to the embedding
-    rope_freqs.weight     [D/2], only for "llama3" scaling: divisors of the rotary frequencies
+become F32), each where the family has it:
+    token_embd.weight     [vocab, d]        output_norm.weight   [d], .bias
+    output.weight         [vocab, d], absent if the output is tied to the embedding; .bias
+    rope_freqs.weight     [n_rot/2], for "llama3" scaling: divisors of the rotary frequencies
+    rope_factors_short.weight, rope_factors_long.weight [n_rot/2], for "longrope" scaling
     blk.N.attn_norm.weight [d]              blk.N.ffn_norm.weight [d]
     blk.N.attn_q.weight   [H*D, d]          blk.N.attn_k.weight, attn_v.weight   [K*D, d]
+    blk.N.attn_qkv.weight [(H+2K)*D, d]     in the place of those three (gptneox, phi3)
+    blk.N.attn_q_norm.weight, attn_k_norm.weight [D], [H*D] or [H, D]
     blk.N.attn_output.weight [d, H*D]       blk.N.ffn_gate.weight, ffn_up.weight [f, d]
-    blk.N.ffn_down.weight [d, f]            and .bias beside them where the checkpoint has biases
+    blk.N.ffn_down.weight [d, f]            blk.N.ffn_up.weight [2f, d]: gate, then up (phi3)
+    blk.N.post_attention_norm.weight, post_ffw_norm.weight [d], of a branch's output
+    and .bias beside them where the checkpoint has biases
 Rows of q and k are reordered inside each head from Hugging Face's halves (pair j = rows j and
-j + D/2) to the adjacent pairs of GGUF's llama (rows 2j and 2j + 1); llama2.c has these already.
+j + D/2) to adjacent pairs (rows 2j and 2j + 1) where GGUF's architecture has these: llama,
+smollm3, granite, olmo; llama2.c and GPT-J have these already. Rows of GPT-NeoX's q, k and v, which
+take turns head by head, are put together. Gemma's norms, saved less 1, get it back.
 
-Keys written:
-    general.architecture (llama) .type .name .file_type
-    llama.context_length .embedding_length .block_count .feed_forward_length .vocab_size
-    llama.attention.head_count .head_count_kv .key_length .value_length .layer_norm_rms_epsilon
-    llama.attention.sliding_window (Mistral 7B v0.1 only)
-    llama.rope.dimension_count .freq_base
-    llama.rope.scaling.type .factor (linear) or .original_context_length (llama3)
+Keys written (A: the architecture):
+    general.architecture .type .name .file_type
+    A.context_length .embedding_length .block_count .feed_forward_length .vocab_size
+    A.attention.head_count .head_count_kv .key_length .value_length .layer_norm_rms_epsilon or
+        .layer_norm_epsilon .sliding_window .sliding_window_pattern .rope_pattern .scale .clamp_kqv
+    A.attn_logit_softcapping .final_logit_softcapping .logit_scale .residual_scale
+        .embedding_scale .use_parallel_residual
+    A.rope.dimension_count .freq_base .freq_base_swa
+    A.rope.scaling.type .factor .original_context_length .attn_factor .yarn_beta_fast
+        .yarn_beta_slow (linear, yarn, longrope; the second of these keys for llama3)
+    ropescope.rope (a scaling that these keys cannot say; a text as --rope takes it, or a list
+        with one for each layer)
     tokenizer.ggml.model (llama: SentencePiece BPE; gpt2: byte-level BPE) .pre .tokens .token_type
     tokenizer.ggml.scores (llama) or .merges (gpt2)
     tokenizer.ggml.{bos,eos,unknown,padding}_token_id .add_bos_token .add_eos_token
     tokenizer.ggml.add_space_prefix .remove_extra_whitespaces (llama)
     tokenizer.chat_template, tokenizer.chat_template.NAME
 
-Order of this file: constants; errors; readers; normalise (config, tensors, tokenizer); write;
-command line.
+Order of this file: constants; families; errors; readers; normalise (config, rotary encoding,
+tensors, tokenizer); write; command line.
 """
 
 import argparse
 import json
 import math
 import os
+import re
 import struct
 import sys
 from pathlib import Path
@@ -58,75 +72,50 @@ ARRAY = 9
 
 # safetensors dtype -> (GGUF tensor type, bytes per element, general.file_type)
 DTYPES = {"F32": (0, 4, 0), "F16": (1, 2, 1), "BF16": (30, 2, 32)}
+# Bytes of the others, which occur in tensors that are not exported (masks of old checkpoints).
+OTHER_DTYPES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "F64": 8}
 
 # tokenizer.ggml.token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
-
-# What Hugging Face's own classes assume when config.json leaves a key out.
-DEFAULTS = {
-    "LlamaForCausalLM": {"max_position_embeddings": 2048},
-    "MistralForCausalLM": {"max_position_embeddings": 131072, "num_key_value_heads": 8,
-                           "sliding_window": 4096},
-}
-
-# Keys of config.json that are read below ...
-CONFIG_READ = set("""architectures hidden_size intermediate_size num_hidden_layers vocab_size
-    num_attention_heads num_key_value_heads head_dim max_position_embeddings rms_norm_eps
-    rope_theta rope_scaling rope_parameters tie_word_embeddings attention_bias mlp_bias
-    sliding_window bos_token_id eos_token_id pad_token_id unk_token_id""".split())
+# Keys of config.json that are read below for every family ...
+CONFIG_READ = set("""architectures model_type hidden_size intermediate_size num_hidden_layers
+    vocab_size num_attention_heads num_key_value_heads head_dim max_position_embeddings
+    rope_theta rope_scaling rope_parameters tie_word_embeddings partial_rotary_factor
+    sliding_window use_sliding_window layer_types original_max_position_embeddings
+    bos_token_id eos_token_id pad_token_id unk_token_id""".split())
 # ... keys that say nothing about the arithmetic of one forward pass ...
-CONFIG_INERT = set("""model_type torch_dtype dtype transformers_version use_cache _name_or_path
+CONFIG_INERT = set("""torch_dtype dtype transformers_version use_cache _name_or_path
     initializer_range attention_dropout pretraining_tp max_sequence_length auto_map is_llama_config
     transformers.js_config _attn_implementation_autoset max_window_layers attn_implementation
     output_attentions output_hidden_states return_dict chunk_size_feed_forward is_decoder
-    problem_type id2label label2id task_specific_params finetuning_task""".split())
+    problem_type id2label label2id task_specific_params finetuning_task cache_implementation
+    gradient_checkpointing embd_layer_norm_eps summary_activation summary_first_dropout
+    summary_proj_to_labels summary_type summary_use_proj tokenizer_class model_max_length
+    _sliding_window_pattern embd_pdrop resid_pdrop attn_pdrop hidden_dropout residual_dropout
+    classifier_dropout embedding_dropout""".split())
 # ... keys of training and of sampling that are harmless if they are zero ...
-CONFIG_ZERO = set("""attn_pdrop embd_pdrop resid_pdrop hidden_dropout residual_dropout
-    classifier_dropout diversity_penalty min_length no_repeat_ngram_size
+CONFIG_ZERO = set("""diversity_penalty min_length no_repeat_ngram_size
     encoder_no_repeat_ngram_size""".split())
 # ... and keys that are harmless with these values only. Any other key must be null or false.
-CONFIG_FIXED = {"hidden_act": ("silu", "swish"), "partial_rotary_factor": (1, 1.0),
-                "use_sliding_window": (False, True)}
+CONFIG_FIXED = {"use_sliding_window": (False, True)}
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
-ROPE_KEYS = {       # rope type -> the parameters it has
-    "default": set(),
-    "linear": {"factor"},
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor",
-               "original_max_position_embeddings"},
+ROPE_KEYS = {       # rope type -> the parameters it must have, and those it may have
+    "default": (set(), set()),
+    "linear": ({"factor"}, set()),
+    "dynamic": ({"factor"}, {"original_max_position_embeddings"}),
+    "llama3": ({"factor", "low_freq_factor", "high_freq_factor",
+                "original_max_position_embeddings"}, set()),
+    "yarn": ({"factor"}, {"original_max_position_embeddings", "attention_factor", "beta_fast",
+                          "beta_slow", "mscale", "mscale_all_dim", "truncate"}),
+    "longrope": ({"short_factor", "long_factor"},
+                 {"factor", "attention_factor", "original_max_position_embeddings"}),
+    "proportional": (set(), {"factor"}),
 }
-
-# One row per tensor: Hugging Face name, GGUF name, shape in letters (d model, q = H*D, k = K*D,
-# f feed-forward, v vocabulary), and q or k again where rows must be reordered inside heads.
-GLOBALS = (
-    ("model.embed_tokens.weight", "token_embd.weight", "vd", ""),
-    ("model.norm.weight", "output_norm.weight", "d", ""),
-)
-LAYER = (
-    ("input_layernorm.weight", "attn_norm.weight", "d", ""),
-    ("self_attn.q_proj.weight", "attn_q.weight", "qd", "q"),
-    ("self_attn.k_proj.weight", "attn_k.weight", "kd", "k"),
-    ("self_attn.v_proj.weight", "attn_v.weight", "kd", ""),
-    ("self_attn.o_proj.weight", "attn_output.weight", "dq", ""),
-    ("post_attention_layernorm.weight", "ffn_norm.weight", "d", ""),
-    ("mlp.gate_proj.weight", "ffn_gate.weight", "fd", ""),
-    ("mlp.up_proj.weight", "ffn_up.weight", "fd", ""),
-    ("mlp.down_proj.weight", "ffn_down.weight", "df", ""),
-)
-ATTENTION_BIAS = (
-    ("self_attn.q_proj.bias", "attn_q.bias", "q", "q"),
-    ("self_attn.k_proj.bias", "attn_k.bias", "k", "k"),
-    ("self_attn.v_proj.bias", "attn_v.bias", "k", ""),
-    ("self_attn.o_proj.bias", "attn_output.bias", "d", ""),
-)
-MLP_BIAS = (
-    ("mlp.gate_proj.bias", "ffn_gate.bias", "f", ""),
-    ("mlp.up_proj.bias", "ffn_up.bias", "f", ""),
-    ("mlp.down_proj.bias", "ffn_down.bias", "d", ""),
-)
+# Architectures whose llama.cpp graph takes rope_freqs.weight.
+ROPE_FREQS = ("llama", "granite")
 
 # Split rules of byte-level BPE by their regular expressions as tokenizer.json spells them.
 RE_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -147,6 +136,218 @@ PRE_NAMES = {
     ((RE_WORD % r"\p{N}", "bytes"), False): "qwen2",
     ((RE_CASED % ("", "", r"\p{N}"), "bytes"), True): "tekken",
     ((RE_CASED % (RE_ENDING, RE_ENDING, r"\p{N}{1,3}"), "bytes"), False): "gpt-4o",
+}
+
+
+# ---- families --------------------------------------------------------------------------------
+
+class Row(NamedTuple):
+    """One tensor: Hugging Face name, GGUF name, shape in letters (d model, q = H*D, k = K*D,
+    z = q + 2k, f feed-forward, g = 2f, v vocabulary, h = D, H and K heads), what is done to it,
+    and the flag of config.json that it depends on ("": none).
+
+    Done to it: q, k: rows reordered inside heads where GGUF's layout is adjacent; turns: rows of
+    q, k, v that take turns head by head are put together; plus1: 1 is added; stack: one vector
+    for each head (* in the name), put together."""
+    hf: str
+    gguf: str
+    letters: str
+    how: str = ""
+    when: str = ""
+
+
+def pair(hf, gguf, letters, bias=None, how="", when="") -> Tuple[Row, ...]:
+    """The row of a weight, and with `bias` (a flag; "": always) the one of the bias beside it."""
+    rows = (Row(hf + ".weight", gguf + ".weight", letters, how, when),)
+    if bias is not None:
+        rows += (Row(hf + ".bias", gguf + ".bias", letters[0], how, bias),)
+    return rows
+
+
+def qkvo(bias, out_bias, out="o_proj", at="self_attn."):
+    return (pair(at + "q_proj", "attn_q", "qd", bias, "q") +
+            pair(at + "k_proj", "attn_k", "kd", bias, "k") +
+            pair(at + "v_proj", "attn_v", "kd", bias) +
+            pair(at + out, "attn_output", "dq", out_bias))
+
+
+def gated(bias=None):
+    return (pair("mlp.gate_proj", "ffn_gate", "fd", bias) +
+            pair("mlp.up_proj", "ffn_up", "fd", bias) + pair("mlp.down_proj", "ffn_down", "df", bias))
+
+
+def two_matrices(up, down):
+    return pair(up, "ffn_up", "fd", "") + pair(down, "ffn_down", "df", "")
+
+
+def ends(embd="model.embed_tokens", norm="model.norm", bias=None, how=""):
+    return pair(embd, "token_embd", "vd") + pair(norm, "output_norm", "d", bias, how)
+
+
+INPUT_NORM = pair("input_layernorm", "attn_norm", "d")
+FFN_NORM = pair("post_attention_layernorm", "ffn_norm", "d")
+LLAMA = INPUT_NORM + qkvo("attention_bias", "attention_bias") + FFN_NORM + gated("mlp_bias")
+HEAD_NORMS = (pair("self_attn.q_norm", "attn_q_norm", "h") +
+              pair("self_attn.k_norm", "attn_k_norm", "h"))
+GEMMA_NORM = tuple(r._replace(how="plus1") for r in INPUT_NORM)
+GEMMA = GEMMA_NORM + qkvo("attention_bias", "attention_bias") + gated()
+SANDWICH = (pair("post_attention_layernorm", "post_attention_norm", "d", None, "plus1") +
+            pair("pre_feedforward_layernorm", "ffn_norm", "d", None, "plus1") +
+            pair("post_feedforward_layernorm", "post_ffw_norm", "d", None, "plus1"))
+ACT_SILU = {"hidden_act": ("silu", "swish")}
+ACT_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
+ATTENTION_BIAS = {"attention_bias": False, "mlp_bias": False}
+
+
+class Family(NamedTuple):
+    """What a class of Hugging Face means in GGUF; a row of FAMILIES and no code of its own."""
+    arch: str
+    layer: Tuple[Row, ...]
+    ends: Tuple[Row, ...] = ends()
+    prefix: str = "model.layers."
+    head: str = "lm_head"
+    head_bias: bool = False
+    adjacent: bool = False      # GGUF wants adjacent pairs, the checkpoint has halves
+    eps: str = "rms_norm_eps"   # the key of it; "": 1e-5
+    rms: bool = True
+    windows: str = ""           # no layer has a window, whatever the keys say; all; types
+    window_every: int = 0       # the last of so many layers has none, unless the file says it
+    nope_every: int = 0         # the last of so many layers does not turn, likewise
+    rotary: Optional[float] = None      # the share of a head that turns; None: always 1
+    base: float = 10000.0
+    local_base: Optional[float] = None  # of layers with a window
+    flags: Dict[str, bool] = {}         # what config.json may switch, and the default of it
+    fixed: Dict[str, Tuple] = ACT_SILU  # keys that must have one of these values if they are there
+    scales: Dict[str, str] = {}         # number of config.json -> key after the architecture
+    defaults: Dict[str, Any] = {}       # what Hugging Face assumes when a key is left out
+    names: Dict[str, str] = {}          # key of other families -> key of this one
+    extra: Tuple[str, ...] = ()         # further keys that are read
+
+
+GEMMA_DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "max_position_embeddings": 8192,
+                  "rms_norm_eps": 1e-6}
+SCALAR = {"query_pre_attn_scalar": 256, "sliding_window": 4096}
+QWEN = dict(windows="types", defaults={"max_position_embeddings": 32768, "sliding_window": 4096,
+                                       "rms_norm_eps": 1e-6})
+FAMILIES = {
+    "LlamaForCausalLM": Family(
+        "llama", LLAMA, adjacent=True, flags=ATTENTION_BIAS,
+        defaults={"max_position_embeddings": 2048}),
+    "MistralForCausalLM": Family(
+        "llama", LLAMA, adjacent=True, windows="all", flags=ATTENTION_BIAS,
+        defaults={"max_position_embeddings": 131072, "num_key_value_heads": 8,
+                  "sliding_window": 4096}),
+    "SmolLM3ForCausalLM": Family(
+        "smollm3", INPUT_NORM + qkvo("attention_bias", "attention_bias") + FFN_NORM + gated(),
+        adjacent=True, windows="types", nope_every=4, base=2e6,
+        flags={"attention_bias": False},
+        fixed={**ACT_SILU, "mlp_bias": (False,)},
+        extra=("no_rope_layers", "no_rope_layer_interval"),
+        defaults={"max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+                  "tie_word_embeddings": True}),
+    "GraniteForCausalLM": Family(
+        "granite", LLAMA, adjacent=True, flags=ATTENTION_BIAS,
+        scales={"attention_multiplier": "attention.scale",
+                "embedding_multiplier": "embedding_scale",
+                "residual_multiplier": "residual_scale", "logits_scaling": "logit_scale"},
+        defaults={"max_position_embeddings": 2048, "attention_multiplier": 1.0,
+                  "logits_scaling": 1.0}),
+    "Qwen2ForCausalLM": Family(
+        "qwen2", INPUT_NORM + qkvo("", None) + FFN_NORM + gated(), **QWEN),
+    "Qwen3ForCausalLM": Family(
+        "qwen3", INPUT_NORM + qkvo("attention_bias", "attention_bias") + HEAD_NORMS + FFN_NORM +
+        gated(), flags={"attention_bias": False},
+        **{**QWEN, "defaults": {**QWEN["defaults"], "head_dim": 128}}),
+    "PhiForCausalLM": Family(
+        "phi2", pair("input_layernorm", "attn_norm", "d", "") +
+        qkvo("", "", "dense") + two_matrices("mlp.fc1", "mlp.fc2"),
+        ends(norm="model.final_layernorm", bias=""), head_bias=True, eps="layer_norm_eps",
+        rms=False, rotary=0.5, fixed={"hidden_act": ACT_TANH, "qk_layernorm": (False,)},
+        defaults={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5}),
+    "Phi3ForCausalLM": Family(
+        "phi3", INPUT_NORM + pair("self_attn.qkv_proj", "attn_qkv", "zd") +
+        pair("self_attn.o_proj", "attn_output", "dq") + FFN_NORM +
+        pair("mlp.gate_up_proj", "ffn_up", "gd") + pair("mlp.down_proj", "ffn_down", "df"),
+        windows="all", rotary=1.0, defaults={"max_position_embeddings": 4096}),
+    "GPTNeoXForCausalLM": Family(
+        "gptneox", pair("input_layernorm", "attn_norm", "d", "") +
+        pair("attention.query_key_value", "attn_qkv", "zd", "", "turns") +
+        pair("attention.dense", "attn_output", "dq", "") +
+        pair("post_attention_layernorm", "ffn_norm", "d", "") +
+        two_matrices("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+        ends("gpt_neox.embed_in", "gpt_neox.final_layer_norm", ""), "gpt_neox.layers.",
+        "embed_out", eps="layer_norm_eps", rms=False, rotary=0.25,
+        flags={"use_parallel_residual": True},
+        fixed={"hidden_act": ("gelu",), "attention_bias": (True,)},
+        names={"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"},
+        defaults={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5}),
+    "GPTJForCausalLM": Family(
+        "gptj", pair("ln_1", "attn_norm", "d", "") + qkvo(None, None, "out_proj", "attn.") +
+        two_matrices("mlp.fc_in", "mlp.fc_out"),
+        ends("transformer.wte", "transformer.ln_f", ""), "transformer.h.", head_bias=True,
+        eps="layer_norm_epsilon", rms=False, rotary=1.0,
+        fixed={"activation_function": ACT_TANH, "rotary": (True,), "scale_attn_weights": (True,)},
+        names={"hidden_size": "n_embd", "num_hidden_layers": "n_layer",
+               "num_attention_heads": "n_head", "intermediate_size": "n_inner",
+               "max_position_embeddings": "n_positions"},
+        extra=("rotary_dim",),
+        defaults={"rotary_dim": 64, "layer_norm_epsilon": 1e-5, "max_position_embeddings": 2048}),
+    "OlmoForCausalLM": Family(
+        "olmo", qkvo(None, None) + gated(), pair("model.embed_tokens", "token_embd", "vd"),
+        adjacent=True, eps="", rms=False, fixed={**ACT_SILU, "attention_bias": (False,)},
+        scales={"clip_qkv": "attention.clamp_kqv"}, defaults={"max_position_embeddings": 2048}),
+    "Olmo2ForCausalLM": Family(
+        "olmo2", qkvo("attention_bias", "attention_bias") +
+        pair("self_attn.q_norm", "attn_q_norm", "q") +
+        pair("self_attn.k_norm", "attn_k_norm", "k") +
+        pair("post_attention_layernorm", "post_attention_norm", "d") +
+        pair("post_feedforward_layernorm", "post_ffw_norm", "d") + gated(),
+        flags={"attention_bias": False},
+        defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}),
+    "GemmaForCausalLM": Family(
+        "gemma", GEMMA + pair("post_attention_layernorm", "ffn_norm", "d", None, "plus1"),
+        ends(how="plus1"), flags={"attention_bias": False},
+        fixed={"hidden_act": ("gelu", *ACT_TANH), "hidden_activation": ACT_TANH},
+        defaults=GEMMA_DEFAULTS),
+    "Gemma2ForCausalLM": Family(
+        "gemma2", GEMMA + SANDWICH, ends(how="plus1"), windows="types", window_every=2,
+        flags={"attention_bias": False},
+        fixed={"hidden_activation": ACT_TANH, "hidden_act": ACT_TANH},
+        scales={"attn_logit_softcapping": "attn_logit_softcapping",
+                "final_logit_softcapping": "final_logit_softcapping"},
+        extra=("query_pre_attn_scalar",),
+        defaults={**GEMMA_DEFAULTS, **SCALAR, "attn_logit_softcapping": 50.0,
+                  "final_logit_softcapping": 30.0}),
+    "Gemma3ForCausalLM": Family(
+        "gemma3", GEMMA + SANDWICH + tuple(r._replace(how="plus1") for r in HEAD_NORMS),
+        ends(how="plus1"), windows="types", window_every=6, base=1e6, local_base=1e4,
+        flags={"attention_bias": False}, fixed={"hidden_activation": ACT_TANH},
+        scales={"final_logit_softcapping": "final_logit_softcapping"},
+        extra=("query_pre_attn_scalar", "sliding_window_pattern", "rope_local_base_freq"),
+        defaults={**GEMMA_DEFAULTS, **SCALAR, "max_position_embeddings": 131072}),
+    "StableLmForCausalLM": Family(
+        "stablelm", pair("input_layernorm", "attn_norm", "d", "") + qkvo("use_qkv_bias", None) +
+        (Row("self_attn.q_layernorm.norms.*.weight", "attn_q_norm.weight", "Hh", "stack",
+             "qk_layernorm"),
+         Row("self_attn.k_layernorm.norms.*.weight", "attn_k_norm.weight", "Kh", "stack",
+             "qk_layernorm"),
+         Row("post_attention_layernorm.weight", "ffn_norm.weight", "d", "",
+             "!use_parallel_residual"),
+         Row("post_attention_layernorm.bias", "ffn_norm.bias", "d", "",
+             "!use_parallel_residual")) + gated(),
+        ends(bias=""), eps="layer_norm_eps", rms=False, rotary=0.25,
+        flags={"use_qkv_bias": False, "qk_layernorm": False, "use_parallel_residual": False},
+        names={"partial_rotary_factor": "rope_pct"},
+        defaults={"max_position_embeddings": 4096, "layer_norm_eps": 1e-5}),
+    "Starcoder2ForCausalLM": Family(
+        "starcoder2", pair("input_layernorm", "attn_norm", "d", "") + qkvo("", "") +
+        pair("post_attention_layernorm", "ffn_norm", "d", "") +
+        two_matrices("mlp.c_fc", "mlp.c_proj"), ends(bias=""), windows="all",
+        eps="norm_epsilon", rms=False,
+        fixed={"hidden_act": ACT_TANH, "use_bias": (True,), "mlp_type": ("default",),
+               "norm_type": ("layer_norm",)},
+        defaults={"max_position_embeddings": 4096, "norm_epsilon": 1e-5,
+                  "num_key_value_heads": 2, "tie_word_embeddings": True}),
 }
 
 
@@ -176,7 +377,8 @@ class Source(NamedTuple):
 
     @property
     def size(self):
-        return math.prod(self.shape) * DTYPES[self.dtype][1]
+        each = DTYPES[self.dtype][1] if self.dtype in DTYPES else OTHER_DTYPES[self.dtype]
+        return math.prod(self.shape) * each
 
 
 def parse_json(path: Path, data: bytes, what="the file") -> Any:
@@ -234,7 +436,7 @@ def safetensors_entry(path, data, name, entry) -> Source:
     if not all(type(n) is int and n >= 0 for n in numbers):
         refuse(path, f"tensor {name}", "whole numbers in shape and data_offsets",
                repr(numbers)[:80])
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in {**DTYPES, **OTHER_DTYPES}:
         refuse(path, f"dtype of tensor {name}", " or ".join(DTYPES), repr(dtype)[:80])
     source = Source(path, data + begin, dtype, shape)
     if end - begin != source.size:
@@ -308,7 +510,7 @@ def read_protobuf(data: bytes, path: Path) -> Iterator[Tuple[int, Any]]:
 # ---- normalise: the configuration ------------------------------------------------------------
 
 class Config(NamedTuple):
-    """The shape of a llama model, whatever it was read from."""
+    """The shape of a model, whatever it was read from."""
     n_layer: int
     d_model: int
     n_head: int
@@ -320,14 +522,26 @@ class Config(NamedTuple):
     eps: float
     base: float
     tied: Optional[bool] = None         # None: tied if there is no output matrix
+    family: Family = FAMILIES["LlamaForCausalLM"]
+    flags: Tuple[str, ...] = ()         # those of the family that are set
+    scales: Tuple[Tuple[str, float], ...] = ()      # keys after the architecture, and numbers
     window: Optional[int] = None
+    windows: Tuple[bool, ...] = ()      # of each layer: has it the window?
     scaling: Dict[str, Any] = {"rope_type": "default"}
-    attention_bias: bool = False
-    mlp_bias: bool = False
+    n_rot: int = 0                      # 0: d_head
+    local: Optional[Tuple[Dict[str, Any], float]] = None    # scaling and base beside the window
+    nope: Tuple[int, ...] = ()          # layers that do not turn
 
     def letters(self):
-        return {"d": self.d_model, "f": self.d_ff, "v": self.n_vocab,
-                "q": self.n_head * self.d_head, "k": self.n_kv * self.d_head}
+        q, k, f = self.n_head * self.d_head, self.n_kv * self.d_head, self.d_ff
+        return {"d": self.d_model, "f": f, "g": 2 * f, "v": self.n_vocab, "q": q, "k": k,
+                "z": q + 2 * k, "h": self.d_head, "H": self.n_head, "K": self.n_kv}
+
+    def turning(self):
+        return self.n_rot or self.d_head
+
+    def has(self, when: str) -> bool:
+        return when == "" or (when[1:] not in self.flags if when[0] == "!" else when in self.flags)
 
 
 class Fields:
@@ -354,35 +568,41 @@ class Fields:
         return value
 
 
-def check_known(fields: Fields):
+def check_known(fields: Fields, family: Family):
     """Refuse every key that is not known to leave the forward pass as it is."""
+    read = CONFIG_READ | {family.eps, *family.flags, *family.scales, *family.extra}
+    fixed = {**CONFIG_FIXED, **family.fixed}
     for key, value in fields.table.items():
-        if key in CONFIG_READ or key in CONFIG_INERT or value is None or value is False:
+        if key in read or key in CONFIG_INERT or value is None or value is False:
             continue
         if key in CONFIG_ZERO and value == 0:
             continue
-        if key == "layer_types" and isinstance(value, list) and \
-                all(v in LAYER_TYPES for v in value):
-            continue
-        if key == "layer_types":
-            refuse(fields.path, key, "a list of " + " and ".join(LAYER_TYPES), repr(value)[:80])
-        if key not in CONFIG_FIXED:
+        if key not in fixed:
             refuse(fields.path, key, "only keys known to this program, as it may change the "
                    "result (--ignore KEY if it does not)", repr(value)[:80])
-        if not any(value == v and type(value) is type(v) for v in CONFIG_FIXED[key]):
-            refuse(fields.path, key, " or ".join(map(str, CONFIG_FIXED[key])), repr(value)[:80])
+        if not any(value == v and type(value) is type(v) for v in fixed[key]):
+            refuse(fields.path, key, " or ".join(map(str, fixed[key])), repr(value)[:80])
+    for key, allowed in fixed.items():      # False is a value, too
+        if fields.table.get(key) is False and False not in allowed:
+            refuse(fields.path, key, " or ".join(map(str, allowed)), "false")
 
 
-def read_config(folder: Path, ignore: List[str]) -> Config:
-    fields = Fields(folder / "config.json")
-    for key in ignore:
-        fields.table.pop(key, None)
+def read_family(fields: Fields) -> Family:
     names = fields.table.get("architectures")
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
-        refuse(fields.path, "architectures", " or ".join(ARCHITECTURES), names)
-    for key, value in DEFAULTS[names[0]].items():
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str) \
+            or names[0] not in FAMILIES:
+        refuse(fields.path, "architectures", " or ".join(FAMILIES), names)
+    family = FAMILIES[names[0]]
+    for ours, theirs in family.names.items():
+        if theirs in fields.table:
+            fields.table.setdefault(ours, fields.table.pop(theirs))
+    for key, value in family.defaults.items():
         fields.table.setdefault(key, value)
-    check_known(fields)
+    return family
+
+
+def settle_shape(fields: Fields):
+    """Sizes that follow from others where config.json leaves them out."""
     n_head, d_model = fields.number("num_attention_heads"), fields.number("hidden_size")
     if fields.table.get("num_key_value_heads") is None:
         fields.table["num_key_value_heads"] = n_head
@@ -390,17 +610,49 @@ def read_config(folder: Path, ignore: List[str]) -> Config:
         if d_model % n_head:
             refuse(fields.path, "hidden_size", f"a multiple of {n_head} heads", d_model)
         fields.table["head_dim"] = d_model // n_head
-    scaling, base = read_rope(fields)
+    if fields.table.get("intermediate_size") is None:
+        fields.table["intermediate_size"] = 4 * d_model     # GPT-J
+
+
+def read_config(folder: Path, ignore: List[str]) -> Config:
+    fields = Fields(folder / "config.json")
+    for key in ignore:
+        fields.table.pop(key, None)
+    family = read_family(fields)
+    check_known(fields, family)
+    settle_shape(fields)
+    n_layer, d_head = fields.number("num_hidden_layers"), fields.number("head_dim")
+    nope = read_nope(fields, family, n_layer)
+    window, windows = read_windows(fields, family, n_layer, nope)
+    ropes, n_rot = read_rope(fields, family, d_head)
     config = Config(
-        n_layer=fields.number("num_hidden_layers"), d_model=d_model, n_head=n_head,
-        n_kv=fields.number("num_key_value_heads"), d_head=fields.number("head_dim"),
-        d_ff=fields.number("intermediate_size"), n_vocab=fields.number("vocab_size"),
-        n_ctx=fields.number("max_position_embeddings"), eps=fields.number("rms_norm_eps", float),
-        base=base, tied=fields.flag("tie_word_embeddings"), window=read_window(fields),
-        scaling=scaling, attention_bias=bool(fields.flag("attention_bias")),
-        mlp_bias=bool(fields.flag("mlp_bias")))
+        n_layer=n_layer, d_model=fields.number("hidden_size"),
+        n_head=fields.number("num_attention_heads"), n_kv=fields.number("num_key_value_heads"),
+        d_head=d_head, d_ff=fields.number("intermediate_size"),
+        n_vocab=fields.number("vocab_size"), n_ctx=fields.number("max_position_embeddings"),
+        eps=fields.number(family.eps, float) if family.eps else 1e-5, base=ropes[0][1],
+        tied=fields.flag("tie_word_embeddings"), family=family, flags=read_switches(fields, family),
+        scales=read_scales(fields, family), window=window, windows=windows, scaling=ropes[0][0],
+        n_rot=n_rot, local=ropes[1], nope=nope)
     check_config(fields.path, config)
     return config
+
+
+def read_switches(fields: Fields, family: Family) -> Tuple[str, ...]:
+    for name, default in family.flags.items():
+        if fields.flag(name) is None:
+            fields.table[name] = default
+    return tuple(name for name in family.flags if fields.table[name])
+
+
+def read_scales(fields: Fields, family: Family) -> Tuple[Tuple[str, float], ...]:
+    """Numbers that activations are multiplied by or limited to; null: not."""
+    scales = [(gguf, fields.number(key, float)) for key, gguf in family.scales.items()
+              if fields.table.get(key) is not None]
+    if "query_pre_attn_scalar" in family.extra:
+        scalar = fields.number("query_pre_attn_scalar", float)
+        scales.append(("attention.scale", scalar ** -0.5))
+    return tuple(scales)
 
 
 def check_config(path, config: Config):
@@ -412,55 +664,225 @@ def check_config(path, config: Config):
                config.d_head)
 
 
-def read_window(fields: Fields) -> Optional[int]:
-    """The sliding window, if there is one shorter than the context.
-
-    LlamaForCausalLM has no window: its code never looks at the key."""
-    window, layers = fields.table.get("sliding_window"), fields.table.get("layer_types") or []
-    if window is None or fields.table["architectures"] != ["MistralForCausalLM"] \
-            or fields.table.get("use_sliding_window") is False:
-        return None
-    if len(set(layers)) > 1:
-        refuse(fields.path, "layer_types", "one type for all layers", sorted(set(layers)))
-    if fields.number("sliding_window") >= fields.number("max_position_embeddings"):
-        return None
-    note(f"the sliding window of {window} tokens is written as llama.attention.sliding_window; "
-         f"a program that ignores this key is right for the first {window} tokens only")
-    return window
+def read_nope(fields: Fields, family: Family, n_layer: int) -> Tuple[int, ...]:
+    """The layers that do not turn: a 0 in no_rope_layers, else the last of so many."""
+    if not family.nope_every:
+        return ()
+    turns = fields.table.get("no_rope_layers")
+    if turns is None:
+        fields.table.setdefault("no_rope_layer_interval", family.nope_every)
+        every = fields.number("no_rope_layer_interval")
+        turns = [int((l + 1) % every != 0) for l in range(n_layer)]
+    if not isinstance(turns, list) or len(turns) != n_layer or \
+            any(type(v) is not int or v not in (0, 1) for v in turns):
+        refuse(fields.path, "no_rope_layers", f"{n_layer} times 0 or 1", repr(turns)[:80])
+    return tuple(l for l, v in enumerate(turns) if not v)
 
 
-def rope_table(fields: Fields) -> Dict[str, Any]:
-    """rope_parameters (newer files, base included) or rope_scaling (older), nulls left out."""
+def layer_types(fields: Fields, family: Family, n_layer: int, nope) -> Tuple[bool, ...]:
+    """Of each layer, whether it has a window: layer_types, else what Hugging Face assumes."""
+    given = fields.table.get("layer_types")
+    if given is not None:
+        if not isinstance(given, list) or len(given) != n_layer or \
+                any(v not in LAYER_TYPES for v in given):
+            refuse(fields.path, "layer_types", f"a list of {n_layer} names, " +
+                   " and ".join(LAYER_TYPES), repr(given)[:80])
+        return tuple(v == "sliding_attention" for v in given)
+    if family.window_every:
+        fields.table.setdefault("sliding_window_pattern", family.window_every)
+        every = fields.number("sliding_window_pattern")
+        return tuple((l + 1) % every != 0 for l in range(n_layer))
+    if family.nope_every:
+        return tuple(l in nope for l in range(n_layer))
+    first = fields.table.get("max_window_layers")
+    first = first if isinstance(first, int) else 28
+    return tuple(l >= first for l in range(n_layer))
+
+
+def read_windows(fields: Fields, family: Family, n_layer: int, nope):
+    """(the sliding window, of each layer whether it has it); None, () if there is none.
+
+    LlamaForCausalLM and others have no window: their code never looks at the key."""
+    types = layer_types(fields, family, n_layer, nope)
+    asked = fields.table.get("use_sliding_window", family.window_every > 0 or
+                             family.windows == "all")
+    if fields.table.get("sliding_window") is None or not family.windows or not asked:
+        return None, ()
+    window = fields.number("sliding_window")
+    if family.windows == "types":
+        return (window, types) if any(types) else (None, ())
+    if fields.table.get("layer_types") is not None and len(set(types)) > 1:
+        refuse(fields.path, "layer_types", "one type for all layers", "two")
+    if window >= fields.number("max_position_embeddings"):
+        return None, ()
+    note(f"the sliding window of {window} tokens is written as {family.arch}.attention."
+         "sliding_window; a program that ignores this key is right for the first "
+         f"{window} tokens only")
+    return window, (True,) * n_layer
+
+
+# ---- normalise: the rotary encoding ----------------------------------------------------------
+
+def rope_tables(fields: Fields) -> Tuple[Dict[str, Any], Optional[Dict[str, Any]]]:
+    """rope_parameters (newer files, base included) or rope_scaling (older), nulls left out: of
+    layers that see everything, and of those with a window if these have one of their own."""
     both = [fields.table.get(key) for key in ("rope_parameters", "rope_scaling")]
     given = [table for table in both if table is not None]
     if any(not isinstance(table, dict) or table != given[0] for table in given):
         refuse(fields.path, "rope_parameters and rope_scaling", "one object", given)
-    table = {"rope_theta": fields.table.get("rope_theta"), **(given[0] if given else {})}
-    return {key: value for key, value in table.items() if value is not None}
+    table, local = dict(given[0]) if given else {}, None
+    if set(table) & set(LAYER_TYPES):
+        if set(table) != set(LAYER_TYPES) or not all(isinstance(v, dict) for v in table.values()):
+            refuse(fields.path, "rope_parameters", "an object for each of " +
+                   " and ".join(LAYER_TYPES), sorted(table))
+        table, local = (dict(table[name]) for name in LAYER_TYPES)
+    tables = [None if t is None else {k: v for k, v in t.items() if v is not None}
+              for t in (table, local)]
+    return tables[0], tables[1]
 
 
-def read_rope(fields: Fields) -> Tuple[Dict[str, Any], float]:
+def read_rope(fields: Fields, family: Family, d_head: int):
+    """((scaling, base) of all layers, the same of layers with a window or None), n_rot."""
+    table, local = rope_tables(fields)
+    theta = fields.table.get("rope_theta")
+    share = fields.table.get("partial_rotary_factor")
+    if theta is not None:
+        table.setdefault("rope_theta", theta)
+    for t in (table, local or {}):
+        share = t.pop("partial_rotary_factor", share)
+    share = (family.rotary or 1) if share is None else share
+    if family.rotary is None and share != 1 and table.get("rope_type") != "proportional":
+        refuse(fields.path, "partial_rotary_factor", 1, share)
+    if local is None and family.local_base:
+        local = {"rope_theta": fields.table.get("rope_local_base_freq") or family.local_base}
+    rope = read_scaling(fields, table, family.base)
+    if rope[0]["rope_type"] == "proportional":
+        rope[0]["fraction"], share = float(share), 1
+    n_rot = int(d_head * fields.number("share", float, {"share": share}))
+    if "rotary_dim" in family.extra and fields.table["rotary_dim"] is not None:
+        n_rot = fields.number("rotary_dim")
+    if n_rot % 2 or n_rot < 2 or n_rot > d_head:
+        refuse(fields.path, "partial_rotary_factor", "one that makes an even number of channels",
+               f"{n_rot} of {d_head}")
+    return (rope, local and read_scaling(fields, local, family.local_base or family.base)), \
+        0 if n_rot == d_head else n_rot
+
+
+def read_scaling(fields: Fields, table, base: float) -> Tuple[Dict[str, Any], float]:
     """(scaling with its rope_type, base). Older files say "type" for "rope_type"."""
-    table = rope_table(fields)
     kinds = {str(table.pop(key)) for key in ("type", "rope_type") if key in table} or {"default"}
     kind = kinds.pop()
+    kind = "longrope" if kind == "su" or kind == "yarn" and "short_factor" in table else kind
     if kinds or kind not in ROPE_KEYS:
         refuse(fields.path, "rope type", " or ".join(ROPE_KEYS), " and ".join([kind, *kinds]))
-    if table.pop("partial_rotary_factor", 1) != 1:
-        refuse(fields.path, "partial_rotary_factor", 1, "another value")
-    base = fields.number("rope_theta", float, table) if "rope_theta" in table else 10000.0
+    base = fields.number("rope_theta", float, table) if "rope_theta" in table else base
     table.pop("rope_theta", None)
-    if set(table) != ROPE_KEYS[kind]:
+    must, may = ROPE_KEYS[kind]
+    if kind == "default":       # Hugging Face leaves it there
+        table.pop("original_max_position_embeddings", None)
+    if not must <= set(table) <= must | may:
         refuse(fields.path, f"parameters of rope type {kind}",
-               sorted(ROPE_KEYS[kind]) or "none", sorted(table) or "none")
-    whole = "original_max_position_embeddings"
-    scaling = {key: fields.number(key, int if key == whole else float, table) for key in table}
-    scaling["rope_type"] = kind
-    return scaling, base
+               sorted(must | may) or "none", sorted(table) or "none")
+    scaling = {key: read_parameter(fields, table, key) for key in table}
+    return settle_scaling(fields, {"rope_type": kind, **scaling}), base
+
+
+def read_parameter(fields: Fields, table, key):
+    value = table[key]
+    if key == "truncate" and isinstance(value, bool):
+        return value
+    if key in ("short_factor", "long_factor"):
+        if not isinstance(value, list) or not value:
+            refuse(fields.path, key, "a list of numbers", repr(value)[:80])
+        return [fields.number(key, float, {key: v}) for v in value]
+    return fields.number(key, int if key.endswith("embeddings") else float, table)
+
+
+def settle_scaling(fields: Fields, scaling: Dict[str, Any]) -> Dict[str, Any]:
+    """What follows from other keys: the original context (the one beside rope_scaling goes first,
+    then the one inside, then max_position_embeddings), factor and amplitude."""
+    kind, whole = scaling["rope_type"], "original_max_position_embeddings"
+    if kind == "dynamic":
+        n_ctx = fields.number("max_position_embeddings")
+        if scaling.setdefault(whole, n_ctx) != n_ctx:
+            refuse(fields.path, whole, f"{n_ctx}, the max_position_embeddings", scaling[whole])
+    if kind in ("yarn", "longrope", "llama3"):
+        top = whole if fields.table.get(whole) is not None else "max_position_embeddings"
+        if top == whole or whole not in scaling:
+            scaling[whole] = fields.number(top)
+    if kind == "longrope":
+        scaling.setdefault("factor", fields.number("max_position_embeddings") / scaling[whole])
+        f, n = scaling["factor"], scaling[whole]
+        scaling.setdefault("attention_factor", 1.0 if f <= 1 or n < 2 else
+                           math.sqrt(1 + math.log(f) / math.log(n)))
+    return scaling
+
+
+def is_standard(c: Config) -> bool:
+    """Can GGUF's own keys say the encoding of all layers?"""
+    s, kind = c.scaling, c.scaling["rope_type"]
+    if c.local and (c.local[0]["rope_type"] != "default" or kind not in ("default", "linear")):
+        return False
+    if kind == "yarn":
+        usual = 1 + 0.1 * math.log(max(s["factor"], 1.0))
+        return s.get("truncate", True) and not s.get("mscale") and not s.get("mscale_all_dim") \
+            and abs(s.get("attention_factor", usual) / usual - 1) < 1e-6
+    return kind in ("default", "linear", "longrope") or \
+        kind == "llama3" and c.family.arch in ROPE_FREQS
+
+
+# What --rope calls the parameters.
+ROPE_NAMES = {"original_max_position_embeddings": "original", "low_freq_factor": "low",
+              "high_freq_factor": "high"}
+
+
+def rope_text(c: Config, scaling: Dict[str, Any], base: float) -> str:
+    kind = scaling["rope_type"]
+    args = [f"{ROPE_NAMES.get(k, k)}={v!r}" for k, v in scaling.items()
+            if k not in ("rope_type", "truncate") and not isinstance(v, list)]
+    if not scaling.get("truncate", True):
+        args.append("truncate=no")
+    return ("plain" if kind == "default" else kind) + ":" + ",".join([*args, f"base={base!r}"])
+
+
+def rope_metadata(c: Config):
+    """The keys of the encoding: GGUF's, and ropescope.rope for what these cannot say."""
+    a, s, kind = c.family.arch, c.scaling, c.scaling["rope_type"]
+    yield f"{a}.rope.dimension_count", "u32", c.turning()
+    yield f"{a}.rope.freq_base", "f32", c.base
+    if c.local and any(c.windows):
+        yield f"{a}.rope.freq_base_swa", "f32", c.local[1]
+    usual = tuple(l for l in range(c.n_layer) if c.family.nope_every and
+                  (l + 1) % c.family.nope_every == 0)
+    if not is_standard(c):
+        note(f"rope type {kind}: written as ropescope.rope; a program that ignores this key is "
+             "right for texts as long as those of training at most")
+        texts = [rope_text(c, *(c.local if c.local and c.windows and c.windows[l] else
+                                (s, c.base))) if l not in c.nope else "none"
+                 for l in range(c.n_layer)]
+        single = len(set(texts)) == 1
+        yield "ropescope.rope", "str" if single else "[str]", texts[0] if single else texts
+        return
+    if c.nope != usual:
+        note("layers that do not turn: written as attention.rope_pattern, which llama.cpp ignores")
+        turns = [int(l not in c.nope) for l in range(c.n_layer)]
+        yield f"{a}.attention.rope_pattern", "[u32]", turns
+    if kind in ("linear", "yarn", "longrope"):
+        yield f"{a}.rope.scaling.type", "str", kind
+    if kind in ("linear", "yarn"):
+        yield f"{a}.rope.scaling.factor", "f32", s["factor"]
+    if kind in ("llama3", "yarn", "longrope"):    # llama3: its divisors do it; this is for readers
+        original = s["original_max_position_embeddings"]
+        yield f"{a}.rope.scaling.original_context_length", "u32", original
+    if kind == "longrope":
+        yield f"{a}.rope.scaling.attn_factor", "f32", s["attention_factor"]
+    for key in ("beta_fast", "beta_slow"):
+        if kind == "yarn" and key in s:
+            yield f"{a}.rope.scaling.yarn_{key}", "f32", s[key]
 
 
 def llama3_divisors(config: Config) -> List[float]:
-    """rope_freqs.weight, [D/2]: what each frequency base^(-2j/D) is divided by.
+    """rope_freqs.weight, [n/2]: what each frequency base^(-2j/n) is divided by, n = n_rot.
 
     With wavelength w = 2 pi / frequency, original context C and factor f: 1 if w < C/high, f if
     w > C/low, else 1 / ((1 - s)/f + s) with s = (C/w - low) / (high - low). (Llama 3.1.)"""
@@ -468,8 +890,9 @@ def llama3_divisors(config: Config) -> List[float]:
     context, factor = s["original_max_position_embeddings"], s["factor"]
     low, high = s["low_freq_factor"], s["high_freq_factor"]
     divisors = []
-    for j in range(config.d_head // 2):
-        wave = 2 * math.pi * config.base ** (2 * j / config.d_head)
+    n_rot = config.turning()
+    for j in range(n_rot // 2):
+        wave = 2 * math.pi * config.base ** (2 * j / n_rot)
         smooth = (context / wave - low) / (high - low) if high != low else 0.0
         between = 1 / ((1 - smooth) / factor + smooth) if 0 <= smooth <= 1 else factor
         divisors.append(1.0 if wave < context / high else
@@ -521,18 +944,39 @@ def pair_rows(block: bytes, rows: int) -> bytes:
     return b"".join(block[r * width:(r + 1) * width] for r in order)
 
 
-def widened(source: Source, heads: int) -> Iterator[bytes]:
-    """A vector as F32, reordered if it is the bias of q or k (heads > 0)."""
-    data = read_at(source, 0, source.size)
-    if source.dtype == "BF16":      # the upper half of an F32
-        data = b"".join(b"\0\0" + data[i:i + 2] for i in range(0, len(data), 2))
-    elif source.dtype == "F16":
+def gathered(source: Source, heads: int) -> Iterator[bytes]:
+    """Rows of q, k, v that take turns head by head: all of q, then all of k, then all of v."""
+    size = source.size // (3 * heads)
+    for part in range(3):
+        for h in range(heads):
+            yield read_at(source, (3 * h + part) * size, size)
+
+
+def floats(data: bytes, dtype: str) -> bytes:
+    """The values as F32."""
+    if dtype == "BF16":     # the upper half of an F32
+        return b"".join(b"\0\0" + data[i:i + 2] for i in range(0, len(data), 2))
+    if dtype == "F16":
         n = len(data) // 2
-        data = struct.pack(f"<{n}f", *struct.unpack(f"<{n}e", data))
-    size = len(data) // max(heads, 1)
-    for begin in range(0, len(data), size):
-        block = data[begin:begin + size]
-        yield pair_rows(block, size // 4) if heads else block
+        return struct.pack(f"<{n}f", *struct.unpack(f"<{n}e", data))
+    return data
+
+
+def vector(sources: List[Source], how: str, heads: int) -> Iterator[bytes]:
+    """Vectors one after the other as F32; see Row for what is done to them. heads: 0, or those
+    inside which rows are reordered, or take turns."""
+    for source in sources:
+        order = gathered(source, heads) if how == "turns" else copied(source)
+        data = floats(b"".join(order), source.dtype)
+        if how == "plus1":
+            n = len(data) // 4
+            data = struct.pack(f"<{n}f", *(x + 1 for x in struct.unpack(f"<{n}f", data)))
+        if how not in ("q", "k") or not heads:
+            yield data
+            continue
+        size = len(data) // heads
+        for begin in range(0, len(data), size):
+            yield pair_rows(data[begin:begin + size], size // 4)
 
 
 def values(name: str, numbers: List[float]) -> Tensor:
@@ -540,45 +984,75 @@ def values(name: str, numbers: List[float]) -> Tensor:
     return Tensor(name, (len(numbers),), "F32", lambda: iter([data]))
 
 
-def make_tensor(name: str, source: Source, heads: int) -> Tensor:
+def make_tensor(row: Row, shape, sources: List[Source], heads: int) -> Tensor:
+    source = sources[0]
     if len(source.shape) == 1:
-        return Tensor(name, source.shape, "F32", lambda: widened(source, heads))
-    chunks = (lambda: paired(source, heads)) if heads else (lambda: copied(source))
-    return Tensor(name, source.shape, source.dtype, chunks)
+        return Tensor(row.gguf, shape, "F32", lambda: vector(sources, row.how, heads))
+    chunks = {"q": paired, "k": paired, "turns": gathered}.get(row.how) if heads else None
+    return Tensor(row.gguf, shape, source.dtype,
+                  lambda: chunks(source, heads) if chunks else copied(source))
 
 
-def wanted(config: Config, tied: bool):
-    """(Hugging Face name, GGUF name, letters, reordered) of every tensor this model must have."""
-    yield from GLOBALS
-    if not tied:
-        yield "lm_head.weight", "output.weight", "vd", ""
-    rows = LAYER + config.attention_bias * ATTENTION_BIAS + config.mlp_bias * MLP_BIAS
+def wanted(config: Config, tied: bool) -> Iterator[Row]:
+    """The rows of every tensor this model must have, with the names they have in full."""
+    f = config.family
+    yield from f.ends
+    head = pair(f.head, "output", "vd", "" if f.head_bias else None)
+    yield from head[1 if tied else 0:]
     for l in range(config.n_layer):
-        for hf, gguf, letters, order in rows:
-            yield f"model.layers.{l}.{hf}", f"blk.{l}.{gguf}", letters, order
+        for row in f.layer:
+            if config.has(row.when):
+                yield row._replace(hf=f"{f.prefix}{l}.{row.hf}", gguf=f"blk.{l}.{row.gguf}")
+
+
+# Tables and masks that old checkpoints carry along.
+LEFTOVER = re.compile(r"\.(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$")
+
+
+def take(place, found: Dict[str, Source], name: str, shape) -> Source:
+    source = found.pop(name, None)
+    if source is None:
+        refuse(place, f"tensor {name}", f"it, of shape {list(shape)}", "nothing")
+    if source.shape != shape:
+        refuse(place, f"shape of tensor {name}", list(shape), list(source.shape))
+    if source.dtype not in DTYPES:
+        refuse(place, f"dtype of tensor {name}", " or ".join(DTYPES), source.dtype)
+    return source
 
 
 def collect_tensors(place, config: Config, found: Dict[str, Source], halves: bool):
     """The output tensors in file order; `halves`: rows of q and k are in Hugging Face's order."""
-    found = {n: s for n, s in found.items() if not n.endswith(".rotary_emb.inv_freq")}
-    tied = "lm_head.weight" not in found if config.tied is None else config.tied
+    head = config.family.head + ".weight"
+    found = {n: s for n, s in found.items() if not LEFTOVER.search(n)}
+    tied = head not in found if config.tied is None else config.tied
     if tied:
-        found.pop("lm_head.weight", None)       # a copy of the embedding, by definition
+        found.pop(head, None)       # a copy of the embedding, by definition
     tensors, sizes = [], config.letters()
-    for hf, gguf, letters, order in wanted(config, tied):
-        shape = tuple(sizes[c] for c in letters)
-        source = found.pop(hf, None)
-        if source is None:
-            refuse(place, f"tensor {hf}", f"it, of shape {list(shape)}", "nothing")
-        if source.shape != shape:
-            refuse(place, f"shape of tensor {hf}", list(shape), list(source.shape))
-        heads = {"q": config.n_head, "k": config.n_kv}.get(order, 0) if halves else 0
-        tensors.append(make_tensor(gguf, source, heads))
+    for row in wanted(config, tied):
+        shape = tuple(sizes[c] for c in row.letters)
+        names = [row.hf]
+        if row.how == "stack":
+            names = [row.hf.replace("*", str(h)) for h in range(shape[0])]
+        sources = [take(place, found, n, shape[1:] if row.how == "stack" else shape)
+                   for n in names]
+        reordered = halves and config.family.adjacent or row.how == "turns"
+        heads = {"q": config.n_head, "k": config.n_kv, "turns": config.n_head}.get(row.how, 0)
+        tensors.append(make_tensor(row, shape, sources, heads if reordered else 0))
     if found:
-        refuse(place, f"tensor {sorted(found)[0]}", "only tensors of the llama family", "it")
-    if config.scaling["rope_type"] == "llama3":
-        tensors.insert(2, values("rope_freqs.weight", llama3_divisors(config)))
-    return tensors
+        refuse(place, f"tensor {sorted(found)[0]}", f"only tensors of {config.family.arch}", "it")
+    return tensors[:2] + rope_tensors(place, config) + tensors[2:]
+
+
+def rope_tensors(place, config: Config) -> List[Tensor]:
+    if config.scaling["rope_type"] == "llama3" and is_standard(config):
+        return [values("rope_freqs.weight", llama3_divisors(config))]
+    if config.scaling["rope_type"] != "longrope":
+        return []
+    lists = {"long": config.scaling["long_factor"], "short": config.scaling["short_factor"]}
+    for name, numbers in lists.items():
+        if len(numbers) != config.turning() // 2:
+            refuse(place, f"{name}_factor", f"{config.turning() // 2} numbers", len(numbers))
+    return [values(f"rope_factors_{name}.weight", v) for name, v in lists.items()]
 
 
 # ---- normalise: tokenizers -------------------------------------------------------------------
@@ -918,7 +1392,7 @@ def read_llama2c(path: Path) -> Tuple[Config, Dict[str, Source]]:
 def llama2c_order(config: Config):
     """(Hugging Face name, copies, shape) in the order of the file; no name: values not used."""
     sizes, layers = config.letters(), config.n_layer
-    names = {gguf: (hf, tuple(sizes[c] for c in letters)) for hf, gguf, letters, _ in LAYER}
+    names = {row.gguf: (row.hf, tuple(sizes[c] for c in row.letters)) for row in LLAMA}
     yield "model.embed_tokens.weight", 1, (config.n_vocab, config.d_model)
     for kind in ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm",
                  "ffn_gate", "ffn_down", "ffn_up"):
@@ -965,31 +1439,40 @@ def metadata(name: str, config: Config, t: Tokenizer, tensors: List[Tensor]):
     for tensor in tensors:
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
     c, most = config, max(sizes, key=lambda dtype: sizes[dtype])
-    yield "general.architecture", "str", "llama"
+    a = c.family.arch
+    yield "general.architecture", "str", a
     yield "general.type", "str", "model"
     yield "general.name", "str", name
     yield "general.file_type", "u32", DTYPES[most][2]
-    yield "llama.context_length", "u32", c.n_ctx
-    yield "llama.embedding_length", "u32", c.d_model
-    yield "llama.block_count", "u32", c.n_layer
-    yield "llama.feed_forward_length", "u32", c.d_ff
-    yield "llama.vocab_size", "u32", c.n_vocab
-    yield "llama.attention.head_count", "u32", c.n_head
-    yield "llama.attention.head_count_kv", "u32", c.n_kv
-    yield "llama.attention.key_length", "u32", c.d_head
-    yield "llama.attention.value_length", "u32", c.d_head
-    yield "llama.attention.layer_norm_rms_epsilon", "f32", c.eps
-    if c.window:
-        yield "llama.attention.sliding_window", "u32", c.window
-    yield "llama.rope.dimension_count", "u32", c.d_head
-    yield "llama.rope.freq_base", "f32", c.base
-    if c.scaling["rope_type"] == "linear":
-        yield "llama.rope.scaling.type", "str", "linear"
-        yield "llama.rope.scaling.factor", "f32", c.scaling["factor"]
-    if c.scaling["rope_type"] == "llama3":      # the divisors do the scaling; this is for readers
-        original = c.scaling["original_max_position_embeddings"]
-        yield "llama.rope.scaling.original_context_length", "u32", original
+    yield f"{a}.context_length", "u32", c.n_ctx
+    yield f"{a}.embedding_length", "u32", c.d_model
+    yield f"{a}.block_count", "u32", c.n_layer
+    yield f"{a}.feed_forward_length", "u32", c.d_ff
+    yield f"{a}.vocab_size", "u32", c.n_vocab
+    yield f"{a}.attention.head_count", "u32", c.n_head
+    yield f"{a}.attention.head_count_kv", "u32", c.n_kv
+    yield f"{a}.attention.key_length", "u32", c.d_head
+    yield f"{a}.attention.value_length", "u32", c.d_head
+    kind = "rms_" if c.family.rms else ""
+    yield f"{a}.attention.layer_norm_{kind}epsilon", "f32", c.eps
+    yield from window_metadata(c)
+    if "use_parallel_residual" in c.family.flags:
+        yield f"{a}.use_parallel_residual", "bool", "use_parallel_residual" in c.flags
+    for key, value in c.scales:
+        yield f"{a}.{key}", "f32", value
+    yield from rope_metadata(c)
     yield from tokenizer_metadata(t)
+
+
+def window_metadata(c: Config):
+    """The window, and which layers have it where the architecture alone does not say so."""
+    a, every = c.family.arch, c.family.window_every
+    if not c.window:
+        return
+    yield f"{a}.attention.sliding_window", "u32", c.window
+    usual = tuple(not every or (l + 1) % every != 0 for l in range(c.n_layer))
+    if c.windows != usual:
+        yield f"{a}.attention.sliding_window_pattern", "[bool]", c.windows
 
 
 def tokenizer_metadata(t: Tokenizer):
@@ -1137,8 +1620,7 @@ def export_llama2c(path: Path, a):
 
 def arguments():
     p = argparse.ArgumentParser(
-        description="Write a GGUF file from a Hugging Face folder (llama family) or a llama2.c "
-                    "checkpoint.")
+        description="Write a GGUF file from a Hugging Face folder or a llama2.c checkpoint.")
     p.add_argument("source", type=Path, metavar="SRC",
                    help="checkpoint folder, or llama2.c .bin file")
     p.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.gguf")

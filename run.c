@@ -2926,7 +2926,8 @@ static int bind_qk_norm(Binder *b, int l, const char *what, int heads, const flo
         if (!(b->m->arch->has & HAS_QK_NORM)) return 0;
         return err_set(b->e, "%s: tensor '%s' is missing", b->m->g.path, name);
     }
-    ly->qk_norm = t->ne[1] > 1 ? QK_OWN : t->ne[0] == D ? QK_HEAD : QK_ALL;
+    if (heads > 1 || !ly->qk_norm) /* a single head is normed alike in all three ways */
+        ly->qk_norm = t->ne[1] > 1 ? QK_OWN : t->ne[0] == D ? QK_HEAD : QK_ALL;
     int64_t cols = ly->qk_norm == QK_ALL ? (int64_t)heads * D : D;
     return bind_floats(b, name, cols, ly->qk_norm == QK_OWN ? heads : 1, 1, out);
 }
@@ -3082,22 +3083,31 @@ static int hyper_layers(const Model *m, const char *name, int hi, const int *def
     return found < 0 ? -1 : 0;
 }
 
-/* In models that mix layers with and without a window, which is which? */
-static int has_window(const Model *m, int l)
+/* In models that mix layers with and without a window, which is which? local[n_layers]: from
+ * attention.sliding_window_pattern, 1 or 0 for each layer, or a number n: the last of n layers has
+ * none (0: all have one); else the architecture knows. */
+static int read_local(const Model *m, int *local, Err *e)
 {
+    char key[128];
     int every = m->arch->window_every;
-    return !every || (l + 1) % every;
+    const GgufKey *k = gguf_find(&m->g, arch_key(m, "attention.sliding_window_pattern", key));
+    if (k && k->type == GGUF_ARR)
+        return gguf_per_layer(&m->g, key, 0, 1, local, m->n_layers, e) < 0 ? -1 : 0;
+    if (k && hyper_int(m, "attention.sliding_window_pattern", 0, 1 << 16, 0, &every, e)) return -1;
+    for (int l = 0; l < m->n_layers; l++) local[l] = !every || (l + 1) % every;
+    return 0;
 }
 
 /* Heads and widths of every layer, from scalars or arrays. */
 static int read_layers(Model *m, Err *e)
 {
     size_t L = (size_t)m->n_layers;
-    int *n = xcalloc(3 * L, sizeof *n), window = 0;
+    int *n = xcalloc(4 * L, sizeof *n), *local = n + 3 * L, window = 0;
     int bad = hyper_layers(m, "attention.head_count", 1 << 16, NULL, n, e) ||
               hyper_layers(m, "attention.head_count_kv", 1 << 16, n, n + L, e) ||
               hyper_layers(m, "feed_forward_length", 1 << 24, NULL, n + 2 * L, e) ||
-              hyper_int(m, "attention.sliding_window", 0, INT_MAX, 0, &window, e);
+              hyper_int(m, "attention.sliding_window", 0, INT_MAX, 0, &window, e) ||
+              read_local(m, local, e);
     m->layer = xcalloc(L, sizeof *m->layer);
     for (size_t l = 0; !bad && l < L; l++) {
         m->layer[l] = (Layer){.n_heads = n[l],
@@ -3105,7 +3115,7 @@ static int read_layers(Model *m, Err *e)
                               .n_ff = n[2 * L + l],
                               .n_q_heads = n[l],
                               .n_o_heads = n[l],
-                              .window = has_window(m, (int)l) ? window : 0};
+                              .window = local[l] ? window : 0};
         if (n[l] % n[L + l])
             bad = err_set(e,
                           "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
@@ -3473,19 +3483,24 @@ static int read_scales(Model *m, Err *e)
     return 0;
 }
 
-/* How attention and feed-forward network join the stream: the file may say it for gptneox; a
- * stablelm layer without a second norm is parallel. */
+/* How attention and feed-forward network join the stream: the file may say it for gptneox. A
+ * stablelm layer without a second norm is parallel, whatever the key says: converters write true
+ * for models that are not. */
 static int read_residual(Model *m, Err *e)
 {
     char key[128];
-    int parallel = m->arch->residual != RES_SEQUENTIAL;
-    m->residual = m->arch->residual;
-    int found = gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e);
-    if (found < 0) return -1;
-    if (found && !parallel) m->residual = RES_SEQUENTIAL;
-    if (found && parallel && m->residual == RES_SEQUENTIAL)
-        m->residual = gguf_tensor(&m->g, "blk.0.ffn_norm.weight") ? RES_TWO_NORMS : RES_SHARED_NORM;
-    return 0;
+    const Arch *a = m->arch;
+    int parallel = a->residual != RES_SEQUENTIAL;
+    m->residual = a->residual;
+    if (gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e) < 0) return -1;
+    if (a->norm == NORM_LAYER && !(a->has & HAS_FFN_NORM) && a->residual == RES_SEQUENTIAL) {
+        if (!gguf_tensor(&m->g, "blk.0.ffn_norm.weight")) m->residual = RES_SHARED_NORM;
+        return 0;
+    }
+    if (!parallel && a->residual == RES_TWO_NORMS) m->residual = RES_SEQUENTIAL;
+    if (parallel == (m->residual != RES_SEQUENTIAL)) return 0;
+    return err_set(e, "%s: key '%s': expected %s for this architecture, found %s", m->g.path, key,
+                   parallel ? "false" : "true", parallel ? "true" : "false");
 }
 
 static const Arch *arch_named(const Model *m, Err *e)

@@ -84,7 +84,7 @@ def tiny_weights(config: Config, seed: int, dtype: str) -> Dict[str, Any]:
 
     Matrices are scaled by 1.5 / sqrt(columns), so that attention is far from uniform."""
     rng, sizes, weights = random.Random(seed), config.letters(), {}
-    for _, name, letters, _ in wanted(config, config.tied):
+    for _, name, letters, _, _ in wanted(config, config.tied):
         shape = [sizes[c] for c in letters]
         if len(shape) == 1:
             weights[name] = [rounded(1 + 0.2 * rng.gauss(0, 1), dtype) for _ in range(shape[0])]
@@ -238,7 +238,7 @@ def write_safetensors(path: Path, found: Dict[str, Any], dtype: str):
 def write_checkpoint(folder: Path, a, config: Config, weights):
     """model.safetensors, or N shards (tensors dealt in turn) and their index."""
     found = {}
-    for hf, gguf, _, order in wanted(config, config.tied):
+    for hf, gguf, _, order, _ in wanted(config, config.tied):
         found[hf] = halved(weights[gguf], config.d_head) if order else weights[gguf]
     if a.shards == 1:
         return write_safetensors(folder / "model.safetensors", found, a.dtype)

@@ -1,0 +1,102 @@
+/* Models of every family: the miniatures of tests/families (see tests/make_miniatures.py), which
+ * export.py wrote, against the logits that Hugging Face transformers computed in float32. */
+#include "../model.h"
+#include "check.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Both sides are float32 and sum in different orders. The largest difference of any family is some
+ * 2e-6 of its largest logit; a wrong flag moves logits by a tenth of it or more. */
+static const double tolerance = 5e-5;
+
+typedef struct {
+    int n_ids, n_rows;
+    const char *ids, *rows; /* int32 [n_ids]; [n_rows] of int32 length, float32 [vocab] */
+} Golden;
+
+static int int_at(const char *p)
+{
+    int v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static int golden_open(Golden *g, const Bytes *file)
+{
+    if (file->n < 8) return -1;
+    g->n_ids = int_at(file->s);
+    if (g->n_ids < 1 || (size_t)g->n_ids > file->n / 4 - 2) return -1;
+    g->ids = file->s + 4;
+    g->n_rows = int_at(g->ids + 4 * g->n_ids);
+    g->rows = g->ids + 4 * g->n_ids + 4;
+    return g->n_rows < 1;
+}
+
+/* Logits of the last of the first n tokens against row `want`, in batches of n_batch. */
+static void test_length(const char *name, const Model *m, const Golden *g, int n, const char *want,
+                        int n_batch)
+{
+    Err e;
+    State s;
+    StateOptions so = {.n_ctx = n, .n_batch = n_batch, .exact = 1};
+    size_t V = (size_t)m->n_vocab;
+    float *w = xcalloc(V, sizeof *w);
+    int *ids = xcalloc((size_t)n, sizeof *ids);
+    memcpy(w, want, V * sizeof *w);
+    memcpy(ids, g->ids, (size_t)n * sizeof *ids);
+    if (CHECK_MSG(!state_new(&s, m, &so, &e), "%s: %s", name, e.msg)) {
+        for (int i = 0; i < n; i += n_batch)
+            forward(&s, ids + i, n - i < n_batch ? n - i : n_batch, 1);
+        double worst = 0, most = 0;
+        for (size_t i = 0; i < V; i++) {
+            double d = fabs((double)s.logits[i] - (double)w[i]);
+            if (!(d <= worst)) worst = d;
+            most = fmax(most, fabs((double)w[i]));
+        }
+        CHECK_MSG(worst <= tolerance * most, "%s: %d tokens: differs by %.3g of %.3g", name, n,
+                  worst, most);
+        if (getenv("TEST_VERBOSE")) printf("%s %d %.2e\n", name, n, worst / most);
+        state_free(&s);
+    }
+    free(ids);
+    free(w);
+}
+
+static void test_family(const char *name)
+{
+    char path[128];
+    Err e;
+    Model m;
+    ModelOptions mo = {.rope = NULL};
+    Bytes file = {0};
+    Golden g;
+    snprintf(path, sizeof path, "tests/families/%s.logits", name);
+    if (!CHECK_MSG(!bytes_read(&file, path, &e), "%s", e.msg)) return;
+    snprintf(path, sizeof path, "tests/families/%s.gguf", name);
+    if (CHECK_MSG(!golden_open(&g, &file), "%s: cut off", name) &&
+        CHECK_MSG(!model_open(&m, path, &mo, &e), "%s: %s", name, e.msg)) {
+        size_t row = 4 + 4 * (size_t)m.n_vocab;
+        CHECK(g.rows + row * (size_t)g.n_rows == file.s + file.n);
+        for (int r = 0; r < g.n_rows && g.rows + row * (size_t)g.n_rows <= file.s + file.n; r++) {
+            const char *at = g.rows + row * (size_t)r;
+            test_length(name, &m, &g, int_at(at), at + 4, 32);
+            test_length(name, &m, &g, int_at(at), at + 4, 5);
+        }
+        model_close(&m);
+    }
+    free(file.s);
+}
+
+int main(void)
+{
+    static const char *const names[] = {
+        "llama",    "llama-bias",        "mistral", "phi2",      "gptneox",    "gptneox-sequential",
+        "qwen2",    "qwen3",             "gemma",   "gemma2",    "gemma3",     "smollm3",
+        "granite",  "olmo",              "olmo2",   "stablelm",  "stablelm-parallel",
+        "phi3",     "phi3-long",         "starcoder2", "gptj",
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) test_family(names[i]);
+    return check_done();
+}
