@@ -173,7 +173,8 @@ def qkvo(bias, out_bias, out="o_proj", at="self_attn."):
 
 def gated(bias=None):
     return (pair("mlp.gate_proj", "ffn_gate", "fd", bias) +
-            pair("mlp.up_proj", "ffn_up", "fd", bias) + pair("mlp.down_proj", "ffn_down", "df", bias))
+            pair("mlp.up_proj", "ffn_up", "fd", bias) +
+            pair("mlp.down_proj", "ffn_down", "df", bias))
 
 
 def two_matrices(up, down):

@@ -134,7 +134,7 @@ def make(name, seed, folder):
     """The model in `folder`, and (length, logits of the last token) at each length."""
     family, other = MODELS[name]
     keys = {k: v for k, v in {**SMALL, **other}.items() if v is not None or k == "pad_token_id"}
-    config = getattr(transformers, family.replace("Gemma3Text", "Gemma3Text") + "Config")(**keys)
+    config = getattr(transformers, family + "Config")(**keys)
     config._attn_implementation = "eager"
     cls = getattr(transformers, family.replace("Text", "") + "ForCausalLM")
     model = cls(config).float().eval()

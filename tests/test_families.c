@@ -92,10 +92,27 @@ static void test_family(const char *name)
 int main(void)
 {
     static const char *const names[] = {
-        "llama",    "llama-bias",        "mistral", "phi2",      "gptneox",    "gptneox-sequential",
-        "qwen2",    "qwen3",             "gemma",   "gemma2",    "gemma3",     "smollm3",
-        "granite",  "olmo",              "olmo2",   "stablelm",  "stablelm-parallel",
-        "phi3",     "phi3-long",         "starcoder2", "gptj",
+        "llama",
+        "llama-bias",
+        "mistral",
+        "phi2",
+        "gptneox",
+        "gptneox-sequential",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "smollm3",
+        "granite",
+        "olmo",
+        "olmo2",
+        "stablelm",
+        "stablelm-parallel",
+        "phi3",
+        "phi3-long",
+        "starcoder2",
+        "gptj",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) test_family(names[i]);
     return check_done();
