@@ -68,7 +68,7 @@ static double longrope_amplitude(const RopeParams *p, int is_long)
     return p->factor <= 1 ? 1 : sqrt(1 + log(p->factor) / log(p->n_ctx_orig));
 }
 
-/* inv_freq[j] = base^(-2j / n_rot) / list[j]; the lists stand in the place of the file's divisors. */
+/* inv_freq[j] = base^(-2j / n_rot) / list[j]; the lists replace the divisors of the file. */
 static int longrope_freqs(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e)
 {
     int is_long = length > r->p.n_ctx_orig;

@@ -27,7 +27,7 @@ static int parts_params(RopeParams *p, Err *e)
                    p->arg[PARTS_BETA], p->arg[PARTS_ALPHA]);
 }
 
-/* g w + (1 - g) w / s (arXiv:2309.00071, eq. 17 to 20). A mean of frequencies, not of wavelengths. */
+/* g w + (1 - g) w / s (arXiv:2309.00071, eq. 17 to 20). A mean of frequencies, not wavelengths. */
 static int parts_freqs(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e)
 {
     const double *a = r->p.arg;
