@@ -607,6 +607,39 @@ static void test_halved(void)
     free(data);
 }
 
+/* Reports count attention heads, and a copy's query bias is that of the head it is made from. */
+static void test_copied_biases(void)
+{
+    Gguf g;
+    Model m;
+    size_t size, n = 0;
+    char *text = NULL;
+    uint8_t *file = tiny_model(&tiny, &size);
+    ModelOptions mo = {.rope = "ropepp"};
+    BoundsOptions b = {0, 0.1};
+    Provenance p = {.model_path = "tiny.gguf"};
+    CHECK(gguf_parse(&g, "tiny.gguf", file, size, &err) == 0);
+    CHECK(model_bind(&m, &g, &mo, &err) == 0);
+    FILE *f = open_memstream(&text, &n);
+    bounds_json(&m, &b, &p, f);
+    fclose(f);
+    const char *at = strstr(text, "\"q\":"), *head[8] = {0};
+    for (int h = 0; h < 8 && at; h++) {
+        char key[32];
+        snprintf(key, sizeof key, "{\"head\":%d,", h);
+        head[h] = at = strstr(at, key);
+        if (at) head[h] = at += strlen(key);
+    }
+    for (int h = 0; CHECK(head[7]) && h < 8; h += 2) {
+        size_t len = strcspn(head[h], "}");
+        CHECK(len > 100 && strncmp(head[h], head[h + 1], len) == 0);
+        CHECK(h == 0 || strncmp(head[h], head[0], len) != 0);
+    }
+    free(text);
+    model_close(&m);
+    free(file);
+}
+
 /* ---------------------------------------------------------------- every kind */
 
 /* One token at a time, in sevens, all 600 at once but for the last 88; one thread and two. */
@@ -653,6 +686,7 @@ int main(void)
     test_no_phase();
     test_wide_output();
     test_halved();
+    test_copied_biases();
     test_independence();
     return check_done();
 }
