@@ -1615,7 +1615,7 @@ static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
 /* Are all pairs turned, and lengthened by one amplitude? */
 static int keeps_radii(const RopeKind *k)
 {
-    return !k || (!k->turn && !k->mix && !k->q_scale);
+    return !k || (!k->turn && !k->q_scale);
 }
 
 /* What an encoding does besides turning pairs by position times theta; NULL: nothing. */
@@ -1623,9 +1623,7 @@ static const char *beyond_angles(const RopeKind *k)
 {
     if (!k) return NULL;
     if (k->turn || k->q_scale) return "changes the size of queries and keys with their position";
-    if (k->mix) return "mixes the values of a head before they turn";
     if (k->update) return "changes keys again as the text goes on";
-    if (k->angles) return "finds its angles in the text";
     if (k->bias) return "adds to the logits";
     return NULL;
 }
@@ -2378,6 +2376,13 @@ static void say_besides(const Model *m, Bytes *out)
             "The encoding %s: what is said of pairs is said of them before that, and of their "
             "frequencies; attention is as it was computed.",
             besides);
+    for (int i = 0; i < m->n_ropes; i++) {
+        const RopeKind *k = m->rope[i].kind;
+        if (!k || !k->mix || k->turn) continue;
+        say(out, "The encoding maps the values of a head before they turn: what is said of pairs "
+                 "is said of the values that turn, not of those that were projected.");
+        return;
+    }
 }
 
 /* What was not as the file or the text would have it: before anything is claimed. */
