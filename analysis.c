@@ -177,14 +177,26 @@ typedef struct {
     Exact *total; /* [E] of closed windows */
 } Massive;
 
-/* The rotary axis of a Rope: pair j and where its members lie in a head. */
+/* The rotary axis of a Rope, or of one of its key heads: pair j and where its members lie in a
+ * head. Where heads have angles of their own, or angles depend on what was read, the pairs that
+ * turn have theta and x NaN on the axis of the Rope. */
 typedef struct {
-    int n, n_rotated; /* pairs; those with theta > 0 */
+    int n, n_rotated; /* pairs; those that turn */
+    int uneven;       /* Rope.uneven */
+    int own;          /* number of the axis of key head 0; 0: all have this one */
     int layout;       /* ROPE_... */
     double n_ctx;     /* P */
     int *a, *b;
     double *theta, *x; /* radians per position, and over P */
 } Axis;
+
+/* Are the pairs of a layer those of a linear map of what is projected? Then they are not those of
+ * its biases. */
+static int is_mixed(const Model *m, const Layer *y)
+{
+    const RopeKind *kind = m->rope[y->rope].kind;
+    return kind && kind->mix;
+}
 
 /* Tokens of the open window, for head scores: before[pos] is the last place of the same token. */
 typedef struct {
@@ -207,7 +219,8 @@ struct Analysis {
     AnalysisOptions o;
     Probe probe;
     const Kernels *kernels;
-    Axis *axis;             /* [n_ropes] */
+    Axis *axis;             /* [n_axes] of the ropes, then those of single key heads */
+    int n_axes;
     int *first_q, *first_k; /* [L + 1] where a layer's heads begin in the arrays below */
     Tally *q, *k;           /* [all query heads], [all kv heads] */
     Sink *sink;             /* [all query heads] */
@@ -894,23 +907,74 @@ const Probe *analysis_probe(const Analysis *a)
     return &a->probe;
 }
 
-/* P: what the caller says, or the original context of the encoding, or the trained context. */
-static void axis_init(Axis *ax, const Rope *r, const Model *m, double n_ctx)
+/* The axis of key head kh; -1: of all of them.
+ * P: what the caller says, or the original context of the encoding, or the trained context. */
+static void axis_init(Axis *ax, const Rope *r, int kh, const Model *m, double n_ctx)
 {
     size_t n = (size_t)r->n_pairs;
-    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .n_ctx = n_ctx};
+    int blank = r->uneven == ROPE_READ || (r->uneven && kh < 0);
+    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .uneven = r->uneven, .n_ctx = n_ctx};
     if (!(ax->n_ctx > 0)) ax->n_ctx = r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
-    if (!(ax->n_ctx > 0)) ax->n_ctx = NONE; /* unknown: no pair can be placed */
+    if (!(ax->n_ctx > 0) || blank) ax->n_ctx = NONE; /* unknown: no pair can be placed */
     ax->a = xcalloc(n + 1, sizeof *ax->a);
     ax->b = xcalloc(n + 1, sizeof *ax->b);
     ax->theta = xcalloc(n + 1, sizeof *ax->theta);
     ax->x = xcalloc(n + 1, sizeof *ax->x);
     for (int j = 0; j < ax->n; j++) {
+        const double *theta = &r->inv_freq[(kh > 0 ? (size_t)kh * n : 0) + (size_t)j];
+        int turns = *theta > 0;
+        for (int k = 1; blank && k < r->sets; k++) turns |= theta[(size_t)k * n] > 0;
         rope_pair(r, j, &ax->a[j], &ax->b[j]);
-        ax->theta[j] = r->inv_freq[j];
-        ax->x[j] = r->inv_freq[j] * ax->n_ctx;
-        ax->n_rotated += ax->theta[j] > 0;
+        ax->theta[j] = blank && turns ? NONE : *theta;
+        ax->x[j] = ax->theta[j] * ax->n_ctx;
+        ax->n_rotated += turns;
     }
+}
+
+/* The axes of all encodings of a->m, and of their key heads that have one of their own. */
+static void axes_init(Analysis *a)
+{
+    const Model *m = a->m;
+    a->n_axes = m->n_ropes;
+    for (int i = 0; i < m->n_ropes; i++)
+        if (m->rope[i].uneven == ROPE_HEADS) a->n_axes += m->rope[i].sets;
+    a->axis = xcalloc((size_t)a->n_axes + 1, sizeof *a->axis);
+    for (int i = 0, at = m->n_ropes; i < m->n_ropes; i++) {
+        const Rope *r = &m->rope[i];
+        axis_init(&a->axis[i], r, -1, m, a->o.n_ctx);
+        if (r->uneven != ROPE_HEADS) continue;
+        a->axis[i].own = at;
+        for (int kh = 0; kh < r->sets; kh++) axis_init(&a->axis[at++], r, kh, m, a->o.n_ctx);
+    }
+}
+
+/* The first encoding that reads like number i: layers with weights of their own may still have the
+ * same kind and the same angles. */
+static int first_alike(const Analysis *a, int i)
+{
+    const Axis *x = &a->axis[i], *y;
+    const Rope *r = &a->m->rope[i], *o;
+    for (int k = 0; k < i; k++) {
+        int differ = 0;
+        y = &a->axis[k], o = &a->m->rope[k];
+        for (int j = 0; j < x->n && j < y->n; j++)
+            differ |= fabs(x->theta[j] - y->theta[j]) > 1e-12 ||
+                      isnan(x->theta[j]) != isnan(y->theta[j]);
+        differ |= r->p.base > o->p.base || r->p.base < o->p.base ||
+                  r->amplitude > o->amplitude || r->amplitude < o->amplitude;
+        if (!differ && o->kind && o->kind->load && r->kind == o->kind && x->n == y->n &&
+            x->uneven == y->uneven)
+            return k;
+    }
+    return i;
+}
+
+/* That of query head h of layer l. */
+static const Axis *axis_of(const Analysis *a, int l, int h)
+{
+    const Layer *y = &a->m->layer[l];
+    const Axis *ax = &a->axis[y->rope];
+    return ax->own ? &a->axis[ax->own + h / (y->n_heads / y->n_kv_heads)] : ax;
 }
 
 static void axes_free(Axis *axis, int n)
@@ -1032,8 +1096,7 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
                        .k = on_k,
                        .attn = on_attn,
                        .resid = on_resid};
-    a->axis = xcalloc((size_t)m->n_ropes + 1, sizeof *a->axis);
-    for (int i = 0; i < m->n_ropes; i++) axis_init(&a->axis[i], &m->rope[i], m, o->n_ctx);
+    axes_init(a);
     a->first_q = xcalloc(L + 1, sizeof *a->first_q);
     a->first_k = xcalloc(L + 1, sizeof *a->first_k);
     for (size_t l = 0; l < L; l++) {
@@ -1051,7 +1114,7 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
 void analysis_free(Analysis *a)
 {
     if (!a) return;
-    axes_free(a->axis, a->m->n_ropes);
+    axes_free(a->axis, a->n_axes);
     free(a->first_q), free(a->first_k);
     free(a->seen.id), free(a->seen.before);
     free(a->closed.r);
@@ -1472,7 +1535,7 @@ static void read_keys(Head *out, const Head *before, int D)
 static void read_head(Head *out, const Analysis *a, int l, int h)
 {
     const Layer *y = &a->m->layer[l];
-    const Axis *ax = &a->axis[y->rope];
+    const Axis *ax = axis_of(a, l, h);
     int kh = h / (y->n_heads / y->n_kv_heads), i = a->first_q[l] + h, D = a->m->head_dim;
     const Sink *s = &a->sink[i];
     *out = (Head){.l = l, .h = h, .kh = kh, .axis = ax};
@@ -1552,7 +1615,7 @@ static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
 /* Are all pairs turned, and lengthened by one amplitude? */
 static int keeps_radii(const RopeKind *k)
 {
-    return !k || (!k->turn && !k->mix && !k->q_scale);
+    return !k || (!k->turn && !k->q_scale);
 }
 
 /* What an encoding does besides turning pairs by position times theta; NULL: nothing. */
@@ -1560,9 +1623,7 @@ static const char *beyond_angles(const RopeKind *k)
 {
     if (!k) return NULL;
     if (k->turn || k->q_scale) return "changes the size of queries and keys with their position";
-    if (k->mix) return "mixes the values of a head before they turn";
     if (k->update) return "changes keys again as the text goes on";
-    if (k->angles) return "finds its angles in the text";
     if (k->bias) return "adds to the logits";
     return NULL;
 }
@@ -1969,7 +2030,7 @@ static void say_frequencies(const Reading *r, Bytes *out)
         "equally likely to be the strongest, it would be %.0f%% and %.0f%%.",
         f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), b->axis->n_ctx, f2.hits, percent(f2),
         percent_of(f1.chance / f1.of, 1), percent_of(f2.chance / f2.of, 1));
-    if (r->a->m->n_ropes == 1 && !of_one)
+    if (r->a->m->n_ropes == 1 && !of_one && !b->axis->uneven)
         say(out, "The strongest pair is most often pair %d: in %d of %d head%s.", r->common,
             r->n_common, r->n_top, plural((uint64_t)r->n_top));
     if (r->best >= 0 && !of_one)
@@ -2076,6 +2137,14 @@ static int any_rotated(const Analysis *a)
 {
     for (int i = 0; i < a->m->n_ropes; i++)
         if (a->axis[i].n_rotated) return 1;
+    return 0;
+}
+
+/* Are there pairs that turn by position? */
+static int any_even(const Analysis *a)
+{
+    for (int i = 0; i < a->m->n_ropes; i++)
+        if (a->axis[i].n_rotated && a->axis[i].uneven != ROPE_READ) return 1;
     return 0;
 }
 
@@ -2307,6 +2376,13 @@ static void say_besides(const Model *m, Bytes *out)
             "The encoding %s: what is said of pairs is said of them before that, and of their "
             "frequencies; attention is as it was computed.",
             besides);
+    for (int i = 0; i < m->n_ropes; i++) {
+        const RopeKind *k = m->rope[i].kind;
+        if (!k || !k->mix || k->turn) continue;
+        say(out, "The encoding maps the values of a head before they turn: what is said of pairs "
+                 "is said of the values that turn, not of those that were projected.");
+        return;
+    }
 }
 
 /* What was not as the file or the text would have it: before anything is claimed. */
@@ -2341,16 +2417,36 @@ static void say_made(const Reading *r, Bytes *out)
             p->bytes_left_out == 1 ? "was" : "were");
 }
 
+/* Encodings whose pairs have no angle per position of their own. */
+static void say_uneven(const Analysis *a, Bytes *out)
+{
+    int seen[3] = {0};
+    for (int i = 0; i < a->m->n_ropes; i++) {
+        int what = a->axis[i].uneven;
+        if (!what || seen[what]++) continue;
+        say(out,
+            what == ROPE_HEADS
+                ? "Under '%s' theta differs between key heads: tables of a whole encoding or layer "
+                  "leave theta and x out; each head is placed by its own."
+                : "Under '%s' angles depend on what was read: no pair has a theta, no pair is "
+                  "placed by its cycles, and no bound speaks of it.",
+            a->m->rope[i].kind->name);
+    }
+}
+
 enum { FEW = 32 }; /* counted tokens below which no claim is made about pairs */
 
 /* The rotary pairs; n tokens are in the means. */
 static void say_pairs(const Reading *r, uint64_t n, Bytes *out)
 {
-    const Head *h = r->head;
+    const Head *h = &r->head[r->best < 0 ? 0 : r->best];
+    say_uneven(r->a, out);
     if (!any_rotated(r->a))
         say(out, r->p->rope_override ? "No head has a rotary pair: rotation is switched off."
                                      : "No head has a rotary pair: this model does not rotate "
                                        "queries and keys.");
+    else if (!r->n_top && h->axis->uneven == ROPE_READ)
+        return;
     else if (!r->n_top && !r->n_bad)
         say(out, "No head has a strongest pair: r_q r_k is zero in all of them, as the queries or "
                  "the keys are all zero.");
@@ -2556,6 +2652,7 @@ void print_cell(FILE *f, int width, int digits, double v)
 
 static const char *turn_class(double theta, double x)
 {
+    if (isnan(theta)) return "unknown";
     if (!(theta > 0)) return "still";
     if (isnan(x)) return "unknown";
     return x <= PI ? "half" : x <= TAU ? "partial" : "full";
@@ -2577,8 +2674,15 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     const Rope *r = &a->m->rope[i];
     fprintf(f, "rope    %s, base %g", r->kind ? r->kind->name : "-", r->p.base);
     if (r->p.factor > 1 || r->p.factor < 1) fprintf(f, ", factor %g", r->p.factor);
-    fprintf(f, "%s, %d pair%s\n        P = ", r->p.divisors ? ", with divisors" : "", ax->n,
+    fprintf(f, "%s, %d pair%s\n", r->p.divisors ? ", with divisors" : "", ax->n,
             plural((uint64_t)ax->n));
+    if (ax->uneven) {
+        fprintf(f, "        %s\n",
+                ax->uneven == ROPE_HEADS ? "theta differs between key heads: none is shown here"
+                                         : "angles depend on what was read: no pair has a theta");
+        return;
+    }
+    fputs("        P = ", f);
     print_cell(f, 0, 0, ax->n_ctx);
     fprintf(f, " tokens (%s)\n",
             a->o.n_ctx > 0 ? "as asked for"
@@ -2631,7 +2735,8 @@ static void print_model(const Term *t, const Analysis *a, const Provenance *p)
             "        %s: %d layer%s, %d query / %d kv heads of %d, embedding %d, vocabulary %d\n",
             m->arch ? m->arch->name : "-", m->n_layers, plural((uint64_t)m->n_layers), m->max_heads,
             m->max_kv_heads, m->head_dim, m->n_embd, m->n_vocab);
-    for (int i = 0; i < m->n_ropes; i++) print_axis(f, a, i);
+    for (int i = 0; i < m->n_ropes; i++)
+        if (first_alike(a, i) == i) print_axis(f, a, i);
     if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
     if (p->rope_override)
         fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
@@ -3159,9 +3264,9 @@ static void print_map(const Term *t, const Reading *r, int rope)
     const Analysis *a = r->a;
     Columns c = columns_fit(t, &a->axis[rope]);
     int n = 0;
-    for (int l = 0; l < a->m->n_layers && c.n; l++) {
+    for (int l = 0; l < a->m->n_layers && c.n && c.ax->uneven != ROPE_READ; l++) {
         Reading layer = reading_layer(r, l);
-        if (a->m->layer[l].rope != rope || !layer.n_heads) continue;
+        if (first_alike(a, a->m->layer[l].rope) != rope || !layer.n_heads) continue;
         if (n++ == 0) {
             if (a->m->n_ropes > 1) fprintf(t->f, "  layers of base %g\n", a->m->rope[rope].p.base);
             print_ruler(t, &c);
@@ -3284,7 +3389,7 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, const Scree
     Term t = term_of(f, s);
     Reading r = reading_new(a, p);
     print_header(&t, a, p);
-    if (any_rotated(a)) print_maps(&t, &r);
+    if (any_even(a)) print_maps(&t, &r);
     print_layers(&t, &r);
     (s && s->verbose ? print_all_heads : print_heads)(&t, &r);
     print_bounds(&t, &r);
@@ -3707,7 +3812,7 @@ static void json_bias(FILE *f, const Model *m, const Head *h)
 {
     const Layer *y = &m->layer[h->l];
     size_t D = (size_t)m->head_dim;
-    if (!y->bq && !y->bk) {
+    if ((!y->bq && !y->bk) || is_mixed(m, y)) {
         fputs(",\"bias\":null", f);
         return;
     }
@@ -4505,10 +4610,11 @@ static int list_within(const Axis *ax, double x, char *s, size_t size)
 }
 
 /* The layers that use encoding i. */
-static void list_layers(const Model *m, int i, char *s, size_t size)
+static void list_layers(const Analysis *a, int i, char *s, size_t size)
 {
+    const Model *m = a->m;
     char *marked = xcalloc((size_t)m->n_layers + 1, 1);
-    for (int l = 0; l < m->n_layers; l++) marked[l] = m->layer[l].rope == i;
+    for (int l = 0; l < m->n_layers; l++) marked[l] = first_alike(a, m->layer[l].rope) == i;
     list_runs(marked, m->n_layers, s, size);
     free(marked);
 }
@@ -4629,6 +4735,14 @@ static void say_oddities(const Encoding *y, Bytes *out)
 static void say_theory(const Encoding *y, Bytes *out)
 {
     say_oddities(y, out);
+    if (y->ax->uneven) {
+        say(out, y->ax->uneven == ROPE_HEADS
+                     ? "Theta differs between key heads: there is no one table of bounds. (analyze "
+                       "places each head by its own.)"
+                     : "Angles depend on what was read: no pair has a theta, and no bound speaks "
+                       "of it.");
+        return;
+    }
     if (!y->ax->n_rotated) {
         say(out, "No pair turns: there is no rotary feature, and no bound to state.");
         return;
@@ -4653,8 +4767,9 @@ typedef struct {
 
 enum { BIAS_Q, BIAS_K, BIAS_QK };
 
-static int has_bias(const Layer *y, int which)
+static int has_bias(const Model *m, const Layer *y, int which)
 {
+    if (is_mixed(m, y)) return 0;
     return (which == BIAS_K || y->bq) && (which == BIAS_Q || y->bk);
 }
 
@@ -4700,7 +4815,7 @@ static BiasPair *bias_pairs(const Model *m, const Axis *axis, int which, size_t 
         const Layer *y = &m->layer[l];
         const Axis *ax = &axis[y->rope];
         int n_heads = which == BIAS_K ? y->n_kv_heads : y->n_heads;
-        if (!has_bias(y, which)) continue;
+        if (!has_bias(m, y, which)) continue;
         v = xrealloc(v, *n + (size_t)n_heads * (size_t)ax->n + 1, sizeof *v);
         for (int h = 0; h < n_heads; h++)
             for (int j = 0; j < ax->n; j++) {
@@ -4744,15 +4859,15 @@ static void json_bias_heads(FILE *f, const Model *m, int l, int which)
     int n_heads = which == BIAS_K ? y->n_kv_heads : y->n_heads, n = m->rope[y->rope].n_pairs;
     BiasPair *v = xcalloc((size_t)n + 1, sizeof *v);
     fprintf(f, ",\n\"%s\":", which == BIAS_K ? "k" : "q");
-    fputs(has_bias(y, which) ? "[" : "null", f);
-    for (int h = 0; has_bias(y, which) && h < n_heads; h++) {
+    fputs(has_bias(m, y, which) ? "[" : "null", f);
+    for (int h = 0; has_bias(m, y, which) && h < n_heads; h++) {
         for (int j = 0; j < n; j++) v[j] = bias_read(m, l, h, j, which);
         fprintf(f, "%s{\"head\":%d", h ? ",\n" : "", h);
         json_column(f, "radius", &v->r, sizeof *v, n);
         json_column(f, "angle", &v->dir, sizeof *v, n);
         fputc('}', f);
     }
-    if (has_bias(y, which)) fputc(']', f);
+    if (has_bias(m, y, which)) fputc(']', f);
     free(v);
 }
 
@@ -4777,8 +4892,7 @@ static void json_biases(FILE *f, const Model *m)
 static Analysis axes_new(const Model *m, const BoundsOptions *o)
 {
     Analysis a = {.m = m, .o = {.n_ctx = o->n_ctx}};
-    a.axis = xcalloc((size_t)m->n_ropes + 1, sizeof *a.axis);
-    for (int i = 0; i < m->n_ropes; i++) axis_init(&a.axis[i], &m->rope[i], m, o->n_ctx);
+    axes_init(&a);
     return a;
 }
 
@@ -4824,15 +4938,17 @@ static void print_encoding(const Term *t, const Analysis *a, int i, double eps)
     Bytes said = {0};
     Encoding y = encoding_of(a, i, eps);
     Term to = gather_lines(t, &lines, &n);
-    list_layers(a->m, i, layers, sizeof layers);
+    list_layers(a, i, layers, sizeof layers);
     fputc('\n', t->f);
     print_axis(to.f, a, i);
     if (y.r->kind) fprintf(to.f, "        %s (%s)\n", y.r->kind->formula, y.r->kind->source);
     if (*layers) fprintf(to.f, "        layers %s\n", layers);
     print_gathered(t, &to, &lines);
     fputc('\n', t->f);
-    print_theory(t, y.ax);
-    fputc('\n', t->f);
+    if (!y.ax->uneven) {
+        print_theory(t, y.ax);
+        fputc('\n', t->f);
+    }
     say_theory(&y, &said);
     print_said(t, &said);
 }
@@ -4870,11 +4986,12 @@ void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, F
     Term to = gather_lines(&t, &lines, &n);
     print_bounds_header(&to, m, p);
     print_gathered(&t, &to, &lines);
-    for (int i = 0; i < m->n_ropes; i++) print_encoding(&t, &a, i, o->eps);
+    for (int i = 0; i < m->n_ropes; i++)
+        if (first_alike(&a, i) == i) print_encoding(&t, &a, i, o->eps);
     for (int which = BIAS_Q; which <= BIAS_QK; which++) print_biases(&t, m, a.axis, which);
     fputc('\n', f);
     print_note(&t, "%s", BOUND_NOTE);
-    axes_free(a.axis, m->n_ropes);
+    axes_free(a.axis, a.n_axes);
     restore_numbers(old);
 }
 
@@ -4954,7 +5071,7 @@ void bounds_json(const Model *m, const BoundsOptions *o, const Provenance *p, FI
     fputc(']', f);
     json_biases(f, m);
     fputs("}\n", f);
-    axes_free(a.axis, m->n_ropes);
+    axes_free(a.axis, a.n_axes);
     restore_numbers(old);
 }
 
@@ -5292,7 +5409,7 @@ Pairs pairs_pick(const Analysis *a, const Selection *s, int which, const uint8_t
     for (int l = 0; l < m->n_layers; l++)
         for (int h = 0; h < m->layer[l].n_heads; h++) {
             const Head *head = r.head ? &r.head[a->first_q[l] + h] : NULL;
-            const Axis *ax = &a->axis[m->layer[l].rope];
+            const Axis *ax = axis_of(a, l, h);
             uint8_t *on = pairs_of(&p, l, h);
             for (int j = 0; j < ax->n && selected(s, l, h); j++)
                 on[j] = head                    ? head->pair[j].candidate != 0
@@ -5307,7 +5424,7 @@ Pairs pairs_pick(const Analysis *a, const Selection *s, int which, const uint8_t
 /* The pairs of a head that its control is drawn from, into pool; their number. */
 static int control_pool(const Analysis *a, const Pairs *like, int l, int h, int any, int *pool)
 {
-    const Axis *ax = &a->axis[a->m->layer[l].rope];
+    const Axis *ax = axis_of(a, l, h);
     const uint8_t *on = pairs_of(like, l, h);
     int n = 0;
     for (int j = 0; j < ax->n; j++)
@@ -8715,9 +8832,10 @@ static void part_rope(FILE *f, const Rope *r)
     fprintf(f, "{\"kind\":\"%s\",\"layout\":\"%s\"", r->kind->name,
             r->layout == ROPE_HALF ? "half" : "adjacent");
     PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"base", r->p.base}, {"factor", r->p.factor},
-                 {"n_ctx_orig", r->p.n_ctx_orig}, {"amplitude", r->amplitude});
+                 {"n_ctx_orig", r->p.n_ctx_orig}, {"amplitude", r->amplitude},
+                 {"sets", r->sets ? r->sets : 1}, {"uneven", r->uneven});
     fputs(",\"theta\":[", f);
-    for (int j = 0; j < r->n_pairs; j++) {
+    for (int j = 0; j < r->n_pairs * (r->sets ? r->sets : 1); j++) {
         if (j) fputc(',', f);
         part_number(f, r->inv_freq[j]);
     }
@@ -9064,11 +9182,13 @@ static int read_rope(const char *path, Str o, int D, Rope *r, Err *e)
                     {"base", -1e300, 1e300, .real = &r->p.base},
                     {"factor", -1e300, 1e300, .real = &r->p.factor},
                     {"n_ctx_orig", 0, 2147483647, .whole = &r->p.n_ctx_orig},
-                    {"amplitude", 0, 1e9, .real = &r->amplitude}))
+                    {"amplitude", 0, 1e9, .real = &r->amplitude},
+                    {"sets", 1, 1 << 12, .whole = &r->sets},
+                    {"uneven", ROPE_EVEN, ROPE_READ, .whole = &r->uneven}))
         return -1;
     r->p.n_rot = 2 * r->n_pairs;
-    r->inv_freq = xcalloc((size_t)r->n_pairs, sizeof *r->inv_freq);
-    return part_array(path, o, &theta, r->inv_freq, r->n_pairs, e);
+    r->inv_freq = xcalloc((size_t)r->sets * (size_t)r->n_pairs + 1, sizeof *r->inv_freq);
+    return part_array(path, o, &theta, r->inv_freq, r->sets * r->n_pairs, e);
 }
 
 /* The objects of the list `key`, to free; *n of them, 1 .. 4096. */
@@ -9112,6 +9232,9 @@ static int read_layers(const PartFile *f, ModelShape *s, Err *e)
                          "%s: n_kv_heads: expected a divisor of the %d heads of layer %d, found "
                          "%d",
                          f->path, y->n_heads, l, y->n_kv_heads);
+        if (!rc && s->rope[y->rope].sets > 1 && s->rope[y->rope].sets < y->n_kv_heads)
+            rc = err_set(e, "%s: sets: expected one for each of the %d key heads of layer %d",
+                         f->path, y->n_kv_heads, l);
     }
     free(list);
     return rc ? -1 : 0;

@@ -7126,6 +7126,14 @@ static void info_ropes_json(FILE *f, const Model *m)
     fputc(']', f);
 }
 
+/* What the angles of the pairs depend on besides the position. */
+static const char *angles_of(const Rope *r)
+{
+    static const char *const words[] = {"the same in all heads", "differ between key heads",
+                                        "depend on what was read"};
+    return words[r->uneven];
+}
+
 static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
 {
     const Layer *l0 = &m->layer[0];
@@ -7145,7 +7153,10 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
             r->kind->name, r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "",
             2 * r->n_pairs, m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
     if (m->n_ropes > 1) info_ropes(f, m);
-    info_slow_pairs(f, r);
+    if (r->uneven)
+        fprintf(f, "  angles        %s\n", angles_of(r));
+    else
+        info_slow_pairs(f, r);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
@@ -7176,8 +7187,9 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
         "\"layout\":\"%s\",\"inv_freq\":[",
         r->kind->name, r->p.base, r->p.factor, 2 * r->n_pairs, r->p.n_ctx_orig,
         r->layout == ROPE_HALF ? "half" : "adjacent");
-    for (int j = 0; j < r->n_pairs; j++) fprintf(f, "%s%.17g", j ? "," : "", r->inv_freq[j]);
-    fputs("]}", f);
+    for (int j = 0; j < r->n_pairs && !r->uneven; j++)
+        fprintf(f, "%s%.17g", j ? "," : "", r->inv_freq[j]);
+    fprintf(f, "],\"angles\":\"%s\"}", angles_of(r));
     info_ropes_json(f, m);
     fprintf(f, ",\"tokenizer\":{\"model\":\"%s\",\"pre\":", tok_model(t));
     json_str(f, tok_pre(t), strlen(tok_pre(t)));

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "gguf_builder.h"
+#include "json.h"
 #include "ref.h"
 
 #include <unistd.h>
@@ -932,6 +933,73 @@ static void test_conjugate(void)
     rope_free(&plain);
 }
 
+/* ---------------------------------------------------------------- what readings say of them */
+
+/* The reading of one window under an encoding, as JSON, and as CSV of pairs. */
+static void reading(const Model *m, char **json, char **csv)
+{
+    static const Provenance made = {.n_ctx = T, .exact = 1, .n_threads = 1, .n_windows = 1};
+    AnalysisOptions ao = analysis_defaults();
+    StateOptions so = {.n_ctx = T, .n_threads = 1, .exact = 1};
+    Analysis *a = analysis_new(m, &ao);
+    State s;
+    size_t n;
+    int ids[T];
+    draw_ids(ids, T, V);
+    MUST(state_new(&s, m, &so, &err) == 0);
+    s.probe = analysis_probe(a);
+    forward(&s, ids, T, 1);
+    analysis_window(a);
+    FILE *f = open_memstream(json, &n);
+    analysis_json(a, &made, f);
+    fclose(f);
+    f = open_memstream(csv, &n);
+    analysis_csv(a, &made, f);
+    fclose(f);
+    state_free(&s);
+    analysis_free(a);
+}
+
+/* theta of the CSV's row for (l, h, j): the fifth cell; NaN if it is empty. */
+static double csv_theta(const char *csv, int l, int h, int j)
+{
+    char begin[60];
+    snprintf(begin, sizeof begin, "\n%d,%d,%d,%d,", l, h, h / (H / K), j);
+    const char *at = strstr(csv, begin);
+    if (!CHECK_MSG(at != NULL, "no row %s", begin)) return 0;
+    at += strlen(begin);
+    return *at == ',' ? (double)NAN : strtod(at, NULL);
+}
+
+/* Key heads with angles of their own: each head by its own theta, none for the whole encoding.
+ * Angles from the text: no theta at all. Equal angles: the one there is. Radii before rotation are
+ * those of the values that turn: rotation keeps them, by the rounding of floats. */
+static void test_readings(const uint8_t *file, size_t size)
+{
+    static const char *const specs[] = {"lie:seed=4", "selective:seed=4", "lie:conjugate=4"};
+    for (int i = 0; i < 3; i++) {
+        char *json, *csv;
+        Model m;
+        MUST(bind(&m, file, size, specs[i], 0) == 0);
+        CHECK(m.n_ropes == L && m.rope->uneven == (i == 0 ? ROPE_HEADS : i == 1 ? ROPE_READ : 0));
+        reading(&m, &json, &csv);
+        for (int j = 0; j < D / 2; j++) {
+            CHECK(isnan(get(json, "ropes.1.theta.%d", j)) == (i < 2));
+            CHECK(isnan(get(json, "ropes.1.x.%d", j)) == (i < 2));
+            for (int h = 0; h < H; h++) {
+                double want = m.rope[1].inv_freq[h / (H / K) * (i == 0) * D / 2 + j];
+                double got = csv_theta(csv, 1, h, j);
+                CHECK_MSG(i == 1 ? isnan(got) : fabs(got - want) <= 1e-8, "%s: %g, not %g",
+                          specs[i], got, want);
+            }
+        }
+        CHECK(get(json, "summary.radius_self_check") < 1e-6);
+        free(json);
+        free(csv);
+        model_close(&m);
+    }
+}
+
 /* ---------------------------------------------------------------- refusals */
 
 static void refused(const uint8_t *file, size_t size, const char *spec, const char *why)
@@ -1023,6 +1091,7 @@ int main(void)
     test_parity(file, size);
     test_spectra();
     test_conjugate();
+    test_readings(file, size);
     test_refusals(file, size);
     test_bases("demo/model.gguf");
     snprintf(path, sizeof path, "%s/data/models/stories260K.gguf", shared ? shared : "../shared");
