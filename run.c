@@ -7152,7 +7152,7 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
     fprintf(f, "  rope          %s: %s, base %g%s, %d of %d values rotated, %s pairs\n",
             r->kind->name, r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "",
             2 * r->n_pairs, m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
-    if (m->n_ropes > 1) info_ropes(f, m);
+    if (m->n_ropes > 1 || r->kind != &rope_plain) info_ropes(f, m);
     if (r->uneven)
         fprintf(f, "  angles        %s\n", angles_of(r));
     else

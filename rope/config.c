@@ -547,11 +547,15 @@ static int per_type(Config *c, Str o, const char *in, const Str *type)
 }
 
 /* Does an object hold objects, one per type of layer? */
-static int is_nested(Str o)
+static int is_nested(const Config *c, Str o, const Str *type)
 {
     size_t i = 1;
-    while (json_item(o, &i).n)
-        if (is_object(json_item(o, &i))) return 1;
+    for (Str k = json_item(o, &i); k.n; k = json_item(o, &i)) {
+        Str v = json_item(o, &i);
+        for (int l = 0; l < c->n_layers; l++)
+            if (same(k, type[l]) && (is_object(v) || is_null(v))) return 1;
+        if ((same(k, FULL) || same(k, SLIDING)) && is_object(v)) return 1;
+    }
     return 0;
 }
 
@@ -700,9 +704,10 @@ static int read_layers(Config *c)
     if (biased) return biased < 0 ? -1 : 0;
     Str *type = xcalloc((size_t)c->n_layers, sizeof *type);
     int known = layer_types(c, type), bad = known < 0;
-    if (!bad && is_object(o) && is_nested(o))
+    if (!bad && is_object(o) && is_nested(c, o, type))
         bad = known ? per_type(c, o, in, type)
-                    : err_set(c->e, "%s: %.20s: expected layer_types beside it", c->path, in);
+                    : err_set(c->e, "%s: %sfull_attention: expected layer_types outside", c->path,
+                              in);
     else if (!bad)
         bad = for_all(c, o, in, type, known);
     free(type);
