@@ -1282,7 +1282,7 @@ static int table_of(const Rope *r, int part, int kh)
     return r->table + head * parts + (part < parts ? part : parts - 1);
 }
 
-static double position_of(const Rope *r, int t)
+double rope_position(const Rope *r, int t)
 {
     return r->kind->position ? r->kind->position(r, t) : r->p.pos_shift + r->p.pos_scale * t;
 }
@@ -1331,7 +1331,7 @@ void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angle
                  .part = part,
                  .kh = kh,
                  .length = r->kind->length ? r->kind->length(r, pos) : 0,
-                 .p = position_of(r, pos)};
+                 .p = rope_position(r, pos)};
     rope_row(&at, r->amplitude, angles, angles + r->n_pairs);
     if (r->kind->mix) r->kind->mix(r, kh, x);
     rotate(r, x, angles, angles + r->n_pairs);
@@ -1357,7 +1357,7 @@ static void head_tables(const State *s, const Rope *r, int kh, int pos, int n)
     int parts = r->kind->parts > 1 ? r->kind->parts : 1;
     for (int i = 0; i < n; i++)
         for (int part = 0; part < parts; part++) {
-            RopeAt at = {.r = r, .part = part, .kh = kh, .p = position_of(r, pos + i)};
+            RopeAt at = {.r = r, .part = part, .kh = kh, .p = rope_position(r, pos + i)};
             table_row(s, &at, i, table_of(r, part, kh));
         }
 }
@@ -3419,6 +3419,7 @@ typedef struct {
     int top_k, repeat_last_n;
     double seed;
     AnalysisOptions analysis;
+    Logit logit;
     double base, eps, tolerance; /* bounds, --q and --k; check */
     int n_rot;
     const char *bounds;
@@ -3447,18 +3448,18 @@ typedef struct {
 
 #define F(member) offsetof(Options, member)
 static const Option option_table[] = {
-    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBx", "FILE",
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBxe", "FILE",
      "the GGUF file (or the first argument)"},
-    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpax", "TEXT", "the text itself"},
-    {"file", 'f', O_STR, F(file), 0, 0, "tgcpax", "FILE", "read the text from a file; - is stdin"},
+    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpaxe", "TEXT", "the text itself"},
+    {"file", 'f', O_STR, F(file), 0, 0, "tgcpaxe", "FILE", "read the text from a file; - is stdin"},
     {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gc", "N",
      "tokens to generate (128); -1: until the end"},
     {"predict", 'n', O_INT, F(n_predict), 0, 1e9, "b", "N", "tokens to decode (128)"},
     {"predict", 'n', O_INT, F(n_predict), 1, 1e9, "ax", "N", "read N tokens of the text at most"},
-    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbax", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbax", "N",
+    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbaxe", "N", "context: tokens of one window"},
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxe", "N",
      "threads (default: as many CPUs as it may use)"},
-    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbax", "N", "tokens of one batch (512)"},
+    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxe", "N", "tokens of one batch (512)"},
     {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
      "go on from the text (which must fit one window) and observe N generated tokens, too"},
     {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
@@ -3472,29 +3473,29 @@ static const Option option_table[] = {
     {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gca", "N",
      "tokens it looks back on (64)"},
     {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
-    {"bos", 0, O_STR, F(bos), 0, 0, "tgpax", "auto|on|off|ID",
+    {"bos", 0, O_STR, F(bos), 0, 0, "tgpaxe", "auto|on|off|ID",
      "first token of a text (auto: as the file says)"},
-    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpax", "NAME", "pre-tokenizer, instead of the file's"},
+    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpaxe", "NAME", "pre-tokenizer, instead of the file's"},
     {"special", 0, O_FLAG, F(special), 0, 0, "tg", "",
      "control tokens: recognise them in the text, show them"},
     {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
     {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpb", "", "quantized weights times float activations"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpb", "",
      "quantized weights times int8 activations (the default)"},
-    {"exact", 0, O_FLAG, F(exact), 0, 0, "ax", "",
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "axe", "",
      "quantized weights times float activations (the default)"},
-    {"int8", 0, O_FLAG, F(int8), 0, 0, "ax", "", "quantized weights times int8 activations"},
-    {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "axe", "", "quantized weights times int8 activations"},
+    {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaBe", "KIND",
      "position encoding KIND[:key=value,...], instead of the file's: see `ropescope rope`"},
-    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBx", "LIST",
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBxe", "LIST",
      "--rope in these layers only, as 4-8"},
-    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaB", "X",
+    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaBe", "X",
      "factor of --rope linear, instead of the file's"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
      "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
     {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
     {"heads", 0, O_STR, F(heads), 0, 0, "gpax", "LIST", "edit these query heads only, as 0,3,5-7"},
-    {"keep-rope", 0, O_NUM, F(keep_rope), 0, 1, "gpa", "P",
+    {"keep-rope", 0, O_NUM, F(keep_rope), 0, 1, "gpae", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
     {"keep-rope", 0, O_NUM, F(try_keep), 0, 1, "x", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
@@ -3506,9 +3507,17 @@ static const Option option_table[] = {
      "as many random pairs dropped, N times over (3)"},
     {"seed", 's', O_WHOLE, F(seed), 0, 9007199254740992.0, "pax", "N",
      "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
-    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbax", "f32|f16", "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbax", "NAME",
+    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxe", "f32|f16", "type of the cached keys and values (f32)"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxe", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
+    {"layer", 0, O_INT, F(logit.l), 0, 1e6, "e", "N", "layer of the logit, from 0 (0)"},
+    {"head", 0, O_INT, F(logit.h), 0, 1e6, "e", "N", "query head, from 0 (0)"},
+    {"query", 0, O_INT, F(logit.query), -1e8, 1e8, "e", "I",
+     "position of the query, from 0; negative ones count from the end (-1, the last token)"},
+    {"key", 0, O_INT, F(logit.key), -1e8, 1e8, "e", "J",
+     "position of the key (0, the first token)"},
+    {"pair", 0, O_INT, F(logit.pair), 0, 16384, "e", "P",
+     "this pair of values in full detail, too"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "px", "NAME",
      "llama.cpp (second half of each window) or full (all of it)"},
     {"chunks", 0, O_INT, F(chunks), 1, 1e9, "p", "N", "at most N windows"},
@@ -3583,15 +3592,15 @@ static const Option option_table[] = {
      "besides, a new folder of NumPy arrays [layer, head, pair] and manifest.json"},
     {"text", 0, O_STR, F(text), 0, 0, "am", "FILE", "besides --json, the report; - is stdout"},
     {"verbose", 0, O_FLAG, F(verbose), 0, 0, "am", "", "report every head"},
-    {"color", 0, O_STR, F(color), 0, 0, "aBmx", "WHEN",
+    {"color", 0, O_STR, F(color), 0, 0, "aBmxe", "WHEN",
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
-    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBx", "FILE", "write there instead of to stdout"},
+    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxe", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmx", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxe", "", "data as JSON"},
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof option_table / sizeof *option_table))
@@ -3749,11 +3758,16 @@ static int read_text(const Options *o, const char *def, Bytes *text, Err *e)
     return 0;
 }
 
-/* A prompt: the newline that ends a file is not part of it (llama.cpp does the same). */
+/* The newline that ends a file is not part of a prompt (llama.cpp does the same). */
+static void end_prompt(const Options *o, Bytes *text)
+{
+    if (o->file && text->n && text->s[text->n - 1] == '\n') text->s[--text->n] = 0;
+}
+
 static int read_prompt(const Options *o, const char *def, Bytes *text, Err *e)
 {
     if (read_text(o, def, text, e)) return -1;
-    if (o->file && text->n && text->s[text->n - 1] == '\n') text->s[--text->n] = 0;
+    end_prompt(o, text);
     return 0;
 }
 
@@ -5792,6 +5806,80 @@ static int run_bounds(Options *o, Err *e)
     return rc ? -1 : 0;
 }
 
+/* ---- explain */
+
+/* The tokens of the text that fit the context, with BOS in front if the policy says so. */
+static int explain_text(Session *ss, const Options *o, Tokens *ids, Provenance *p, Err *e)
+{
+    Bytes text = {0};
+    int rc = read_text(o, NULL, &text, e);
+    bytes_add(&text, "", 0);
+    if (!rc) sha256_hex(text.s, text.n, p->text_sha256);
+    end_prompt(o, &text);
+    rc = rc || encode(ss, &text, 0, ids, e);
+    free(text.s);
+    if (rc) return -1;
+    p->n_text_tokens = ids->n;
+    p->text_cut = ids->n > (size_t)ss->s.n_ctx;
+    if (p->text_cut) {
+        note("the text has %zu tokens, the context takes the first %d: -c sets a larger one", ids->n,
+             ss->s.n_ctx);
+        ids->n = (size_t)ss->s.n_ctx;
+    }
+    return ids->n ? 0 : err_set(e, "%s: the text has no tokens", p->text_path);
+}
+
+/* Runs the tokens up to the query, no further: the cache is then as the query met it. */
+static int explain_run(Session *ss, const Options *o, const Logit *at, const int *ids,
+                       Provenance *p, OutFile *out)
+{
+    int n = at->query + 1, rc;
+    char **text = xcalloc((size_t)n, sizeof *text);
+    Screen screen = screen_of(o, out->f);
+    Explain *x = explain_new(&ss->m, at);
+    for (int i = 0; i < n; i++) text[i] = token_text(ss->tok, ids[i]);
+    p->n_tokens = (uint64_t)n;
+    p->n_windows = p->n_text_windows = 1;
+    sha256_hex(ss->m.g.map, ss->m.g.size, p->model_sha256);
+    ss->s.probe = explain_probe(x);
+    rc = prefill(&ss->s, ids, n);
+    ss->s.probe = NULL;
+    if (!rc) {
+        explain_end(x, &ss->s, ids, (const char *const *)text);
+        if (o->json)
+            explain_json(x, p, out->f);
+        else
+            explain_print(x, p, out->f, &screen);
+    }
+    for (int i = 0; i < n; i++) free(text[i]);
+    free(text);
+    explain_free(x);
+    return rc;
+}
+
+static int explain_session(Session *ss, const Options *o, OutFile *out, Err *e)
+{
+    Tokens ids = {0};
+    Bytes edits = {0};
+    Edit *none = NULL;
+    Logit at = o->logit;
+    Provenance p = session_provenance(ss, o);
+    int rc = explain_text(ss, o, &ids, &p, e) || edit_unobserved(ss, o, &none, &edits, e) ||
+             logit_resolve(&ss->m, (int)ids.n, &at, e);
+    if (!rc) {
+        p.edits = edits.s;
+        rc = explain_run(ss, o, &at, ids.id, &p, out);
+    }
+    free(edits.s);
+    free(ids.id);
+    return rc ? -1 : 0;
+}
+
+static int run_explain(Options *o, Err *e)
+{
+    return with_output(o, !o->int8, explain_session, e);
+}
+
 /* ---- ablate */
 
 /* The work of one `ablate`: the same windows again and again. */
@@ -6330,6 +6418,8 @@ static const Command commands[] = {
      run_bounds},
     {"check", 'k', "MODEL -f TEXT", "prediction against observation; exit 1: exceptions",
      run_check},
+    {"explain", 'e', "MODEL -p TEXT", "one attention logit, step by step, with all its numbers",
+     run_explain},
     {"ablate", 'x', "MODEL -f TEXT",
      "take rotary pairs away and measure again, with random controls", run_ablate},
     {"merge", 'm', "PART... -o OUT.part", "partial results of analyze to one, or to a reading",
@@ -6348,6 +6438,7 @@ static void help(FILE *f)
           "  ropescope bounds model.gguf                       what theory predicts of it\n"
           "  ropescope check model.gguf -f text.txt            prediction against observation\n"
           "  ropescope ablate model.gguf -f text.txt           what becomes of it without them\n"
+          "  ropescope explain model.gguf -p 'Once upon a time' --pair 0    one logit on paper\n"
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
@@ -6555,6 +6646,7 @@ int main(int argc, char **argv)
                  .keep_rope = -1,
                  .try_keep = -1,
                  .analysis = analysis_defaults(),
+                 .logit = {.query = -1, .pair = -1},
                  .eps = 0.9,
                  .tolerance = 0.1,
                  .checkpoint_every = 60};
