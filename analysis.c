@@ -5247,7 +5247,7 @@ static void seen_turn(double a, double b, double c, double d, double turn_gain[2
     turn_gain[1] = r > 0 ? hypot(c, d) / r : NONE;
 }
 
-/* What the part of a pair is multiplied by besides the turn: amplitude twice, the query's factor. */
+/* What a part is multiplied by besides the turn: the amplitude twice, the factor of the query. */
 static double factor_of(const Explain *x)
 {
     return x->amplitude * x->amplitude * x->q_scale;
@@ -6274,15 +6274,15 @@ static void json_vectors(FILE *f, const Explain *x)
 }
 
 static const char EXPLAIN_NOTE[] =
-    "part = q_a_after k_a_met + q_b_after k_b_met; sum.dot = the sum of all parts and of the values "
-    "that are not rotated; sum.score = dot scale + bias; sum.engine is the run's own score, a "
-    "32-bit float, and may differ by sum.allowed. part_by_angles = amplitude^2 q_scale r_q r_k "
-    "cos(phi + (position_query - position_key) theta), phi = arg q - arg k in [0, 2 pi); null where "
-    "the encoding does not turn by position theta alone. before: what is turned; projected: before "
-    "a linear map of the encoding, if it has one; met: the key in the cache as the query met it. "
-    "Lists of vectors, scores and weights have the nine digits that give their 32-bit floats back "
-    "when they are read as such; all other numbers are doubles in full, angles in radians. Scores "
-    "and weights begin with key first_key";
+    "part = q_a_after k_a_met + q_b_after k_b_met; sum.dot = the sum of all parts and of the "
+    "values that are not rotated; sum.score = dot scale + bias; sum.engine is the run's own "
+    "score, a 32-bit float, and may differ by sum.allowed. part_by_angles = amplitude^2 q_scale "
+    "r_q r_k cos(phi + (position_query - position_key) theta), phi = arg q - arg k in [0, 2 "
+    "pi); null where the encoding does not turn by position theta alone. before: what is "
+    "turned; projected: before a linear map of the encoding, if it has one; met: the key in the "
+    "cache as the query met it. Lists of vectors, scores and weights have the nine digits that "
+    "give their 32-bit floats back when they are read as such; all other numbers are doubles in "
+    "full, angles in radians. Scores and weights begin with key first_key";
 
 void explain_json(const Explain *x, const Provenance *p, FILE *f)
 {

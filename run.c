@@ -5822,7 +5822,7 @@ static int explain_text(Session *ss, const Options *o, Tokens *ids, Provenance *
     p->n_text_tokens = ids->n;
     p->text_cut = ids->n > (size_t)ss->s.n_ctx;
     if (p->text_cut) {
-        note("the text has %zu tokens, the context takes the first %d: -c sets a larger one", ids->n,
+        note("the text has %zu tokens, the context takes the first %d (-c N takes more)", ids->n,
              ss->s.n_ctx);
         ids->n = (size_t)ss->s.n_ctx;
     }
