@@ -5348,6 +5348,1245 @@ int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FI
     return status;
 }
 
+/* ---------------------------------------------------------------- explaining one logit
+ * Query i and key j of one head, taken apart: what the pairs were, how far each was turned, what
+ * each adds to the score, and what softmax makes of it. All values of q and k are the floats of
+ * the run, at three places: projected, turned, and (keys) as the query met them in the cache. What
+ * follows from them is computed in double, so that only the run's own rounding is left to explain.
+ * Nothing here knows a kind: what a hook has changed is seen in the values. */
+
+/* One pair. Every member is a double; those from q_a to k_b_met hold floats. */
+typedef struct {
+    double theta, wavelength, x;           /* x = theta P; NaN where the turn is not p theta */
+    double q_a, q_b, k_a, k_b;             /* what is turned: after the kind's map, if it has one */
+    double q_a_after, q_b_after;           /* after rotation */
+    double k_a_after, k_b_after;           /* the same */
+    double k_a_met, k_b_met;               /* as the query met it */
+    double r_q, r_k, phi;                  /* of what is turned; phi = arg q - arg k in [0, 2 pi) */
+    double angle_q, angle_k, angle_apart;  /* p theta of both, and of p_q - p_k, in [0, 2 pi) */
+    double turn_q, turn_k, gain_q, gain_k; /* seen in the values: angle and growth of the radius */
+    double product_a, product_b, part;     /* of the score, before its scale; part: their sum */
+    double part_by_angles;                 /* A^2 s r_q r_k cos(phi + (p_q - p_k) theta), or NaN */
+} PairPart;
+
+/* The score, put together again. */
+typedef struct {
+    double pairs, not_rotated, dot;     /* sums of products; dot: of both */
+    double made, change;                /* of dot: with the key as it was made, and the rest */
+    double scale, scaled, bias, sum;    /* sum = scaled + bias */
+    double engine, difference, allowed; /* engine: the score of the run, in float */
+    double by_angles;                   /* largest |part - part_by_angles|, or NaN */
+    int adds_up;
+} ScoreSum;
+
+typedef struct {
+    double max, sum, e, weight; /* weight = e / sum, e = exp(score - max) */
+    double engine;              /* the weight of the run, in float */
+    double first;               /* weight of token 0, NaN if it is out of sight */
+    int max_key;
+} Softmax;
+
+struct Explain {
+    const Model *m;
+    const Layer *ly;
+    const Rope *rope;
+    Logit at;
+    int kh, D, P;
+    float *q[3], *k[3], *met; /* [D] projected, turned, and what is turned if not as projected */
+    float *score, *weight;    /* [n_t] */
+    int t0, n_t;
+    double place_q, place_k, amplitude, q_scale, n_ctx; /* n_ctx: P of x = theta P */
+    int known;                                          /* pairs turn by p theta */
+    int formula;    /* and nothing changed the key since: part_by_angles is the part */
+    PairPart *pair; /* [P] */
+    ScoreSum s;
+    Softmax row;
+    const char *const *text; /* [query + 1] */
+    const int *id;
+    Probe probe;
+};
+
+enum { MAPPED = 2 }; /* place in q[], k[], after BEFORE_ROPE and AFTER_ROPE */
+
+static int from_end(int pos, int n)
+{
+    return pos < 0 ? pos + n : pos;
+}
+
+int logit_resolve(const Model *m, int n_tokens, Logit *at, Err *e)
+{
+    int query = from_end(at->query, n_tokens), key = from_end(at->key, n_tokens);
+    if (at->l < 0 || at->l >= m->n_layers)
+        return err_usage(e, "--layer %d: the model has %d layer%s, 0 to %d", at->l, m->n_layers,
+                         plural((uint64_t)m->n_layers), m->n_layers - 1);
+    const Layer *ly = &m->layer[at->l];
+    int P = m->rope[ly->rope].n_pairs, t0;
+    if (at->h < 0 || at->h >= ly->n_heads)
+        return err_usage(e, "--head %d: layer %d has %d query head%s, 0 to %d", at->h, at->l,
+                         ly->n_heads, plural((uint64_t)ly->n_heads), ly->n_heads - 1);
+    if (query < 0 || query >= n_tokens || key < 0 || key >= n_tokens)
+        return err_usage(e,
+                         "--%s %d: %d token%s can be read, 0 to %d; negative numbers count from "
+                         "the end",
+                         query < 0 || query >= n_tokens ? "query" : "key",
+                         query < 0 || query >= n_tokens ? at->query : at->key, n_tokens,
+                         plural((uint64_t)n_tokens), n_tokens - 1);
+    if (key > query)
+        return err_usage(e, "--key %d comes after --query %d: a query sees keys up to itself", key,
+                         query);
+    t0 = ly->window && query >= ly->window ? query - ly->window + 1 : 0;
+    if (key < t0)
+        return err_usage(e,
+                         "--key %d: layer %d looks back through a window of %d tokens; the query "
+                         "at %d sees keys %d to %d",
+                         key, at->l, ly->window, query, t0, query);
+    if (at->pair >= P && P)
+        return err_usage(e, "--pair %d: this layer rotates %d pair%s, 0 to %d", at->pair, P,
+                         plural((uint64_t)P), P - 1);
+    if (at->pair >= 0 && !P)
+        return err_usage(e, "--pair %d: this layer rotates no values", at->pair);
+    at->query = query;
+    at->key = key;
+    return 0;
+}
+
+static void explain_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q,
+                      size_t stride)
+{
+    Explain *x = ctx;
+    int i = x->at.query - pos;
+    if (l == x->at.l && h == x->at.h && i >= 0 && i < n)
+        memcpy(x->q[stage], q + (size_t)i * stride, (size_t)x->D * sizeof *q);
+}
+
+static void explain_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k,
+                      size_t stride)
+{
+    Explain *x = ctx;
+    int i = x->at.key - pos;
+    if (l == x->at.l && kh == x->kh && i >= 0 && i < n)
+        memcpy(x->k[stage], k + (size_t)i * stride, (size_t)x->D * sizeof *k);
+}
+
+static void explain_row(void *ctx, const AttnRow *row)
+{
+    Explain *x = ctx;
+    if (row->l != x->at.l || row->h != x->at.h || row->pos != x->at.query) return;
+    x->t0 = row->t0;
+    x->n_t = row->n_t;
+    memcpy(x->score, row->scores, (size_t)row->n_t * sizeof *x->score);
+    memcpy(x->weight, row->weights, (size_t)row->n_t * sizeof *x->weight);
+}
+
+Explain *explain_new(const Model *m, const Logit *at)
+{
+    Explain *x = xcalloc(1, sizeof *x);
+    const Layer *ly = &m->layer[at->l];
+    size_t D = (size_t)m->head_dim, T = (size_t)at->query + 1;
+    *x = (Explain){.m = m, .ly = ly, .rope = &m->rope[ly->rope], .at = *at, .D = (int)D};
+    x->P = x->rope->n_pairs;
+    x->kh = at->h / (ly->n_heads / ly->n_kv_heads);
+    for (int i = 0; i < 3; i++) {
+        x->q[i] = xcalloc(D, sizeof(float));
+        x->k[i] = xcalloc(D, sizeof(float));
+    }
+    x->met = xcalloc(D, sizeof(float));
+    x->score = xcalloc(T, sizeof(float));
+    x->weight = xcalloc(T, sizeof(float));
+    x->pair = xcalloc((size_t)x->P + 1, sizeof *x->pair);
+    x->probe = (Probe){PROBE_QK | PROBE_ATTN, x, explain_q, explain_k, explain_row, NULL};
+    return x;
+}
+
+void explain_free(Explain *x)
+{
+    if (!x) return;
+    for (int i = 0; i < 3; i++) free(x->q[i]), free(x->k[i]);
+    free(x->met), free(x->score), free(x->weight), free(x->pair);
+    free(x);
+}
+
+const Probe *explain_probe(const Explain *x)
+{
+    return &x->probe;
+}
+
+/* ---- from values to numbers */
+
+/* v mod 2 pi, in [0, 2 pi). */
+static double whole_turns_off(double v)
+{
+    double w = fmod(v, TAU);
+    return w < 0 ? w + TAU : w;
+}
+
+/* By which angle, and by which factor, (a, b) became (c, d); NaN: it has no direction. */
+static void seen_turn(double a, double b, double c, double d, double turn_gain[2])
+{
+    double r = hypot(a, b);
+    turn_gain[0] = r > 0 && hypot(c, d) > 0 ? whole_turns_off(atan2(d, c) - atan2(b, a)) : NONE;
+    turn_gain[1] = r > 0 ? hypot(c, d) / r : NONE;
+}
+
+/* What a part is multiplied by besides the turn: the amplitude twice, the factor of the query. */
+static double factor_of(const Explain *x)
+{
+    return x->amplitude * x->amplitude * x->q_scale;
+}
+
+static PairPart pair_part(const Explain *x, int j, double theta)
+{
+    int a, b;
+    double q[2], k[2], apart = x->place_q - x->place_k;
+    rope_pair(x->rope, j, &a, &b);
+    PairPart y = {.theta = x->known ? theta : NONE,
+                  .q_a = (double)x->q[MAPPED][a],
+                  .q_b = (double)x->q[MAPPED][b],
+                  .k_a = (double)x->k[MAPPED][a],
+                  .k_b = (double)x->k[MAPPED][b],
+                  .q_a_after = (double)x->q[AFTER_ROPE][a],
+                  .q_b_after = (double)x->q[AFTER_ROPE][b],
+                  .k_a_after = (double)x->k[AFTER_ROPE][a],
+                  .k_b_after = (double)x->k[AFTER_ROPE][b],
+                  .k_a_met = (double)x->met[a],
+                  .k_b_met = (double)x->met[b]};
+    y.wavelength = TAU / y.theta;
+    y.x = y.theta * x->n_ctx;
+    y.r_q = hypot(y.q_a, y.q_b);
+    y.r_k = hypot(y.k_a, y.k_b);
+    y.phi = whole_turns_off(atan2(y.q_b, y.q_a) - atan2(y.k_b, y.k_a));
+    y.angle_q = whole_turns_off(x->place_q * y.theta);
+    y.angle_k = whole_turns_off(x->place_k * y.theta);
+    y.angle_apart = whole_turns_off(apart * y.theta);
+    seen_turn(y.q_a, y.q_b, y.q_a_after, y.q_b_after, q);
+    seen_turn(y.k_a, y.k_b, y.k_a_after, y.k_b_after, k);
+    y.turn_q = q[0], y.gain_q = q[1], y.turn_k = k[0], y.gain_k = k[1];
+    y.product_a = y.q_a_after * y.k_a_met;
+    y.product_b = y.q_b_after * y.k_b_met;
+    y.part = y.product_a + y.product_b;
+    y.part_by_angles =
+        x->formula ? factor_of(x) * y.r_q * y.r_k * cos(y.phi + apart * theta) : NONE;
+    return y;
+}
+
+/* What the run's rounding can make of the score: the D products go to 32 lanes of fused additions,
+ * which meet in 5 stages (each at most u = 2^-24 of what is added up, sizes taken), then come the
+ * scale and the bias, one rounding each, and that of the bias itself. */
+static double rounding_of(const Explain *x, double sizes)
+{
+    double u = 0x1p-24, n = ceil(x->D / (double)LANES) + 5;
+    const ScoreSum *s = &x->s;
+    return s->scale * sizes * n * u / (1 - n * u) +
+           1.01 * u * (fabs(s->scaled) + fabs(s->bias) + fabs(s->sum)) + 1e-37;
+}
+
+static void add_score(Explain *x)
+{
+    ScoreSum *s = &x->s;
+    double sizes = 0;
+    float bias = 0;
+    const Rope *r = x->rope;
+    *s = (ScoreSum){.scale = (double)x->m->score_scale};
+    for (int c = 0; c < x->D; c++) {
+        double q = (double)x->q[AFTER_ROPE][c], made = (double)x->k[AFTER_ROPE][c];
+        s->made += q * made;
+        s->change += q * ((double)x->met[c] - made);
+        sizes += fabs(q * (double)x->met[c]);
+        if (c >= 2 * x->P) s->not_rotated += q * (double)x->met[c];
+    }
+    for (int j = 0; j < x->P; j++) {
+        s->pairs += x->pair[j].part;
+        s->by_angles = fmax(s->by_angles, fabs(x->pair[j].part - x->pair[j].part_by_angles));
+    }
+    if (!x->formula || !x->P) s->by_angles = NONE;
+    if (r->kind->bias) r->kind->bias(r, x->at.h, x->at.query, x->at.key, 1, &bias);
+    s->dot = s->pairs + s->not_rotated;
+    s->scaled = s->dot * s->scale;
+    s->bias = (double)bias;
+    s->sum = s->scaled + s->bias;
+    s->engine = (double)x->score[x->at.key - x->t0];
+    s->difference = s->engine - s->sum;
+    s->allowed = rounding_of(x, sizes);
+    s->adds_up = fabs(s->difference) <= s->allowed;
+}
+
+static void add_softmax(Explain *x)
+{
+    Softmax *r = &x->row;
+    int at = x->at.key - x->t0, most = 0;
+    for (int t = 1; t < x->n_t; t++)
+        if (x->score[t] > x->score[most]) most = t;
+    *r = (Softmax){.max = (double)x->score[most], .max_key = x->t0 + most};
+    for (int t = 0; t < x->n_t; t++) {
+        r->sum += exp((double)x->score[t] - r->max);
+    }
+    r->e = exp((double)x->score[at] - r->max);
+    r->weight = r->e / r->sum;
+    r->engine = (double)x->weight[at];
+    r->first = x->t0 == 0 ? (double)x->weight[0] : NONE;
+}
+
+/* The vectors that are turned: those projected, after the linear map of the kind. */
+static void map_vectors(Explain *x)
+{
+    size_t bytes = (size_t)x->D * sizeof(float);
+    memcpy(x->q[MAPPED], x->q[BEFORE_ROPE], bytes);
+    memcpy(x->k[MAPPED], x->k[BEFORE_ROPE], bytes);
+    if (!x->rope->kind->mix) return;
+    x->rope->kind->mix(x->rope, x->kh, x->q[MAPPED]);
+    x->rope->kind->mix(x->rope, x->kh, x->k[MAPPED]);
+}
+
+void explain_end(Explain *x, const State *s, const int *id, const char *const *text)
+{
+    const Rope *r = x->rope;
+    const RopeNow *now = &s->now[r - x->m->rope];
+    const double *theta = now->inv_freq + (r->sets > 1 ? (size_t)x->kh * (size_t)x->P : 0);
+    Axis ax;
+    MUST(x->n_t == x->at.query - x->t0 + 1 && s->pos == x->at.query + 1);
+    axis_init(&ax, r, x->m, 0);
+    x->n_ctx = ax.n_ctx;
+    free(ax.a), free(ax.b), free(ax.theta), free(ax.x);
+    x->text = text;
+    x->id = id;
+    x->place_q = rope_position(r, x->at.query);
+    x->place_k = rope_position(r, x->at.key);
+    x->amplitude = now->amplitude;
+    x->q_scale = r->kind->q_scale ? r->kind->q_scale(r, x->at.query) : 1;
+    x->known = !r->kind->turn && !r->kind->angles;
+    x->formula = x->known && !r->kind->update;
+    map_vectors(x);
+    state_key(s, x->at.l, x->kh, x->at.key, x->met);
+    /* Where the table changes with the length, keys in the cache have been turned anew by it. */
+    if (r->kind->length) memcpy(x->k[AFTER_ROPE], x->met, (size_t)x->D * sizeof(float));
+    for (int j = 0; j < x->P; j++) x->pair[j] = pair_part(x, j, theta[j]);
+    add_score(x);
+    add_softmax(x);
+}
+
+/* ---- the walk, on paper */
+
+/* Decimals. Products of values as they are printed give the printed part, and products of printed
+ * radii and cosines of printed angles too, within a unit of its last digit: the more the larger
+ * the values are. */
+typedef struct {
+    int part, value, angle, score;
+    int part_width, value_width; /* of columns */
+} Decimals;
+
+static int clamp_int(double v, int lo, int hi)
+{
+    return v > lo ? v < hi ? (int)v : hi : lo;
+}
+
+static Decimals decimals_of(const Explain *x)
+{
+    double part = 0, value = 0, radii = 0, by = fmax(1, factor_of(x));
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        part = fmax(part, fabs(y->part));
+        value = fmax(value, fmax(by * y->r_q, by * y->r_k));
+        value = fmax(value, hypot(y->q_a_after, y->q_b_after));
+        value = fmax(value, hypot(y->k_a_met, y->k_b_met));
+        radii = fmax(radii, by * y->r_q * y->r_k);
+    }
+    Decimals d = {.part = clamp_int(3 - floor(log10(part)), 3, 8)};
+    d.value = clamp_int(d.part + ceil(log10(4 * value)), 4, 9);
+    d.angle = clamp_int(d.part + ceil(log10(4 * radii)), 4, 9);
+    d.score = d.part > 6 ? d.part : 6;
+    d.part_width = d.part + 5 + clamp_int(floor(log10(part)), 1, 20);
+    d.value_width = d.value + 5 + clamp_int(floor(log10(value)), 1, 20);
+    return d;
+}
+
+/* v with so many decimals, or (negative) significant digits; "-" for no number; no minus before
+ * what is printed as 0. */
+static const char *fixed(char buf[48], int decimals, double v)
+{
+    if (!isfinite(v)) return strcpy(buf, "-");
+    snprintf(buf, 48, decimals < 0 ? "%#.*g" : "%.*f", abs(decimals), v);
+    return buf[0] == '-' && strspn(buf, "-0.") == strlen(buf) ? memmove(buf, buf + 1, strlen(buf))
+                                                              : buf;
+}
+
+/* The same within a product or a sum: a negative one in parentheses. */
+static const char *enclosed(char buf[48], int decimals, double v)
+{
+    char s[48];
+    fixed(s, decimals, v);
+    snprintf(buf, 48, s[0] == '-' && s[1] ? "(%s)" : "%s", s);
+    return buf;
+}
+
+static void print_fixed(FILE *f, int width, int decimals, double v)
+{
+    char s[48];
+    fprintf(f, "%*s", width, fixed(s, decimals, v));
+}
+
+/* The text of a token in quotes. */
+static void print_token(const Term *t, const char *s)
+{
+    fputc('"', t->f);
+    for (size_t n = strlen(s), i = 0; i < n;) {
+        int len = utf8_len(s + i, n - i);
+        unsigned char c = (unsigned char)s[i];
+        if (c == '"' || c == '\\')
+            fprintf(t->f, "\\%c", c);
+        else if (c == '\n')
+            fputs("\\n", t->f);
+        else if (c < 0x20 || c == 0x7f || len <= 0 || (t->ascii && len > 1))
+            fprintf(t->f, "\\x%02x", c), len = 1;
+        else
+            fwrite(s + i, 1, (size_t)len, t->f);
+        i += (size_t)(len > 0 ? len : 1);
+    }
+    fputc('"', t->f);
+}
+
+/* Token pos among its neighbours. */
+static void print_around(const Term *t, const Explain *x, int pos)
+{
+    enum { AROUND = 3 };
+    int from = pos > AROUND ? pos - AROUND : 0;
+    int to = pos + AROUND < x->at.query ? pos + AROUND : x->at.query;
+    fputs("        in", t->f);
+    if (from > 0) fputs(" ...", t->f);
+    for (int i = from; i <= to; i++) {
+        fprintf(t->f, i == pos ? " %s[%d " : " %s%d ", i == pos ? t->bold : "", i);
+        print_token(t, x->text[i]);
+        fprintf(t->f, "%s%s", i == pos ? "]" : "", i == pos ? t->off : "");
+    }
+    if (to < x->at.query) fputs(" ...", t->f);
+    fputc('\n', t->f);
+}
+
+static void print_step(const Term *t, int number, const char *title)
+{
+    fprintf(t->f, "\n%s%d. %s%s\n", t->bold, number, title, t->off);
+}
+
+static void print_explain_header(const Term *t, const Explain *x, const Provenance *p)
+{
+    FILE *f = t->f;
+    const Model *m = x->m;
+    const Rope *r = x->rope;
+    char rope[512];
+    rope_text(r, rope, sizeof rope);
+    fprintf(f, "%sropescope %s%s: one attention logit, step by step\n\n", t->bold,
+            ROPESCOPE_VERSION, t->off);
+    fprintf(f, "model   %s  sha256 %.12s\n", or_dash(p->model_path), or_dash(p->model_sha256));
+    fprintf(f, "        %s: %d layer%s, head size %d\n", m->arch ? m->arch->name : "-", m->n_layers,
+            plural((uint64_t)m->n_layers), m->head_dim);
+    fprintf(f, "rope    %s  (%s)\n        %s\n", rope, r->kind->source, r->kind->summary);
+    if (x->P && r->layout == ROPE_HALF)
+        fprintf(f, "        %d pairs: pair p is values p and p + %d of a head (half-split)\n", x->P,
+                x->P);
+    else
+        fprintf(f, "        %d pairs%s\n", x->P,
+                x->P ? ": pair p is values 2p and 2p + 1 of a head (adjacent)" : "");
+    if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
+    if (p->rope_override)
+        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
+                p->rope_override, t->off);
+    fprintf(f, "text    %s  %llu token%s; run up to the query: %llu; BOS: %s\n",
+            or_dash(p->text_path), (unsigned long long)p->n_text_tokens, plural(p->n_text_tokens),
+            (unsigned long long)p->n_tokens, or_dash(p->bos_policy));
+    print_beyond(t, m, p);
+    if (p->text_cut)
+        fprintf(f, "        cut: only the first %d tokens are read; -c sets more\n", p->n_ctx);
+    fprintf(f, "run     %s, %s kernels, %d thread%s, keys cached as %s\n",
+            p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
+            p->n_threads, plural((uint64_t)p->n_threads), or_dash(p->kv));
+}
+
+static void print_setting(const Term *t, const Explain *x)
+{
+    FILE *f = t->f;
+    const Logit *at = &x->at;
+    const Layer *ly = x->ly;
+    int shared = ly->n_heads / ly->n_kv_heads, D = x->D;
+    double scale = x->s.scale, root = 1 / sqrt(D);
+    fprintf(f, "head    layer %d (of 0 to %d), query head %d (of 0 to %d); it reads key head %d",
+            at->l, x->m->n_layers - 1, at->h, ly->n_heads - 1, x->kh);
+    if (shared > 1) fprintf(f, ", which %d query heads share", shared);
+    fprintf(f, "\nquery   token i = %d, ", at->query);
+    print_token(t, x->text[at->query]);
+    fputc('\n', f);
+    print_around(t, x, at->query);
+    fprintf(f, "key     token j = %d, ", at->key);
+    print_token(t, x->text[at->key]);
+    fputc('\n', f);
+    print_around(t, x, at->key);
+    fprintf(f, "apart   i - j = %d token%s\n", at->query - at->key,
+            plural((uint64_t)(at->query - at->key)));
+    if (x->place_q < at->query || x->place_q > at->query || x->place_k < at->key ||
+        x->place_k > at->key)
+        fprintf(f, "        the encoding places token i at position %.9g, token j at %.9g\n",
+                x->place_q, x->place_k);
+    fprintf(f, "sees    %d key%s, %d to %d: ", x->n_t, plural((uint64_t)x->n_t), x->t0, at->query);
+    if (ly->window)
+        fprintf(f, "a sliding window of %d tokens, the query's own included\n", ly->window);
+    else
+        fputs("all tokens up to its own\n", f);
+    fprintf(f, "score   z = q.k x scale%s; scale = %.9g", x->rope->kind->bias ? " + bias" : "",
+            scale);
+    if (fabs(scale / root - 1) < 1e-6) fprintf(f, ", 1 / sqrt(%d) as a 32-bit float", D);
+    fputc('\n', f);
+}
+
+static void print_points(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int w = d->value_width;
+    print_note(
+        t,
+        "The layer makes a query of %d values from what it knows of token i, and a key of %d "
+        "values from what it knows of token j. RoPE takes the values in pairs (a, b), points "
+        "of a plane: r is the distance from the origin, phi the direction of the query's "
+        "point less that of the key's, in radians, 0 to 2 pi.%s",
+        x->D, x->D,
+        x->rope->kind->mix ? " This encoding first multiplies query and key by a matrix: "
+                             "these are the values after it."
+                           : "");
+    if (!x->P) return;
+    fprintf(f, "%s  pair%*s%*s%*s%*s%*s%*s%*s%s\n", t->dim, w, "query a", w, "b", w, "r", w,
+            "key a", w, "b", w, "r", d->angle + 4, "phi", t->off);
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        const double v[] = {y->q_a, y->q_b, y->r_q, y->k_a, y->k_b, y->r_k};
+        fprintf(f, "%6d", j);
+        for (int i = 0; i < 6; i++) print_fixed(f, w, d->value, v[i]);
+        print_fixed(f, d->angle + 4, d->angle, y->phi);
+        fputc('\n', f);
+    }
+}
+
+/* Turns that are seen in the values alone. */
+static void print_seen_turns(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int w = d->angle + 10;
+    print_note(t,
+               "This encoding turns pairs by a rule of its own (%s), not by position times theta. "
+               "The angle, in radians mod 2 pi, and the factor by which the radius grew are read "
+               "off the values before and after.",
+               x->rope->kind->formula);
+    fprintf(f, "%s  pair%*s%*s%*s%*s%s\n", t->dim, w, "query turned", w, "grown by", w,
+            "key turned", w, "grown by", t->off);
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        fprintf(f, "%6d", j);
+        print_fixed(f, w, d->angle, y->turn_q);
+        print_fixed(f, w, d->angle, y->gain_q);
+        print_fixed(f, w, d->angle, y->turn_k);
+        print_fixed(f, w, d->angle, y->gain_k);
+        fputc('\n', f);
+    }
+}
+
+static int any_turns(const Explain *x)
+{
+    for (int j = 0; j < x->P; j++)
+        if (x->pair[j].theta > 0 || x->pair[j].theta < 0 || !x->known) return 1;
+    return 0;
+}
+
+static int has_factor(const Explain *x)
+{
+    return x->amplitude > 1 || x->amplitude < 1 || x->q_scale > 1 || x->q_scale < 1;
+}
+
+static void print_turns(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int w = d->angle + 6;
+    if (!any_turns(x)) {
+        print_note(t, "No pair turns in this layer: its angles are all 0, and the order of the "
+                      "tokens is known from the causal mask alone.");
+        return;
+    }
+    if (!x->known) {
+        print_seen_turns(t, x, d);
+        return;
+    }
+    print_note(t,
+               "Pair p of the token at position t turns by the angle t x theta_p, in radians, here "
+               "less its whole turns. The wavelength is the number of tokens of one turn, 2 pi / "
+               "theta. class: how far the pair turns over the P = %.9g tokens the encoding is made "
+               "for: half, at most half a turn (x = theta P <= pi); partial, at most one (x <= 2 "
+               "pi); full, more; still, not at all.",
+               x->n_ctx);
+    fprintf(f, "%s  pair           theta  wavelength  class  %*s%*s%*s%s\n", t->dim, w, "i theta",
+            w, "j theta", w + 2, "(i-j) theta", t->off);
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        fprintf(f, "%6d %15.9g", j, y->theta);
+        print_cell(f, 12, -6, y->wavelength);
+        fprintf(f, "  %-7s", turn_class(y->theta, y->x));
+        print_fixed(f, w, d->angle, y->angle_q);
+        print_fixed(f, w, d->angle, y->angle_k);
+        print_fixed(f, w + 2, d->angle, y->angle_apart);
+        fputc('\n', f);
+    }
+}
+
+/* What is said of the last two columns of the products. */
+static void print_products_note(const Term *t, const Explain *x)
+{
+    print_note(
+        t,
+        "A turn by the angle w makes (a, b) into (a cos w - b sin w, a sin w + b cos w). The "
+        "score multiplies query and key value by value; the two products of a pair are its "
+        "part.%s%s",
+        x->formula ? " By lengths and angles the same part is r r cos(phi + (i-j) theta): it "
+                     "depends on the distance of the two tokens alone."
+                   : "",
+        x->rope->kind->update ? " The key is shown as the query meets it: later tokens have "
+                                "changed it since it was turned."
+                              : "");
+    if (!has_factor(x)) return;
+    print_note(t,
+               "The encoding multiplies cos and sin by the amplitude A = %.9g, for query and key "
+               "alike, and the query by s = %.9g: each part contains A x A x s = %.9g.",
+               x->amplitude, x->q_scale, factor_of(x));
+}
+
+static void print_products(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int w = d->value_width, wp = d->part_width;
+    if (x->P) print_products_note(t, x);
+    if (x->P)
+        fprintf(f, "%s  pair%*s%*s%*s%*s%*s%*s%*s%*s%s\n", t->dim, w, "query a", w, "b", w, "key a",
+                w, "b", wp, "a x a", wp, "b x b", wp, "part", wp + 2, x->formula ? "by angles" : "",
+                t->off);
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        fprintf(f, "%6d", j);
+        print_fixed(f, w, d->value, y->q_a_after);
+        print_fixed(f, w, d->value, y->q_b_after);
+        print_fixed(f, w, d->value, y->k_a_met);
+        print_fixed(f, w, d->value, y->k_b_met);
+        print_fixed(f, wp, d->part, y->product_a);
+        print_fixed(f, wp, d->part, y->product_b);
+        print_fixed(f, wp, d->part, y->part);
+        if (x->formula) print_fixed(f, wp + 2, d->part, y->part_by_angles);
+        fputc('\n', f);
+    }
+    if (2 * x->P < x->D)
+        fprintf(f, "not rotated: the %d values from %d on; the sum of their products is %.*f\n",
+                x->D - 2 * x->P, 2 * x->P, d->part, x->s.not_rotated);
+    if (x->formula && x->P)
+        fprintf(f, "largest difference between the last two columns: %.1e (%s)\n", x->s.by_angles,
+                fabs(x->s.change) > 0 ? "the cached key was rounded to 16 bits"
+                                      : "rounding to float in the run");
+}
+
+/* Pairs by the size of their part; of equal ones the lower number first. */
+static int larger_part(const void *a, const void *b)
+{
+    const PairPart *const *p = a, *const *q = b;
+    double x = fabs((*p)->part), y = fabs((*q)->part);
+    return x > y ? -1 : x < y ? 1 : (*p > *q) - (*p < *q);
+}
+
+static void print_running(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    const PairPart **order = xcalloc((size_t)x->P + 1, sizeof(*order));
+    double sum = 0;
+    for (int j = 0; j < x->P; j++) order[j] = &x->pair[j];
+    qsort((void *)order, (size_t)x->P, sizeof *order, larger_part);
+    fprintf(f, "%s         pair  class  %*s%*s%s\n", t->dim, d->part_width, "part",
+            d->part_width + 4, "sum so far", t->off);
+    for (int i = 0; i < x->P; i++) {
+        const PairPart *y = order[i];
+        int j = (int)(y - x->pair), chosen = j == x->at.pair;
+        sum += y->part;
+        fprintf(f, "%s%13d  %-7s", chosen ? t->mark : "", j,
+                x->known ? turn_class(y->theta, y->x) : "-");
+        print_fixed(f, d->part_width, d->part, y->part);
+        print_fixed(f, d->part_width + 4, d->part, sum);
+        fprintf(f, "%s%s\n", chosen ? "  <- step 7" : "", chosen ? t->off : "");
+    }
+    if (2 * x->P < x->D) {
+        fprintf(f, "  not rotated         ");
+        print_fixed(f, d->part_width, d->part, x->s.not_rotated);
+        print_fixed(f, d->part_width + 4, d->part, sum + x->s.not_rotated);
+        fputc('\n', f);
+    }
+    free((void *)order);
+}
+
+static void print_line(FILE *f, int decimals, double v, const char *fmt, ...) PRINTF_LIKE(4, 5);
+static void print_line(FILE *f, int decimals, double v, const char *fmt, ...)
+{
+    char s[128];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(s, sizeof s, fmt, ap);
+    va_end(ap);
+    fprintf(f, "  %-54s", s);
+    print_fixed(f, 16, decimals, v);
+    fputc('\n', f);
+}
+
+/* What is inside the sum of products: factors of the encoding, and what became of the key. */
+static void print_inside(FILE *f, const Explain *x, int decimals)
+{
+    const ScoreSum *s = &x->s;
+    double by = factor_of(x);
+    if (has_factor(x) && by > 0) {
+        print_line(f, decimals, s->pairs / by, "the pairs, without amplitude and query factor");
+        print_line(f, decimals, s->pairs, "  times A x A x s = %.9g", by);
+    }
+    if (fabs(s->change) > 0) {
+        print_line(f, decimals, s->made, "q.k with the key as it was made");
+        print_line(f, decimals, s->change, "  %s",
+                   x->rope->kind->update ? "what the encoding changed in the key since"
+                                         : "what 16 bits in the cache changed in the key");
+    }
+}
+
+static void print_sum(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    const ScoreSum *s = &x->s;
+    char pairs[48];
+    print_note(t, "The parts, the largest first whatever their sign: few pairs often decide.");
+    print_running(t, x, d);
+    fputc('\n', f);
+    print_inside(f, x, d->score);
+    snprintf(pairs, sizeof pairs, "q.k, the sum of all %d products", x->D);
+    print_line(f, d->score, s->dot, "%s", pairs);
+    print_line(f, d->score, s->scaled, "  times the scale %.9g", s->scale);
+    if (x->rope->kind->bias) {
+        print_line(f, d->score, s->bias, "  the bias of head %d at distance %d", x->at.h,
+                   x->at.query - x->at.key);
+        print_line(f, d->score, s->sum, "score z, the sum of both");
+    }
+    print_line(f, d->score, s->engine, "the score in the run, in 32-bit floats");
+    fprintf(f, "  difference %.1e; rounding in the run explains up to %.1e", s->difference,
+            s->allowed);
+    if (s->adds_up)
+        fputs(": it adds up\n", f);
+    else
+        fprintf(f,
+                "\n  %sIt does not add up: something made this score that is not shown here.%s\n",
+                t->mark, t->off);
+}
+
+/* Keys of the largest scores, the largest first: top[n], n <= 8; of equal ones the first. */
+static int top_keys(const Explain *x, int top[8])
+{
+    int n = 0;
+    while (n < 8 && n < x->n_t) {
+        int best = -1;
+        for (int t = 0; t < x->n_t; t++) {
+            int taken = 0;
+            for (int i = 0; i < n; i++) taken |= top[i] == t + x->t0;
+            if (!taken && (best < 0 || x->score[t] > x->score[best])) best = t;
+        }
+        top[n++] = best + x->t0;
+    }
+    return n;
+}
+
+/* 1: no score of the row is larger. */
+static int rank_of(const Explain *x, int key)
+{
+    int rank = 1;
+    for (int t = 0; t < x->n_t; t++) rank += x->score[t] > x->score[key - x->t0];
+    return rank;
+}
+
+static void print_top(const Term *t, const Explain *x, int key)
+{
+    const Logit *at = &x->at;
+    int i = key - x->t0, asked = key == at->key;
+    double z = (double)x->score[i];
+    fprintf(t->f, "%s%6d%7d", asked ? t->mark : "", rank_of(x, key), key);
+    print_fixed(t->f, 15, 6, z);
+    print_fixed(t->f, 13, -5, exp(z - x->row.max));
+    print_fixed(t->f, 13, -5, (double)x->weight[i]);
+    fputs("  ", t->f);
+    print_token(t, x->text[key]);
+    fprintf(t->f, "%s%s%s\n", key == at->query ? " (the query's own)" : "",
+            asked ? "  <- key j" : "", asked ? t->off : "");
+}
+
+static void print_softmax(const Term *t, const Explain *x)
+{
+    FILE *f = t->f;
+    const Softmax *r = &x->row;
+    int top[8], n = top_keys(x, top), shown = 0;
+    print_note(t, "Softmax weighs this score against those of all keys the query sees: weight = "
+                  "exp(z - m) / (the sum of exp(z_t - m) over them), m the largest score.");
+    print_line(f, 6, (double)x->score[x->at.key - x->t0], "score z of key %d", x->at.key);
+    print_line(f, 6, r->max, "m, the largest of the %d score%s, of key %d", x->n_t,
+               plural((uint64_t)x->n_t), r->max_key);
+    print_line(f, -5, r->e, "exp(z - m)");
+    print_line(f, -6, r->sum, "the sum of exp(z_t - m)");
+    print_line(f, -5, r->weight, "weight of key %d, their quotient", x->at.key);
+    print_line(f, -5, r->engine, "the weight in the run (difference %.1e)", r->engine - r->weight);
+    fprintf(f, "\n%s  rank    key              z   exp(z - m)       weight  token%s\n", t->dim,
+            t->off);
+    for (int i = 0; i < n; i++) {
+        print_top(t, x, top[i]);
+        shown |= top[i] == x->at.key;
+    }
+    if (!shown) print_top(t, x, x->at.key);
+    fprintf(f, "\nkey %d has rank %d of %d", x->at.key, rank_of(x, x->at.key), x->n_t);
+    if (isfinite(r->first))
+        fprintf(f, "; the first token has a share of %.1f %% of the attention\n", 100 * r->first);
+    else
+        fputs("; the first token is out of sight\n", f);
+}
+
+/* ---- one pair, as on a blackboard */
+
+/* The turn of one side of a pair: (a, b) becomes (c a - s b, s a + c b), times its factor. */
+typedef struct {
+    const char *name;
+    int pos;
+    double place, a, b, a_after, b_after;
+    double c, s, by; /* by: the query's factor; 1 for keys */
+} Turned;
+
+static Turned side_of(const Explain *x, const PairPart *y, int is_query)
+{
+    Turned s = {.name = is_query ? "query" : "key", .by = is_query ? x->q_scale : 1};
+    s.pos = is_query ? x->at.query : x->at.key;
+    s.place = is_query ? x->place_q : x->place_k;
+    s.a = is_query ? y->q_a : y->k_a;
+    s.b = is_query ? y->q_b : y->k_b;
+    s.a_after = is_query ? y->q_a_after : y->k_a_after;
+    s.b_after = is_query ? y->q_b_after : y->k_b_after;
+    if (x->known) {
+        s.c = x->amplitude * cos(s.place * y->theta);
+        s.s = x->amplitude * sin(s.place * y->theta);
+    } else { /* (a', b') (a, -b) / r^2 as complex numbers */
+        double r2 = (s.a * s.a + s.b * s.b) * s.by;
+        s.c = (s.a * s.a_after + s.b * s.b_after) / r2;
+        s.s = (s.a * s.b_after - s.b * s.a_after) / r2;
+    }
+    return s;
+}
+
+/* "what = u x v + (-p) x q = 1.2 + (-0.3) = 0.9", sign +1 or -1 before the second product. */
+static void print_two_products(FILE *f, const char *what, const double v[4], double sign,
+                               int digits)
+{
+    char s[6][48];
+    for (int i = 0; i < 4; i++) enclosed(s[i], digits, v[i]);
+    const char *op = sign < 0 ? "-" : "+";
+    double p = v[0] * v[1], q = v[2] * v[3];
+    fprintf(f, "  %s = %s x %s %s %s x %s\n", what, s[0], s[1], op, s[2], s[3]);
+    fprintf(f, "  %*s = %s %s %s = ", (int)strlen(what), "", enclosed(s[4], digits, p), op,
+            enclosed(s[5], digits, q));
+    print_fixed(f, 0, digits, p + sign * q);
+    fputc('\n', f);
+}
+
+/* Two rows of a matrix beside its formula. */
+static void print_matrix(const Term *t, const char *name, double c, double s, int digits)
+{
+    int w = digits + 4, n = (int)strlen(name);
+    fprintf(t->f, "  %*s   [ cos  -sin ]   [ ", n, "");
+    print_fixed(t->f, w, digits, c);
+    print_fixed(t->f, w, digits, -s);
+    fprintf(t->f, " ]\n  %s = [ sin   cos ] = [ ", name);
+    print_fixed(t->f, w, digits, s);
+    print_fixed(t->f, w, digits, c);
+    fputs(" ]\n", t->f);
+}
+
+static double degrees(double v)
+{
+    return v * 180 / PI;
+}
+
+static void print_side(const Term *t, const Explain *x, const PairPart *y, int is_query, int digits)
+{
+    FILE *f = t->f;
+    Turned s = side_of(x, y, is_query);
+    const double rows[2][4] = {{s.c, s.a, s.s, s.b}, {s.s, s.a, s.c, s.b}};
+    char name[32], what[48];
+    snprintf(name, sizeof name, "R(%d)", s.pos);
+    if (x->known) {
+        double angle = s.place * y->theta, turns = floor(angle / TAU);
+        fprintf(f, "\nThe %s turns by %.9g x theta = %.*f rad", s.name, s.place, digits, angle);
+        if (turns > 0)
+            fprintf(f, " = %.0f turn%s and %.*f rad", turns, plural((uint64_t)turns), digits,
+                    angle - TAU * turns);
+        fprintf(f, " = %.3f degrees\n", degrees(angle - TAU * turns));
+    } else {
+        fprintf(f, "\nThe %s is turned so (found from its values before and after):\n", s.name);
+    }
+    print_matrix(t, name, s.c, s.s, digits);
+    for (int row = 0; row < 2; row++) {
+        snprintf(what, sizeof what, "%s %c'", s.name, "ab"[row]);
+        print_two_products(f, what, rows[row], row ? 1 : -1, digits);
+    }
+    if (s.by > 1 || s.by < 1)
+        fprintf(f, "  times the query's factor %.9g: (%.*f, %.*f)\n", s.by, digits,
+                s.by * (s.c * s.a - s.s * s.b), digits, s.by * (s.s * s.a + s.c * s.b));
+}
+
+/* Turning the query alone, by the distance, gives the same part; and so do lengths and angles. */
+static void print_by_distance(const Term *t, const Explain *x, const PairPart *y, const Decimals *d)
+{
+    FILE *f = t->f;
+    int digits = d->value + 1;
+    double apart = x->place_q - x->place_k, angle = apart * y->theta;
+    double by = factor_of(x), c = cos(angle), s = sin(angle);
+    double a = by * (c * y->q_a - s * y->q_b), b = by * (s * y->q_a + c * y->q_b);
+    const double rows[2][4] = {{c, y->q_a, s, y->q_b}, {s, y->q_a, c, y->q_b}};
+    const double dot[4] = {a, y->k_a, b, y->k_b};
+    char name[32];
+    fprintf(
+        f,
+        "\n%sThe distance is all that matters.%s Turn the query by (i - j) theta = %.9g x theta "
+        "= %.*f rad\nalone, and leave the key as it was:\n",
+        t->bold, t->off, apart, digits, angle);
+    snprintf(name, sizeof name, "R(%.9g)", apart);
+    print_matrix(t, name, c, s, digits);
+    for (int row = 0; row < 2; row++)
+        print_two_products(f, row ? "b''" : "a''", rows[row], row ? 1 : -1, digits);
+    if (has_factor(x))
+        fprintf(f, "  times A x A x s = %.9g: (%.*f, %.*f)\n", by, digits, a, digits, b);
+    print_two_products(f, "part", dot, 1, digits);
+    fputs("\nAnd with lengths and directions alone:\n", f);
+    fprintf(f, "  part = %s%sr r cos(phi + (i - j) theta)\n", has_factor(x) ? "A A s " : "",
+            has_factor(x) ? "x " : "");
+    fputs("       = ", f);
+    if (has_factor(x)) fprintf(f, "%.9g x ", by);
+    fprintf(f, "%.*f x %.*f x cos(%.*f + %.*f) = ", digits, y->r_q, digits, y->r_k, digits, y->phi,
+            digits, angle);
+    if (has_factor(x)) fprintf(f, "%.9g x ", by);
+    fprintf(f, "%.*f x cos(%.*f) = ", digits, y->r_q * y->r_k, digits, y->phi + angle);
+    print_fixed(f, 0, digits, y->part_by_angles);
+    fputc('\n', f);
+}
+
+static void print_meeting(const Term *t, const Explain *x, const PairPart *y, const Decimals *d)
+{
+    FILE *f = t->f;
+    int digits = d->value + 1;
+    const double v[4] = {y->q_a_after, y->k_a_met, y->q_b_after, y->k_b_met};
+    fputs("\nThe products:", f);
+    if (fabs(x->s.change) > 0)
+        fprintf(f, " (the key has become (%.*f, %.*f) by the time the query meets it)", digits,
+                y->k_a_met, digits, y->k_b_met);
+    fputc('\n', f);
+    print_two_products(f, "part = a'a' + b'b'", v, 1, digits);
+    fprintf(f, "  in the score: %.*f x %.9g = ", digits, y->part, x->s.scale);
+    print_fixed(f, 0, digits, y->part * x->s.scale);
+    fprintf(f, " of the %.*f that all products make\n", digits, x->s.scaled);
+}
+
+/* ---- the circle */
+
+enum { DIAL_ROWS = 15, DIAL_COLUMNS = 31 }; /* a cell is twice as high as wide */
+
+/* A letter on the circle at an angle, or as far inside of it as there is room. */
+static void dial_mark(char dial[DIAL_ROWS][DIAL_COLUMNS], double angle, char letter)
+{
+    for (double r = 1; r > 0.3; r -= 0.2) {
+        int row = (int)lrint((DIAL_ROWS - 1) / 2 * (1 - r * sin(angle)));
+        int column = (int)lrint((DIAL_COLUMNS - 1) / 2 * (1 + r * cos(angle)));
+        char *cell = &dial[row][column];
+        if (isalpha((unsigned char)*cell)) continue;
+        *cell = letter;
+        return;
+    }
+}
+
+/* whole: with the blanks at its end. */
+static void print_dial_row(const Term *t, const char *row, int whole)
+{
+    int n = DIAL_COLUMNS;
+    while (!whole && n > 0 && row[n - 1] == ' ') n--;
+    fputs("    ", t->f);
+    for (int c = 0; c < n; c++) {
+        char cell[2] = {row[c], 0};
+        fputs(row[c] == '.' && !t->ascii ? "·" : cell, t->f);
+    }
+}
+
+/* Directions of the two points before (q, k) and after (Q, K), on a circle; 0 is to the right and
+ * angles grow against the clock. */
+static void print_dial(const Term *t, const PairPart *y)
+{
+    char dial[DIAL_ROWS][DIAL_COLUMNS];
+    memset(dial, ' ', sizeof dial);
+    for (int i = 0; i < 48; i++) {
+        double w = TAU * i / 48;
+        dial[(int)lrint((DIAL_ROWS - 1) / 2 * (1 - sin(w)))]
+            [(int)lrint((DIAL_COLUMNS - 1) / 2 * (1 + cos(w)))] = '.';
+    }
+    dial[DIAL_ROWS / 2][DIAL_COLUMNS / 2] = '+';
+    const double at[4] = {atan2(y->q_b, y->q_a), atan2(y->k_b, y->k_a),
+                          atan2(y->q_b_after, y->q_a_after), atan2(y->k_b_after, y->k_a_after)};
+    static const char *const what[4] = {"q  query before", "k  key before", "Q  query after",
+                                        "K  key after"};
+    for (int i = 0; i < 4; i++) dial_mark(dial, at[i], what[i][0]);
+    fputc('\n', t->f);
+    for (int row = 0; row < DIAL_ROWS; row++) {
+        int line = row - (DIAL_ROWS - 4) / 2, said = line >= 0 && line < 4;
+        print_dial_row(t, dial[row], said);
+        if (said)
+            fprintf(t->f, "    %-16s%8.2f degrees", what[line], degrees(whole_turns_off(at[line])));
+        fputc('\n', t->f);
+    }
+}
+
+static void print_pair(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int a, b, digits = d->value + 1;
+    const PairPart *y = &x->pair[x->at.pair];
+    rope_pair(x->rope, x->at.pair, &a, &b);
+    fprintf(f, "Values %d and %d of the head.", a, b);
+    if (x->known && y->theta > 0)
+        fprintf(f, " theta = %.12g: a full turn in %.6g tokens (%s).", y->theta, y->wavelength,
+                turn_class(y->theta, y->x));
+    fputc('\n', f);
+    print_note(
+        t,
+        "Numbers have %d decimals here; what is worked out from them by hand agrees to %d of "
+        "them.",
+        digits, d->part + 1);
+    fprintf(f, "\n%s           a, b%*sr  direction%s\n", t->dim, 2 * digits + 7, "", t->off);
+    for (int is_query = 1; is_query >= 0; is_query--) {
+        Turned s = side_of(x, y, is_query);
+        fprintf(f, "  %-6s(", s.name);
+        print_fixed(f, digits + 4, digits, s.a);
+        fputs(", ", f);
+        print_fixed(f, digits + 4, digits, s.b);
+        fputs(")  ", f);
+        print_fixed(f, digits + 4, digits, hypot(s.a, s.b));
+        fprintf(f, "  %.*f rad = %.2f degrees\n", digits, whole_turns_off(atan2(s.b, s.a)),
+                degrees(whole_turns_off(atan2(s.b, s.a))));
+    }
+    print_side(t, x, y, 1, digits);
+    print_side(t, x, y, 0, digits);
+    print_meeting(t, x, y, d);
+    if (x->formula) print_by_distance(t, x, y, d);
+    print_dial(t, y);
+}
+
+void explain_print(const Explain *x, const Provenance *p, FILE *f, const Screen *screen)
+{
+    locale_t old = c_numbers();
+    Term t = term_of(f, screen);
+    Decimals d = decimals_of(x);
+    char *lines = NULL;
+    size_t n = 0;
+    Term to = gather_lines(&t, &lines, &n);
+    print_explain_header(&to, x, p);
+    print_step(&to, 1, "The question: how much does token i look at token j?");
+    print_setting(&to, x);
+    print_gathered(&t, &to, &lines);
+    print_note(&t,
+               "Numbers are rounded to the decimals shown. What is worked out from them by hand "
+               "agrees with what is printed to a unit of the last digit.");
+    print_step(&t, 2, "Query and key before rotation");
+    print_points(&t, x, &d);
+    print_step(&t, 3, "How far each pair turns");
+    print_turns(&t, x, &d);
+    print_step(&t, 4, "After rotation: what each pair adds");
+    print_products(&t, x, &d);
+    print_step(&t, 5, "The sum is the score");
+    print_sum(&t, x, &d);
+    print_step(&t, 6, "From the score to a weight");
+    print_softmax(&t, x);
+    if (x->at.pair >= 0) {
+        char title[48];
+        snprintf(title, sizeof title, "Pair %d, step by step", x->at.pair);
+        print_step(&t, 7, title);
+        print_pair(&t, x, &d);
+    } else if (x->P) {
+        fputc('\n', f);
+        print_note(&t,
+                   "--pair P goes through one pair in full detail; --layer, --head, --query and "
+                   "--key choose another logit.");
+    }
+    restore_numbers(old);
+}
+
+/* ---- the walk as data */
+
+/* A number computed in double, to the last bit. */
+static void json_exact(FILE *f, const char *key, double v)
+{
+    fprintf(f, ",\"%s\":", key);
+    fprintf(f, isfinite(v) ? "%.17g" : "null", v);
+}
+
+/* Floats, with the digits that give them back. */
+static void json_floats(FILE *f, const char *key, const float *v, int n)
+{
+    fprintf(f, ",\n\"%s\":[", key);
+    for (int i = 0; i < n; i++)
+        fprintf(f, isfinite(v[i]) ? "%s%.9g" : "%snull", i ? "," : "", (double)v[i]);
+    fputc(']', f);
+}
+
+static const struct {
+    const char *name;
+    size_t at;
+} part_columns[] = {
+#define C(member)                                                                                  \
+    {                                                                                              \
+#member, offsetof(PairPart, member)                                                        \
+    }
+    C(theta),       C(wavelength), C(x),
+    C(q_a),         C(q_b),        C(k_a),
+    C(k_b),         C(r_q),        C(r_k),
+    C(phi),         C(angle_q),    C(angle_k),
+    C(angle_apart), C(turn_q),     C(gain_q),
+    C(turn_k),      C(gain_k),     C(q_a_after),
+    C(q_b_after),   C(k_a_after),  C(k_b_after),
+    C(k_a_met),     C(k_b_met),    C(product_a),
+    C(product_b),   C(part),       C(part_by_angles),
+#undef C
+};
+#define N_PART_COLUMNS ((int)(sizeof part_columns / sizeof *part_columns))
+
+static void json_parts(FILE *f, const Explain *x)
+{
+    fputs(",\n\"pairs\":{\"members\":[", f);
+    for (int j = 0, a, b; j < x->P; j++) {
+        rope_pair(x->rope, j, &a, &b);
+        fprintf(f, "%s[%d,%d]", j ? "," : "", a, b);
+    }
+    fputs("],\"class\":[", f);
+    for (int j = 0; j < x->P; j++)
+        fprintf(f, "%s\"%s\"", j ? "," : "",
+                x->known ? turn_class(x->pair[j].theta, x->pair[j].x) : "unknown");
+    fputc(']', f);
+    for (int c = 0; c < N_PART_COLUMNS; c++) {
+        fprintf(f, ",\n\"%s\":[", part_columns[c].name);
+        for (int j = 0; j < x->P; j++) {
+            const char *y = (const char *)&x->pair[j] + part_columns[c].at;
+            double v = *(const double *)(const void *)y;
+            fprintf(f, isfinite(v) ? "%s%.17g" : "%snull", j ? "," : "", v);
+        }
+        fputc(']', f);
+    }
+    fputc('}', f);
+}
+
+static void json_setting(FILE *f, const Explain *x)
+{
+    char rope[512];
+    rope_text(x->rope, rope, sizeof rope);
+    fprintf(f, "},\n\"setting\":{\"layer\":%d", x->at.l);
+    JSON_FIELDS(f, {"head", x->at.h}, {"kv_head", x->kh}, {"query", x->at.query},
+                {"key", x->at.key}, {"pair", x->at.pair < 0 ? NONE : x->at.pair},
+                {"distance", x->at.query - x->at.key}, {"window", x->ly->window},
+                {"first_key", x->t0}, {"n_keys", x->n_t}, {"head_dim", x->D}, {"n_pairs", x->P});
+    json_text(f, "rope", rope);
+    json_text(f, "formula", x->rope->kind->formula);
+    json_text(f, "source", x->rope->kind->source);
+    json_text(f, "layout", x->rope->layout == ROPE_HALF ? "half" : "adjacent");
+    json_exact(f, "position_query", x->place_q);
+    json_exact(f, "position_key", x->place_k);
+    json_exact(f, "amplitude", x->amplitude);
+    json_exact(f, "q_scale", x->q_scale);
+    json_exact(f, "n_ctx", x->n_ctx);
+    fputc('}', f);
+}
+
+static void json_score_sum(FILE *f, const Explain *x)
+{
+    const ScoreSum *s = &x->s;
+    fprintf(f, ",\n\"sum\":{\"adds_up\":%s", s->adds_up ? "true" : "false");
+    json_exact(f, "pairs", s->pairs);
+    json_exact(f, "not_rotated", s->not_rotated);
+    json_exact(f, "dot", s->dot);
+    json_exact(f, "dot_as_made", s->made);
+    json_exact(f, "key_change", s->change);
+    json_exact(f, "scale", s->scale);
+    json_exact(f, "scaled", s->scaled);
+    json_exact(f, "bias", s->bias);
+    json_exact(f, "score", s->sum);
+    json_exact(f, "engine", s->engine);
+    json_exact(f, "difference", s->difference);
+    json_exact(f, "allowed", s->allowed);
+    json_exact(f, "by_angles", s->by_angles);
+    fputc('}', f);
+}
+
+static void json_softmax(FILE *f, const Explain *x)
+{
+    const Softmax *r = &x->row;
+    int top[8], n = top_keys(x, top);
+    fprintf(f, ",\n\"softmax\":{\"rank\":%d,\"max_key\":%d", rank_of(x, x->at.key), r->max_key);
+    json_exact(f, "max", r->max);
+    json_exact(f, "sum", r->sum);
+    json_exact(f, "exp", r->e);
+    json_exact(f, "weight", r->weight);
+    json_exact(f, "engine", r->engine);
+    json_exact(f, "first_token", r->first);
+    fputs(",\"top\":[", f);
+    for (int i = 0; i < n; i++) fprintf(f, "%s%d", i ? "," : "", top[i]);
+    fputc(']', f);
+    json_floats(f, "scores", x->score, x->n_t);
+    json_floats(f, "weights", x->weight, x->n_t);
+    fputc('}', f);
+}
+
+static void json_vectors(FILE *f, const Explain *x)
+{
+    static const char *const stage[] = {"projected", "after", "before"};
+    char name[32];
+    fprintf(f, ",\n\"vectors\":{\"n\":%d", x->D);
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "q_%s", stage[i]);
+        json_floats(f, name, x->q[i], x->D);
+        snprintf(name, sizeof name, "k_%s", stage[i]);
+        json_floats(f, name, x->k[i], x->D);
+    }
+    json_floats(f, "k_met", x->met, x->D);
+    fputc('}', f);
+}
+
+static const char EXPLAIN_NOTE[] =
+    "part = q_a_after k_a_met + q_b_after k_b_met; sum.dot = the sum of all parts and of the "
+    "values that are not rotated; sum.score = dot scale + bias; sum.engine is the run's own "
+    "score, a 32-bit float, and may differ by sum.allowed. part_by_angles = amplitude^2 q_scale "
+    "r_q r_k cos(phi + (position_query - position_key) theta), phi = arg q - arg k in [0, 2 "
+    "pi); null where the encoding does not turn by position theta alone. before: what is "
+    "turned; projected: before a linear map of the encoding, if it has one; met: the key in the "
+    "cache as the query met it. Lists of vectors, scores and weights have the nine digits that "
+    "give their 32-bit floats back when they are read as such; all other numbers are doubles in "
+    "full, angles in radians. Scores and weights begin with key first_key";
+
+void explain_json(const Explain *x, const Provenance *p, FILE *f)
+{
+    locale_t old = c_numbers();
+    fputc('{', f);
+    json_provenance(f, "ropescope.explain/1", x->m, p);
+    json_setting(f, x);
+    json_text(f, "convention", EXPLAIN_NOTE);
+    fputs(",\n\"tokens\":[", f);
+    for (int i = 0; i <= x->at.query; i++) {
+        fprintf(f, "%s[%d,", i ? "," : "", x->id[i]);
+        json_str(f, x->text[i], strlen(x->text[i]));
+        fputc(']', f);
+    }
+    fputc(']', f);
+    json_parts(f, x);
+    json_vectors(f, x);
+    json_score_sum(f, x);
+    json_softmax(f, x);
+    fputs("}\n", f);
+    restore_numbers(old);
+}
+
 /* ---------------------------------------------------------------- interventions
  * What an edited run drops or replaces, and the report of `ablate`: the same windows of the same
  * tokens, unedited and edited, and as many random pairs dropped as a control. */

@@ -489,6 +489,7 @@ void rope_pair(const Rope *r, int j, int *a, int *b);
  * theta of the others becomes 0. keep in [0, 1]. */
 void rope_keep(Rope *r, double keep);
 
+double rope_position(const Rope *r, int t); /* real position of token t */
 /* Maps one head x[head_dim] as forward does for a token at pos, before any `update` or `angles`;
  * part: ROPE_K ...; angles: room for 2 P floats. */
 void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles);
@@ -899,6 +900,28 @@ int check_options(CheckOptions *c, const char *list, double tolerance, Err *e) M
 int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f,
                 const Screen *s);
 int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f);
+
+/* Explaining one logit: query and key of one head, taken apart. */
+typedef struct {
+    int l, h, query, key; /* positions; negative ones count from the end */
+    int pair;             /* one pair in full detail; -1: none */
+} Logit;
+
+typedef struct Explain Explain;
+
+/* Checks that a model has this logit in a text of n_tokens, and counts positions from the
+ * beginning. */
+int logit_resolve(const Model *m, int n_tokens, Logit *at, Err *e) MUST_USE;
+Explain *explain_new(const Model *m, const Logit *at); /* of a resolved logit; m must outlive it */
+void explain_free(Explain *x);
+const Probe *explain_probe(const Explain *x);
+/* After the forward pass whose last token is the query, over s with this probe. Ids and texts of
+ * the tokens up to the query are not owned. */
+void explain_end(Explain *x, const State *s, const int *id, const char *const *text);
+void explain_print(const Explain *x, const Provenance *p, FILE *f, const Screen *s);
+/* Every number in full: schema ropescope.explain/1. */
+void explain_json(const Explain *x, const Provenance *p, FILE *f);
+
 /* ---- interventions */
 
 /* Layers and query heads that an edit is allowed to touch. */

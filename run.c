@@ -3631,6 +3631,7 @@ typedef struct {
     int top_k, repeat_last_n;
     double seed;
     AnalysisOptions analysis;
+    Logit logit;
     double base, eps, tolerance; /* bounds, --q and --k; check */
     int n_rot;
     const char *bounds;
@@ -3660,12 +3661,12 @@ typedef struct {
 
 #define F(member) offsetof(Options, member)
 static const Option option_table[] = {
-    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBxs", "FILE",
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBxse", "FILE",
      "the GGUF file (or the first argument)"},
     {"model", 'm', O_STR, F(model), 0, 0, "R", "FILE",
      "show it in this model; without KIND: what the model has"},
-    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpaxs", "TEXT", "the text itself"},
-    {"file", 'f', O_STR, F(file), 0, 0, "tgcpaxs", "FILE", "read the text from a file; - is stdin"},
+    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpaxse", "TEXT", "the text itself"},
+    {"file", 'f', O_STR, F(file), 0, 0, "tgcpaxse", "FILE", "read the text from a file; - is stdin"},
     {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gc", "N",
      "tokens to generate (128); -1: until the end"},
     {"predict", 'n', O_INT, F(n_predict), 0, 1e9, "b", "N", "tokens to decode (128)"},
@@ -3681,10 +3682,10 @@ static const Option option_table[] = {
     {"contexts", 0, O_STR, F(contexts), 0, 0, "s", "LIST", "contexts (512,1024,2048)"},
     {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
      "the perplexities alone, which is faster"},
-    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbax", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxs", "N",
+    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbaxe", "N", "context: tokens of one window"},
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxse", "N",
      "threads (default: as many CPUs as it may use)"},
-    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxs", "N", "tokens of one batch (512)"},
+    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxse", "N", "tokens of one batch (512)"},
     {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
      "go on from the text (which must fit one window) and observe N generated tokens, too"},
     {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
@@ -3698,33 +3699,33 @@ static const Option option_table[] = {
     {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gca", "N",
      "tokens it looks back on (64)"},
     {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
-    {"bos", 0, O_STR, F(bos), 0, 0, "tgpaxs", "auto|on|off|ID",
+    {"bos", 0, O_STR, F(bos), 0, 0, "tgpaxse", "auto|on|off|ID",
      "first token of a text (auto: as the file says)"},
-    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpaxs", "NAME", "pre-tokenizer, instead of the file's"},
+    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpaxse", "NAME", "pre-tokenizer, instead of the file's"},
     {"special", 0, O_FLAG, F(special), 0, 0, "tg", "",
      "control tokens: recognise them in the text, show them"},
     {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
     {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpb", "", "quantized weights times float activations"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpb", "",
      "quantized weights times int8 activations (the default)"},
-    {"exact", 0, O_FLAG, F(exact), 0, 0, "axs", "",
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "axse", "",
      "quantized weights times float activations (the default)"},
-    {"int8", 0, O_FLAG, F(int8), 0, 0, "axs", "", "quantized weights times int8 activations"},
-    {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "axse", "", "quantized weights times int8 activations"},
+    {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaBe", "KIND",
      "position encoding KIND[:key=value,...], instead of the file's: see `ropescope rope`"},
-    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBs", "LIST",
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBse", "LIST",
      "--rope in these layers only, as 4-8"},
     {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "R", "LIST",
      "with -m: KIND in these layers only, as 4-8"},
     {"rope-layers", 0, O_STR, F(try_layers), 0, 0, "x", "LIST",
      "--rope in these layers only, as 4-8"},
-    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaB", "X",
+    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaBe", "X",
      "factor of --rope linear, instead of the file's"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
      "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
     {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
     {"heads", 0, O_STR, F(heads), 0, 0, "gpax", "LIST", "edit these query heads only, as 0,3,5-7"},
-    {"keep-rope", 0, O_NUM, F(keep_rope), 0, 1, "gpa", "P",
+    {"keep-rope", 0, O_NUM, F(keep_rope), 0, 1, "gpae", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
     {"keep-rope", 0, O_NUM, F(try_keep), 0, 1, "x", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
@@ -3737,9 +3738,17 @@ static const Option option_table[] = {
      "as many random pairs dropped, N times over (3)"},
     {"seed", 's', O_WHOLE, F(seed), 0, 9007199254740992.0, "pax", "N",
      "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
-    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxs", "f32|f16", "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxs", "NAME",
+    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxse", "f32|f16", "type of the cached keys and values (f32)"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxse", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
+    {"layer", 0, O_INT, F(logit.l), 0, 1e6, "e", "N", "layer of the logit, from 0 (0)"},
+    {"head", 0, O_INT, F(logit.h), 0, 1e6, "e", "N", "query head, from 0 (0)"},
+    {"query", 0, O_INT, F(logit.query), -1e8, 1e8, "e", "I",
+     "position of the query, from 0; negative ones count from the end (-1, the last token)"},
+    {"key", 0, O_INT, F(logit.key), -1e8, 1e8, "e", "J",
+     "position of the key (0, the first token)"},
+    {"pair", 0, O_INT, F(logit.pair), 0, 16384, "e", "P",
+     "this pair of values in full detail, too"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "px", "NAME",
      "llama.cpp (second half of each window) or full (all of it)"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "s", "NAME",
@@ -3825,18 +3834,18 @@ static const Option option_table[] = {
      "besides, a new folder of NumPy arrays [layer, head, pair] and manifest.json"},
     {"text", 0, O_STR, F(text), 0, 0, "am", "FILE", "besides --json, the report; - is stdout"},
     {"verbose", 0, O_FLAG, F(verbose), 0, 0, "am", "", "report every head"},
-    {"ascii", 0, O_FLAG, F(ascii), 0, 0, "aBmxRs", "", "nothing but ASCII in reports"},
-    {"color", 0, O_STR, F(color), 0, 0, "aBmxRs", "WHEN",
+    {"ascii", 0, O_FLAG, F(ascii), 0, 0, "aBmxRse", "", "nothing but ASCII in reports"},
+    {"color", 0, O_STR, F(color), 0, 0, "aBmxRse", "WHEN",
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
-    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxR", "FILE", "write there instead of to stdout"},
+    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxRe", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
     {"output", 'o', O_STR, F(out), 0, 0, "s", "FILE",
      "keep a line of JSON for each cell in FILE, and go on from those that are there"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxR", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxRe", "", "data as JSON"},
     {"json", 0, O_FLAG, F(json), 0, 0, "s", "", "a line of JSON for each cell, and no chart"},
 };
 #undef F
@@ -4015,11 +4024,16 @@ static int read_text(const Options *o, const char *def, Bytes *text, Err *e)
     return 0;
 }
 
-/* A prompt: the newline that ends a file is not part of it (llama.cpp does the same). */
+/* The newline that ends a file is not part of a prompt (llama.cpp does the same). */
+static void end_prompt(const Options *o, Bytes *text)
+{
+    if (o->file && text->n && text->s[text->n - 1] == '\n') text->s[--text->n] = 0;
+}
+
 static int read_prompt(const Options *o, const char *def, Bytes *text, Err *e)
 {
     if (read_text(o, def, text, e)) return -1;
-    if (o->file && text->n && text->s[text->n - 1] == '\n') text->s[--text->n] = 0;
+    end_prompt(o, text);
     return 0;
 }
 
@@ -6209,6 +6223,80 @@ static int run_rope(Options *o, Err *e)
     return rc ? -1 : 0;
 }
 
+/* ---- explain */
+
+/* The tokens of the text that fit the context, with BOS in front if the policy says so. */
+static int explain_text(Session *ss, const Options *o, Tokens *ids, Provenance *p, Err *e)
+{
+    Bytes text = {0};
+    int rc = read_text(o, NULL, &text, e);
+    bytes_add(&text, "", 0);
+    if (!rc) sha256_hex(text.s, text.n, p->text_sha256);
+    end_prompt(o, &text);
+    rc = rc || encode(ss, &text, 0, ids, e);
+    free(text.s);
+    if (rc) return -1;
+    p->n_text_tokens = ids->n;
+    p->text_cut = ids->n > (size_t)ss->s.n_ctx;
+    if (p->text_cut) {
+        note("the text has %zu tokens, the context takes the first %d (-c N takes more)", ids->n,
+             ss->s.n_ctx);
+        ids->n = (size_t)ss->s.n_ctx;
+    }
+    return ids->n ? 0 : err_set(e, "%s: the text has no tokens", p->text_path);
+}
+
+/* Runs the tokens up to the query, no further: the cache is then as the query met it. */
+static int explain_run(Session *ss, const Options *o, const Logit *at, const int *ids,
+                       Provenance *p, OutFile *out)
+{
+    int n = at->query + 1, rc;
+    char **text = xcalloc((size_t)n, sizeof *text);
+    Screen screen = screen_of(o, out->f);
+    Explain *x = explain_new(&ss->m, at);
+    for (int i = 0; i < n; i++) text[i] = token_text(ss->tok, ids[i]);
+    p->n_tokens = (uint64_t)n;
+    p->n_windows = p->n_text_windows = 1;
+    sha256_hex(ss->m.g.map, ss->m.g.size, p->model_sha256);
+    ss->s.probe = explain_probe(x);
+    rc = prefill(&ss->s, ids, n);
+    ss->s.probe = NULL;
+    if (!rc) {
+        explain_end(x, &ss->s, ids, (const char *const *)text);
+        if (o->json)
+            explain_json(x, p, out->f);
+        else
+            explain_print(x, p, out->f, &screen);
+    }
+    for (int i = 0; i < n; i++) free(text[i]);
+    free(text);
+    explain_free(x);
+    return rc;
+}
+
+static int explain_session(Session *ss, const Options *o, OutFile *out, Err *e)
+{
+    Tokens ids = {0};
+    Bytes edits = {0};
+    Edit *none = NULL;
+    Logit at = o->logit;
+    Provenance p = session_provenance(ss, o);
+    int rc = explain_text(ss, o, &ids, &p, e) || edit_unobserved(ss, o, &none, &edits, e) ||
+             logit_resolve(&ss->m, (int)ids.n, &at, e);
+    if (!rc) {
+        p.edits = edits.s;
+        rc = explain_run(ss, o, &at, ids.id, &p, out);
+    }
+    free(edits.s);
+    free(ids.id);
+    return rc ? -1 : 0;
+}
+
+static int run_explain(Options *o, Err *e)
+{
+    return with_output(o, !o->int8, explain_session, e);
+}
+
 /* ---- ablate */
 
 /* The work of one `ablate`: the same windows again and again. */
@@ -7303,6 +7391,8 @@ static const Command commands[] = {
      run_bounds},
     {"check", 'k', "MODEL -f TEXT", "prediction against observation; exit 1: exceptions",
      run_check},
+    {"explain", 'e', "MODEL -p TEXT", "one attention logit, step by step, with all its numbers",
+     run_explain},
     {"ablate", 'x', "MODEL -f TEXT",
      "take rotary pairs away and measure again, with random controls", run_ablate},
     {"sweep", 's', "MODEL -f TEXT --rope KIND", "perplexity and sinks: encodings times contexts",
@@ -7326,6 +7416,7 @@ static void help(FILE *f)
           "  ropescope check model.gguf -f text.txt            prediction against observation\n"
           "  ropescope ablate model.gguf -f text.txt           what becomes of it without them\n"
           "  ropescope sweep model.gguf -f text.txt --rope plain --rope none    compared\n"
+          "  ropescope explain model.gguf -p 'Once upon a time' --pair 0    one logit on paper\n"
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
           "  ropescope rope                                    every position encoding there is\n"
@@ -7548,6 +7639,7 @@ int main(int argc, char **argv)
                  .keep_rope = -1,
                  .try_keep = -1,
                  .analysis = analysis_defaults(),
+                 .logit = {.query = -1, .pair = -1},
                  .eps = 0.9,
                  .tolerance = 0.1,
                  .checkpoint_every = 60};

@@ -45,7 +45,8 @@ ok "no arguments: 2" exits 2
 ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
-for command in info tokenize generate chat perplexity bench analyze ablate bounds check merge report; do
+for command in info tokenize generate chat perplexity bench analyze ablate bounds check explain merge \
+    report; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
@@ -944,6 +945,38 @@ run ablate $model -f $sample -n 300 --drop candidates
 ok "nothing to ablate: 1" exits 1
 ok "and that is said" complains "nothing was ablated"
 ok "the unedited run is printed all the same" says "unedited"
+
+# ---- explain
+
+run explain $model -p "Once upon a time" --layer 1 --head 2 --query -2 --key 1 --pair 3
+ok "explain walks from the question" says "^1. The question"
+ok "to the weight" says "^key 1 has rank"
+ok "and a pair" says "^7. Pair 3, step by step"
+ok "and it adds up" says "it adds up"
+cp "$out" "$dir/walk"
+run explain $model -p "Once upon a time" --layer 1 --head 2 --query -2 --key 1 --pair 3 -t 1 -b 2 --isa base
+ok "threads, batches and kernels change nothing but their names" \
+    sh -c "grep -v '^run ' '$out' >'$dir/a'; grep -v '^run ' '$dir/walk' | cmp -s - '$dir/a'"
+run explain $model -f $sample -c 40
+ok "of a long text the context takes the first tokens" complains "the context takes the first 40"
+ok "without --pair that is offered" says "^--pair P goes through"
+run explain $model -p "Once upon a time" --json -o "$dir/walk.json"
+ok "explain --json" is_json "$dir/walk.json"
+ok "explain --json names its schema" grep -q '"schema":"ropescope.explain/1"' "$dir/walk.json"
+run explain $model -p "Once upon a time" --key 2 --rope plain:n_rot=8,pos_scale=0.5 --kv f16 --int8
+ok "explain: an encoding in the place of the file's" says "intervention"
+ok "explain: positions of its own" says "token j at 1$"
+ok "explain: values that do not turn" says "^not rotated: the 24 values from 8 on"
+ok "explain: keys in 16 bits" says "16 bits in the cache"
+ok "explain: it adds up then, too" says "it adds up"
+run explain $model -p "Once upon a time" --rope none
+ok "explain: nothing turns" says "^No pair turns"
+run explain $model -p "Once upon a time" --keep-rope 0.5
+ok "explain: an edited run is called one" says "^edited"
+refused 2 "0 to 4" explain $model -p "Once upon a time" --layer 5
+refused 2 "a query sees keys up to itself" explain $model -p "Once upon a time" --query 1 --key 2
+refused 2 "rotates 16 pairs" explain $model -p "Once upon a time" --pair 16
+refused 2 "no text" explain $model
 
 # ---- interruption
 
