@@ -6998,14 +6998,14 @@ static int sweep_best(const Sweep *s, int k, int *equals)
 
 static void say_sweep_best(const Sweep *s, Bytes *out)
 {
-    char words[1600] = "", also[40];
+    char words[1600] = "";
     for (int k = 0; k < s->n_contexts; k++) {
         int equals, r = sweep_best(s, k, &equals);
         size_t n = strlen(words);
         if (r < 0) continue;
-        snprintf(also, sizeof also, equals ? " and %d equal to it" : "", equals);
         snprintf(words + n, sizeof words - n, "%s %d %.60s%s (%.4g)", n ? ", at" : " at",
-                 sweep_at(s, r, k)->context, sweep_name(s, r), also, sweep_perplexity(s, r, k));
+                 sweep_at(s, r, k)->context, sweep_name(s, r), equals ? ", not alone" : "",
+                 sweep_perplexity(s, r, k));
     }
     if (*words && sweep_ropes(s) > 1) say(out, "The lowest perplexity has%s.", words);
 }
