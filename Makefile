@@ -90,8 +90,9 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(LIBRARY)
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-# test_run.c includes run.c, to reach its static functions.
-$(BUILD)/tests/test_run: $(BUILD)/tests/test_run.o $(filter-out $(BUILD)/run_lib.o,$(LIBRARY))
+# test_run.c and test_sweep.c include run.c, to reach its static functions.
+WHOLE = $(BUILD)/tests/test_run $(BUILD)/tests/test_sweep
+$(WHOLE): %: %.o $(filter-out $(BUILD)/run_lib.o,$(LIBRARY))
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 

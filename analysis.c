@@ -907,15 +907,21 @@ const Probe *analysis_probe(const Analysis *a)
     return &a->probe;
 }
 
-/* The axis of key head kh; -1: of all of them.
- * P: what the caller says, or the original context of the encoding, or the trained context. */
+/* P: what the caller says, or the original context of the encoding, or the trained context; NONE:
+ * nobody knows. */
+static double trained_context(const Rope *r, const Model *m, double said)
+{
+    double n_ctx = said > 0 ? said : r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
+    return n_ctx > 0 ? n_ctx : NONE;
+}
+
+/* The axis of key head kh; -1: of all of them. */
 static void axis_init(Axis *ax, const Rope *r, int kh, const Model *m, double n_ctx)
 {
     size_t n = (size_t)r->n_pairs;
     int blank = r->uneven == ROPE_READ || (r->uneven && kh < 0);
-    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .uneven = r->uneven, .n_ctx = n_ctx};
-    if (!(ax->n_ctx > 0)) ax->n_ctx = r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
-    if (!(ax->n_ctx > 0) || blank) ax->n_ctx = NONE; /* unknown: no pair can be placed */
+    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .uneven = r->uneven};
+    ax->n_ctx = blank ? NONE : trained_context(r, m, n_ctx); /* NONE: no pair can be placed */
     ax->a = xcalloc(n + 1, sizeof *ax->a);
     ax->b = xcalloc(n + 1, sizeof *ax->b);
     ax->theta = xcalloc(n + 1, sizeof *ax->theta);
@@ -5642,11 +5648,8 @@ void explain_end(Explain *x, const State *s, const int *id, const char *const *t
     const Rope *r = x->rope;
     const RopeNow *now = &s->now[r - x->m->rope];
     const double *theta = now->inv_freq + (r->sets > 1 ? (size_t)x->kh * (size_t)x->P : 0);
-    Axis ax;
     MUST(x->n_t == x->at.query - x->t0 + 1 && s->pos == x->at.query + 1);
-    axis_init(&ax, r, x->m, 0);
-    x->n_ctx = ax.n_ctx;
-    free(ax.a), free(ax.b), free(ax.theta), free(ax.x);
+    x->n_ctx = trained_context(r, x->m, 0);
     x->text = text;
     x->id = id;
     x->place_q = rope_position(r, x->at.query);
@@ -8354,14 +8357,14 @@ static int sweep_best(const Sweep *s, int k, int *equals)
 
 static void say_sweep_best(const Sweep *s, Bytes *out)
 {
-    char words[1600] = "", also[40];
+    char words[1600] = "";
     for (int k = 0; k < s->n_contexts; k++) {
         int equals, r = sweep_best(s, k, &equals);
         size_t n = strlen(words);
         if (r < 0) continue;
-        snprintf(also, sizeof also, equals ? " and %d equal to it" : "", equals);
         snprintf(words + n, sizeof words - n, "%s %d %.60s%s (%.4g)", n ? ", at" : " at",
-                 sweep_at(s, r, k)->context, sweep_name(s, r), also, sweep_perplexity(s, r, k));
+                 sweep_at(s, r, k)->context, sweep_name(s, r), equals ? ", not alone" : "",
+                 sweep_perplexity(s, r, k));
     }
     if (*words && sweep_ropes(s) > 1) say(out, "The lowest perplexity has%s.", words);
 }

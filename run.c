@@ -6719,10 +6719,13 @@ static const char *factor_key(const RopeKind *kind)
 static void add_spec(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static void add_spec(Strings *to, const char *fmt, ...)
 {
-    char *s = xcalloc(1024, 1);
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(s, 1024, fmt, ap);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
+    va_end(ap);
+    char *s = xcalloc(n, 1);
+    va_start(ap, fmt);
+    vsnprintf(s, n, fmt, ap);
     va_end(ap);
     to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
     to->at[to->n++] = s;
@@ -6918,7 +6921,8 @@ static int sweep_file(Sweeper *w, Err *e)
     if (fstat(w->fd, &st) || !S_ISREG(st.st_mode))
         return err_set(e, "%s: expected a file that lines can be added to (--json prints them)",
                        path);
-    if (lockf(w->fd, F_TLOCK, 0)) return err_set(e, "%s: another sweep is writing it", path);
+    if (lockf(w->fd, F_TLOCK, 0) && (errno == EACCES || errno == EAGAIN))
+        return err_set(e, "%s: another sweep is writing it", path);
     if (bytes_read(&text, path, e)) return -1;
     int rc = sweep_read(&w->s, path, (Str){text.s ? text.s : "", text.n}, &whole, e);
     size_t cut = rc ? 0 : text.n - whole;
@@ -7001,9 +7005,9 @@ static int run_cell(Sweeper *w, SweepCell *c, Err *e)
                        .exact = !o->int8,
                        .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
                        .isa = o->isa};
-    for (int i = 0; i < SWEEP_FIGURES; i++) c->figure[i] = NAN;
+    for (int i = 0; i < SWEEP_FIGURES; i++) c->figure[i] = (double)NAN;
     for (int i = 0; i < SWEEP_BOUNDS * SWEEP_RATES; i++)
-        c->bound[i / SWEEP_RATES][i % SWEEP_RATES] = NAN;
+        c->bound[i / SWEEP_RATES][i % SWEEP_RATES] = (double)NAN;
     int rc = cell_model(o, c, &ss.m, e) || state_new(&ss.s, &ss.m, &so, e) ? -1 : 0;
     Analysis *a = !rc && w->s.observed ? analysis_new(&ss.m, &o->analysis) : NULL;
     if (!rc) {

@@ -45,8 +45,8 @@ ok "no arguments: 2" exits 2
 ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
-for command in info tokenize generate chat perplexity bench analyze ablate bounds check explain merge \
-    report; do
+for command in info tokenize generate chat perplexity bench analyze ablate sweep bounds check explain \
+    merge report; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
@@ -977,6 +977,150 @@ refused 2 "0 to 4" explain $model -p "Once upon a time" --layer 5
 refused 2 "a query sees keys up to itself" explain $model -p "Once upon a time" --query 1 --key 2
 refused 2 "rotates 16 pairs" explain $model -p "Once upon a time" --pair 16
 refused 2 "no text" explain $model
+# ---- sweep
+
+sweep="sweep $model -f $sample --contexts 64,16 --rope plain --rope none --rope linear --factors 2,4"
+run $sweep -o "$dir/cells"
+cp "$dir/cells" "$dir/whole"
+ok "sweep runs" exits 0
+ok "sweep prints a row for each encoding" says '^  d  linear:factor=4  '
+ok "and says how tokens are scored" says 'The same tokens are scored at every context'
+ok "and what is best" says 'The lowest perplexity has at 16 plain'
+ok "and where the others break" says 'none breaks at 16'
+ok "a cell is a line" [ "$(wc -l <"$dir/cells")" -eq 8 ]
+sed 's/.*"asked":"\([^"]*\)".*"context":\([0-9]*\),.*/\1 \2/' "$dir/cells" >"$dir/order"
+ok "the cells are in the order asked for, contexts ascending" [ "$(tr '\n' ' ' <"$dir/order")" = \
+    "plain 16 plain 64 none 16 none 64 linear:factor=2 16 linear:factor=2 64 linear:factor=4 16 linear:factor=4 64 " ]
+while read -r line; do printf '%s\n' "$line" >"$dir/line" && is_json "$dir/line" || echo bad; done \
+    <"$dir/cells" >"$dir/bad"
+ok "each line parses" silent "$dir/bad"
+cp "$out" "$dir/chart"
+run $sweep -o "$dir/cells"
+ok "all cells there: nothing is run" complains "has 8 of the 8 cells"
+ok "and the file stays as it is" cmp -s "$dir/whole" "$dir/cells"
+ok "and the chart, too" cmp -s "$dir/chart" "$out"
+for options in "-t 1" "-t 3 -b 7" "--isa base"; do
+    run $sweep $options --json
+    ok "sweep $options: the same bytes" cmp -s "$dir/whole" "$out"
+done
+
+# What a crash leaves: whole lines, and the beginning of one.
+for bytes in 1 30 700; do
+    head -n 3 "$dir/whole" >"$dir/cells"
+    sed -n 4p "$dir/whole" | head -c $bytes >>"$dir/cells"
+    run $sweep -o "$dir/cells"
+    ok "a line cut after $bytes bytes is dropped" complains "cut off is dropped"
+    ok "and the file becomes that of an uninterrupted run" cmp -s "$dir/whole" "$dir/cells"
+done
+: >"$dir/cells"
+run $sweep -o "$dir/cells"
+ok "an empty file is begun" cmp -s "$dir/whole" "$dir/cells"
+sed -n '1p;6,8p' "$dir/whole" >"$dir/cells"
+run $sweep -o "$dir/cells"
+sort "$dir/whole" >"$dir/a"
+sort "$dir/cells" >"$dir/b"
+ok "cells of another order are not run again" cmp -s "$dir/a" "$dir/b"
+
+# stays FILE WORDS ARGUMENTS...: refused, and the file is as it was.
+stays() {
+    cp "$1" "$dir/before"
+    file=$1 words=$2
+    shift 2
+    run "$@" -o "$file"
+    ok "'$*' is refused" exits 1
+    ok "'$*' says '$words'" complains "$words"
+    ok "'$*' leaves the file alone" cmp -s "$file" "$dir/before"
+}
+cp "$sample" "$dir/foreign"
+stays "$dir/foreign" "expected a JSON object" $sweep
+printf 'no newline' >"$dir/foreign"
+stays "$dir/foreign" "something else" $sweep
+run analyze $model -f $sample -n 100 --json -o "$dir/foreign"
+stays "$dir/foreign" "foreign: line 1" $sweep
+cp "$dir/whole" "$dir/cells"
+stays "$dir/cells" "other settings: activations" $sweep --int8
+stays "$dir/cells" "other settings: sink_eps" $sweep --sink-eps 0.2
+stays "$dir/cells" "other settings: n_tokens" $sweep -n 100
+stays "$dir/cells" "other settings: protocol" $sweep --protocol full
+stays "$dir/cells" "other settings: observed" $sweep --no-analysis
+stays "$dir/cells" "other settings: text_sha256" sweep $model -f "$dir/whole" --contexts 16,64
+stays "$dir/cells" "other settings: rope_layers" $sweep --rope-layers 1
+sed '2s/"perplexity":\([0-9]\)/"perplexity":0\1/' "$dir/whole" >"$dir/cells"
+stays "$dir/cells" "line 2: expected a cell as it is written" $sweep
+sed '2s/"n_strong":/"more":1,"n_strong":/' "$dir/whole" >"$dir/cells"
+stays "$dir/cells" "line 2: expected a cell as it is written" $sweep
+
+# The same figures as the commands that measure one of them.
+figure() { sed -n "$2s/.*\"$1\":\([-0-9.e+]*\)[,}].*/\1/p" "$3"; } # NAME LINE FILE
+for protocol in full llama.cpp; do
+    run sweep $model -f $sample --contexts 100,300 --rope linear:factor=2 --protocol $protocol \
+        -n 100000 -o "$dir/cells-$protocol"
+    for n in 1 2; do
+        context=$(figure context $n "$dir/cells-$protocol")
+        run perplexity $model -f $sample -c "$context" --rope linear:factor=2 --exact --json \
+            --protocol $protocol
+        ok "sweep, $protocol, $context: the perplexity of perplexity" \
+            says "\"perplexity\":$(figure perplexity $n "$dir/cells-$protocol"),"
+        ok "and its error" says "\"error\":$(figure perplexity_error $n "$dir/cells-$protocol")}"
+        ok "and its tokens" says "\"tokens_scored\":$(figure tokens_scored $n "$dir/cells-$protocol"),"
+    done
+done
+run sweep $model -f $sample --contexts 64 --rope linear:factor=2 --bos off --protocol full -n 640 \
+    --strong-ratio 2 --strong-r 0.5 -o "$dir/cells-off"
+given="analyze $model -f $sample -n 640 -c 64 --rope linear:factor=2 --bos off --strong-ratio 2 --strong-r 0.5"
+run $given --json
+for name in alpha_1 sink_1 n_strong n_candidates n_candidate_heads; do
+    value=$(figure $name 1 "$dir/cells-off")
+    ok "sweep: $name is that of analyze ($value)" says "\"$name\":$value,"
+done
+ok "(there are strong pairs to be counted)" [ "$(figure n_strong 1 "$dir/cells-off")" -gt 0 ]
+run check ${given#analyze } --bounds all --json
+sed 's/"id"/\n&/g' "$dir/cells-off" | sed -n 's/^"id":"\(..\)","share":[^,]*,"hits":\([0-9]*\),"of":\([0-9]*\),"chance":\([^,]*\),.*/\1 \2 \3 \4/p' >"$dir/bounds"
+ok "sweep has seven bounds" [ "$(wc -l <"$dir/bounds")" -eq 7 ]
+while read -r id hits of chance; do
+    ok "sweep: $id is that of check" says "\"id\":\"$id\".*\"hits\":$hits,\"of\":$of,\"chance\":$chance,"
+done <"$dir/bounds"
+
+run sweep $model -f $sample --contexts 16,32 --rope linear:factor=%c --bases 1e4,5e4 --json --no-analysis
+ok "%c is the context" says '"rope":"linear:base=10000,factor=32","context":32,'
+ok "--bases are plain encodings" says '"rope":"plain:base=50000","context":16,'
+ok "--no-analysis: no figures of attention" says '"alpha_1":null'
+run sweep $model -f $sample --contexts 16 --rope linear:factor=2 --rope linear:factor=2.0 --json
+ok "two names of one encoding are run once" [ "$(sed 's/.*"version"//' "$out" | uniq | wc -l)" -eq 1 ]
+run sweep $model -f $sample --contexts 16 --json
+ok "without --rope: the encoding of the file" says '"asked":null,.*"rope":"plain:base=10000"'
+refused 2 "expected numbers" sweep $model -f $sample --contexts 16,x
+refused 2 "expected numbers" sweep $model -f $sample --contexts 16,
+refused 2 "all different" sweep $model -f $sample --contexts 16,16
+refused 2 "all different" sweep $model -f $sample --contexts 16.5
+refused 2 "expected one of" sweep $model -f $sample --rope plain --rope dance
+refused 2 "of which kinds" sweep $model -f $sample --factors 1,2
+refused 2 "and --factors does, too" sweep $model -f $sample --rope linear:factor=2 --factors 1,2
+refused 2 "of which encoding" sweep $model -f $sample --rope-layers 1
+refused 2 "expected same, full or llama.cpp" sweep $model -f $sample --protocol half
+refused 2 "a file keeps the cells" sweep $model -f $sample -o -
+refused 2 "would replace" sweep $model -f $sample -o $sample
+refused 1 "asks for too few" sweep $model -f $sample --contexts 64 -n 63
+refused 1 "the text is too short" sweep $model -p 'too short' --contexts 64
+refused 1 "Is a directory" sweep $model -f $sample --contexts 16 -o "$dir"
+refused 1 "that lines can be added to" sweep $model -f $sample --contexts 16 -o /dev/null
+
+last="ropescope sweep, interrupted"
+long="--contexts 64,256 --rope plain --rope none --rope linear --factors 2,4,8 -n 1500"
+"$program" sweep $model -f $sample $long -o "$dir/cut" >"$out" 2>"$err" &
+pid=$!
+i=0
+while [ ! -s "$dir/cut" ] && [ $i -lt 600 ]; do sleep 0.02; i=$((i + 1)); done
+kill -INT $pid
+wait $pid
+status=$?
+ok "an interrupted sweep exits with 130" exits 130
+ok "and says how it goes on" complains "goes on from there"
+ok "and keeps whole lines alone" [ "$(grep -c '}]}$' "$dir/cut")" -eq "$(grep -c '' "$dir/cut")" ]
+ok "and not all of them" [ "$(wc -l <"$dir/cut")" -lt 10 ]
+run sweep $model -f $sample $long -o "$dir/cut"
+run sweep $model -f $sample $long --json
+ok "gone on from, it is as if nothing had been" cmp -s "$dir/cut" "$out"
 
 # ---- interruption
 
