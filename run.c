@@ -6101,17 +6101,22 @@ static Model *lone_shape(const RopeKind *kind, const RopeParams *p, Err *e)
                         .head_dim = p->head_dim,
                         .n_ctx_train = p->n_ctx_train,
                         .layer = layer,
-                        .rope = xcalloc((size_t)L, sizeof(Rope)),
-                        .n_ropes = L};
+                        .rope = xcalloc((size_t)L, sizeof(Rope))};
     for (int l = 0; !bad && l < L; l++) {
         RopeParams own = *p;
         own.layer = l;
-        layer[l] = (Layer){.n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads, .rope = l};
-        bad = rope_new(&shape.rope[l], kind, &own, ROPE_HALF, NULL, e);
+        layer[l] = (Layer){.n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads};
+        Rope *r = &shape.rope[shape.n_ropes];
+        bad = rope_new(r, kind, &own, ROPE_HALF, NULL, e);
+        if (bad) break;
+        while (!same_rope(&shape.rope[layer[l].rope], r)) layer[l].rope++;
+        if (layer[l].rope < shape.n_ropes)
+            rope_free(r);
+        else
+            shape.n_ropes++;
     }
     Model *m = bad ? NULL : model_skeleton(&shape);
-    for (int l = 0; bad && l < L; l++)
-        if (shape.rope[l].kind) rope_free(&shape.rope[l]);
+    for (int i = 0; bad && i < shape.n_ropes; i++) rope_free(&shape.rope[i]);
     if (bad) free(shape.rope);
     free(layer);
     return m;
@@ -7272,11 +7277,11 @@ static const char check_help[] =
 static const char rope_help[] =
     "Examples:\n"
     "  ropescope rope                                      every kind, a line each\n"
-    "  ropescope rope linear:factor=4                      one explained, against plain RoPE\n"
-    "  ropescope rope linear:factor=4 --head-dim 128 --base 1e6 --ctx 8192\n"
+    "  ropescope rope yarn:factor=4                        one explained, against plain RoPE\n"
+    "  ropescope rope yarn:factor=4 --head-dim 128 --base 1e6 --ctx 8192\n"
     "  ropescope rope -m model.gguf                        what a model has\n"
-    "  ropescope rope none -m model.gguf --rope-layers 4-8   another one in some layers\n"
-    "  ropescope rope linear:factor=4 --json -o linear.json  the numbers\n";
+    "  ropescope rope none -m model.gguf --rope-layers 4-8  another one in some layers\n"
+    "  ropescope rope yarn:factor=4 --json -o yarn.json    the numbers\n";
 
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
@@ -7317,7 +7322,7 @@ static void help(FILE *f)
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
           "  ropescope rope                                    every position encoding there is\n"
-          "  ropescope rope linear:factor=4 -m model.gguf      one explained, against plain RoPE\n"
+          "  ropescope rope yarn:factor=4 -m model.gguf        one explained, against plain RoPE\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
