@@ -30,8 +30,7 @@ static int same_in_layer(const Rope *a, const Rope *b)
     size_t bytes = (size_t)a->n_pairs * sizeof *a->inv_freq;
     for (int t = 1; t < 1 << 24 && a->kind->q_scale; t *= 8)
         scale = fmax(scale, fabs(a->kind->q_scale(a, t) - b->kind->q_scale(b, t)));
-    return a->n_pairs == b->n_pairs && !(scale > 0) &&
-           memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
+    return a->n_pairs == b->n_pairs && !(scale > 0) && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
 
 /* Does the number of the layer matter, in a model of LAYERS layers with the defaults? */
@@ -126,8 +125,9 @@ static void say_extras(const Rope *r, Bytes *out)
         say(out, "Angles are found in the hidden state of every token: a table for each key head, "
                  "made anew in every layer.");
     else if (r->sets > 1)
-        say(out, "A table of cos and sin for each key head, made in every layer: %d times the work "
-                 "of plain RoPE for angles.",
+        say(out,
+            "A table of cos and sin for each key head, made in every layer: %d times the work "
+            "of plain RoPE for angles.",
             r->sets);
     if (k->parts > 1)
         say(out, "%d tables of cos and sin: keys and queries do not turn alike.", k->parts);
@@ -137,8 +137,9 @@ static void say_extras(const Rope *r, Bytes *out)
     if (k->bias) say(out, "A number added to every score, for each head of its own.");
     if (k->q_scale) say(out, "Queries are multiplied by a number that depends on the position.");
     if (r->p.copies > 1)
-        say(out, "Attention has %d times the heads, over the same keys and values: %d times its "
-                 "time, no more cache.",
+        say(out,
+            "Attention has %d times the heads, over the same keys and values: %d times its "
+            "time, no more cache.",
             r->p.copies, r->p.copies);
     if (k->work && k->work(r))
         say(out, "%d floats per token of a batch and key head, to work with.", k->work(r));
@@ -165,9 +166,9 @@ enum { MOST_CHARTS = 3, PER_OCTAVE = 8, LEAST_K = -1, MOST_K = 2 }; /* of K in c
 typedef struct {
     const Rope *given, *r; /* the model's; what is drawn: it, or */
     Rope own;              /* the same without weights */
-    char *layer;   /* [L] */
+    char *layer;           /* [L] */
     double *theta, amplitude;
-    int grows; /* are they others at the start? */
+    int grows;        /* are they others at the start? */
     double *k, *bias; /* [heads][distances] */
     int heads, *like; /* [heads] the first head with the same K */
 } Shown;
@@ -428,8 +429,7 @@ static void print_kind(const Term *t, const Rope *r)
 static int n_within(const Show *w, const Shown *s, double x)
 {
     int n = 0;
-    for (int j = 0; j < s->r->n_pairs; j++)
-        n += s->theta[j] > 0 && s->theta[j] * w->n_ctx <= x;
+    for (int j = 0; j < s->r->n_pairs; j++) n += s->theta[j] > 0 && s->theta[j] * w->n_ctx <= x;
     return n;
 }
 
@@ -451,8 +451,9 @@ static void say_pairs(const Show *w, const Shown *s, Bytes *out)
             w->n_ctx, n_within(w, s, TAU), P, n_within(w, s, TAU / 2), n_within(w, &w->plain, TAU),
             n_within(w, &w->plain, TAU / 2), w->plain.r->n_pairs);
     if (s->amplitude > 1 || s->amplitude < 1)
-        say(out, "The amplitude of cos and sin is %.6g, in queries and keys alike: what turns "
-                 "counts %.6g times in a score.",
+        say(out,
+            "The amplitude of cos and sin is %.6g, in queries and keys alike: what turns "
+            "counts %.6g times in a score.",
             s->amplitude, s->amplitude * s->amplitude);
     if (s->grows)
         say(out, "The frequencies depend on the length: these are the ones at %d tokens.", w->span);
@@ -481,7 +482,8 @@ static void say_same(const Show *w, const Shown *s, Bytes *out)
         as_plain &= !(k < plain || k > plain || s->bias[i] < 0 || s->bias[i] > 0);
     }
     if (as_plain && s->r->kind != &rope_plain)
-        say(out, "As it is set here this is plain RoPE: the same K at every distance, bit for bit.");
+        say(out,
+            "As it is set here this is plain RoPE: the same K at every distance, bit for bit.");
     if (constant)
         say(out, "As it is set here it tells no distance from another: K is 1 everywhere.");
 }
@@ -563,8 +565,9 @@ static void print_frequencies(const Term *t, const Show *w, const Shown *s)
             t->bold, t->off);
     print_chart(t, &c);
     free(v);
-    print_note(t, "P = %d: below this line a pair makes less than one turn over the trained "
-                  "context (x = theta P <= 2 pi)%s.",
+    print_note(t,
+               "P = %d: below this line a pair makes less than one turn over the trained "
+               "context (x = theta P <= 2 pi)%s.",
                w->n_ctx, half_is_apart(&c) ? "; below 2 P, less than half a turn (x <= pi)" : "");
 }
 
@@ -656,11 +659,13 @@ static void print_kernel(const Term *t, const Show *w, const Shown *s, int h)
 
 static void print_reading_note(const Term *t, const Shown *s)
 {
-    print_note(t, "K(D): the logit of a query with a key D tokens before it, where the two would "
-                  "have a logit of 1 without any encoding: both are 1 in the first value of every "
-                  "pair and 0 in the second. Plain RoPE has the mean of cos(theta D) over its "
-                  "pairs. %s is %s, plain RoPE %s where it is apart.",
-               s->r->kind->name, t->ascii ? "***" : "the line ⠒⠒", t->ascii ? "' . :" : "the dots · .");
+    print_note(t,
+               "K(D): the logit of a query with a key D tokens before it, where the two would "
+               "have a logit of 1 without any encoding: both are 1 in the first value of every "
+               "pair and 0 in the second. Plain RoPE has the mean of cos(theta D) over its "
+               "pairs. %s is %s, plain RoPE %s where it is apart.",
+               s->r->kind->name, t->ascii ? "***" : "the line ⠒⠒",
+               t->ascii ? "' . :" : "the dots · .");
 }
 
 /* The first head, and the last of those that are like no other before them. */
@@ -730,8 +735,9 @@ int rope_show(const RopeShow *asked, FILE *f, const Screen *s, Err *e)
     if (!rc) print_layers(&t, &w);
     for (int i = 0; !rc && i < w.n && i < MOST_CHARTS; i++) print_shown(&t, &w, &w.shown[i]);
     if (!rc && w.n > MOST_CHARTS)
-        print_note(&t, "There are %d encodings that differ from layer to layer: the first %d are "
-                       "drawn, --json has all.",
+        print_note(&t,
+                   "There are %d encodings that differ from layer to layer: the first %d are "
+                   "drawn, --json has all.",
                    w.n, MOST_CHARTS);
     show_free(&w);
     restore_numbers(old);
@@ -901,10 +907,11 @@ int rope_show_json(const RopeShow *asked, FILE *f, Err *e)
         json_number(f, "head_dim", w.plain.r->p.head_dim);
         json_number(f, "heads", w.plain.r->p.n_heads);
         json_number(f, "n_ctx", w.n_ctx);
-        json_text(f, "convention",
-                  "k + bias: the logit of a query with a key `distance` tokens before it where both "
-                  "are 1 in the first value of every pair and 0 in the second, over the logit they "
-                  "have without any encoding; theta: angle per token at the largest distance");
+        json_text(
+            f, "convention",
+            "k + bias: the logit of a query with a key `distance` tokens before it where both "
+            "are 1 in the first value of every pair and 0 in the second, over the logit they "
+            "have without any encoding; theta: angle per token at the largest distance");
         fprintf(f, ",\n\"distance\":[");
         for (int i = 0; i < w.n_distances; i++) fprintf(f, "%s%d", i ? "," : "", w.distance[i]);
         fputs("],\n\"kinds\":[", f);
