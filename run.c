@@ -6183,18 +6183,34 @@ static int rope_check(const Options *o, Err *e)
     return 0;
 }
 
+/* The models behind w; freed by the caller, on error too. */
+static int show_made(const Options *o, RopeShow *w, Model *m, Model **lone, Rope *plain, Err *e)
+{
+    if (o->model) return show_model(o, w, m, plain, e);
+    if (o->kind) w->m = *lone = show_lone(o, plain, e);
+    return o->kind && !*lone ? -1 : 0;
+}
+
 static int run_rope(Options *o, Err *e)
 {
     Model m = {0};
     Model *lone = NULL;
     Rope plain = {0};
     OutFile out;
-    RopeShow w = {.spec = o->kind, .model = o->model, .plain = &plain, .span = o->span};
+    Err again;
+    char *asked = NULL;
     int rc = rope_check(o, e);
-    if (!rc && o->model) rc = show_model(o, &w, &m, &plain, e);
-    if (!rc && !o->model && o->kind) {
-        w.m = lone = show_lone(o, &plain, e);
-        rc = lone ? 0 : -1;
+    RopeShow w = {.spec = o->kind, .model = o->model, .plain = &plain, .span = o->span};
+    rc = rc || show_made(o, &w, &m, &lone, &plain, e);
+    if (rc && o->kind && !strstr(o->kind, "factor")) { /* to explain one, any factor will do */
+        size_t size = strlen(o->kind) + 16;
+        asked = xcalloc(size, 1);
+        snprintf(asked, size, "%s%cfactor=4", o->kind, strchr(o->kind, ':') ? ',' : ':');
+        Options with = *o;
+        w.spec = with.kind = asked;
+        model_close(&m);
+        rope_free(&plain);
+        rc = rope_check(o, &again) || show_made(&with, &w, &m, &lone, &plain, &again);
     }
     rc = rc || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
@@ -6211,6 +6227,7 @@ static int run_rope(Options *o, Err *e)
     rope_free(&plain);
     skeleton_free(lone);
     model_close(&m);
+    free(asked);
     return rc ? -1 : 0;
 }
 
