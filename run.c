@@ -6115,17 +6115,22 @@ static Model *lone_shape(const RopeKind *kind, const RopeParams *p, Err *e)
                         .head_dim = p->head_dim,
                         .n_ctx_train = p->n_ctx_train,
                         .layer = layer,
-                        .rope = xcalloc((size_t)L, sizeof(Rope)),
-                        .n_ropes = L};
+                        .rope = xcalloc((size_t)L, sizeof(Rope))};
     for (int l = 0; !bad && l < L; l++) {
         RopeParams own = *p;
         own.layer = l;
-        layer[l] = (Layer){.n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads, .rope = l};
-        bad = rope_new(&shape.rope[l], kind, &own, ROPE_HALF, NULL, e);
+        layer[l] = (Layer){.n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads};
+        Rope *r = &shape.rope[shape.n_ropes];
+        bad = rope_new(r, kind, &own, ROPE_HALF, NULL, e);
+        if (bad) break;
+        while (!same_rope(&shape.rope[layer[l].rope], r)) layer[l].rope++;
+        if (layer[l].rope < shape.n_ropes)
+            rope_free(r);
+        else
+            shape.n_ropes++;
     }
     Model *m = bad ? NULL : model_skeleton(&shape);
-    for (int l = 0; bad && l < L; l++)
-        if (shape.rope[l].kind) rope_free(&shape.rope[l]);
+    for (int i = 0; bad && i < shape.n_ropes; i++) rope_free(&shape.rope[i]);
     if (bad) free(shape.rope);
     free(layer);
     return m;
@@ -6192,18 +6197,34 @@ static int rope_check(const Options *o, Err *e)
     return 0;
 }
 
+/* The models behind w; freed by the caller, on error too. */
+static int show_made(const Options *o, RopeShow *w, Model *m, Model **lone, Rope *plain, Err *e)
+{
+    if (o->model) return show_model(o, w, m, plain, e);
+    if (o->kind) w->m = *lone = show_lone(o, plain, e);
+    return o->kind && !*lone ? -1 : 0;
+}
+
 static int run_rope(Options *o, Err *e)
 {
     Model m = {0};
     Model *lone = NULL;
     Rope plain = {0};
     OutFile out;
-    RopeShow w = {.spec = o->kind, .model = o->model, .plain = &plain, .span = o->span};
+    Err again;
+    char *asked = NULL;
     int rc = rope_check(o, e);
-    if (!rc && o->model) rc = show_model(o, &w, &m, &plain, e);
-    if (!rc && !o->model && o->kind) {
-        w.m = lone = show_lone(o, &plain, e);
-        rc = lone ? 0 : -1;
+    RopeShow w = {.spec = o->kind, .model = o->model, .plain = &plain, .span = o->span};
+    rc = rc || show_made(o, &w, &m, &lone, &plain, e);
+    if (rc && o->kind && !strstr(o->kind, "factor")) { /* to explain one, any factor will do */
+        size_t size = strlen(o->kind) + 16;
+        asked = xcalloc(size, 1);
+        snprintf(asked, size, "%s%cfactor=4", o->kind, strchr(o->kind, ':') ? ',' : ':');
+        Options with = *o;
+        w.spec = with.kind = asked;
+        model_close(&m);
+        rope_free(&plain);
+        rc = rope_check(o, &again) || show_made(&with, &w, &m, &lone, &plain, &again);
     }
     rc = rc || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
@@ -6220,6 +6241,7 @@ static int run_rope(Options *o, Err *e)
     rope_free(&plain);
     skeleton_free(lone);
     model_close(&m);
+    free(asked);
     return rc ? -1 : 0;
 }
 
@@ -7376,11 +7398,11 @@ static const char check_help[] =
 static const char rope_help[] =
     "Examples:\n"
     "  ropescope rope                                      every kind, a line each\n"
-    "  ropescope rope linear:factor=4                      one explained, against plain RoPE\n"
-    "  ropescope rope linear:factor=4 --head-dim 128 --base 1e6 --ctx 8192\n"
+    "  ropescope rope yarn:factor=4                        one explained, against plain RoPE\n"
+    "  ropescope rope yarn:factor=4 --head-dim 128 --base 1e6 --ctx 8192\n"
     "  ropescope rope -m model.gguf                        what a model has\n"
-    "  ropescope rope none -m model.gguf --rope-layers 4-8   another one in some layers\n"
-    "  ropescope rope linear:factor=4 --json -o linear.json  the numbers\n";
+    "  ropescope rope none -m model.gguf --rope-layers 4-8  another one in some layers\n"
+    "  ropescope rope yarn:factor=4 --json -o yarn.json    the numbers\n";
 
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
@@ -7424,7 +7446,7 @@ static void help(FILE *f)
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
           "  ropescope rope                                    every position encoding there is\n"
-          "  ropescope rope linear:factor=4 -m model.gguf      one explained, against plain RoPE\n"
+          "  ropescope rope yarn:factor=4 -m model.gguf        one explained, against plain RoPE\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
