@@ -386,7 +386,7 @@ typedef struct {
     int (*history)(const Rope *r); /* doubles of RopeCall.history per token */
     /* Adds to the scaled scores of query head h at pos over the n_t keys from t0 on. */
     void (*bias)(const Rope *r, int h, int pos, int t0, int n_t, float *score);
-    /* The same, from what is known of the layer and h's key head; c->n ends with the token at pos. */
+    /* The same, from what is known of the layer and h's key head; c ends with the token at pos. */
     void (*fade)(const RopeCall *c, int h, int pos, int t0, int n_t, float *score);
     double (*q_scale)(const Rope *r, int pos); /* times the query, all D values */
     int (*part)(const Rope *r, int h);         /* ROPE_Q or ROPE_Q_COPY of attention head h */

@@ -1553,8 +1553,8 @@ static void query_head(const State *s, int l, int h, int n)
     if (s->edit) edit_head(&s->edit->q[l * s->m->max_heads + h], q, stride, n);
 }
 
-/* Key head kh of n tokens, as computed (and mixed), turned as the rows of its table say and cached from
- * position pos on. */
+/* Key head kh of n tokens, as computed (and mixed), turned as the rows of its table say and cached
+ * from position pos on. */
 static void cache_keys(const State *s, int l, int kh, float *k, size_t stride, int pos, int n)
 {
     rotate_head(s, &s->m->rope[s->m->layer[l].rope], ROPE_K, kh, k, stride, n);

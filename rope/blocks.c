@@ -27,8 +27,8 @@ typedef struct {
 /* ---------------------------------------------------------------- B = Q Theta Q^T
  * Jacobi's method for skew-symmetric matrices, over 2 x 2 blocks: a skew 4 x 4 matrix is y -> u y +
  * y v on quaternions, u and v without real part, and y -> p y q turns u and v on their own. They
- * are turned to the first axis: what is left are two plain rotations (D. Hacon, SIAM J. Matrix Anal.
- * Appl. 14, 1993; M. H. C. Paardekooper, Numer. Math. 17, 1971). It is as good for repeated and for
+ * are turned to the first axis: what is left are two plain rotations (D. Hacon, SIAM J. Matrix
+ * Anal. Appl. 14, 1993; M. H. C. Paardekooper, Numer. Math. 17, 1971). It is as good for repeated and for
  * zero frequencies, and leaves alone what is plain already. */
 
 typedef struct {

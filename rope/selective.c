@@ -283,11 +283,11 @@ const RopeKind rope_selective = {
         "projections (some E (rank + gates) multiplications per key head and token) and memory for "
         "d_conv tokens and the sums; rotated keys stay as they are. Without weights the steps are "
         "all 1 (half of it with a gate): plain RoPE with every position one later; with "
-        "use_bias=no they are 0: no encoding. Tensors, all of the setting's or none: blk.N.rope_selective.phi.weight [E, "
-        "rank] and .phi_up.weight [rank, K P], or .phi.weight [E/K, K P] and .phi.scale [K, 1]; "
-        ".conv.weight [d_conv, K P], the latest token last; .bias [P, K]; .gate.weight [E, K] or "
-        "[E, K P] and .gate.bias [K] or [P, K]. The paper has as many key heads as query heads; "
-        "here a key head's angles hold for its whole group.",
+        "use_bias=no they are 0: no encoding. Tensors, all of the setting's or none: "
+        "blk.N.rope_selective.phi.weight [E, rank] and .phi_up.weight [rank, K P], or .phi.weight "
+        "[E/K, K P] and .phi.scale [K, 1]; .conv.weight [d_conv, K P], the latest token last; "
+        ".bias [P, K]; .gate.weight [E, K] or [E, K P] and .gate.bias [K] or [P, K]. The paper has "
+        "as many key heads as query heads; here a key head's angles hold for its whole group.",
     .args = {{"temp_max", 1, 0, 1e6, "the largest tau", NULL},
              {"temp_type", TEMP_DEFAULT, 0, 1, "how tau falls over the pairs", "default rfa"},
              {"skip_conv", 0, 0, 1, "differences instead of the convolution", "no yes"},

@@ -476,8 +476,8 @@ static double *naive_logits(const Case *c, const uint8_t *file, size_t size, con
 /* Beyond the roundings of the model: the angles of blocks are exact in double, the map by Q^T takes
  * 2 roundings more per value: 0. Running sums: each of T steps is off by some (E / 32 + rank / 32 +
  * 12) U of its size, about 2 at most: T * 30 U, a score by as much of |q| |k|. PaTH: a key is
- * rewritten up to T times, each time off by some (D / 32 + 6 + 4) U, with w off by 20 U and beta by 10
- * U once more: T * 40 U of |k|. Such errors of different tokens have different signs: half of it
+ * rewritten up to T times, each time off by some (D / 32 + 6 + 4) U, with w off by 20 U and beta by
+ * 10 U once more: T * 40 U of |k|. Such errors of different tokens have different signs: half of it
  * is generous. Measured: 5e-7 in all cases, of 1.7e-5 and more. */
 static const Case cases[] = {
     {"comrope", 0, {{"rope_comrope.weight", 8, D *K, 0, 0.3}}, 0},
