@@ -5357,14 +5357,13 @@ int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FI
 /* ---------------------------------------------------------------- explaining one logit
  * Query i and key j of one head, taken apart: what the pairs were, how far each was turned, what
  * each adds to the score, and what softmax makes of it. All values of q and k are the floats of
- * the run, at three places: projected, turned, and (keys) as the query met them in the cache. What
- * follows from them is computed in double, so that only the run's own rounding is left to explain.
+ * the run, at three places: before they turn, after, and (keys) as the query met them. What follows from them is computed in double, so that only the run's own rounding is left to explain.
  * Nothing here knows a kind: what a hook has changed is seen in the values. */
 
 /* One pair. Every member is a double; those from q_a to k_b_met hold floats. */
 typedef struct {
     double theta, wavelength, x;           /* x = theta P; NaN where the turn is not p theta */
-    double q_a, q_b, k_a, k_b;             /* what is turned: after the kind's map, if it has one */
+    double q_a, q_b, k_a, k_b;             /* what is turned: after the kind's mix, if it has one */
     double q_a_after, q_b_after;           /* after rotation */
     double k_a_after, k_b_after;           /* the same */
     double k_a_met, k_b_met;               /* as the query met it */
@@ -5398,7 +5397,7 @@ struct Explain {
     const Rope *rope;
     Logit at;
     int kh, D, P;
-    float *q[3], *k[3], *met; /* [D] projected, turned, and what is turned if not as projected */
+    float *q[2], *k[2], *met; /* [D] BEFORE_ROPE, AFTER_ROPE; and the key as the query met it */
     float *score, *weight;    /* [n_t] */
     int t0, n_t;
     double place_q, place_k, amplitude, q_scale, n_ctx; /* n_ctx: P of x = theta P */
@@ -5411,8 +5410,6 @@ struct Explain {
     const int *id;
     Probe probe;
 };
-
-enum { MAPPED = 2 }; /* place in q[], k[], after BEFORE_ROPE and AFTER_ROPE */
 
 static int from_end(int pos, int n)
 {
@@ -5492,7 +5489,7 @@ Explain *explain_new(const Model *m, const Logit *at)
     *x = (Explain){.m = m, .ly = ly, .rope = &m->rope[ly->rope], .at = *at, .D = (int)D};
     x->P = x->rope->n_pairs;
     x->kh = at->h / (ly->n_heads / ly->n_kv_heads);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         x->q[i] = xcalloc(D, sizeof(float));
         x->k[i] = xcalloc(D, sizeof(float));
     }
@@ -5507,7 +5504,7 @@ Explain *explain_new(const Model *m, const Logit *at)
 void explain_free(Explain *x)
 {
     if (!x) return;
-    for (int i = 0; i < 3; i++) free(x->q[i]), free(x->k[i]);
+    for (int i = 0; i < 2; i++) free(x->q[i]), free(x->k[i]);
     free(x->met), free(x->score), free(x->weight), free(x->pair);
     free(x);
 }
@@ -5546,10 +5543,10 @@ static PairPart pair_part(const Explain *x, int j, double theta)
     double q[2], k[2], apart = x->place_q - x->place_k;
     rope_pair(x->rope, j, &a, &b);
     PairPart y = {.theta = x->known ? theta : NONE,
-                  .q_a = (double)x->q[MAPPED][a],
-                  .q_b = (double)x->q[MAPPED][b],
-                  .k_a = (double)x->k[MAPPED][a],
-                  .k_b = (double)x->k[MAPPED][b],
+                  .q_a = (double)x->q[BEFORE_ROPE][a],
+                  .q_b = (double)x->q[BEFORE_ROPE][b],
+                  .k_a = (double)x->k[BEFORE_ROPE][a],
+                  .k_b = (double)x->k[BEFORE_ROPE][b],
                   .q_a_after = (double)x->q[AFTER_ROPE][a],
                   .q_b_after = (double)x->q[AFTER_ROPE][b],
                   .k_a_after = (double)x->k[AFTER_ROPE][a],
@@ -5577,22 +5574,20 @@ static PairPart pair_part(const Explain *x, int j, double theta)
 
 /* What the run's rounding can make of the score: the D products go to 32 lanes of fused additions,
  * which meet in 5 stages (each at most u = 2^-24 of what is added up, sizes taken), then come the
- * scale and the bias, one rounding each, and that of the bias itself. */
+ * scale and the bias, of two terms at most, one rounding each, and those of the terms. */
 static double rounding_of(const Explain *x, double sizes)
 {
     double u = 0x1p-24, n = ceil(x->D / (double)LANES) + 5;
     const ScoreSum *s = &x->s;
     return s->scale * sizes * n * u / (1 - n * u) +
-           1.01 * u * (fabs(s->scaled) + fabs(s->bias) + fabs(s->sum)) + 1e-37;
+           1.01 * u * (2 * fabs(s->scaled) + 2 * fabs(s->bias) + fabs(s->sum)) + 1e-37;
 }
 
-static void add_score(Explain *x)
+static void add_score(Explain *x, double bias)
 {
     ScoreSum *s = &x->s;
     double sizes = 0;
-    float bias = 0;
-    const Rope *r = x->rope;
-    *s = (ScoreSum){.scale = (double)x->m->score_scale};
+    *s = (ScoreSum){.scale = (double)x->m->score_scale, .bias = bias};
     for (int c = 0; c < x->D; c++) {
         double q = (double)x->q[AFTER_ROPE][c], made = (double)x->k[AFTER_ROPE][c];
         s->made += q * made;
@@ -5605,10 +5600,8 @@ static void add_score(Explain *x)
         s->by_angles = fmax(s->by_angles, fabs(x->pair[j].part - x->pair[j].part_by_angles));
     }
     if (!x->formula || !x->P) s->by_angles = NONE;
-    if (r->kind->bias) r->kind->bias(r, x->at.h, x->at.query, x->at.key, 1, &bias);
     s->dot = s->pairs + s->not_rotated;
     s->scaled = s->dot * s->scale;
-    s->bias = (double)bias;
     s->sum = s->scaled + s->bias;
     s->engine = (double)x->score[x->at.key - x->t0];
     s->difference = s->engine - s->sum;
@@ -5632,17 +5625,6 @@ static void add_softmax(Explain *x)
     r->first = x->t0 == 0 ? (double)x->weight[0] : NONE;
 }
 
-/* The vectors that are turned: those projected, after the linear map of the kind. */
-static void map_vectors(Explain *x)
-{
-    size_t bytes = (size_t)x->D * sizeof(float);
-    memcpy(x->q[MAPPED], x->q[BEFORE_ROPE], bytes);
-    memcpy(x->k[MAPPED], x->k[BEFORE_ROPE], bytes);
-    if (!x->rope->kind->mix) return;
-    x->rope->kind->mix(x->rope, x->kh, x->q[MAPPED]);
-    x->rope->kind->mix(x->rope, x->kh, x->k[MAPPED]);
-}
-
 void explain_end(Explain *x, const State *s, const int *id, const char *const *text)
 {
     const Rope *r = x->rope;
@@ -5658,12 +5640,11 @@ void explain_end(Explain *x, const State *s, const int *id, const char *const *t
     x->q_scale = r->kind->q_scale ? r->kind->q_scale(r, x->at.query) : 1;
     x->known = !r->kind->turn && !r->kind->angles;
     x->formula = x->known && !r->kind->update;
-    map_vectors(x);
     state_key(s, x->at.l, x->kh, x->at.key, x->met);
     /* Where the table changes with the length, keys in the cache have been turned anew by it. */
     if (r->kind->length) memcpy(x->k[AFTER_ROPE], x->met, (size_t)x->D * sizeof(float));
     for (int j = 0; j < x->P; j++) x->pair[j] = pair_part(x, j, theta[j]);
-    add_score(x);
+    add_score(x, state_bias(s, x->at.l, x->at.h, x->at.key));
     add_softmax(x);
 }
 
@@ -5803,6 +5784,11 @@ static void print_explain_header(const Term *t, const Explain *x, const Provenan
             p->n_threads, plural((uint64_t)p->n_threads), or_dash(p->kv));
 }
 
+static int score_has_bias(const Explain *x)
+{
+    return x->rope->kind->bias || x->rope->kind->fade;
+}
+
 static void print_setting(const Term *t, const Explain *x)
 {
     FILE *f = t->f;
@@ -5832,7 +5818,7 @@ static void print_setting(const Term *t, const Explain *x)
         fprintf(f, "a sliding window of %d tokens, the query's own included\n", ly->window);
     else
         fputs("all tokens up to its own\n", f);
-    fprintf(f, "score   z = q.k x scale%s; scale = %.9g", x->rope->kind->bias ? " + bias" : "",
+    fprintf(f, "score   z = q.k x scale%s; scale = %.9g", score_has_bias(x) ? " + bias" : "",
             scale);
     if (fabs(scale / root - 1) < 1e-6) fprintf(f, ", 1 / sqrt(%d) as a 32-bit float", D);
     fputc('\n', f);
@@ -5850,7 +5836,7 @@ static void print_points(const Term *t, const Explain *x, const Decimals *d)
         "point less that of the key's, in radians, 0 to 2 pi.%s",
         x->D, x->D,
         x->rope->kind->mix ? " This encoding first multiplies query and key by a matrix: "
-                             "these are the values after it."
+                             "these are its results."
                            : "");
     if (!x->P) return;
     fprintf(f, "%s  pair%*s%*s%*s%*s%*s%*s%*s%s\n", t->dim, w, "query a", w, "b", w, "r", w,
@@ -6064,7 +6050,7 @@ static void print_sum(const Term *t, const Explain *x, const Decimals *d)
     snprintf(pairs, sizeof pairs, "q.k, the sum of all %d products", x->D);
     print_line(f, d->score, s->dot, "%s", pairs);
     print_line(f, d->score, s->scaled, "  times the scale %.9g", s->scale);
-    if (x->rope->kind->bias) {
+    if (score_has_bias(x)) {
         print_line(f, d->score, s->bias, "  the bias of head %d at distance %d", x->at.h,
                    x->at.query - x->at.key);
         print_line(f, d->score, s->sum, "score z, the sum of both");
@@ -6544,15 +6530,11 @@ static void json_softmax(FILE *f, const Explain *x)
 
 static void json_vectors(FILE *f, const Explain *x)
 {
-    static const char *const stage[] = {"projected", "after", "before"};
-    char name[32];
     fprintf(f, ",\n\"vectors\":{\"n\":%d", x->D);
-    for (int i = 0; i < 3; i++) {
-        snprintf(name, sizeof name, "q_%s", stage[i]);
-        json_floats(f, name, x->q[i], x->D);
-        snprintf(name, sizeof name, "k_%s", stage[i]);
-        json_floats(f, name, x->k[i], x->D);
-    }
+    json_floats(f, "q_before", x->q[BEFORE_ROPE], x->D);
+    json_floats(f, "k_before", x->k[BEFORE_ROPE], x->D);
+    json_floats(f, "q_after", x->q[AFTER_ROPE], x->D);
+    json_floats(f, "k_after", x->k[AFTER_ROPE], x->D);
     json_floats(f, "k_met", x->met, x->D);
     fputc('}', f);
 }
@@ -6563,9 +6545,9 @@ static const char EXPLAIN_NOTE[] =
     "score, a 32-bit float, and may differ by sum.allowed. part_by_angles = amplitude^2 q_scale "
     "r_q r_k cos(phi + (position_query - position_key) theta), phi = arg q - arg k in [0, 2 "
     "pi); null where the encoding does not turn by position theta alone. before: what is "
-    "turned; projected: before a linear map of the encoding, if it has one; met: the key in the "
-    "cache as the query met it. Lists of vectors, scores and weights have the nine digits that "
-    "give their 32-bit floats back when they are read as such; all other numbers are doubles in "
+    "turned, after the linear map of the encoding, if it has one; met: the key in the cache as "
+    "the query met it. Lists of vectors, scores and weights have the nine digits that give "
+    "their 32-bit floats back when they are read as such; all other numbers are doubles in "
     "full, angles in radians. Scores and weights begin with key first_key";
 
 void explain_json(const Explain *x, const Provenance *p, FILE *f)

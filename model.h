@@ -489,7 +489,6 @@ void rope_pair(const Rope *r, int j, int *a, int *b);
  * theta of the others becomes 0. keep in [0, 1]. */
 void rope_keep(Rope *r, double keep);
 
-double rope_position(const Rope *r, int t); /* real position of token t */
 /* Maps one head x[head_dim] as forward does for a token at pos, before any `update` or `angles`;
  * part: ROPE_K ...; angles: room for 2 P floats. */
 void rope_apply(const Rope *r, int part, int kh, float *x, int pos, float *angles);
@@ -737,6 +736,8 @@ void forward(State *s, const int *tok, int n, int n_logits);
 
 /* Key t of key head kh as the next query would meet it: a copy in k[D]. */
 void state_key(const State *s, int l, int kh, int t, float *k);
+/* What the encoding of layer l adds to the scaled score of head h of the last token run and key t. */
+double state_bias(const State *s, int l, int h, int t);
 
 /* "0,3,5-7" of n things: on[i] becomes 1; all of them for NULL. The option is named in errors. */
 int list_parse(const char *option, const char *list, int n, uint8_t *on, Err *e) MUST_USE;

@@ -3454,6 +3454,18 @@ void state_key(const State *s, int l, int kh, int t, float *k)
     if (from != k) memcpy(k, from, D * sizeof *k);
 }
 
+double state_bias(const State *s, int l, int h, int t)
+{
+    const Layer *ly = &s->m->layer[l];
+    const Rope *r = &s->m->rope[ly->rope];
+    RopeCall c = rope_call(s, l, h / (ly->n_heads / ly->n_kv_heads), 1);
+    float bias = 0, faded = 0;
+    c.pos = s->pos - 1;
+    if (r->kind->bias) r->kind->bias(r, h, c.pos, t, 1, &bias);
+    if (r->kind->fade) r->kind->fade(&c, h, c.pos, t, 1, &faded);
+    return (double)bias + (double)faded;
+}
+
 void state_free(State *s)
 {
     free(s->mem);

@@ -157,7 +157,7 @@ static void check_logit(const Walk *w)
     NEAR(get(w->json, "sum.score"), score, 1e-13 * (1 + sizes));
     CHECK_MSG(fabs(engine - score) <= allowed, "%.9g in the run, %.9g by hand", engine, score);
     double most =
-        6.1 * U * sizes * scale + 1.1 * U * (fabs(score - bias) + fabs(bias) + fabs(score));
+        6.1 * U * sizes * scale + 1.1 * U * (2 * fabs(score - bias) + 2 * fabs(bias) + fabs(score));
     CHECK_MSG(allowed <= most + 1e-36, "allowed %.3g, expected %.3g at most", allowed, most);
     CHECK(!strncmp(find(w->json, "sum.adds_up"), "true", 4) && strstr(w->text, ": it adds up"));
 }
@@ -452,8 +452,8 @@ static void check_products(const Walk *w, int n_pairs)
     int seen = 0;
     while (seen < n_pairs && *products) {
         if (words(&products, v) != 9 || strspn(v[0], "0123456789") != strlen(v[0])) continue;
-        while (words(&points, p) != 8 || strcmp(p[0], v[0])) continue;
-        while (words(&turns, t) != 7 || strcmp(t[0], v[0])) continue;
+        while (*points && (words(&points, p) != 8 || strcmp(p[0], v[0]))) continue;
+        while (*turns && (words(&turns, t) != 7 || strcmp(t[0], v[0]))) continue;
         double part = atof(v[7]), tol = 1.001 * unit(v[7]);
         double by_hand = atof(v[1]) * atof(v[3]) + atof(v[2]) * atof(v[4]);
         double angles = factor * atof(p[3]) * atof(p[6]) * cos(atof(p[7]) + atof(t[6]));
