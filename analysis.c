@@ -5398,7 +5398,7 @@ struct Explain {
     const Rope *rope;
     Logit at;
     int kh, D, P;
-    float *q[3], *k[3], *met; /* [D] projected, turned, and what is turned if not as projected */
+    float *q[2], *k[2], *met; /* [D] before and after rotation; the key as the query meets it */
     float *score, *weight;    /* [n_t] */
     int t0, n_t;
     double place_q, place_k, amplitude, q_scale, n_ctx; /* n_ctx: P of x = theta P */
@@ -5411,8 +5411,6 @@ struct Explain {
     const int *id;
     Probe probe;
 };
-
-enum { MAPPED = 2 }; /* place in q[], k[], after BEFORE_ROPE and AFTER_ROPE */
 
 static int from_end(int pos, int n)
 {
@@ -5492,7 +5490,7 @@ Explain *explain_new(const Model *m, const Logit *at)
     *x = (Explain){.m = m, .ly = ly, .rope = &m->rope[ly->rope], .at = *at, .D = (int)D};
     x->P = x->rope->n_pairs;
     x->kh = at->h / (ly->n_heads / ly->n_kv_heads);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         x->q[i] = xcalloc(D, sizeof(float));
         x->k[i] = xcalloc(D, sizeof(float));
     }
@@ -5507,7 +5505,7 @@ Explain *explain_new(const Model *m, const Logit *at)
 void explain_free(Explain *x)
 {
     if (!x) return;
-    for (int i = 0; i < 3; i++) free(x->q[i]), free(x->k[i]);
+    for (int i = 0; i < 2; i++) free(x->q[i]), free(x->k[i]);
     free(x->met), free(x->score), free(x->weight), free(x->pair);
     free(x);
 }
@@ -5546,10 +5544,10 @@ static PairPart pair_part(const Explain *x, int j, double theta)
     double q[2], k[2], apart = x->place_q - x->place_k;
     rope_pair(x->rope, j, &a, &b);
     PairPart y = {.theta = x->known ? theta : NONE,
-                  .q_a = (double)x->q[MAPPED][a],
-                  .q_b = (double)x->q[MAPPED][b],
-                  .k_a = (double)x->k[MAPPED][a],
-                  .k_b = (double)x->k[MAPPED][b],
+                  .q_a = (double)x->q[BEFORE_ROPE][a],
+                  .q_b = (double)x->q[BEFORE_ROPE][b],
+                  .k_a = (double)x->k[BEFORE_ROPE][a],
+                  .k_b = (double)x->k[BEFORE_ROPE][b],
                   .q_a_after = (double)x->q[AFTER_ROPE][a],
                   .q_b_after = (double)x->q[AFTER_ROPE][b],
                   .k_a_after = (double)x->k[AFTER_ROPE][a],
@@ -5586,12 +5584,15 @@ static double rounding_of(const Explain *x, double sizes)
            1.01 * u * (fabs(s->scaled) + fabs(s->bias) + fabs(s->sum)) + 1e-37;
 }
 
-static void add_score(Explain *x)
+static int has_score_bias(const Explain *x)
+{
+    return x->rope->kind->bias || x->rope->kind->fade;
+}
+
+static void add_score(Explain *x, const State *state)
 {
     ScoreSum *s = &x->s;
     double sizes = 0;
-    float bias = 0;
-    const Rope *r = x->rope;
     *s = (ScoreSum){.scale = (double)x->m->score_scale};
     for (int c = 0; c < x->D; c++) {
         double q = (double)x->q[AFTER_ROPE][c], made = (double)x->k[AFTER_ROPE][c];
@@ -5605,10 +5606,9 @@ static void add_score(Explain *x)
         s->by_angles = fmax(s->by_angles, fabs(x->pair[j].part - x->pair[j].part_by_angles));
     }
     if (!x->formula || !x->P) s->by_angles = NONE;
-    if (r->kind->bias) r->kind->bias(r, x->at.h, x->at.query, x->at.key, 1, &bias);
     s->dot = s->pairs + s->not_rotated;
     s->scaled = s->dot * s->scale;
-    s->bias = (double)bias;
+    s->bias = (double)state_bias(state, x->at.l, x->at.h, x->at.query, x->at.key);
     s->sum = s->scaled + s->bias;
     s->engine = (double)x->score[x->at.key - x->t0];
     s->difference = s->engine - s->sum;
@@ -5632,17 +5632,6 @@ static void add_softmax(Explain *x)
     r->first = x->t0 == 0 ? (double)x->weight[0] : NONE;
 }
 
-/* The vectors that are turned: those projected, after the linear map of the kind. */
-static void map_vectors(Explain *x)
-{
-    size_t bytes = (size_t)x->D * sizeof(float);
-    memcpy(x->q[MAPPED], x->q[BEFORE_ROPE], bytes);
-    memcpy(x->k[MAPPED], x->k[BEFORE_ROPE], bytes);
-    if (!x->rope->kind->mix) return;
-    x->rope->kind->mix(x->rope, x->kh, x->q[MAPPED]);
-    x->rope->kind->mix(x->rope, x->kh, x->k[MAPPED]);
-}
-
 void explain_end(Explain *x, const State *s, const int *id, const char *const *text)
 {
     const Rope *r = x->rope;
@@ -5658,12 +5647,11 @@ void explain_end(Explain *x, const State *s, const int *id, const char *const *t
     x->q_scale = r->kind->q_scale ? r->kind->q_scale(r, x->at.query) : 1;
     x->known = !r->kind->turn && !r->kind->angles;
     x->formula = x->known && !r->kind->update;
-    map_vectors(x);
     state_key(s, x->at.l, x->kh, x->at.key, x->met);
     /* Where the table changes with the length, keys in the cache have been turned anew by it. */
     if (r->kind->length) memcpy(x->k[AFTER_ROPE], x->met, (size_t)x->D * sizeof(float));
     for (int j = 0; j < x->P; j++) x->pair[j] = pair_part(x, j, theta[j]);
-    add_score(x);
+    add_score(x, s);
     add_softmax(x);
 }
 
@@ -5832,7 +5820,7 @@ static void print_setting(const Term *t, const Explain *x)
         fprintf(f, "a sliding window of %d tokens, the query's own included\n", ly->window);
     else
         fputs("all tokens up to its own\n", f);
-    fprintf(f, "score   z = q.k x scale%s; scale = %.9g", x->rope->kind->bias ? " + bias" : "",
+    fprintf(f, "score   z = q.k x scale%s; scale = %.9g", has_score_bias(x) ? " + bias" : "",
             scale);
     if (fabs(scale / root - 1) < 1e-6) fprintf(f, ", 1 / sqrt(%d) as a 32-bit float", D);
     fputc('\n', f);
@@ -6064,7 +6052,7 @@ static void print_sum(const Term *t, const Explain *x, const Decimals *d)
     snprintf(pairs, sizeof pairs, "q.k, the sum of all %d products", x->D);
     print_line(f, d->score, s->dot, "%s", pairs);
     print_line(f, d->score, s->scaled, "  times the scale %.9g", s->scale);
-    if (x->rope->kind->bias) {
+    if (has_score_bias(x)) {
         print_line(f, d->score, s->bias, "  the bias of head %d at distance %d", x->at.h,
                    x->at.query - x->at.key);
         print_line(f, d->score, s->sum, "score z, the sum of both");
@@ -6544,10 +6532,10 @@ static void json_softmax(FILE *f, const Explain *x)
 
 static void json_vectors(FILE *f, const Explain *x)
 {
-    static const char *const stage[] = {"projected", "after", "before"};
+    static const char *const stage[] = {"before", "after"};
     char name[32];
     fprintf(f, ",\n\"vectors\":{\"n\":%d", x->D);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         snprintf(name, sizeof name, "q_%s", stage[i]);
         json_floats(f, name, x->q[i], x->D);
         snprintf(name, sizeof name, "k_%s", stage[i]);

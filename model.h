@@ -735,6 +735,10 @@ void state_free(State *s);
  * The bits do not depend on n, on threads, on the instruction set, nor on a probe. */
 void forward(State *s, const int *tok, int n, int n_logits);
 
+/* What the encoding adds to the scaled score of query head h at pos, which has been run, with the
+ * key at t; 0 if it adds nothing. */
+float state_bias(const State *s, int l, int h, int pos, int t);
+
 /* Key t of key head kh as the next query would meet it: a copy in k[D]. */
 void state_key(const State *s, int l, int kh, int t, float *k);
 

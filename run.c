@@ -3447,6 +3447,16 @@ void state_reset(State *s)
     ropes_begin(s);
 }
 
+float state_bias(const State *s, int l, int h, int pos, int t)
+{
+    const Layer *ly = &s->m->layer[l];
+    float add = 0;
+    RopeCall c = rope_call(s, l, h / (ly->n_heads / ly->n_kv_heads), 0);
+    if (c.r->kind->bias) c.r->kind->bias(c.r, h, pos, t, 1, &add);
+    if (c.r->kind->fade) c.r->kind->fade(&c, h, pos, t, 1, &add);
+    return add;
+}
+
 void state_key(const State *s, int l, int kh, int t, float *k)
 {
     size_t D = (size_t)s->m->head_dim;
