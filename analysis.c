@@ -219,7 +219,7 @@ struct Analysis {
     AnalysisOptions o;
     Probe probe;
     const Kernels *kernels;
-    Axis *axis;             /* [n_axes] of the ropes, then those of single key heads */
+    Axis *axis; /* [n_axes] of the ropes, then those of single key heads */
     int n_axes;
     int *first_q, *first_k; /* [L + 1] where a layer's heads begin in the arrays below */
     Tally *q, *k;           /* [all query heads], [all kv heads] */
@@ -958,19 +958,18 @@ static void axes_init(Analysis *a)
  * same kind and the same angles. */
 static int first_alike(const Analysis *a, int i)
 {
-    const Axis *x = &a->axis[i], *y;
-    const Rope *r = &a->m->rope[i], *o;
+    const Axis *x = &a->axis[i];
+    const Rope *r = &a->m->rope[i];
     for (int k = 0; k < i; k++) {
-        int differ = 0;
-        y = &a->axis[k], o = &a->m->rope[k];
-        for (int j = 0; j < x->n && j < y->n; j++)
-            differ |= fabs(x->theta[j] - y->theta[j]) > 1e-12 ||
-                      isnan(x->theta[j]) != isnan(y->theta[j]);
-        differ |= r->p.base > o->p.base || r->p.base < o->p.base ||
-                  r->amplitude > o->amplitude || r->amplitude < o->amplitude;
-        if (!differ && o->kind && o->kind->load && r->kind == o->kind && x->n == y->n &&
-            x->uneven == y->uneven)
-            return k;
+        const Axis *y = &a->axis[k];
+        const Rope *o = &a->m->rope[k];
+        int same = o->kind && o->kind->load && r->kind == o->kind && x->n == y->n &&
+                   x->uneven == y->uneven && fabs(r->p.base - o->p.base) <= 0 &&
+                   fabs(r->amplitude - o->amplitude) <= 0;
+        for (int j = 0; same && j < x->n; j++)
+            same = fabs(x->theta[j] - y->theta[j]) <= 1e-12 ||
+                   (isnan(x->theta[j]) && isnan(y->theta[j]));
+        if (same) return k;
     }
     return i;
 }
