@@ -399,6 +399,24 @@ static void test_hooks(void)
         }
 }
 
+/* Encodings with weights of their own: frequencies of each key head in a basis of its own, angles
+ * from what was read, keys rewritten, and a score that depends on what was read in between. */
+static void test_weights(void)
+{
+    static const char *const specs[] = {"lie:seed=3", "comrope:seed=3,block=4", "selective:seed=3",
+                                        "path:seed=3,forget=yes"};
+    for (int i = 0; i < 4; i++) {
+        Walk w = walk_of(21, 4);
+        w.rope = specs[i];
+        walk(&w);
+        check_all(&w);
+        CHECK((get(w.json, "sum.bias") < -1e-3) == (i == 3));
+        CHECK((fabs(get(w.json, "sum.key_change")) > 1e-3) == (i == 3));
+        if (i < 2) CHECK(get(w.json, "sum.by_angles") < 1e-4);
+        walk_free(&w);
+    }
+}
+
 /* Keys kept in 16 bits: the rest of the sum is what that took from the key. */
 static void test_f16(void)
 {
@@ -590,6 +608,7 @@ int main(void)
     test_places();
     test_does_not_add_up();
     test_hooks();
+    test_weights();
     test_f16();
     test_paper();
     test_refusals();
