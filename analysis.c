@@ -1628,8 +1628,9 @@ static int keeps_radii(const RopeKind *k)
 static const char *beyond_angles(const RopeKind *k)
 {
     if (!k) return NULL;
-    if (k->turn || k->q_scale) return "changes the size of queries and keys with their position";
+    if (k->part) return "turns the queries of some heads by other angles than their keys";
     if (k->update) return "changes keys again as the text goes on";
+    if (k->turn || k->q_scale) return "changes the size of queries and keys with their position";
     if (k->bias) return "adds to the logits";
     return NULL;
 }

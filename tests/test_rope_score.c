@@ -90,8 +90,8 @@ static void run(State *s, Shown *out, const int *ids)
 }
 
 /* n tokens of a file (data, size) under an encoding, in batches, on threads. 0, or a failed check. */
-static int watch(const uint8_t *data, size_t size, const char *spec, int batch, int threads,
-                 int n, Shown *out)
+static int watch(const uint8_t *data, size_t size, const char *spec, int batch, int threads, int n,
+                 Shown *out)
 {
     Gguf g;
     Model m;
@@ -216,8 +216,14 @@ static void test_alibi_scores(void)
 /* Which layer turns by which base, and that layers that are alike share one table. */
 static void test_layers(void)
 {
-    static const TinyModel six = {.n_layers = 6, .n_embd = 32, .n_heads = 2, .n_kv_heads = 2,
-                                  .head_dim = D, .n_ff = 40, .n_vocab = 30, .seed = 8};
+    static const TinyModel six = {.n_layers = 6,
+                                  .n_embd = 32,
+                                  .n_heads = 2,
+                                  .n_kv_heads = 2,
+                                  .head_dim = D,
+                                  .n_ff = 40,
+                                  .n_vocab = 30,
+                                  .seed = 8};
     static const struct {
         const char *spec;
         double global, other; /* theta_1 of layers 2, 5 and of the others */
@@ -277,7 +283,8 @@ static void test_temperature(void)
         CHECK((pos < 7) == (got <= 1));
         CHECK(turns.kind->q_scale(&turns, pos) <= 1 && turns.kind->q_scale(&turns, pos) >= 1);
     }
-    CHECK(refusal("nope-layers:every=2.5") && refusal("local:every=0.5") && refusal("local:every=0"));
+    CHECK(refusal("nope-layers:every=2.5") && refusal("local:every=0.5") &&
+          refusal("local:every=0"));
     rope_free(&still);
     rope_free(&turns);
 }
@@ -316,17 +323,20 @@ static double hope_tolerance(const float *q, int dist, double size)
     return U * (12 + D + dist) * size + 4 * D * (double)FLT_MIN * most;
 }
 
+/* What is turned is shown after the map to u and v; a run without an encoding shows the same queries
+ * and keys of layer 0 as they are projected. */
 static void check_hope(const char *spec, double decay, double boost, int elliptic)
 {
-    Shown s;
+    Shown s, raw;
     size_t size;
     uint8_t *file = tiny_model(&tiny, &size);
     double worst = 0;
     watch(file, size, spec, 100, 2, LONG, &s);
+    watch(file, size, "none", 100, 2, LONG, &raw);
     for (int h = 0; h < 4; h++)
         for (int m = 0; m < LONG; m += m < 30 ? 1 : 37)
             for (int t = 0; t <= m; t++) {
-                const float *q = s.q_raw[h] + m * D, *k = s.k_raw[h / 2] + t * D;
+                const float *q = raw.q_raw[h] + m * D, *k = raw.k_raw[h / 2] + t * D;
                 double terms, want = hope_score(q, k, m - t, decay, boost, elliptic, &terms);
                 double tol = hope_tolerance(q, m - t, terms) / sqrt(D);
                 double got = (double)s.score[h][m * LONG + t], d = fabs(got - want / sqrt(D));
@@ -335,6 +345,7 @@ static void check_hope(const char *spec, double decay, double boost, int ellipti
                 worst = fmax(worst, d / tol);
             }
     CHECK_MSG(worst > 0.001, "%s: the tolerance is far too large: %g of it is used", spec, worst);
+    shown_free(&raw);
     shown_free(&s);
     free(file);
 }
@@ -520,10 +531,10 @@ static uint8_t *changed(const TinyModel *t, const Change *x, size_t *size)
     GgufBuilder b = {0};
     uint8_t *file = tiny_model(t, size);
     CHECK(gguf_parse(&g, "tiny.gguf", file, *size, &err) == 0);
-    static const char *const names[] = {"context_length", "embedding_length", "block_count",
-                                        "feed_forward_length", "attention.head_count",
-                                        "attention.head_count_kv", "attention.key_length",
-                                        "attention.value_length"};
+    static const char *const names[] = {"context_length",       "embedding_length",
+                                        "block_count",          "feed_forward_length",
+                                        "attention.head_count", "attention.head_count_kv",
+                                        "attention.key_length", "attention.value_length"};
     const int values[] = {t->n_ctx,   t->n_embd,     t->n_layers, t->n_ff,
                           t->n_heads, t->n_kv_heads, t->head_dim, t->head_dim};
     gb_key_str(&b, "general.architecture", "llama");
@@ -557,7 +568,8 @@ static void check_same(const uint8_t *a, size_t na, const char *spec_a, const ui
  * test_rope.c. And a wide matrix does what folding by the same shares does. */
 static void test_wide_output(void)
 {
-    static const Change cases[] = {{.wide = 1, .share = {1, 0}}, {.wide = 1, .share = {0.5f, 0.25f}}};
+    static const Change cases[] = {{.wide = 1, .share = {1, 0}},
+                                   {.wide = 1, .share = {0.5f, 0.25f}}};
     static const char *const folds[] = {"plain", "ropepp:real=0.5,imag=0.25"};
     size_t size, wide;
     uint8_t *file = tiny_model(&tiny, &size);
@@ -645,11 +657,17 @@ static void test_copied_biases(void)
 /* One token at a time, in sevens, all 600 at once but for the last 88; one thread and two. */
 static void test_independence(void)
 {
-    static const char *const specs[] = {
-        "alibi",        "alibi:under=plain", "local:every=2,base=500,factor=2",
-        "hope",         "hope:boost=0,decay=0.001", "hope:mode=elliptic,decay=0.01",
-        "ropepp",       "ropepp:real=0.5,imag=0.5", "ropepp:mode=eh",
-        "ropepp:mode=imagx", "nope-layers:every=2,attn_scale=1,floor_scale=8"};
+    static const char *const specs[] = {"alibi",
+                                        "alibi:under=plain",
+                                        "local:every=2,base=500,factor=2",
+                                        "hope",
+                                        "hope:boost=0,decay=0.001",
+                                        "hope:mode=elliptic,decay=0.01",
+                                        "ropepp",
+                                        "ropepp:real=0.5,imag=0.5",
+                                        "ropepp:mode=eh",
+                                        "ropepp:mode=imagx",
+                                        "nope-layers:every=2,attn_scale=1,floor_scale=8"};
     static const int ways[][2] = {{1, 1}, {7, 2}, {512, 2}};
     size_t size;
     uint8_t *file = tiny_model(&tiny, &size);
