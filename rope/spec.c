@@ -51,11 +51,12 @@ static int has_common(const RopeKind *kind, const CommonKey *c)
 
 int rope_key(const RopeKind *kind, int i, RopeArg *k)
 {
-    const RopeParams p = rope_params(0, NAN);
+    const double none = (double)NAN;
+    const RopeParams p = rope_params(0, none);
     for (int c = 0; c < N_COMMON; c++) {
         const CommonKey *key = &common_keys[c];
         if (!has_common(kind, key) || i-- > 0) continue;
-        *k = (RopeArg){key->name, NAN, key->lo, key->hi, key->meaning, NULL};
+        *k = (RopeArg){key->name, none, key->lo, key->hi, key->meaning, NULL};
         if (!key->whole) memcpy(&k->def, (const char *)&p + key->field, sizeof k->def);
         return 1;
     }
@@ -64,7 +65,7 @@ int rope_key(const RopeKind *kind, int i, RopeArg *k)
             *k = kind->args[own];
             return 1;
         }
-    *k = (RopeArg){"file", NAN, NAN, NAN, "a GGUF file with the weights of this encoding", NULL};
+    *k = (RopeArg){"file", none, none, none, "a GGUF file with the weights of this encoding", NULL};
     if (kind->own_file) k->meaning = "a file of its own: see above";
     return kind->load && i == 0;
 }

@@ -46,7 +46,7 @@ ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
 for command in info tokenize generate chat perplexity bench analyze ablate sweep bounds check explain \
-    merge report; do
+    merge report rope; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
@@ -135,6 +135,76 @@ ok "any bytes are text" exits 0
 ok "and their JSON parses" is_json "$out"
 run tokenize $model -p ""
 ok "no text is a text" exits 0
+
+# ---- rope: the list of encodings, one explained; which one was in force
+
+run rope
+ok "rope lists the kinds" exits 0
+ok "with their sources" says "linear .*arXiv:2306.15595"
+ok "in groups" says "^Not the same in every layer"
+ok "and ends with examples" [ "$(tail -n 5 "$out" | head -n 1)" = Examples ]
+run rope --json
+ok "rope --json says what it is" says '"schema":"ropescope.ropes/1"'
+ok "rope --json parses" is_json "$out"
+run rope linear:factor=4
+ok "rope KIND explains it" says "theta_j = base"
+ok "says its keys" says "^- factor (.*): "
+ok "and its cache" says "Rotated keys can be cached"
+ok "and draws it over the stretched context" says "4096 *10000"
+cp "$out" "$dir/linear"
+run rope linear:factor=4 -o "$dir/linear.txt"
+ok "rope -o writes a file" cmp -s "$dir/linear.txt" "$dir/linear"
+ok "and nothing on stdout" silent "$out"
+run rope linear:factor=4 --ascii
+ok "rope --ascii is ASCII" [ "$(LC_ALL=C tr -d '\000-\177' <"$out" | wc -c)" -eq 0 ]
+ok "with two curves" says "[*].*[.:]"
+run rope yarn:factor=4 --head-dim 32 --base 1e6 --ctx 1000 --heads 2 --layers 3 --span 500 --json
+ok "rope KIND --json says what it is" says '"schema":"ropescope.rope/1"'
+ok "rope KIND --json parses" is_json "$out"
+ok "over the span asked for" says '"distance":.0,1,.*,500.'
+run rope nope-layers --layers 8
+ok "rope shows which layers do what" says "in layers 3, 7"
+run rope -m $model
+ok "rope -m explains what the model has" says "^plain$"
+run rope none -m $model --rope-layers 1-2
+ok "rope KIND -m: a kind in some layers" says "none.* in layers 1 .. 2"
+refused 2 "expected one of plain none" rope spiral
+refused 2 "there is no key 'fac'" rope linear:fac=2
+refused 2 "one kind is enough" rope plain none
+refused 2 "has its own" rope plain -m $model --base 100
+refused 2 "for one kind" rope --heads 3
+refused 2 "even number" rope plain --head-dim 3
+refused 2 "layers of a model" rope plain --rope-layers 1
+refused 1 "no-such" rope plain -m no-such.gguf
+for command in info bounds "generate -p a -n 1" "analyze -f $sample" "ablate -f $sample"; do
+    refused 2 "give that, too" $command -m $model --rope-layers 1
+done
+refused 2 "model, which is missing" bounds --base 100 --n-rot 8 --ctx 99 --rope none --rope-layers 1
+
+run info $model --rope none --rope-layers 1-2
+ok "info names the encoding of each group of layers" says "layers 1 .. 2: none"
+run info $model --rope none --rope-layers 1-2 --json
+ok "info --json has them, too" says '"kind":"none","text":"none[^]]*"layers":.1,2.'
+ok "and parses" is_json "$out"
+half="--rope linear:factor=2 --rope-layers 1-2"
+said="linear:factor=2 in layers 1-2"
+run analyze $model -f $sample -n 64 $half
+ok "analyze names the layers of --rope-layers" says "$said"
+run analyze $model -f $sample -n 64 $half --json --capture "$dir/half.safetensors"
+ok "its JSON does" says "\"rope_override\":\"$said\""
+ok "a capture does" grep -aq "$said" "$dir/half.safetensors"
+run analyze $model -f $sample -n 64 $half --partial "$dir/half.part"
+ok "a partial result does" grep -aq "$said" "$dir/half.part"
+run merge "$dir/half.part" --json
+ok "and what is merged from it" says "$said"
+run bounds $model $half
+ok "bounds does" says "$said"
+run check $model -f $sample -n 64 $half
+ok "check does" says "$said"
+run ablate $model -f $sample -n 128 -c 64 --rope none --rope-layers 2
+ok "ablate --rope-layers" says "none in layers 2"
+run analyze $model -f $sample -n 64 --rope-scale 2 --json
+ok "--rope-scale is said in full" says '"rope_override":"linear:factor=2"'
 
 # ---- generate, perplexity, bench
 
