@@ -8195,6 +8195,11 @@ static const char *sweep_name(const Sweep *s, int rope)
     return asked ? asked : "as the file says";
 }
 
+static int longest_of(const Sweep *s)
+{
+    return s->cell[s->n_contexts - 1].context;
+}
+
 static char sweep_letter(int rope)
 {
     static const char letter[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -8230,14 +8235,18 @@ static void print_sweep_header(const Term *t, const Sweep *s)
 static void print_sweep_table(const Term *t, const Sweep *s)
 {
     FILE *f = t->f;
+    int train = s->m->n_ctx_train;
     fprintf(f, "\n%sPerplexity%s%*s", t->bold, t->off, SWEEP_LABEL - 5, "context");
-    for (int k = 0; k < s->n_contexts; k++) fprintf(f, "%9d", sweep_at(s, 0, k)->context);
+    for (int k = 0; k < s->n_contexts; k++)
+        fprintf(f, "%8d%c", sweep_at(s, 0, k)->context,
+                train > 0 && sweep_at(s, 0, k)->context > train ? '*' : ' ');
     fputc('\n', f);
     for (int r = 0; r < sweep_ropes(s); r++) {
         fprintf(f, "  %c  %-*.*s", sweep_letter(r), SWEEP_LABEL, SWEEP_LABEL, sweep_name(s, r));
         for (int k = 0; k < s->n_contexts; k++) print_cell(f, 9, -5, sweep_perplexity(s, r, k));
         fputc('\n', f);
     }
+    if (train > 0 && longest_of(s) > train) fputs("  * beyond the trained context\n", f);
 }
 
 static void print_sweep_cell(FILE *f, int rope, const SweepCell *c)
@@ -8349,7 +8358,7 @@ static void say_sweep_best(const Sweep *s, Bytes *out)
                  sweep_at(s, r, k)->context, sweep_name(s, r), equals ? ", not alone" : "",
                  sweep_perplexity(s, r, k));
     }
-    if (*words && sweep_ropes(s) > 1) say(out, "The lowest perplexity has%s.", words);
+    if (*words && sweep_ropes(s) > 1) say(out, "Lowest perplexity:%s.", words);
 }
 
 /* Where encoding r first has more than SWEEP_BREAK times the lowest perplexity that any has at that
@@ -8367,11 +8376,9 @@ static void say_sweep_break(const Sweep *s, int r, Bytes *out)
         times = v / least;
     }
     if (last < 0) return;
-    say(out,
-        times > SWEEP_BREAK
-            ? "%s breaks at %d: perplexity %.4g, %.3g times the lowest there or before."
-            : "%s holds up to %d: perplexity %.4g there, %.3g times the lowest there or before.",
-        sweep_name(s, r), sweep_at(s, r, last)->context, v, times);
+    const char *how = !(times > SWEEP_BREAK) ? "holds up to" : last ? "breaks at" : "is broken at";
+    say(out, "%s %s %d: perplexity %.4g there, %.3g times the lowest there or before.",
+        sweep_name(s, r), how, sweep_at(s, r, last)->context, v, times);
 }
 
 static Bytes sweep_findings(const Sweep *s)
@@ -8382,7 +8389,7 @@ static Bytes sweep_findings(const Sweep *s)
     if (missing) say(&out, "%d of %d cells are missing.", missing, s->n);
     say_sweep_best(s, &out);
     say(&out,
-        "To break is said of more than %g times the lowest perplexity that any encoding here has "
+        "Broken is said of more than %g times the lowest perplexity that any encoding here has "
         "at the same context or a shorter one.",
         SWEEP_BREAK);
     for (int r = 0; r < sweep_ropes(s); r++) say_sweep_break(s, r, &out);

@@ -3690,7 +3690,7 @@ static const Option option_table[] = {
      "(none: the file's)"},
     {"bases", 0, O_STR, F(bases), 0, 0, "s", "LIST", "plain encodings of these bases, as 1e4,1e5"},
     {"factors", 0, O_STR, F(factors), 0, 0, "s", "LIST",
-     "each --rope whose kind has a factor (or alpha), with each of these, as 1,2,4"},
+     "each --rope whose kind has a factor (ntk: alpha), with each of these, as 1,2,4"},
     {"contexts", 0, O_STR, F(contexts), 0, 0, "s", "LIST", "contexts (512,1024,2048)"},
     {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
      "the perplexities alone, which is faster"},
@@ -6744,10 +6744,10 @@ static int sweep_contexts(const Options *o, double **out, Err *e)
 /* The key of a kind that says by how much a context is stretched, or NULL. */
 static const char *factor_key(const RopeKind *kind)
 {
-    if (kind && kind->common & ROPE_FACTOR) return "factor";
-    for (int i = 0; kind && i < ROPE_ARGS && kind->args[i].name; i++)
-        if (strcmp(kind->args[i].name, "alpha") == 0) return "alpha";
-    return NULL;
+    if (!kind) return NULL;
+    for (int i = 0; i < ROPE_ARGS && kind->args[i].name; i++)
+        if (strcmp(kind->args[i].name, "factor") == 0) return "factor";
+    return kind->common & ROPE_FACTOR ? "factor" : kind == &rope_ntk ? "alpha" : NULL;
 }
 
 static void add_spec(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);

@@ -1055,8 +1055,8 @@ cp "$dir/cells" "$dir/whole"
 ok "sweep runs" exits 0
 ok "sweep prints a row for each encoding" says '^  d  linear:factor=4  '
 ok "and says how tokens are scored" says 'The same tokens are scored at every context'
-ok "and what is best" says 'The lowest perplexity has at 16 plain'
-ok "and where the others break" says 'none breaks at 16'
+ok "and what is best" says 'Lowest perplexity: at 16 plain'
+ok "and where the others break" says 'none is broken at 16'
 ok "a cell is a line" [ "$(wc -l <"$dir/cells")" -eq 8 ]
 sed 's/.*"asked":"\([^"]*\)".*"context":\([0-9]*\),.*/\1 \2/' "$dir/cells" >"$dir/order"
 ok "the cells are in the order asked for, contexts ascending" [ "$(tr '\n' ' ' <"$dir/order")" = \
@@ -1116,18 +1116,19 @@ stays "$dir/cells" "other settings: observed" $sweep --no-analysis
 stays "$dir/cells" "other settings: text_sha256" sweep $model -f "$dir/whole" --contexts 16,64
 stays "$dir/cells" "other settings: rope_layers" $sweep --rope-layers 1
 sed '2s/"perplexity":\([0-9]\)/"perplexity":0\1/' "$dir/whole" >"$dir/cells"
-stays "$dir/cells" "line 2: expected a cell as it is written" $sweep
+stays "$dir/cells" "line 2: " $sweep
 sed '2s/"n_strong":/"more":1,"n_strong":/' "$dir/whole" >"$dir/cells"
 stays "$dir/cells" "line 2: expected a cell as it is written" $sweep
 
 # The same figures as the commands that measure one of them.
 figure() { sed -n "$2s/.*\"$1\":\([-0-9.e+]*\)[,}].*/\1/p" "$3"; } # NAME LINE FILE
+head -c 2000 $sample >"$dir/part"
 for protocol in full llama.cpp; do
-    run sweep $model -f $sample --contexts 100,300 --rope linear:factor=2 --protocol $protocol \
+    run sweep $model -f "$dir/part" --contexts 100,300 --rope linear:factor=2 --protocol $protocol \
         -n 100000 -o "$dir/cells-$protocol"
     for n in 1 2; do
         context=$(figure context $n "$dir/cells-$protocol")
-        run perplexity $model -f $sample -c "$context" --rope linear:factor=2 --exact --json \
+        run perplexity $model -f "$dir/part" -c "$context" --rope linear:factor=2 --exact --json \
             --protocol $protocol
         ok "sweep, $protocol, $context: the perplexity of perplexity" \
             says "\"perplexity\":$(figure perplexity $n "$dir/cells-$protocol"),"
@@ -1155,6 +1156,12 @@ run sweep $model -f $sample --contexts 16,32 --rope linear:factor=%c --bases 1e4
 ok "%c is the context" says '"rope":"linear:base=10000,factor=32","context":32,'
 ok "--bases are plain encodings" says '"rope":"plain:base=50000","context":16,'
 ok "--no-analysis: no figures of attention" says '"alpha_1":null'
+for spec in linear:factor=3 ntk:alpha=3 yarn:factor=3; do
+    run sweep $model -f $sample --contexts 16 --rope ${spec%%:*} --factors 3 --json --no-analysis
+    ok "--factors of ${spec%%:*}" says "\"asked\":\"$spec\""
+done
+run sweep $model -f $sample --contexts 16 --rope plain --factors 3 --json --no-analysis
+ok "--factors leaves kinds without one alone" says '"asked":"plain"'
 run sweep $model -f $sample --contexts 16 --rope linear:factor=2 --rope linear:factor=2.0 --json
 ok "two names of one encoding are run once" [ "$(sed 's/.*"version"//' "$out" | uniq | wc -l)" -eq 1 ]
 run sweep $model -f $sample --contexts 16 --json
@@ -1176,7 +1183,7 @@ refused 1 "Is a directory" sweep $model -f $sample --contexts 16 -o "$dir"
 refused 1 "that lines can be added to" sweep $model -f $sample --contexts 16 -o /dev/null
 
 last="ropescope sweep, interrupted"
-long="--contexts 64,256 --rope plain --rope none --rope linear --factors 2,4,8 -n 1500"
+long="--contexts 64,256 --rope plain --rope none --rope linear --factors 2,4,8 -n 700"
 "$program" sweep $model -f $sample $long -o "$dir/cut" >"$out" 2>"$err" &
 pid=$!
 i=0
