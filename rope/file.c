@@ -262,7 +262,7 @@ static int yarn_spec(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC], 
     return 0;
 }
 
-/* Scaled or not, without a ramp: pairs are divided by the factor, cos and sin multiplied by attn. */
+/* Scaled or not, without a ramp: pairs divided by the factor, cos and sin multiplied by attn. */
 static int linear_spec(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC], Err *e)
 {
     int many = !is_one(s->factor) + (s->alpha > 0) + (s->alibi > 0) + !is_one(s->attn);
