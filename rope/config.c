@@ -1,6 +1,6 @@
-/* The encoding that config.json of a Hugging Face checkpoint asks for: a text as --rope takes it for
- * every layer. Both generations of keys are read (rope_theta and rope_scaling; rope_parameters of
- * version 5, flat or with one object per type of layer); where both say something, what stands
+/* The encoding that config.json of a Hugging Face checkpoint asks for: a text as --rope takes it,
+ * for every layer. Both generations of keys are read (rope_theta and rope_scaling; rope_parameters
+ * of version 5, flat or with one object per type of layer); where both say something, what stands
  * inside goes first. An object of scaling with a type or a key that is not known here is refused,
  * and so is every key of the model that speaks of rope, rotary or alibi and is not known. A key
  * whose value is null is one that is not there. */
@@ -331,8 +331,8 @@ static int yarn(Scaled *s, const Type *t)
     return 0;
 }
 
-/* Grows with the text from max_position_embeddings on. HunYuan's alpha is another base for good; its
- * other keys are without effect there. */
+/* Grows with the text from max_position_embeddings on. HunYuan's alpha is another base for good;
+ * its other keys are without effect there. */
 static int dynamic(Scaled *s)
 {
     double alpha = 0, was = s->c->n_ctx;
@@ -456,7 +456,7 @@ static int add_rope(Config *c, Str o, const char *in, double base, int local)
         return err_set(c->e, "%s: %sexpected at most %d encodings, found more", c->path, in,
                        CONFIG_ROPES);
     ConfigRope *r = &c->out->rope[c->out->n++];
-    Scaled s = {c, is_null(o) ? (Str){"{}", 2} : o, in, r, NAN, NAN};
+    Scaled s = {c, is_null(o) ? (Str){"{}", 2} : o, in, r, (double)NAN, (double)NAN};
     if (!is_object(s.o)) return wrong(c, in, "", "an object", o);
     const Type *t = known_type(c, s.o, in);
     return !t || scaling(&s, t) || shape(&s, t, base, local) ? -1 : c->out->n - 1;
@@ -559,7 +559,7 @@ static int is_nested(const Config *c, Str o, const Str *type)
     return 0;
 }
 
-/* All layers alike; or, where there is a second base, layers with a window of that base, unscaled. */
+/* All layers alike; or, where there is a second base, layers with a window of it, unscaled. */
 static int for_all(Config *c, Str o, const char *in, const Str *type, int known)
 {
     double second = c->local_base;

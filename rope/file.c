@@ -262,7 +262,7 @@ static int yarn_spec(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC], 
     return 0;
 }
 
-/* Scaled or not, without a ramp: pairs are divided by one factor, cos and sin multiplied by attn. */
+/* Scaled or not, without a ramp: pairs divided by the factor, cos and sin multiplied by attn. */
 static int linear_spec(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC], Err *e)
 {
     int many = !is_one(s->factor) + (s->alpha > 0) + (s->alibi > 0) + !is_one(s->attn);
@@ -314,13 +314,16 @@ static int spec_of_keys(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC
 {
     int lists = has_tensor(f, "rope_factors_short.weight");
     int is_long = str_is(s->type, "longrope") || (lists && !s->typed);
-    if (is_long != lists)
+    if (is_long && !lists)
         return err_set(e,
-                       "%s: key '%s.rope.scaling.type': expected tensors rope_factors_short.weight "
-                       "and _long.weight with 'longrope', and with no other type; found '%.*s' "
-                       "%s them",
-                       f->g->path, f->arch, s->type.n < 80 ? (int)s->type.n : 80, s->type.s,
-                       lists ? "with" : "without");
+                       "%s: tensor 'rope_factors_short.weight': expected, as "
+                       "%s.rope.scaling.type is 'longrope', found none",
+                       f->g->path, f->arch);
+    if (lists && !is_long)
+        return err_set(e,
+                       "%s: key '%s.rope.scaling.type': expected 'longrope', as there is a tensor "
+                       "'rope_factors_short.weight', found '%.*s'",
+                       f->g->path, f->arch, s->type.n < 80 ? (int)s->type.n : 80, s->type.s);
     if (is_long && has_tensor(f, "rope_freqs.weight"))
         return err_set(e,
                        "%s: tensor 'rope_freqs.weight': expected none beside "

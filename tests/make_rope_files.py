@@ -15,7 +15,7 @@ Python's standard library only."""
 import struct
 import sys
 
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd"))
 NAMES = {"f32": 6, "u32": 4, "i32": 5, "bool": 7, "str": 8}
 
 

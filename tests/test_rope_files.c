@@ -1,5 +1,5 @@
-/* The encoding that a file asks for: every key of GGUF and of config.json is obeyed, or refused with
- * a sentence that names it. */
+/* The encoding that a file asks for: every key of GGUF and of config.json is obeyed, or refused
+ * with a sentence that names it. */
 #include "../model.h"
 
 #include "check.h"
@@ -51,8 +51,8 @@ static GgufBuilder start(void)
     return b;
 }
 
-/* Adds "rope.x=f:4 rope.y=s:yarn ...": f32, u32, bool, texts, lists of f32 and i32 (F, I), vectors of
- * float32 (v). "llama." is put before keys that have no architecture. */
+/* Adds "rope.x=f:4", "rope.y=s:yarn" ...: f32, u32, bool, texts, lists of f32 and i32 (F, I),
+ * tensors of float32 (v). "llama." is put before keys that have no architecture. */
 static void add_word(GgufBuilder *b, char *word)
 {
     char *eq = strchr(word, '='), type = eq[1], *v = eq + 3, key[128];
