@@ -3724,7 +3724,8 @@ static const Option option_table[] = {
      "quantized weights times float activations (the default)"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "axse", "", "quantized weights times int8 activations"},
     {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaBe", "KIND",
-     "position encoding KIND[:key=value,...], instead of the file's: see `ropescope rope`"},
+     "position encoding KIND[:key=value,...], or that of a Hugging Face config (FILE.json), "
+     "instead of the file's: see `ropescope rope`"},
     {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBse", "LIST",
      "--rope in these layers only, as 4-8"},
     {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "R", "LIST",
