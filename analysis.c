@@ -219,7 +219,7 @@ struct Analysis {
     AnalysisOptions o;
     Probe probe;
     const Kernels *kernels;
-    Axis *axis;             /* [n_axes] of the ropes, then those of single key heads */
+    Axis *axis; /* [n_axes] of the ropes, then those of single key heads */
     int n_axes;
     int *first_q, *first_k; /* [L + 1] where a layer's heads begin in the arrays below */
     Tally *q, *k;           /* [all query heads], [all kv heads] */
@@ -964,10 +964,10 @@ static int first_alike(const Analysis *a, int i)
         int differ = 0;
         y = &a->axis[k], o = &a->m->rope[k];
         for (int j = 0; j < x->n && j < y->n; j++)
-            differ |= fabs(x->theta[j] - y->theta[j]) > 1e-12 ||
-                      isnan(x->theta[j]) != isnan(y->theta[j]);
-        differ |= r->p.base > o->p.base || r->p.base < o->p.base ||
-                  r->amplitude > o->amplitude || r->amplitude < o->amplitude;
+            differ |=
+                fabs(x->theta[j] - y->theta[j]) > 1e-12 || isnan(x->theta[j]) != isnan(y->theta[j]);
+        differ |= r->p.base > o->p.base || r->p.base < o->p.base || r->amplitude > o->amplitude ||
+                  r->amplitude < o->amplitude;
         if (!differ && o->kind && o->kind->load && r->kind == o->kind && x->n == y->n &&
             x->uneven == y->uneven)
             return k;
@@ -2016,7 +2016,8 @@ static void say_candidates(const Reading *r, Bytes *out)
     if (r->n_candidates)
         say(out,
             "%d offset feature candidate%s in %d of %d head%s: x < 2 pi, R_q and R_k >= %g (1: all "
-            "tokens point the same way), r_q r_k >= %g times the median pair of the head, negative mean over the distances.",
+            "tokens point the same way), r_q r_k >= %g times the median pair of the head, "
+            "negative mean over the distances.",
             r->n_candidates, plural((uint64_t)r->n_candidates), r->n_candidate_heads, r->n_heads,
             plural((uint64_t)r->n_heads), o->strong_r, o->strong_ratio);
     else
@@ -5358,7 +5359,8 @@ int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FI
 /* ---------------------------------------------------------------- explaining one logit
  * Query i and key j of one head, taken apart: what the pairs were, how far each was turned, what
  * each adds to the score, and what softmax makes of it. All values of q and k are the floats of
- * the run, at three places: before they turn, after, and (keys) as the query met them. What follows from them is computed in double, so that only the run's own rounding is left to explain.
+ * the run, at three places: before they turn, after, and (keys) as the query met them. What follows
+ * from them is computed in double, so that only the run's own rounding is left to explain.
  * Nothing here knows a kind: what a hook has changed is seen in the values. */
 
 /* One pair. Every member is a double; those from q_a to k_b_met hold floats. */

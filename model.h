@@ -483,6 +483,19 @@ void rope_free(Rope *r);
  * become r->w[i]. 1 found, 0 absent, -1 of another shape. */
 int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows,
                 Err *e);
+/* A tensor of a kind with several, for rope_load_parts. */
+typedef struct {
+    int w; /* place in Rope.w */
+    const char *name;
+    int64_t cols, rows; /* rows 0: not of this setting */
+    double size;        /* standard deviation of random weights */
+} RopePart;
+
+/* All n tensors of the setting, or none of them; with a seed above 0 none may be there, and weights
+ * are drawn, others for each layer. */
+int rope_load_parts(Rope *r, RopeSource *s, const RopePart *part, int n, uint64_t seed,
+                    Err *e) MUST_USE;
+double rope_uniform(uint64_t *state); /* [-1, 1), 53 bits of rng_next */
 /* The two members of pair j within a head: their value numbers in this file's layout. */
 void rope_pair(const Rope *r, int j, int *a, int *b);
 /* p-RoPE (arXiv:2410.06205): of P pairs the floor(keep P) of highest frequency turn as before, the
@@ -529,8 +542,8 @@ extern const RopeKind rope_path;
 /* For RopeKind.params of kinds that stretch a trained context: a factor in (0, 1e6], and n_ctx_orig
  * of at least 1, which is n_ctx_train if it is not known. */
 int rope_stretch(const char *kind, RopeParams *p, Err *e);
-/* The same for kinds whose argument `arg` is their factor: if it is not given, p->factor, or if that
- * is 1 (the file has none) n_ctx_train / n_ctx_orig. */
+/* The same for kinds whose argument `arg` is their factor: if it is not given, p->factor, or if
+ * that is 1 (the file has none) n_ctx_train / n_ctx_orig. */
 int rope_settle_factor(const char *kind, RopeParams *p, int arg, Err *e);
 /* keep w + (1 - keep) w / s: exactly w for s = 1 or keep = 1, exactly w / s for keep = 0. */
 double rope_slowed(double w, double s, double keep);
@@ -736,7 +749,8 @@ void forward(State *s, const int *tok, int n, int n_logits);
 
 /* Key t of key head kh as the next query would meet it: a copy in k[D]. */
 void state_key(const State *s, int l, int kh, int t, float *k);
-/* What the encoding of layer l adds to the scaled score of head h of the last token run and key t. */
+/* What the encoding of layer l adds to the scaled score of head h, of the last token run and key
+ * t. */
 double state_bias(const State *s, int l, int h, int t);
 
 /* "0,3,5-7" of n things: on[i] becomes 1; all of them for NULL. The option is named in errors. */
@@ -1267,8 +1281,8 @@ int rope_heads(const Rope *r);
  * a kind that looks at the hidden state sees zeros. */
 int rope_kernel(const Rope *r, int h, const int *distance, int n, double *k, double *bias,
                 Err *e) MUST_USE;
-/* Angle per token of every pair, theta[P], and the amplitude, where the context has `length` tokens;
- * of key head 0. */
+/* Angle per token of every pair, theta[P], and the amplitude, where the context has `length`
+ * tokens; of key head 0. */
 int rope_rates(const Rope *r, int length, double *theta, double *amplitude, Err *e) MUST_USE;
 
 /* ---------------------------------------------------------------- rope/show.c */

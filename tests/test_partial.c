@@ -20,7 +20,12 @@ typedef struct {
 static void shape_new(Shape *s, int n_layers, int n_heads, int n_rot, int D)
 {
     Err e;
-    RopeParams p = {.head_dim = D, .n_rot = n_rot, .base = 10000, .factor = 1, .n_ctx_orig = 48, .pos_scale = 1};
+    RopeParams p = {.head_dim = D,
+                    .n_rot = n_rot,
+                    .base = 10000,
+                    .factor = 1,
+                    .n_ctx_orig = 48,
+                    .pos_scale = 1};
     *s = (Shape){.arch = {.name = "shape \"\n"}};
     for (int i = 0; i < 8; i++) s->divisors[i] = 1 + (float)i / 3;
     for (int i = 0; i < 64; i++) s->bias[i] = (float)i / 7;

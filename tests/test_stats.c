@@ -66,8 +66,12 @@ typedef struct {
 static void shape_new(Shape *s, int layout, int window)
 {
     Err e;
-    RopeParams p = {
-        .head_dim = D, .n_rot = 2 * N_PAIRS, .base = 10000, .factor = 1, .n_ctx_orig = 1024, .pos_scale = 1};
+    RopeParams p = {.head_dim = D,
+                    .n_rot = 2 * N_PAIRS,
+                    .base = 10000,
+                    .factor = 1,
+                    .n_ctx_orig = 1024,
+                    .pos_scale = 1};
     *s = (Shape){0};
     CHECK(rope_new(&s->rope, rope_find("plain"), &p, layout, NULL, &e) == 0);
     s->m = (Model){.n_layers = 2,
