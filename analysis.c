@@ -6213,6 +6213,9 @@ static void print_side(const Term *t, const Explain *x, const PairPart *y, int i
             fprintf(f, " = %.0f turn%s and %.*f rad", turns, plural((uint64_t)turns), digits,
                     angle - TAU * turns);
         fprintf(f, " = %.3f degrees\n", degrees(angle - TAU * turns));
+        if (x->amplitude > 1 || x->amplitude < 1)
+            fprintf(f, "The encoding lengthens it, too: below is the rotation times A = %.9g\n",
+                    x->amplitude);
     } else {
         fprintf(f, "\nThe %s is turned so (found from its values before and after):\n", s.name);
     }

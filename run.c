@@ -3941,8 +3941,9 @@ typedef struct {
     Model m;
     State s;
     Tokenizer *tok;
-    int bos;         /* id put before a text, or -1 */
-    char policy[64]; /* how that was decided */
+    int bos;          /* id put before a text, or -1 */
+    char policy[64];  /* how that was decided */
+    const char *rope; /* what takes the place of the file's encoding, in words; NULL: nothing */
     double load_seconds;
 } Session;
 
@@ -3983,7 +3984,7 @@ static void warn_pre(const Tokenizer *t)
 /* The model and its tokenizer, without a state. */
 static int session_model(Session *ss, const Options *o, const ModelOptions *mo, Err *e)
 {
-    *ss = (Session){.bos = -1};
+    *ss = (Session){.bos = -1, .rope = o->rope_said};
     if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
         return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
     if (!o->model)
@@ -4178,6 +4179,7 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
 {
     note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
          activations(&ss->s), ss->s.k->name, ss->s.n_threads, ss->s.n_threads > 1 ? "s" : "");
+    if (ss->rope) note("encoding: %s, not the file's", ss->rope);
     if (sp->temp <= 0)
         note("greedy");
     else
@@ -4741,11 +4743,8 @@ static void perplexity_json(FILE *f, const Session *ss, const Options *o, const 
     json_str(f, o->model, strlen(o->model));
     fprintf(f, ",\"model_sha256\":\"%s\",\"text_sha256\":\"%s\",\"bos\":", sha, p->text_sha256);
     json_str(f, ss->policy, strlen(ss->policy));
-    fputs(",\"edits\":", f);
-    if (p->edits)
-        json_str(f, p->edits, strlen(p->edits));
-    else
-        fputs("null", f);
+    json_text(f, "rope_override", ss->rope);
+    json_text(f, "edits", p->edits);
     fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"exact\":%s,",
             o->protocol, ss->s.n_ctx, p->first + 1, p->done, ss->s.exact ? "true" : "false");
     fprintf(f, "\"interrupted\":%s,\"tokens_scored\":%ld,\"perplexity\":%.9g,\"error\":%.9g}\n",
@@ -4760,6 +4759,7 @@ static void perplexity_print(FILE *f, const Session *ss, const Options *o, const
     fprintf(f, "protocol %s: %d windows of %d tokens, scored from position %d on, BOS %s, %s%s\n",
             o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy, activations(&ss->s),
             interrupted ? ", interrupted" : "");
+    if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
     if (p->edits) fprintf(f, "an edited run, with %s\n", p->edits);
 }
 
@@ -5036,6 +5036,7 @@ static void bench_json(FILE *f, const Session *ss, const Bench *b)
     fprintf(f,
             "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
     json_str(f, ss->m.g.path, strlen(ss->m.g.path));
+    json_text(f, "rope_override", ss->rope);
     fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"kv\":\"%s\",\"probe\":%s,",
             s->k->name, s->n_threads, s->exact ? "true" : "false",
             s->kv_type == T_F16 ? "f16" : "f32", b->probe ? "true" : "false");
@@ -5066,6 +5067,7 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b)
             (double)ss->m.n_params / 1e6, b->bytes / 1e6);
     fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", s->k->name, s->n_threads,
             s->n_threads > 1 ? "s" : "", activations(s), b->probe ? "on" : "off", b->repeat);
+    if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
     fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
             b->first * 1e3);
     fprintf(f, "  prompt %6d   %10.1f tok/s  %.0f %% of the peak measured here: %.1f Gflop/s",

@@ -197,6 +197,16 @@ run analyze $model -f $sample -n 64 $half --partial "$dir/half.part"
 ok "a partial result does" grep -aq "$said" "$dir/half.part"
 run merge "$dir/half.part" --json
 ok "and what is merged from it" says "$said"
+run generate $model -p "Once" -n 1 $half
+ok "generate does" complains "encoding: $said, not the file's"
+run perplexity $model -f $sample -c 64 --chunks 2 $half
+ok "perplexity does" says "encoding: $said, not the file's"
+run perplexity $model -f $sample -c 64 --chunks 2 $half --json
+ok "its JSON does" says "\"rope_override\":\"$said\""
+run bench $model -n 1 --n-prompt 2 -r 1 $half
+ok "bench does" says "encoding: $said, not the file's"
+run bench $model -n 1 --n-prompt 2 -r 1 $half --json
+ok "its JSON does" says "\"rope_override\":\"$said\""
 run bounds $model $half
 ok "bounds does" says "$said"
 run check $model -f $sample -n 64 $half
