@@ -311,6 +311,7 @@ typedef struct {
     double pos_scale, pos_shift; /* position p of token t: pos_shift + pos_scale * t (1, 0) */
     int layer, n_layers;         /* which one of how many; for params and freqs alone */
     int n_heads, n_kv_heads, n_embd, n_ctx_train;
+    double score_scale; /* of q k: 1 / sqrt(head_dim), unless the model has another */
     /* Attention heads made from each projected query head (1), and what their outputs count when
      * the model's output matrix has no columns for all of them (1, 0). */
     int copies;

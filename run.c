@@ -2843,6 +2843,7 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
         spec[l].p.n_kv_heads = m->layer[l].n_kv_heads;
         spec[l].p.n_embd = m->n_embd;
         spec[l].p.n_ctx_train = m->n_ctx_train;
+        spec[l].p.score_scale = (double)m->score_scale;
     }
     int bad = rope_file_shape(&f, spec, b->e);
     for (int l = 0; !bad && l < m->n_layers; l++) bad = read_divisors(b, &spec[l].p);

@@ -1,6 +1,8 @@
 /* The encoding that a GGUF file asks for: a kind and its numbers for every layer.
  *
- * These keys, after the name of the architecture and a point, mean what llama.cpp takes them for:
+ * These keys, after the name of the architecture and a point, mean what llama.cpp takes them for,
+ * where it reads them: for some architectures (llama among them) it leaves out yarn_beta_*,
+ * yarn_ext_factor, yarn_log_multiplier and max_alibi_bias, which are obeyed here for all.
  *
  *   rope.freq_base                base; rope.freq_base_swa that of layers with a window, which are
  *                                 never scaled; rope.freq_base_per_layer one for each layer

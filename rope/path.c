@@ -4,7 +4,9 @@
  *   beta_t = 2 sigmoid(W_b h_t + c), one number per key head
  *   w_t    = u / sqrt(sum of squares of u + 1e-6), u = silu(causal convolution of W_w h_t over
  *            d_conv tokens) or W_w h_t; W_w of one matrix or two thin ones
- * PaTH-FoX: + sum_(n < u <= m) log sigmoid(g_u) / sqrt(D), g = W_g h + b, per query head. */
+ * PaTH-FoX: + sum_(n < u <= m) log sigmoid(g_u) / sqrt(D), g = W_g h + b, per query head.
+ * 1 / sqrt(D) is the scale of the scores. Rows of W_w and of the convolution stand in the order of
+ * those of W_k in the same file: GGUF's llama has them permuted. */
 #include "../model.h"
 
 #include <math.h>
@@ -187,7 +189,7 @@ static void path_fade(const RopeCall *c, int h, int pos, int t0, int n_t, float 
     int G = group(c->r);
     if (!c->r->w[W_FORGET]) return;
     const double *sum = c->history + h % G;
-    double now = sum[(size_t)pos * (size_t)G], scale = 1 / sqrt((double)c->r->p.head_dim);
+    double now = sum[(size_t)pos * (size_t)G], scale = c->r->p.score_scale;
     for (int t = 0; t < n_t; t++)
         score[t] += (float)(scale * (now - sum[(size_t)(t0 + t) * (size_t)G]));
 }

@@ -40,6 +40,7 @@ RopeParams rope_params(int head_dim, double base)
                         .n_layers = 1,
                         .n_heads = 1,
                         .n_kv_heads = 1,
+                        .score_scale = head_dim > 0 ? 1 / sqrt((double)head_dim) : 1,
                         .copies = 1,
                         .fold = {1, 0}};
 }
