@@ -111,6 +111,10 @@ endif
 test: ropescope $(TESTS) $(BUILD)/tests/dump_logits
 	@sh tests/all.sh $(BUILD) $(TESTS)
 
+# One of them: make test-rope_matrix runs tests/test_rope_matrix.c.
+test-%: $(BUILD)/tests/test_%
+	@$<
+
 SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 debug:
 	$(MAKE) CFLAGS="$(SANITIZE)" all

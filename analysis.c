@@ -6229,6 +6229,26 @@ static void print_side(const Term *t, const Explain *x, const PairPart *y, int i
                 s.by * (s.c * s.a - s.s * s.b), digits, s.by * (s.s * s.a + s.c * s.b));
 }
 
+/* The part once more, from lengths and directions; by: all factors on it, angle: (i - j) theta. */
+static void print_by_angles(const Term *t, const Explain *x, const PairPart *y, double by,
+                            double angle)
+{
+    FILE *f = t->f;
+    int digits = decimals_of(x).value + 1;
+    fputs("\nAnd with lengths and directions alone:\n", f);
+    fprintf(f, "  part = %s%sr r cos(phi + (i - j) theta)\n", has_factor(x) ? "A A s " : "",
+            has_factor(x) ? "x " : "");
+    fputs("       = ", f);
+    if (has_factor(x)) fprintf(f, "%.9g x ", by);
+    fprintf(f, "%.*f x %.*f x cos(%.*f + %.*f)", digits, y->r_q, digits, y->r_k, digits, y->phi,
+            digits, angle);
+    fputs("\n       = ", f);
+    if (has_factor(x)) fprintf(f, "%.9g x ", by);
+    fprintf(f, "%.*f x cos(%.*f) = ", digits, y->r_q * y->r_k, digits, y->phi + angle);
+    print_fixed(f, 0, digits, y->part_by_angles);
+    fputc('\n', f);
+}
+
 /* Turning the query alone, by the distance, gives the same part; and so do lengths and angles. */
 static void print_by_distance(const Term *t, const Explain *x, const PairPart *y, const Decimals *d)
 {
@@ -6240,6 +6260,16 @@ static void print_by_distance(const Term *t, const Explain *x, const PairPart *y
     const double rows[2][4] = {{c, y->q_a, s, y->q_b}, {s, y->q_a, c, y->q_b}};
     const double dot[4] = {a, y->k_a, b, y->k_b};
     char name[32];
+    if (!(x->place_k < 0 || x->place_k > 0)) {
+        fputc('\n', f);
+        print_note(t,
+                   "%sThe distance is all that matters%s: here the key stands at 0 and did not "
+                   "turn, so the query alone was turned, by (i - j) theta. With another --key both "
+                   "turn, and the part is the same as if the query alone did by the distance.",
+                   t->bold, t->off);
+        print_by_angles(t, x, y, by, angle);
+        return;
+    }
     fprintf(
         f,
         "\n%sThe distance is all that matters.%s Turn the query by (i - j) theta = %.9g x theta "
@@ -6252,17 +6282,7 @@ static void print_by_distance(const Term *t, const Explain *x, const PairPart *y
     if (has_factor(x))
         fprintf(f, "  times A x A x s = %.9g: (%.*f, %.*f)\n", by, digits, a, digits, b);
     print_two_products(f, "part", dot, 1, digits);
-    fputs("\nAnd with lengths and directions alone:\n", f);
-    fprintf(f, "  part = %s%sr r cos(phi + (i - j) theta)\n", has_factor(x) ? "A A s " : "",
-            has_factor(x) ? "x " : "");
-    fputs("       = ", f);
-    if (has_factor(x)) fprintf(f, "%.9g x ", by);
-    fprintf(f, "%.*f x %.*f x cos(%.*f + %.*f) = ", digits, y->r_q, digits, y->r_k, digits, y->phi,
-            digits, angle);
-    if (has_factor(x)) fprintf(f, "%.9g x ", by);
-    fprintf(f, "%.*f x cos(%.*f) = ", digits, y->r_q * y->r_k, digits, y->phi + angle);
-    print_fixed(f, 0, digits, y->part_by_angles);
-    fputc('\n', f);
+    print_by_angles(t, x, y, by, angle);
 }
 
 static void print_meeting(const Term *t, const Explain *x, const PairPart *y, const Decimals *d)
@@ -6327,7 +6347,7 @@ static void print_dial(const Term *t, const PairPart *y)
     static const char *const what[4] = {"q  query before", "k  key before", "Q  query after",
                                         "K  key after"};
     for (int i = 0; i < 4; i++) dial_mark(dial, at[i], what[i][0]);
-    fputc('\n', t->f);
+    fputs("\nThe four directions on a circle (lengths are left out):\n", t->f);
     for (int row = 0; row < DIAL_ROWS; row++) {
         int line = row - (DIAL_ROWS - 4) / 2, said = line >= 0 && line < 4;
         print_dial_row(t, dial[row], said);

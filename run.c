@@ -1199,7 +1199,9 @@ static const RopeKind *const rope_kinds[] = {
 
 const RopeKind *rope_at(int i)
 {
-    return i >= 0 && i < N_ROPE_KINDS ? rope_kinds[i] : NULL;
+    const RopeKind *k = i >= 0 && i < N_ROPE_KINDS ? rope_kinds[i] : NULL;
+    if (k) MUST(k->name && k->formula && k->source && k->summary && k->detail && k->freqs);
+    return k;
 }
 
 const RopeKind *rope_find(const char *name)

@@ -446,9 +446,10 @@ static void say_pairs(const Show *w, const Shown *s, Bytes *out)
     if (still) say(out, "%d of %d pairs do not turn.", still, P);
     if (still < P)
         say(out,
-            "Over the trained context of %d tokens %d of %d pairs make at most one turn (x = theta "
-            "P <= 2 pi), %d of them at most half a turn (x <= pi); of plain RoPE, %d and %d of %d.",
-            w->n_ctx, n_within(w, s, TAU), P, n_within(w, s, TAU / 2), n_within(w, &w->plain, TAU),
+            "Over the trained context of %d tokens %d of the pairs that turn make at most one turn "
+            "(x = theta P <= 2 pi), %d of them at most half a turn (x <= pi); of plain RoPE, %d "
+            "and %d of %d.",
+            w->n_ctx, n_within(w, s, TAU), n_within(w, s, TAU / 2), n_within(w, &w->plain, TAU),
             n_within(w, &w->plain, TAU / 2), w->plain.r->n_pairs);
     if (s->amplitude > 1 || s->amplitude < 1)
         say(out,
@@ -566,8 +567,9 @@ static void print_frequencies(const Term *t, const Show *w, const Shown *s)
     print_chart(t, &c);
     free(v);
     print_note(t,
-               "P = %d: below this line a pair makes less than one turn over the trained "
-               "context (x = theta P <= 2 pi)%s.",
+               "%s: %s, %s: plain RoPE where it is apart. P = %d: below this line a pair makes "
+               "less than one turn over the trained context (x = theta P <= 2 pi)%s.",
+               t->ascii ? "***" : "The line ⠒⠒", s->r->kind->name, t->ascii ? "' . :" : "dots · .",
                w->n_ctx, half_is_apart(&c) ? "; below 2 P, less than half a turn (x <= pi)" : "");
 }
 
@@ -657,15 +659,12 @@ static void print_kernel(const Term *t, const Show *w, const Shown *s, int h)
     free(like);
 }
 
-static void print_reading_note(const Term *t, const Shown *s)
+static void print_reading_note(const Term *t)
 {
-    print_note(t,
-               "K(D): the logit of a query with a key D tokens before it, where the two would "
-               "have a logit of 1 without any encoding: both are 1 in the first value of every "
-               "pair and 0 in the second. Plain RoPE has the mean of cos(theta D) over its "
-               "pairs. %s is %s, plain RoPE %s where it is apart.",
-               s->r->kind->name, t->ascii ? "***" : "the line ⠒⠒",
-               t->ascii ? "' . :" : "the dots · .");
+    print_note(t, "K(D): the logit of a query with a key D tokens before it, where the two would "
+                  "have a logit of 1 without any encoding: both are 1 in the first value of every "
+                  "pair and 0 in the second. Plain RoPE has the mean of cos(theta D) over its "
+                  "pairs. An upright line stands at the trained context.");
 }
 
 /* The first head, and the last of those that are like no other before them. */
@@ -683,7 +682,7 @@ static void print_shown(const Term *t, const Show *w, const Shown *s)
         if (s->like[h] == h) last = h;
     print_kernel(t, w, s, 0);
     if (last > 0) print_kernel(t, w, s, last);
-    if (s == w->shown) print_reading_note(t, s);
+    if (s == w->shown) print_reading_note(t);
     fputc('\n', t->f);
     if (s->r->n_pairs) say_pairs(w, s, &said);
     if (blind(s->r->kind))

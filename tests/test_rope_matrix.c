@@ -277,7 +277,7 @@ static void test_registry_covered(void)
         for (int i = 0; i < N_SPECS; i++)
             found |= strncmp(specs[i], name, strlen(name)) == 0 &&
                      (!specs[i][strlen(name)] || specs[i][strlen(name)] == ':');
-        CHECK_MSG(found, "kind %s has no row here", name);
+        CHECK_MSG(found, "kind %s has no row in specs", name);
         CHECK_MSG(rope_at(k)->formula && rope_at(k)->source && rope_at(k)->summary &&
                       rope_at(k)->detail && rope_at(k)->freqs,
                   "kind %s does not explain itself", name);
@@ -316,9 +316,14 @@ static void test_words(void)
 static void test_independence(const Subject *x)
 {
     static const Way whole = {1, MAX_TOKENS, "base"};
-    for (int i = 0; i < N_SPECS; i++) {
-        size_t n = 0;
+    size_t n = 0;
+    float *plain = logits_of(x, "plain", &whole, &n);
+    for (int i = 0; plain && i < N_SPECS; i++) {
         float *want = logits_of(x, specs[i], &whole, &n);
+        double d = want ? distance(want, plain, n) : 0;
+        CHECK_MSG(i == 0 || !want || d > 10 * x->tolerance,
+                  "%s: %s does nothing, or something that is no number: %g away from plain",
+                  x->name, specs[i], d);
         for (int way = 0; want && way < 4; way++) {
             static const Way ways[] = {{2, 1, NULL}, {1, 7, NULL}, {3, 32, NULL}, {2, 96, "base"}};
             float *got = logits_of(x, specs[i], &ways[way], &n);
@@ -329,6 +334,7 @@ static void test_independence(const Subject *x)
         }
         free(want);
     }
+    free(plain);
 }
 
 /* ---------------------------------------------------------------- subjects */
