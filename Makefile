@@ -111,6 +111,8 @@ endif
 test: ropescope $(TESTS) $(BUILD)/tests/dump_logits
 	@sh tests/all.sh $(BUILD) $(TESTS)
 
+tests: ropescope $(TESTS)
+
 # One of them: make test-rope_matrix runs tests/test_rope_matrix.c.
 test-%: $(BUILD)/tests/test_%
 	@$<
@@ -150,6 +152,6 @@ install: ropescope
 clean:
 	rm -rf build ropescope demo.html
 
-.PHONY: all test debug compare bench demo fuzz install clean ropescope
+.PHONY: all test tests debug compare bench demo fuzz install clean ropescope
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
