@@ -7938,14 +7938,14 @@ int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err 
 /* ---------------------------------------------------------------- sweep
  * Encodings times contexts on one text: a line of JSON for each cell,
  *
- *   {"schema", "model", "text", "asked", then the settings from "version" on, "rope", "context",
- *    figures, "bounds"}
+ *   {"schema", "model", "text", "asked", then the settings from "version" on, "rope", "rope_hash",
+ *    "context", figures, "bounds"}
  *
- * A file of lines is gone on from. A cell is known by its canonical encoding and its context; the
- * settings must be those of this run; and what follows "version" must be, byte for byte, what is
+ * A file of lines is gone on from. A cell is known by its canonical encoding, the hash of all that
+ * this stands for (files of weights, lists of factors, the layers) and its context; the settings must be those of this run; and what follows "version" must be, byte for byte, what is
  * written of the figures that were read from it, so that no other file is taken for one of ours. */
 
-static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/1\"";
+static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/2\"";
 
 static const char *const sweep_figures[SWEEP_FIGURES] = {
     [SWEEP_WINDOWS] = "windows",
@@ -8032,6 +8032,7 @@ static char *sweep_body(const Sweep *s, const SweepCell *c, size_t *n)
     MUST(f);
     sweep_settings(f, s);
     json_text(f, "rope", c->rope);
+    json_text(f, "rope_hash", c->rope_hash);
     JSON_FIELDS(f, {"context", c->context});
     for (int i = 0; i < SWEEP_FIGURES; i++) JSON_FIELDS(f, {sweep_figures[i], c->figure[i]});
     fputs(",\"bounds\":[", f);
@@ -8097,21 +8098,30 @@ static int sweep_same_run(const Sweep *s, const PageFile *in, Err *e)
     return rc;
 }
 
+/* Is v the string s, as it is written here? */
+static int json_says(Str v, const char *s)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    json_str(f, s, strlen(s));
+    MUST(fclose(f) == 0);
+    int same = v.n == n && !memcmp(v.s, text, n);
+    free(text);
+    return same;
+}
+
 /* The cell of a line, or NULL: it was not asked for. */
 static SweepCell *sweep_find(const Sweep *s, Str line)
 {
-    Str rope = json_member(line, "rope"), context = json_member(line, "context");
+    Str rope = json_member(line, "rope"), hash = json_member(line, "rope_hash");
+    Str context = json_member(line, "context");
     for (int i = 0; i < s->n; i++) {
-        char *text = NULL;
-        size_t n = 0;
-        FILE *f = open_memstream(&text, &n);
-        MUST(f);
-        json_str(f, s->cell[i].rope, strlen(s->cell[i].rope));
-        MUST(fclose(f) == 0);
-        int same = rope.n == n && !memcmp(rope.s, text, n) &&
-                   json_below(context, s->cell[i].context + 1) == s->cell[i].context;
-        free(text);
-        if (same) return &s->cell[i];
+        SweepCell *c = &s->cell[i];
+        if (json_below(context, c->context + 1) == c->context && json_says(rope, c->rope) &&
+            json_says(hash, c->rope_hash))
+            return c;
     }
     return NULL;
 }

@@ -1045,6 +1045,7 @@ enum { SWEEP_BOUNDS = 7, SWEEP_RATES = 6 }; /* hits, of, chance: strong pairs, t
 typedef struct {
     char *asked; /* as it was asked for, owned; NULL: the encoding of the file */
     char *rope;  /* canonical, owned */
+    char rope_hash[65]; /* of all that is in force: weights and the layers' map, too */
     int context, done;
     double figure[SWEEP_FIGURES], bound[SWEEP_BOUNDS][SWEEP_RATES];
 } SweepCell;

@@ -6839,6 +6839,61 @@ static char *rope_texts(const Model *m)
     return b.s;
 }
 
+static void write_reals(FILE *f, const char *name, const double *v, size_t n)
+{
+    fprintf(f, "%s %zu", name, n);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, &v[i], sizeof bits);
+        fprintf(f, isnan(v[i]) ? " -" : " %016llx", (unsigned long long)bits);
+    }
+    fputc('\n', f);
+}
+
+static void write_floats(FILE *f, const char *name, const float *v, size_t n)
+{
+    char hash[65];
+    sha256_hex(n ? (const void *)v : "", n * sizeof *v, hash);
+    fprintf(f, "%s %zu %s\n", name, n, hash);
+}
+
+/* All that one encoding turns by: what its text leaves out, too. */
+static void write_rope(FILE *f, const Rope *r)
+{
+    const RopeParams *p = &r->p;
+    const double real[] = {p->base,    p->factor,  p->pos_scale, p->pos_shift,
+                           p->fold[0], p->fold[1], r->amplitude};
+    const int whole[] = {p->head_dim,   p->n_rot,  p->n_ctx_orig,  p->n_layers, p->n_heads,
+                         p->n_kv_heads, p->n_embd, p->n_ctx_train, p->copies,   p->halved,
+                         r->n_pairs,    r->layout, r->sets,        r->uneven};
+    fprintf(f, "kind %s\nwhole", r->kind->name);
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) fprintf(f, " %d", whole[i]);
+    fputc('\n', f);
+    write_reals(f, "real", real, sizeof real / sizeof *real);
+    write_reals(f, "arg", p->arg, ROPE_ARGS);
+    write_reals(f, "inv_freq", r->inv_freq, (size_t)r->sets * (size_t)r->n_pairs);
+    write_reals(f, "positions", r->positions, (size_t)r->n_positions);
+    write_floats(f, "divisors", p->divisors, p->divisors ? (size_t)r->n_pairs : 0);
+    for (int i = 0; i < ROPE_WEIGHTS; i++) write_floats(f, "weights", r->w[i], r->n_w[i]);
+}
+
+/* SHA-256 of what the encodings of a model do, and in which layers. Pitfall: their texts are alike
+ * where a list of factors, a file of weights or a pattern of layers is not. */
+static void rope_hash(const Model *m, char hash[65])
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    fputs("layers", f);
+    for (int l = 0; l < m->n_layers; l++) fprintf(f, " %d", m->layer[l].rope);
+    fputc('\n', f);
+    for (int i = 0; i < m->n_ropes; i++) write_rope(f, &m->rope[i]);
+    MUST(fclose(f) == 0);
+    sha256_hex(text, n, hash);
+    free(text);
+}
+
 /* Opens the model with the encoding of every cell: what is wrong is said before the first run. */
 static int plan_cells(Sweeper *w, const Strings *specs, const double *context, int n_contexts,
                       Err *e)
@@ -6852,7 +6907,7 @@ static int plan_cells(Sweeper *w, const Strings *specs, const double *context, i
         c->context = (int)context[i % n_contexts];
         if (specs->n) c->asked = strdup(specs->at[i / n_contexts]);
         rc = cell_model(w->o, c, &m, e);
-        if (!rc) c->rope = rope_texts(&m);
+        if (!rc) c->rope = rope_texts(&m), rope_hash(&m, c->rope_hash);
         model_close(&m);
     }
     return rc;
@@ -7008,7 +7063,9 @@ static const SweepCell *sweep_twin(const Sweep *s, const SweepCell *c)
 {
     for (int i = 0; i < s->n; i++) {
         const SweepCell *t = &s->cell[i];
-        if (t->done && t->context == c->context && strcmp(t->rope, c->rope) == 0) return t;
+        if (t->done && t->context == c->context && strcmp(t->rope, c->rope) == 0 &&
+            strcmp(t->rope_hash, c->rope_hash) == 0)
+            return t;
     }
     return NULL;
 }

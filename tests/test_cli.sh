@@ -1164,6 +1164,47 @@ run sweep $model -f $sample --contexts 16 --rope plain --factors 3 --json --no-a
 ok "--factors leaves kinds without one alone" says '"asked":"plain"'
 run sweep $model -f $sample --contexts 16 --rope linear:factor=2 --rope linear:factor=2.0 --json
 ok "two names of one encoding are run once" [ "$(sed 's/.*"version"//' "$out" | uniq | wc -l)" -eq 1 ]
+# One text, two encodings: what is in a list, a pattern of layers or a file of weights is no word of it.
+longrope() { # FACTOR FILE: config.json with 16 short and 16 long factors
+    list=$(yes "$1" | head -n 16 | paste -s -d, -)
+    printf '{"model_type":"llama","rope_theta":10000,"max_position_embeddings":512,' >"$2"
+    printf '"original_max_position_embeddings":512,"rope_scaling":{"rope_type":"longrope",' >>"$2"
+    printf '"factor":1,"short_factor":[%s],"long_factor":[%s]}}' "$list" "$list" >>"$2"
+}
+nope() { printf '{"model_type":"smollm3","rope_theta":10000,"no_rope_layers":%s}' "$1" >"$2"; }
+longrope 1 "$dir/la.json"
+longrope 2 "$dir/lb.json"
+nope '[1,0,1,1,1]' "$dir/na.json"
+nope '[1,1,0,1,1]' "$dir/nb.json"
+for two in "la lb" "na nb"; do
+    a=$dir/${two% *}.json b=$dir/${two#* }.json
+    twins="sweep $model -f $sample --contexts 16 --rope $a --rope $b"
+    run $twins -o "$dir/twins-${two% *}"
+    ok "sweep of two config.json of one text ($two)" exits 0
+    sed 's/.*"rope"://;s/,"rope_hash".*//' "$dir/twins-${two% *}" >"$dir/texts"
+    ok "(their texts are the same)" [ "$(uniq "$dir/texts" | grep -c .)" -eq 1 ]
+    sed 's/.*"tokens_scored"//' "$dir/twins-${two% *}" >"$dir/figures"
+    ok "each has figures of its own" [ "$(uniq "$dir/figures" | grep -c .)" -eq 2 ]
+    run sweep $model -f $sample --contexts 16 --rope "$b" --json
+    ok "those that it has alone" [ "$(sed 's/.*"version"//' "$out")" = \
+        "$(sed -n '2s/.*"version"//p' "$dir/twins-${two% *}")" ]
+    run $twins -o "$dir/twins-${two% *}"
+    ok "and both are there when gone on from" complains "has 2 of the 2 cells"
+done
+if [ $json_tool -eq 1 ]; then
+    weights="python3 tests/make_rope_weights.py path $dir/W.gguf 5 128 4 2 32"
+    of_file="sweep $model -f $sample --contexts 16 --rope path:file=$dir/W.gguf --rope plain"
+    $weights 1
+    run $of_file -o "$dir/weighed"
+    ok "sweep with a file of weights" exits 0
+    run $of_file -o "$dir/weighed"
+    ok "which is as it was" complains "has 2 of the 2 cells"
+    $weights 2
+    run $of_file -o "$dir/weighed"
+    ok "a file of weights that was written anew: another encoding" complains "has 1 of the 2 cells"
+    run $of_file --json
+    ok "and its figures are those shown" [ "$(sed -n 1p "$out")" = "$(sed -n 3p "$dir/weighed")" ]
+fi
 run sweep $model -f $sample --contexts 16 --json
 ok "without --rope: the encoding of the file" says '"asked":null,.*"rope":"plain:base=10000"'
 refused 2 "expected numbers" sweep $model -f $sample --contexts 16,x
