@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -7000,7 +7001,8 @@ static int sweep_text(Sweeper *w, Err *e)
 
 /* ---- the file of cells */
 
-/* -o FILE: made, or gone on from. What follows its last whole line is cut off. */
+/* -o FILE: made, or gone on from. What follows its last whole line is cut off.
+ * Pitfall: a lock of lockf would end when bytes_read closes the file that it opened anew. */
 static int sweep_file(Sweeper *w, Err *e)
 {
     const char *path = w->o->out;
@@ -7013,7 +7015,7 @@ static int sweep_file(Sweeper *w, Err *e)
     if (fstat(w->fd, &st) || !S_ISREG(st.st_mode))
         return err_set(e, "%s: expected a file that lines can be added to (--json prints them)",
                        path);
-    if (lockf(w->fd, F_TLOCK, 0) && (errno == EACCES || errno == EAGAIN))
+    if (flock(w->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
         return err_set(e, "%s: another sweep is writing it", path);
     if (bytes_read(&text, path, e)) return -1;
     int rc = sweep_read(&w->s, path, (Str){text.s ? text.s : "", text.n}, &whole, e);

@@ -1229,7 +1229,15 @@ long="--contexts 64,256 --rope plain --rope none --rope linear --factors 2,4,8 -
 pid=$!
 i=0
 while [ ! -s "$dir/cut" ] && [ $i -lt 600 ]; do sleep 0.02; i=$((i + 1)); done
+kill -STOP $pid
+cp "$dir/cut" "$dir/before"
+"$program" sweep $model -f $sample --contexts 16 --rope plain -o "$dir/cut" >"$out.2" 2>"$err.2"
+second=$?
+ok "a second sweep into the same file is refused" [ $second -eq 1 ]
+ok "and says why" grep -q "another sweep is writing it" "$err.2"
+ok "and the file is that of the first" cmp -s "$dir/cut" "$dir/before"
 kill -INT $pid
+kill -CONT $pid
 wait $pid
 status=$?
 ok "an interrupted sweep exits with 130" exits 130
