@@ -8143,16 +8143,19 @@ static int sweep_read_line(Sweep *s, const PageFile *in, Err *e)
     if (json_whole(in, e) || check_schema(in, schema, 1, e) || sweep_same_run(s, in, e)) return -1;
     Str line = json_trim(in->json);
     SweepCell *c = sweep_find(s, line);
-    if (!c || c->done) return 0;
-    sweep_read_figures(c, line);
+    if (!c) return 0;
+    int again = c->done;
+    if (!again) sweep_read_figures(c, line);
     char *want = sweep_body(s, c, &n);
     const char *from = json_member(line, "version").s - (sizeof first - 1);
     size_t found = (size_t)(line.s + line.n - from);
-    c->done = found == n - 1 && !memcmp(from, want, found); /* want ends with a newline */
+    int same = found == n - 1 && !memcmp(from, want, found); /* want ends with a newline */
     free(want);
-    if (c->done) return 0;
-    return err_set(e, "%s: expected a cell as it is written here, found other figures or words",
-                   in->path);
+    if (!again) c->done = same;
+    if (same) return 0;
+    return err_set(e, "%s: expected %s, found other figures or words", in->path,
+                   again ? "what a line before it says of the same cell"
+                         : "a cell as it is written here");
 }
 
 int sweep_read(Sweep *s, const char *path, Str text, size_t *whole, Err *e)

@@ -1119,6 +1119,11 @@ sed '2s/"perplexity":\([0-9]\)/"perplexity":0\1/' "$dir/whole" >"$dir/cells"
 stays "$dir/cells" "line 2: " $sweep
 sed '2s/"n_strong":/"more":1,"n_strong":/' "$dir/whole" >"$dir/cells"
 stays "$dir/cells" "line 2: expected a cell as it is written" $sweep
+sed -n '2s/"n_strong":[0-9]*,/"n_strong":7,/p' "$dir/whole" | cat "$dir/whole" - >"$dir/cells"
+stays "$dir/cells" "line 9: expected what a line before it says of the same cell" $sweep
+sed -n 2p "$dir/whole" | cat "$dir/whole" - >"$dir/cells"
+run $sweep -o "$dir/cells"
+ok "a cell may be there twice" complains "has 8 of the 8 cells"
 
 # The same figures as the commands that measure one of them.
 figure() { sed -n "$2s/.*\"$1\":\([-0-9.e+]*\)[,}].*/\1/p" "$3"; } # NAME LINE FILE
