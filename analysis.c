@@ -6614,9 +6614,22 @@ static void pairs_total(Pairs *p, const Model *m)
         }
 }
 
-static int selected(const Selection *s, int l, int h)
+/* The projected head that attention head h is, or is a copy of. */
+static int projected_head(const Layer *y, int h)
 {
-    return !s || (s->layer[l] && s->head[h]);
+    return h * y->n_q_heads / y->n_heads;
+}
+
+/* Is head h of layer l of m one of the selection, which may be of m with another encoding? */
+static int selected(const Selection *s, const Model *m, int l, int h)
+{
+    if (!s || !s->layer[l]) return !s;
+    const Layer *is = &m->layer[l], *of = &s->m->layer[l];
+    if (is->n_heads == of->n_heads && is->n_q_heads == of->n_q_heads) return s->head[h];
+    int on = 0;
+    for (int i = 0; i < of->n_heads; i++)
+        on |= s->head[i] && projected_head(of, i) == projected_head(is, h);
+    return on;
 }
 
 /* By how far pair j turns over P: PAIRS_PARTIAL, PAIRS_HALF or PAIRS_FULL. */
@@ -6638,7 +6651,7 @@ Pairs pairs_pick(const Analysis *a, const Selection *s, int which, const uint8_t
             const Head *head = r.head ? &r.head[a->first_q[l] + h] : NULL;
             const Axis *ax = axis_of(a, l, h);
             uint8_t *on = pairs_of(&p, l, h);
-            for (int j = 0; j < ax->n && selected(s, l, h); j++)
+            for (int j = 0; j < ax->n && selected(s, m, l, h); j++)
                 on[j] = head                    ? head->pair[j].candidate != 0
                         : which == PAIRS_LISTED ? listed[j] != 0
                                                 : is_in_class(ax, j, which);
@@ -6796,7 +6809,7 @@ static void lowest_channels(const double *sq, int D, int n, int *at)
 static int group_selected(const Selection *s, const Model *m, int l, int kh)
 {
     int group = m->layer[l].n_heads / m->layer[l].n_kv_heads, all = 1;
-    for (int h = kh * group; h < (kh + 1) * group; h++) all &= selected(s, l, h);
+    for (int h = kh * group; h < (kh + 1) * group; h++) all &= selected(s, m, l, h);
     return all;
 }
 
@@ -6813,7 +6826,7 @@ Edit *edit_massive(const Channels *c, const Selection *s, double ratio, int lowe
             size_t head = (size_t)l * (size_t)(is_q ? m->max_heads : m->max_kv_heads) + (size_t)h;
             const ValueSum *sum = (is_q ? c->q : c->k) + head * (size_t)D;
             double n_tokens = (double)(is_q ? c->n_q : c->n_k)[head];
-            if (is_q ? !selected(s, l, h) : !group_selected(s, m, l, h)) continue;
+            if (is_q ? !selected(s, m, l, h) : !group_selected(s, m, l, h)) continue;
             for (int v = 0; v < D; v++) sq[v] = sum[v].sq;
             int n = massive_channels(sq, D, ratio, at);
             if (lowest) lowest_channels(sq, D, n, at);
@@ -6830,7 +6843,7 @@ Sinks analysis_sinks(const Analysis *a, const Selection *s)
     Reading r = reading_new(a, NULL), y = {.a = a};
     y.head = xcalloc((size_t)r.n_heads + 1, sizeof *y.head);
     for (int i = 0; i < r.n_heads; i++)
-        if (selected(s, r.head[i].l, r.head[i].h)) y.head[y.n_heads++] = r.head[i];
+        if (selected(s, a->m, r.head[i].l, r.head[i].h)) y.head[y.n_heads++] = r.head[i];
     read_totals(&y);
     Sinks out = {.alpha_1 = y.alpha,
                  .uniform = y.uniform,

@@ -939,8 +939,11 @@ void explain_json(const Explain *x, const Provenance *p, FILE *f);
 
 /* ---- interventions */
 
-/* Layers and query heads that an edit is allowed to touch. */
+/* Layers and attention heads of a model that an edit is allowed to touch. In the same model with
+ * another encoding, which may make more heads of fewer projected ones, they are those of the same
+ * projected heads. */
 typedef struct {
+    const Model *m;
     const char *layers, *heads; /* as asked for, "4-8"; NULL: all */
     uint8_t *layer, *head;      /* [L], [max_heads]: 1 if chosen */
 } Selection;
@@ -1043,8 +1046,8 @@ enum {
 enum { SWEEP_BOUNDS = 7, SWEEP_RATES = 6 }; /* hits, of, chance: strong pairs, top pairs */
 
 typedef struct {
-    char *asked; /* as it was asked for, owned; NULL: the encoding of the file */
-    char *rope;  /* canonical, owned */
+    char *asked;        /* as it was asked for, owned; NULL: the encoding of the file */
+    char *rope;         /* canonical, owned */
     char rope_hash[65]; /* of all that is in force: weights and the layers' map, too */
     int context, done;
     double figure[SWEEP_FIGURES], bound[SWEEP_BOUNDS][SWEEP_RATES];

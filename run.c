@@ -4232,7 +4232,8 @@ static int drop_parse(const Model *m, const char *word, Drop *d, Err *e)
 
 static int selection_parse(const Model *m, const Options *o, Selection *s, Err *e)
 {
-    *s = (Selection){.layers = o->layers,
+    *s = (Selection){.m = m,
+                     .layers = o->layers,
                      .heads = o->heads,
                      .layer = xcalloc((size_t)m->n_layers + 1, 1),
                      .head = xcalloc((size_t)m->max_heads + 1, 1)};
