@@ -1963,12 +1963,16 @@ static int next_exception(const Reading *r, const Bound *b, int *i, int *j)
 /* Appends one sentence, terminated by a zero byte. */
 void say(Bytes *out, const char *fmt, ...)
 {
-    char s[2048];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(s, sizeof s, fmt, ap);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
     va_end(ap);
-    bytes_add(out, s, strlen(s) + 1);
+    char *s = xcalloc(n, 1);
+    va_start(ap, fmt);
+    vsnprintf(s, n, fmt, ap);
+    va_end(ap);
+    bytes_add(out, s, n);
+    free(s);
 }
 
 static const char *plural(uint64_t n)
@@ -7008,9 +7012,10 @@ static void print_ablation_run(const Term *t, const Ablation *b, const AblationR
 {
     static const char *const unit[] = {"", "pairs", "values", "rope"};
     FILE *f = t->f;
-    char name[64];
-    snprintf(name, sizeof name, "%s%s", r->control_of >= 0 ? "  " : "", r->name);
-    fprintf(f, "  %-34s", name);
+    const char *indent = r->control_of >= 0 ? "  " : "";
+    int wide = 34 - (int)strlen(indent), alone = strlen(r->name) > (size_t)wide;
+    if (alone) fprintf(f, "  %s%s\n", indent, r->name);
+    fprintf(f, "  %s%-*s", indent, wide, alone ? "" : r->name);
     print_cell(f, 8, 0, r->counts == EDITS_NONE || r->counts == EDITS_ROPE ? NONE : r->n_edited);
     fprintf(f, " %-6s", unit[r->counts]);
     print_cell(f, 11, -6, r->perplexity);

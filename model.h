@@ -993,8 +993,8 @@ enum { EDITS_NONE, EDITS_PAIRS, EDITS_VALUES, EDITS_ROPE }; /* what n_edited cou
 
 /* One run of `ablate` over all windows. */
 typedef struct {
-    char name[48], edit[600]; /* "drop partial"; "dropping ... from the logits" */
-    int counts, control_of;   /* EDITS_...; the run this is the control of, or -1 */
+    const char *name, *edit; /* "drop partial"; "dropping ... from the logits"; not owned */
+    int counts, control_of;  /* EDITS_...; the run this is the control of, or -1 */
     long n_edited, n_tokens;
     uint64_t seed; /* of a control */
     double nll, perplexity, perplexity_error;

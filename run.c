@@ -6336,6 +6336,29 @@ static int run_explain(Options *o, Err *e)
     return with_output(o, !o->int8, explain_session, e);
 }
 
+static const char *add_words(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static const char *add_words(Strings *to, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
+    va_end(ap);
+    char *s = xcalloc(n, 1);
+    va_start(ap, fmt);
+    vsnprintf(s, n, fmt, ap);
+    va_end(ap);
+    to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
+    to->at[to->n++] = s;
+    return s;
+}
+
+static void free_words(Strings *s)
+{
+    for (int i = 0; i < s->n; i++) free((char *)(uintptr_t)s->at[i]);
+    free(s->at);
+    *s = (Strings){NULL, 0};
+}
+
 /* ---- ablate */
 
 /* The work of one `ablate`: the same windows again and again. */
@@ -6349,6 +6372,7 @@ typedef struct {
     double started;
     int n_done, n_asked; /* passes over the text */
     char windows[400];   /* how the text is cut, in words */
+    Strings words;       /* of the runs, owned */
     Ablation out;
 } Ablate;
 
@@ -6429,19 +6453,20 @@ static void ablate_note(Ablate *w, const char *what, const char *why)
     bytes_add(&w->out.notes, s, strlen(s) + 1);
 }
 
-static void control_words(AblationRun *as, const Pairs *c)
+static void control_words(Ablate *w, AblationRun *as, const Pairs *c)
 {
     const char *which = c->any ? "pairs of any kind" : "full-cycle pairs that it leaves";
     if (c->forced) {
-        snprintf(as->name, sizeof as->name, "drop all other full-cycle pairs");
-        snprintf(as->edit, sizeof as->edit,
-                 "all %s of each head dropped from the logits: there are just as many", which);
+        as->name = add_words(&w->words, "drop all other full-cycle pairs");
+        as->edit =
+            add_words(&w->words,
+                      "all %s of each head dropped from the logits: there are just as many", which);
         return;
     }
-    snprintf(as->name, sizeof as->name, "drop random %s, seed %llu",
-             c->any ? "of any kind" : "full-cycle", (unsigned long long)as->seed);
-    snprintf(as->edit, sizeof as->edit, "as many random %s of each head dropped from the logits",
-             which);
+    as->name = add_words(&w->words, "drop random %s, seed %llu",
+                         c->any ? "of any kind" : "full-cycle", (unsigned long long)as->seed);
+    as->edit =
+        add_words(&w->words, "as many random %s of each head dropped from the logits", which);
 }
 
 /* As many random pairs as p has, --controls times; once, where there is nothing to draw from. None
@@ -6452,7 +6477,7 @@ static int ablate_controls(Ablate *w, const Pairs *p, int of, uint64_t seed, Err
     for (int k = 0; !rc && k < n; k++) {
         AblationRun as = {.control_of = of, .seed = seed + (uint64_t)k};
         Pairs c = pairs_control(w->first, p, as.seed);
-        control_words(&as, &c);
+        control_words(w, &as, &c);
         if (c.forced) w->n_asked -= n - 1, n = 1;
         if (c.forced && c.any)
             ablate_note(w, "a control", "all pairs of the heads are dropped already");
@@ -6471,8 +6496,8 @@ static int ablate_drop(Ablate *w, const char *word, Err *e)
     if (!rc) {
         AblationRun as = {.control_of = -1, .seed = edit_seed(w->o)};
         Pairs p = drop_pairs(w->first, &w->sel, &d, as.seed);
-        snprintf(as.name, sizeof as.name, "%s", d.name);
-        snprintf(as.edit, sizeof as.edit, "%s", d.what);
+        as.name = add_words(&w->words, "%s", d.name);
+        as.edit = add_words(&w->words, "%s", d.what);
         if (p.n) {
             rc = ablate_pairs(w, &p, &as, e);
             rc = rc ? rc : ablate_controls(w, &p, w->out.n - 1, as.seed + (uint64_t)d.random, e);
@@ -6500,15 +6525,15 @@ static int ablate_massive(Ablate *w, Err *e)
         Edit *edit = edit_massive(c, &w->sel, ratio, lowest);
         AblationRun as = {
             .control_of = lowest ? of : -1, .counts = EDITS_VALUES, .n_edited = edit->n};
-        snprintf(as.name, sizeof as.name, lowest ? "lowest values" : "massive values");
+        as.name = lowest ? "lowest values" : "massive values";
         if (lowest)
-            snprintf(as.edit, sizeof as.edit,
-                     "as many values of the smallest norm made their means over tokens");
+            as.edit = "as many values of the smallest norm made their means over tokens";
         else
-            snprintf(as.edit, sizeof as.edit,
-                     "the massive values of q and k (norm over tokens > %g times the mean over the "
-                     "channels of the head) made their means over tokens",
-                     ratio);
+            as.edit = add_words(
+                &w->words,
+                "the massive values of q and k (norm over tokens > %g times the mean over the "
+                "channels of the head) made their means over tokens",
+                ratio);
         if (edit->n)
             rc = ablate_run(w, w->ss, edit, &as, e);
         else if (!lowest)
@@ -6553,21 +6578,22 @@ static int ablate_ropes(Ablate *w, Err *e)
     int rc = 0;
     if (o->try_keep >= 0) {
         ModelOptions mo = {.truncate = 1, .rope_keep = o->try_keep};
-        AblationRun as = {.name = "p-RoPE"};
-        snprintf(as.name, sizeof as.name, "p-RoPE, p = %g", o->try_keep);
-        snprintf(as.edit, sizeof as.edit,
-                 "only the highest frequencies turning, a fraction of %g of them (theta of the "
-                 "others is 0), in all layers and heads",
-                 o->try_keep);
+        AblationRun as = {.name = NULL};
+        as.name = add_words(&w->words, "p-RoPE, p = %g", o->try_keep);
+        as.edit = add_words(
+            &w->words,
+            "only the highest frequencies turning, a fraction of %g of them (theta of the "
+            "others is 0), in all layers and heads",
+            o->try_keep);
         rc = ablate_rope(w, &mo, &as, e);
     }
     if (!rc && (o->try_rope || o->try_scale > 0)) {
         ModelOptions mo = try_options(o);
         char *said = rope_said(&mo);
-        AblationRun as = {.name = "encoding"};
-        snprintf(as.name, sizeof as.name, "encoding %s", said);
-        snprintf(as.edit, sizeof as.edit, "the position encoding made '%s'%s heads", said,
-                 mo.rope_layers ? ", in all their" : " in all layers and");
+        AblationRun as = {.name = NULL};
+        as.name = add_words(&w->words, "encoding %s", said);
+        as.edit = add_words(&w->words, "the position encoding made '%s'%s heads", said,
+                            mo.rope_layers ? ", in all their" : " in all layers and");
         free(said);
         rc = ablate_rope(w, &mo, &as, e);
     }
@@ -6680,6 +6706,7 @@ static int ablate_session(Session *ss, const Options *o, OutFile *out, Err *e)
     }
     analysis_free(w.first);
     selection_free(&w.sel);
+    free_words(&w.words);
     free(w.ids.id), free(w.nll0), free(w.nll);
     free(w.out.run), free(w.out.notes.s);
     return rc;
@@ -6755,34 +6782,19 @@ static const char *factor_key(const RopeKind *kind)
     return kind->common & ROPE_FACTOR ? "factor" : kind == &rope_ntk ? "alpha" : NULL;
 }
 
-static void add_spec(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void add_spec(Strings *to, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
-    va_end(ap);
-    char *s = xcalloc(n, 1);
-    va_start(ap, fmt);
-    vsnprintf(s, n, fmt, ap);
-    va_end(ap);
-    to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
-    to->at[to->n++] = s;
-}
-
 /* One --rope, with each of the factors if its kind has one. */
 static int spec_factors(const char *spec, const double *factor, int n, Strings *to, Err *e)
 {
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(spec, ":"), spec);
     const char *key = factor_key(rope_find(name)), *colon = strchr(spec, ':');
-    if (!n || !key) add_spec(to, "%s", spec);
+    if (!n || !key) add_words(to, "%s", spec);
     if (!n || !key) return 0;
     snprintf(name, sizeof name, "%s=", key);
     if (colon && strstr(colon, name))
         return err_usage(e, "--rope %s: it says %s, and --factors does, too", spec, key);
     for (int i = 0; i < n; i++)
-        add_spec(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
+        add_words(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
     return 0;
 }
 
@@ -6797,7 +6809,7 @@ static int sweep_specs(const Options *o, Strings *to, Err *e)
     if (n_bases < 0 || n_factors < 0) rc = -1;
     if (!rc && n_factors && !o->ropes.n)
         rc = err_usage(e, "--factors: of which kinds? Give --rope KIND, too");
-    for (int i = 0; !rc && i < n_bases; i++) add_spec(to, "plain:base=%.10g", base[i]);
+    for (int i = 0; !rc && i < n_bases; i++) add_words(to, "plain:base=%.10g", base[i]);
     for (int i = 0; !rc && i < o->ropes.n; i++)
         rc = spec_factors(o->ropes.at[i], factor, n_factors, to, e);
     free(base), free(factor);
@@ -6921,8 +6933,8 @@ static int sweep_plan(Sweeper *w, Err *e)
     double *context = NULL;
     int n = sweep_contexts(w->o, &context, e);
     int rc = n < 0 || sweep_specs(w->o, &specs, e) || plan_cells(w, &specs, context, n, e);
-    for (int i = 0; i < specs.n; i++) free((char *)(uintptr_t)specs.at[i]);
-    free(specs.at), free(context);
+    free_words(&specs);
+    free(context);
     return rc ? -1 : 0;
 }
 

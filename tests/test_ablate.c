@@ -580,8 +580,8 @@ static AblationRun run_of(const char *name, int control_of, double ratio, double
                      .perplexity = 20 * ratio,
                      .ratio = ratio,
                      .all = {.alpha_1 = sink, .sink_1 = sink, .sink_eps = 0.3, .t = 64}};
-    snprintf(r.name, sizeof r.name, "%s", name);
-    snprintf(r.edit, sizeof r.edit, "an edit named %s", name);
+    r.name = name;
+    r.edit = name;
     r.chosen = r.all;
     return r;
 }

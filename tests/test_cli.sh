@@ -687,6 +687,14 @@ ok "an encoding can be swapped" [ -n "$none" ]
 ok "p-RoPE that keeps nothing is none" says "p-RoPE, p = 0.*\"perplexity\":$none,"
 ok "and that is another model" [ "$none" != "$unedited" ]
 head -c 300 $sample >"$dir/head"
+spec=yarn:factor=4,original=512,beta_fast=31.5,beta_slow=1.25,attention_factor=1.125
+run ablate $model -f "$dir/head" -c 16 --rope $spec --rope-layers 1,3
+ok "ablate has a long name in full, on a line of its own" says "^  encoding $spec in layers 1,3\$"
+ok "and its figures below" says "^                                            - rope  *[1-9]"
+run ablate $model -f "$dir/head" -c 16 --rope $spec --rope-layers 1,3 --json
+ok "and in JSON" says "\"name\":\"encoding $spec in layers 1,3\""
+run ablate $model -f "$dir/head" -c 16 --rope ropepp --heads 3 --layers 1
+ok "ablate --heads in a model with copies of heads" exits 0
 run perplexity $model -f "$dir/head" -c 16 --protocol full --json --drop 0,2-3 --layers 1-2 --heads 0
 cp "$out" "$dir/edited"
 ok "perplexity --drop says what was edited" says '"edits":"the pairs 0,2-3 dropped .*(6 pairs in 2 heads; layers 1-2, heads 0)"'
