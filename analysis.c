@@ -10355,22 +10355,44 @@ static int part_open(PartFile *f, const char *path, const uint8_t *data, size_t 
     return read_header(f, (Str){(const char *)data + 16, (size_t)n}, e);
 }
 
+static int same_text(Str a, Str b)
+{
+    return a.n == b.n && (!a.n || !memcmp(a.s, b.s, a.n));
+}
+
+/* Two lists or two objects that are not the same become the first part of them that is not, and its
+ * place is added to `where`: ".ropes", then "[1]", then ".theta". 0: they have no such parts, or
+ * fields of other names. */
+static int narrow(Str *want, Str *found, char *where, size_t size)
+{
+    const Str none = {"none", 4};
+    size_t i = 1, k = 1, n = strlen(where);
+    int object = *want->s == '{';
+    if (*want->s != *found->s || (!object && *want->s != '[')) return 0;
+    for (int at = 0;; at++) {
+        Str key = none, other = none;
+        if (object) key = json_item(*want, &i), other = json_item(*found, &k);
+        Str v = json_item(*want, &i), w = json_item(*found, &k);
+        if (!same_text(key, other) || (!v.n && !w.n)) return 0;
+        if (same_text(v, w)) continue;
+        if (object)
+            snprintf(where + n, size - n, ".%.*s", shown_bytes(key) - 2, key.s + 1);
+        else
+            snprintf(where + n, size - n, "[%d]", at);
+        *want = v.n ? v : none, *found = w.n ? w : none;
+        return 1;
+    }
+}
+
 /* Two configurations, field by field. */
 static int config_same(Str want, const char *of, Str found, const char *path, Err *e)
 {
-    size_t i = 1, k = 1;
-    if (want.n == found.n && !memcmp(want.s, found.s, want.n)) return 0;
-    for (;;) {
-        Str kw = json_item(want, &i), vw = json_item(want, &i);
-        Str kf = json_item(found, &k), vf = json_item(found, &k);
-        if (kf.n < 3 || !kw.n || !vw.n || !vf.n) break;
-        if (kw.n == kf.n && !memcmp(kw.s, kf.s, kw.n) && vw.n == vf.n && !memcmp(vw.s, vf.s, vw.n))
-            continue;
-        return err_set(e, "%s: %.*s: expected %.*s, as in %s, found %.*s", path,
-                       shown_bytes(kf) - 2, kf.s + 1, shown_bytes(vw), vw.s, of, shown_bytes(vf),
-                       vf.s);
-    }
-    return err_set(e, "%s: config: expected the same fields as in %s", path, of);
+    char where[128] = "";
+    if (same_text(want, found)) return 0;
+    while (narrow(&want, &found, where, sizeof where)) continue;
+    if (!*where) return err_set(e, "%s: config: expected the same fields as in %s", path, of);
+    return err_set(e, "%s: %s: expected %.*s, as in %s, found %.*s", path, where + 1,
+                   shown_bytes(want), want.s, of, shown_bytes(found), found.s);
 }
 
 /* Adds a file whose configuration is that of a. */
