@@ -1963,12 +1963,16 @@ static int next_exception(const Reading *r, const Bound *b, int *i, int *j)
 /* Appends one sentence, terminated by a zero byte. */
 void say(Bytes *out, const char *fmt, ...)
 {
-    char s[2048];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(s, sizeof s, fmt, ap);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
     va_end(ap);
-    bytes_add(out, s, strlen(s) + 1);
+    char *s = xcalloc(n, 1);
+    va_start(ap, fmt);
+    vsnprintf(s, n, fmt, ap);
+    va_end(ap);
+    bytes_add(out, s, n);
+    free(s);
 }
 
 static const char *plural(uint64_t n)
@@ -6637,9 +6641,22 @@ static void pairs_total(Pairs *p, const Model *m)
         }
 }
 
-static int selected(const Selection *s, int l, int h)
+/* The projected head that attention head h is, or is a copy of. */
+static int projected_head(const Layer *y, int h)
 {
-    return !s || (s->layer[l] && s->head[h]);
+    return h * y->n_q_heads / y->n_heads;
+}
+
+/* Is head h of layer l of m one of the selection, which may be of m with another encoding? */
+static int selected(const Selection *s, const Model *m, int l, int h)
+{
+    if (!s || !s->layer[l]) return !s;
+    const Layer *is = &m->layer[l], *of = &s->m->layer[l];
+    if (is->n_heads == of->n_heads && is->n_q_heads == of->n_q_heads) return s->head[h];
+    int on = 0;
+    for (int i = 0; i < of->n_heads; i++)
+        on |= s->head[i] && projected_head(of, i) == projected_head(is, h);
+    return on;
 }
 
 /* By how far pair j turns over P: PAIRS_PARTIAL, PAIRS_HALF or PAIRS_FULL. */
@@ -6661,7 +6678,7 @@ Pairs pairs_pick(const Analysis *a, const Selection *s, int which, const uint8_t
             const Head *head = r.head ? &r.head[a->first_q[l] + h] : NULL;
             const Axis *ax = axis_of(a, l, h);
             uint8_t *on = pairs_of(&p, l, h);
-            for (int j = 0; j < ax->n && selected(s, l, h); j++)
+            for (int j = 0; j < ax->n && selected(s, m, l, h); j++)
                 on[j] = head                    ? head->pair[j].candidate != 0
                         : which == PAIRS_LISTED ? listed[j] != 0
                                                 : is_in_class(ax, j, which);
@@ -6819,7 +6836,7 @@ static void lowest_channels(const double *sq, int D, int n, int *at)
 static int group_selected(const Selection *s, const Model *m, int l, int kh)
 {
     int group = m->layer[l].n_heads / m->layer[l].n_kv_heads, all = 1;
-    for (int h = kh * group; h < (kh + 1) * group; h++) all &= selected(s, l, h);
+    for (int h = kh * group; h < (kh + 1) * group; h++) all &= selected(s, m, l, h);
     return all;
 }
 
@@ -6836,7 +6853,7 @@ Edit *edit_massive(const Channels *c, const Selection *s, double ratio, int lowe
             size_t head = (size_t)l * (size_t)(is_q ? m->max_heads : m->max_kv_heads) + (size_t)h;
             const ValueSum *sum = (is_q ? c->q : c->k) + head * (size_t)D;
             double n_tokens = (double)(is_q ? c->n_q : c->n_k)[head];
-            if (is_q ? !selected(s, l, h) : !group_selected(s, m, l, h)) continue;
+            if (is_q ? !selected(s, m, l, h) : !group_selected(s, m, l, h)) continue;
             for (int v = 0; v < D; v++) sq[v] = sum[v].sq;
             int n = massive_channels(sq, D, ratio, at);
             if (lowest) lowest_channels(sq, D, n, at);
@@ -6853,7 +6870,7 @@ Sinks analysis_sinks(const Analysis *a, const Selection *s)
     Reading r = reading_new(a, NULL), y = {.a = a};
     y.head = xcalloc((size_t)r.n_heads + 1, sizeof *y.head);
     for (int i = 0; i < r.n_heads; i++)
-        if (selected(s, r.head[i].l, r.head[i].h)) y.head[y.n_heads++] = r.head[i];
+        if (selected(s, a->m, r.head[i].l, r.head[i].h)) y.head[y.n_heads++] = r.head[i];
     read_totals(&y);
     Sinks out = {.alpha_1 = y.alpha,
                  .uniform = y.uniform,
@@ -7018,9 +7035,10 @@ static void print_ablation_run(const Term *t, const Ablation *b, const AblationR
 {
     static const char *const unit[] = {"", "pairs", "values", "rope"};
     FILE *f = t->f;
-    char name[64];
-    snprintf(name, sizeof name, "%s%s", r->control_of >= 0 ? "  " : "", r->name);
-    fprintf(f, "  %-34s", name);
+    const char *indent = r->control_of >= 0 ? "  " : "";
+    int wide = 34 - (int)strlen(indent), alone = strlen(r->name) > (size_t)wide;
+    if (alone) fprintf(f, "  %s%s\n", indent, r->name);
+    fprintf(f, "  %s%-*s", indent, wide, alone ? "" : r->name);
     print_cell(f, 8, 0, r->counts == EDITS_NONE || r->counts == EDITS_ROPE ? NONE : r->n_edited);
     fprintf(f, " %-6s", unit[r->counts]);
     print_cell(f, 11, -6, r->perplexity);
@@ -7961,14 +7979,14 @@ int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err 
 /* ---------------------------------------------------------------- sweep
  * Encodings times contexts on one text: a line of JSON for each cell,
  *
- *   {"schema", "model", "text", "asked", then the settings from "version" on, "rope", "context",
- *    figures, "bounds"}
+ *   {"schema", "model", "text", "asked", then the settings from "version" on, "rope", "rope_hash",
+ *    "context", figures, "bounds"}
  *
- * A file of lines is gone on from. A cell is known by its canonical encoding and its context; the
- * settings must be those of this run; and what follows "version" must be, byte for byte, what is
+ * A file of lines is gone on from. A cell is known by its canonical encoding, the hash of all that
+ * this stands for (files of weights, lists of factors, the layers) and its context; the settings must be those of this run; and what follows "version" must be, byte for byte, what is
  * written of the figures that were read from it, so that no other file is taken for one of ours. */
 
-static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/1\"";
+static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/2\"";
 
 static const char *const sweep_figures[SWEEP_FIGURES] = {
     [SWEEP_WINDOWS] = "windows",
@@ -8055,6 +8073,7 @@ static char *sweep_body(const Sweep *s, const SweepCell *c, size_t *n)
     MUST(f);
     sweep_settings(f, s);
     json_text(f, "rope", c->rope);
+    json_text(f, "rope_hash", c->rope_hash);
     JSON_FIELDS(f, {"context", c->context});
     for (int i = 0; i < SWEEP_FIGURES; i++) JSON_FIELDS(f, {sweep_figures[i], c->figure[i]});
     fputs(",\"bounds\":[", f);
@@ -8120,21 +8139,30 @@ static int sweep_same_run(const Sweep *s, const PageFile *in, Err *e)
     return rc;
 }
 
+/* Is v the string s, as it is written here? */
+static int json_says(Str v, const char *s)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    json_str(f, s, strlen(s));
+    MUST(fclose(f) == 0);
+    int same = v.n == n && !memcmp(v.s, text, n);
+    free(text);
+    return same;
+}
+
 /* The cell of a line, or NULL: it was not asked for. */
 static SweepCell *sweep_find(const Sweep *s, Str line)
 {
-    Str rope = json_member(line, "rope"), context = json_member(line, "context");
+    Str rope = json_member(line, "rope"), hash = json_member(line, "rope_hash");
+    Str context = json_member(line, "context");
     for (int i = 0; i < s->n; i++) {
-        char *text = NULL;
-        size_t n = 0;
-        FILE *f = open_memstream(&text, &n);
-        MUST(f);
-        json_str(f, s->cell[i].rope, strlen(s->cell[i].rope));
-        MUST(fclose(f) == 0);
-        int same = rope.n == n && !memcmp(rope.s, text, n) &&
-                   json_below(context, s->cell[i].context + 1) == s->cell[i].context;
-        free(text);
-        if (same) return &s->cell[i];
+        SweepCell *c = &s->cell[i];
+        if (json_below(context, c->context + 1) == c->context && json_says(rope, c->rope) &&
+            json_says(hash, c->rope_hash))
+            return c;
     }
     return NULL;
 }
@@ -8156,16 +8184,19 @@ static int sweep_read_line(Sweep *s, const PageFile *in, Err *e)
     if (json_whole(in, e) || check_schema(in, schema, 1, e) || sweep_same_run(s, in, e)) return -1;
     Str line = json_trim(in->json);
     SweepCell *c = sweep_find(s, line);
-    if (!c || c->done) return 0;
-    sweep_read_figures(c, line);
+    if (!c) return 0;
+    int again = c->done;
+    if (!again) sweep_read_figures(c, line);
     char *want = sweep_body(s, c, &n);
     const char *from = json_member(line, "version").s - (sizeof first - 1);
     size_t found = (size_t)(line.s + line.n - from);
-    c->done = found == n - 1 && !memcmp(from, want, found); /* want ends with a newline */
+    int same = found == n - 1 && !memcmp(from, want, found); /* want ends with a newline */
     free(want);
-    if (c->done) return 0;
-    return err_set(e, "%s: expected a cell as it is written here, found other figures or words",
-                   in->path);
+    if (!again) c->done = same;
+    if (same) return 0;
+    return err_set(e, "%s: expected %s, found other figures or words", in->path,
+                   again ? "what a line before it says of the same cell"
+                         : "a cell as it is written here");
 }
 
 int sweep_read(Sweep *s, const char *path, Str text, size_t *whole, Err *e)
@@ -10347,22 +10378,44 @@ static int part_open(PartFile *f, const char *path, const uint8_t *data, size_t 
     return read_header(f, (Str){(const char *)data + 16, (size_t)n}, e);
 }
 
+static int same_text(Str a, Str b)
+{
+    return a.n == b.n && (!a.n || !memcmp(a.s, b.s, a.n));
+}
+
+/* Two lists or two objects that are not the same become the first part of them that is not, and its
+ * place is added to `where`: ".ropes", then "[1]", then ".theta". 0: they have no such parts, or
+ * fields of other names. */
+static int narrow(Str *want, Str *found, char *where, size_t size)
+{
+    const Str none = {"none", 4};
+    size_t i = 1, k = 1, n = strlen(where);
+    int object = *want->s == '{';
+    if (*want->s != *found->s || (!object && *want->s != '[')) return 0;
+    for (int at = 0;; at++) {
+        Str key = none, other = none;
+        if (object) key = json_item(*want, &i), other = json_item(*found, &k);
+        Str v = json_item(*want, &i), w = json_item(*found, &k);
+        if (!same_text(key, other) || (!v.n && !w.n)) return 0;
+        if (same_text(v, w)) continue;
+        if (object)
+            snprintf(where + n, size - n, ".%.*s", shown_bytes(key) - 2, key.s + 1);
+        else
+            snprintf(where + n, size - n, "[%d]", at);
+        *want = v.n ? v : none, *found = w.n ? w : none;
+        return 1;
+    }
+}
+
 /* Two configurations, field by field. */
 static int config_same(Str want, const char *of, Str found, const char *path, Err *e)
 {
-    size_t i = 1, k = 1;
-    if (want.n == found.n && !memcmp(want.s, found.s, want.n)) return 0;
-    for (;;) {
-        Str kw = json_item(want, &i), vw = json_item(want, &i);
-        Str kf = json_item(found, &k), vf = json_item(found, &k);
-        if (kf.n < 3 || !kw.n || !vw.n || !vf.n) break;
-        if (kw.n == kf.n && !memcmp(kw.s, kf.s, kw.n) && vw.n == vf.n && !memcmp(vw.s, vf.s, vw.n))
-            continue;
-        return err_set(e, "%s: %.*s: expected %.*s, as in %s, found %.*s", path,
-                       shown_bytes(kf) - 2, kf.s + 1, shown_bytes(vw), vw.s, of, shown_bytes(vf),
-                       vf.s);
-    }
-    return err_set(e, "%s: config: expected the same fields as in %s", path, of);
+    char where[128] = "";
+    if (same_text(want, found)) return 0;
+    while (narrow(&want, &found, where, sizeof where)) continue;
+    if (!*where) return err_set(e, "%s: config: expected the same fields as in %s", path, of);
+    return err_set(e, "%s: %s: expected %.*s, as in %s, found %.*s", path, where + 1,
+                   shown_bytes(want), want.s, of, shown_bytes(found), found.s);
 }
 
 /* Adds a file whose configuration is that of a. */

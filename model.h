@@ -940,8 +940,11 @@ void explain_json(const Explain *x, const Provenance *p, FILE *f);
 
 /* ---- interventions */
 
-/* Layers and query heads that an edit is allowed to touch. */
+/* Layers and attention heads of a model that an edit is allowed to touch. In the same model with
+ * another encoding, which may make more heads of fewer projected ones, they are those of the same
+ * projected heads. */
 typedef struct {
+    const Model *m;
     const char *layers, *heads; /* as asked for, "4-8"; NULL: all */
     uint8_t *layer, *head;      /* [L], [max_heads]: 1 if chosen */
 } Selection;
@@ -991,8 +994,8 @@ enum { EDITS_NONE, EDITS_PAIRS, EDITS_VALUES, EDITS_ROPE }; /* what n_edited cou
 
 /* One run of `ablate` over all windows. */
 typedef struct {
-    char name[48], edit[600]; /* "drop partial"; "dropping ... from the logits" */
-    int counts, control_of;   /* EDITS_...; the run this is the control of, or -1 */
+    const char *name, *edit; /* "drop partial"; "dropping ... from the logits"; not owned */
+    int counts, control_of;  /* EDITS_...; the run this is the control of, or -1 */
     long n_edited, n_tokens;
     uint64_t seed; /* of a control */
     double nll, perplexity, perplexity_error;
@@ -1044,8 +1047,9 @@ enum {
 enum { SWEEP_BOUNDS = 7, SWEEP_RATES = 6 }; /* hits, of, chance: strong pairs, top pairs */
 
 typedef struct {
-    char *asked; /* as it was asked for, owned; NULL: the encoding of the file */
-    char *rope;  /* canonical, owned */
+    char *asked;        /* as it was asked for, owned; NULL: the encoding of the file */
+    char *rope;         /* canonical, owned */
+    char rope_hash[65]; /* of all that is in force: weights and the layers' map, too */
     int context, done;
     double figure[SWEEP_FIGURES], bound[SWEEP_BOUNDS][SWEEP_RATES];
 } SweepCell;

@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -4236,7 +4237,8 @@ static int drop_parse(const Model *m, const char *word, Drop *d, Err *e)
 
 static int selection_parse(const Model *m, const Options *o, Selection *s, Err *e)
 {
-    *s = (Selection){.layers = o->layers,
+    *s = (Selection){.m = m,
+                     .layers = o->layers,
                      .heads = o->heads,
                      .layer = xcalloc((size_t)m->n_layers + 1, 1),
                      .head = xcalloc((size_t)m->max_heads + 1, 1)};
@@ -6339,6 +6341,29 @@ static int run_explain(Options *o, Err *e)
     return with_output(o, !o->int8, explain_session, e);
 }
 
+static const char *add_words(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static const char *add_words(Strings *to, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
+    va_end(ap);
+    char *s = xcalloc(n, 1);
+    va_start(ap, fmt);
+    vsnprintf(s, n, fmt, ap);
+    va_end(ap);
+    to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
+    to->at[to->n++] = s;
+    return s;
+}
+
+static void free_words(Strings *s)
+{
+    for (int i = 0; i < s->n; i++) free((char *)(uintptr_t)s->at[i]);
+    free(s->at);
+    *s = (Strings){NULL, 0};
+}
+
 /* ---- ablate */
 
 /* The work of one `ablate`: the same windows again and again. */
@@ -6352,6 +6377,7 @@ typedef struct {
     double started;
     int n_done, n_asked; /* passes over the text */
     char windows[400];   /* how the text is cut, in words */
+    Strings words;       /* of the runs, owned */
     Ablation out;
 } Ablate;
 
@@ -6432,19 +6458,20 @@ static void ablate_note(Ablate *w, const char *what, const char *why)
     bytes_add(&w->out.notes, s, strlen(s) + 1);
 }
 
-static void control_words(AblationRun *as, const Pairs *c)
+static void control_words(Ablate *w, AblationRun *as, const Pairs *c)
 {
     const char *which = c->any ? "pairs of any kind" : "full-cycle pairs that it leaves";
     if (c->forced) {
-        snprintf(as->name, sizeof as->name, "drop all other full-cycle pairs");
-        snprintf(as->edit, sizeof as->edit,
-                 "all %s of each head dropped from the logits: there are just as many", which);
+        as->name = add_words(&w->words, "drop all other full-cycle pairs");
+        as->edit =
+            add_words(&w->words,
+                      "all %s of each head dropped from the logits: there are just as many", which);
         return;
     }
-    snprintf(as->name, sizeof as->name, "drop random %s, seed %llu",
-             c->any ? "of any kind" : "full-cycle", (unsigned long long)as->seed);
-    snprintf(as->edit, sizeof as->edit, "as many random %s of each head dropped from the logits",
-             which);
+    as->name = add_words(&w->words, "drop random %s, seed %llu",
+                         c->any ? "of any kind" : "full-cycle", (unsigned long long)as->seed);
+    as->edit =
+        add_words(&w->words, "as many random %s of each head dropped from the logits", which);
 }
 
 /* As many random pairs as p has, --controls times; once, where there is nothing to draw from. None
@@ -6455,7 +6482,7 @@ static int ablate_controls(Ablate *w, const Pairs *p, int of, uint64_t seed, Err
     for (int k = 0; !rc && k < n; k++) {
         AblationRun as = {.control_of = of, .seed = seed + (uint64_t)k};
         Pairs c = pairs_control(w->first, p, as.seed);
-        control_words(&as, &c);
+        control_words(w, &as, &c);
         if (c.forced) w->n_asked -= n - 1, n = 1;
         if (c.forced && c.any)
             ablate_note(w, "a control", "all pairs of the heads are dropped already");
@@ -6474,8 +6501,8 @@ static int ablate_drop(Ablate *w, const char *word, Err *e)
     if (!rc) {
         AblationRun as = {.control_of = -1, .seed = edit_seed(w->o)};
         Pairs p = drop_pairs(w->first, &w->sel, &d, as.seed);
-        snprintf(as.name, sizeof as.name, "%s", d.name);
-        snprintf(as.edit, sizeof as.edit, "%s", d.what);
+        as.name = add_words(&w->words, "%s", d.name);
+        as.edit = add_words(&w->words, "%s", d.what);
         if (p.n) {
             rc = ablate_pairs(w, &p, &as, e);
             rc = rc ? rc : ablate_controls(w, &p, w->out.n - 1, as.seed + (uint64_t)d.random, e);
@@ -6503,15 +6530,15 @@ static int ablate_massive(Ablate *w, Err *e)
         Edit *edit = edit_massive(c, &w->sel, ratio, lowest);
         AblationRun as = {
             .control_of = lowest ? of : -1, .counts = EDITS_VALUES, .n_edited = edit->n};
-        snprintf(as.name, sizeof as.name, lowest ? "lowest values" : "massive values");
+        as.name = lowest ? "lowest values" : "massive values";
         if (lowest)
-            snprintf(as.edit, sizeof as.edit,
-                     "as many values of the smallest norm made their means over tokens");
+            as.edit = "as many values of the smallest norm made their means over tokens";
         else
-            snprintf(as.edit, sizeof as.edit,
-                     "the massive values of q and k (norm over tokens > %g times the mean over the "
-                     "channels of the head) made their means over tokens",
-                     ratio);
+            as.edit = add_words(
+                &w->words,
+                "the massive values of q and k (norm over tokens > %g times the mean over the "
+                "channels of the head) made their means over tokens",
+                ratio);
         if (edit->n)
             rc = ablate_run(w, w->ss, edit, &as, e);
         else if (!lowest)
@@ -6556,21 +6583,22 @@ static int ablate_ropes(Ablate *w, Err *e)
     int rc = 0;
     if (o->try_keep >= 0) {
         ModelOptions mo = {.truncate = 1, .rope_keep = o->try_keep};
-        AblationRun as = {.name = "p-RoPE"};
-        snprintf(as.name, sizeof as.name, "p-RoPE, p = %g", o->try_keep);
-        snprintf(as.edit, sizeof as.edit,
-                 "only the highest frequencies turning, a fraction of %g of them (theta of the "
-                 "others is 0), in all layers and heads",
-                 o->try_keep);
+        AblationRun as = {.name = NULL};
+        as.name = add_words(&w->words, "p-RoPE, p = %g", o->try_keep);
+        as.edit = add_words(
+            &w->words,
+            "only the highest frequencies turning, a fraction of %g of them (theta of the "
+            "others is 0), in all layers and heads",
+            o->try_keep);
         rc = ablate_rope(w, &mo, &as, e);
     }
     if (!rc && (o->try_rope || o->try_scale > 0)) {
         ModelOptions mo = try_options(o);
         char *said = rope_said(&mo);
-        AblationRun as = {.name = "encoding"};
-        snprintf(as.name, sizeof as.name, "encoding %s", said);
-        snprintf(as.edit, sizeof as.edit, "the position encoding made '%s'%s heads", said,
-                 mo.rope_layers ? ", in all their" : " in all layers and");
+        AblationRun as = {.name = NULL};
+        as.name = add_words(&w->words, "encoding %s", said);
+        as.edit = add_words(&w->words, "the position encoding made '%s'%s heads", said,
+                            mo.rope_layers ? ", in all their" : " in all layers and");
         free(said);
         rc = ablate_rope(w, &mo, &as, e);
     }
@@ -6683,6 +6711,7 @@ static int ablate_session(Session *ss, const Options *o, OutFile *out, Err *e)
     }
     analysis_free(w.first);
     selection_free(&w.sel);
+    free_words(&w.words);
     free(w.ids.id), free(w.nll0), free(w.nll);
     free(w.out.run), free(w.out.notes.s);
     return rc;
@@ -6758,34 +6787,19 @@ static const char *factor_key(const RopeKind *kind)
     return kind->common & ROPE_FACTOR ? "factor" : kind == &rope_ntk ? "alpha" : NULL;
 }
 
-static void add_spec(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void add_spec(Strings *to, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
-    va_end(ap);
-    char *s = xcalloc(n, 1);
-    va_start(ap, fmt);
-    vsnprintf(s, n, fmt, ap);
-    va_end(ap);
-    to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
-    to->at[to->n++] = s;
-}
-
 /* One --rope, with each of the factors if its kind has one. */
 static int spec_factors(const char *spec, const double *factor, int n, Strings *to, Err *e)
 {
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(spec, ":"), spec);
     const char *key = factor_key(rope_find(name)), *colon = strchr(spec, ':');
-    if (!n || !key) add_spec(to, "%s", spec);
+    if (!n || !key) add_words(to, "%s", spec);
     if (!n || !key) return 0;
     snprintf(name, sizeof name, "%s=", key);
     if (colon && strstr(colon, name))
         return err_usage(e, "--rope %s: it says %s, and --factors does, too", spec, key);
     for (int i = 0; i < n; i++)
-        add_spec(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
+        add_words(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
     return 0;
 }
 
@@ -6800,7 +6814,7 @@ static int sweep_specs(const Options *o, Strings *to, Err *e)
     if (n_bases < 0 || n_factors < 0) rc = -1;
     if (!rc && n_factors && !o->ropes.n)
         rc = err_usage(e, "--factors: of which kinds? Give --rope KIND, too");
-    for (int i = 0; !rc && i < n_bases; i++) add_spec(to, "plain:base=%.10g", base[i]);
+    for (int i = 0; !rc && i < n_bases; i++) add_words(to, "plain:base=%.10g", base[i]);
     for (int i = 0; !rc && i < o->ropes.n; i++)
         rc = spec_factors(o->ropes.at[i], factor, n_factors, to, e);
     free(base), free(factor);
@@ -6844,6 +6858,61 @@ static char *rope_texts(const Model *m)
     return b.s;
 }
 
+static void write_reals(FILE *f, const char *name, const double *v, size_t n)
+{
+    fprintf(f, "%s %zu", name, n);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, &v[i], sizeof bits);
+        fprintf(f, isnan(v[i]) ? " -" : " %016llx", (unsigned long long)bits);
+    }
+    fputc('\n', f);
+}
+
+static void write_floats(FILE *f, const char *name, const float *v, size_t n)
+{
+    char hash[65];
+    sha256_hex(n ? (const void *)v : "", n * sizeof *v, hash);
+    fprintf(f, "%s %zu %s\n", name, n, hash);
+}
+
+/* All that one encoding turns by: what its text leaves out, too. */
+static void write_rope(FILE *f, const Rope *r)
+{
+    const RopeParams *p = &r->p;
+    const double real[] = {p->base,    p->factor,  p->pos_scale, p->pos_shift,
+                           p->fold[0], p->fold[1], r->amplitude};
+    const int whole[] = {p->head_dim,   p->n_rot,  p->n_ctx_orig,  p->n_layers, p->n_heads,
+                         p->n_kv_heads, p->n_embd, p->n_ctx_train, p->copies,   p->halved,
+                         r->n_pairs,    r->layout, r->sets,        r->uneven};
+    fprintf(f, "kind %s\nwhole", r->kind->name);
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) fprintf(f, " %d", whole[i]);
+    fputc('\n', f);
+    write_reals(f, "real", real, sizeof real / sizeof *real);
+    write_reals(f, "arg", p->arg, ROPE_ARGS);
+    write_reals(f, "inv_freq", r->inv_freq, (size_t)r->sets * (size_t)r->n_pairs);
+    write_reals(f, "positions", r->positions, (size_t)r->n_positions);
+    write_floats(f, "divisors", p->divisors, p->divisors ? (size_t)r->n_pairs : 0);
+    for (int i = 0; i < ROPE_WEIGHTS; i++) write_floats(f, "weights", r->w[i], r->n_w[i]);
+}
+
+/* SHA-256 of what the encodings of a model do, and in which layers. Pitfall: their texts are alike
+ * where a list of factors, a file of weights or a pattern of layers is not. */
+static void rope_hash(const Model *m, char hash[65])
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    fputs("layers", f);
+    for (int l = 0; l < m->n_layers; l++) fprintf(f, " %d", m->layer[l].rope);
+    fputc('\n', f);
+    for (int i = 0; i < m->n_ropes; i++) write_rope(f, &m->rope[i]);
+    MUST(fclose(f) == 0);
+    sha256_hex(text, n, hash);
+    free(text);
+}
+
 /* Opens the model with the encoding of every cell: what is wrong is said before the first run. */
 static int plan_cells(Sweeper *w, const Strings *specs, const double *context, int n_contexts,
                       Err *e)
@@ -6857,7 +6926,7 @@ static int plan_cells(Sweeper *w, const Strings *specs, const double *context, i
         c->context = (int)context[i % n_contexts];
         if (specs->n) c->asked = strdup(specs->at[i / n_contexts]);
         rc = cell_model(w->o, c, &m, e);
-        if (!rc) c->rope = rope_texts(&m);
+        if (!rc) c->rope = rope_texts(&m), rope_hash(&m, c->rope_hash);
         model_close(&m);
     }
     return rc;
@@ -6869,8 +6938,8 @@ static int sweep_plan(Sweeper *w, Err *e)
     double *context = NULL;
     int n = sweep_contexts(w->o, &context, e);
     int rc = n < 0 || sweep_specs(w->o, &specs, e) || plan_cells(w, &specs, context, n, e);
-    for (int i = 0; i < specs.n; i++) free((char *)(uintptr_t)specs.at[i]);
-    free(specs.at), free(context);
+    free_words(&specs);
+    free(context);
     return rc ? -1 : 0;
 }
 
@@ -6950,7 +7019,8 @@ static int sweep_text(Sweeper *w, Err *e)
 
 /* ---- the file of cells */
 
-/* -o FILE: made, or gone on from. What follows its last whole line is cut off. */
+/* -o FILE: made, or gone on from. What follows its last whole line is cut off.
+ * Pitfall: a lock of lockf would end when bytes_read closes the file that it opened anew. */
 static int sweep_file(Sweeper *w, Err *e)
 {
     const char *path = w->o->out;
@@ -6963,7 +7033,7 @@ static int sweep_file(Sweeper *w, Err *e)
     if (fstat(w->fd, &st) || !S_ISREG(st.st_mode))
         return err_set(e, "%s: expected a file that lines can be added to (--json prints them)",
                        path);
-    if (lockf(w->fd, F_TLOCK, 0) && (errno == EACCES || errno == EAGAIN))
+    if (flock(w->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
         return err_set(e, "%s: another sweep is writing it", path);
     if (bytes_read(&text, path, e)) return -1;
     int rc = sweep_read(&w->s, path, (Str){text.s ? text.s : "", text.n}, &whole, e);
@@ -7013,7 +7083,9 @@ static const SweepCell *sweep_twin(const Sweep *s, const SweepCell *c)
 {
     for (int i = 0; i < s->n; i++) {
         const SweepCell *t = &s->cell[i];
-        if (t->done && t->context == c->context && strcmp(t->rope, c->rope) == 0) return t;
+        if (t->done && t->context == c->context && strcmp(t->rope, c->rope) == 0 &&
+            strcmp(t->rope_hash, c->rope_hash) == 0)
+            return t;
     }
     return NULL;
 }

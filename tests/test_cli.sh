@@ -484,6 +484,12 @@ run analyze $model -f $sample -n 701 -c 128 --shard 1/3 --partial "$dir/text.par
 refused 1 "n_text_tokens.*701" merge "$dir/3-2.part" "$dir/text.part"
 run analyze $model -f $sample -n 700 -c 128 --kv f16 --shard 1/3 --partial "$dir/kv.part"
 refused 1 'kv: expected "f32"' merge "$dir/3-2.part" "$dir/kv.part"
+for layers in 1,0,1,1,1 1,1,0,1,1; do # one name, two contents
+    printf '{"model_type":"smollm3","rope_theta":10000,"no_rope_layers":[%s]}' $layers >"$dir/rope.json"
+    run analyze $model -f $sample -n 700 -c 128 --rope "$dir/rope.json" --shard 1/3 \
+        --partial "$dir/rope$layers.part"
+done
+refused 1 ': layers.1..rope: expected 1, .*found 0' merge "$dir"/rope1,?,?,1,1.part
 head -c 1000 "$dir/3-1.part" >"$dir/cut.part"
 refused 1 "cut.part: " merge "$dir/cut.part"
 refused 1 "magic" merge $sample
@@ -697,6 +703,14 @@ ok "an encoding can be swapped" [ -n "$none" ]
 ok "p-RoPE that keeps nothing is none" says "p-RoPE, p = 0.*\"perplexity\":$none,"
 ok "and that is another model" [ "$none" != "$unedited" ]
 head -c 300 $sample >"$dir/head"
+spec=yarn:factor=4,original=512,beta_fast=31.5,beta_slow=1.25,attention_factor=1.125
+run ablate $model -f "$dir/head" -c 16 --rope $spec --rope-layers 1,3
+ok "ablate has a long name in full, on a line of its own" says "^  encoding $spec in layers 1,3\$"
+ok "and its figures below" says "^                                            - rope  *[1-9]"
+run ablate $model -f "$dir/head" -c 16 --rope $spec --rope-layers 1,3 --json
+ok "and in JSON" says "\"name\":\"encoding $spec in layers 1,3\""
+run ablate $model -f "$dir/head" -c 16 --rope ropepp --heads 3 --layers 1
+ok "ablate --heads in a model with copies of heads" exits 0
 run perplexity $model -f "$dir/head" -c 16 --protocol full --json --drop 0,2-3 --layers 1-2 --heads 0
 cp "$out" "$dir/edited"
 ok "perplexity --drop says what was edited" says '"edits":"the pairs 0,2-3 dropped .*(6 pairs in 2 heads; layers 1-2, heads 0)"'
@@ -1129,6 +1143,11 @@ sed '2s/"perplexity":\([0-9]\)/"perplexity":0\1/' "$dir/whole" >"$dir/cells"
 stays "$dir/cells" "line 2: " $sweep
 sed '2s/"n_strong":/"more":1,"n_strong":/' "$dir/whole" >"$dir/cells"
 stays "$dir/cells" "line 2: expected a cell as it is written" $sweep
+sed -n '2s/"n_strong":[0-9]*,/"n_strong":7,/p' "$dir/whole" | cat "$dir/whole" - >"$dir/cells"
+stays "$dir/cells" "line 9: expected what a line before it says of the same cell" $sweep
+sed -n 2p "$dir/whole" | cat "$dir/whole" - >"$dir/cells"
+run $sweep -o "$dir/cells"
+ok "a cell may be there twice" complains "has 8 of the 8 cells"
 
 # The same figures as the commands that measure one of them.
 figure() { sed -n "$2s/.*\"$1\":\([-0-9.e+]*\)[,}].*/\1/p" "$3"; } # NAME LINE FILE
@@ -1174,6 +1193,47 @@ run sweep $model -f $sample --contexts 16 --rope plain --factors 3 --json --no-a
 ok "--factors leaves kinds without one alone" says '"asked":"plain"'
 run sweep $model -f $sample --contexts 16 --rope linear:factor=2 --rope linear:factor=2.0 --json
 ok "two names of one encoding are run once" [ "$(sed 's/.*"version"//' "$out" | uniq | wc -l)" -eq 1 ]
+# One text, two encodings: what is in a list, a pattern of layers or a file of weights is no word of it.
+longrope() { # FACTOR FILE: config.json with 16 short and 16 long factors
+    list=$(yes "$1" | head -n 16 | paste -s -d, -)
+    printf '{"model_type":"llama","rope_theta":10000,"max_position_embeddings":512,' >"$2"
+    printf '"original_max_position_embeddings":512,"rope_scaling":{"rope_type":"longrope",' >>"$2"
+    printf '"factor":1,"short_factor":[%s],"long_factor":[%s]}}' "$list" "$list" >>"$2"
+}
+nope() { printf '{"model_type":"smollm3","rope_theta":10000,"no_rope_layers":%s}' "$1" >"$2"; }
+longrope 1 "$dir/la.json"
+longrope 2 "$dir/lb.json"
+nope '[1,0,1,1,1]' "$dir/na.json"
+nope '[1,1,0,1,1]' "$dir/nb.json"
+for two in "la lb" "na nb"; do
+    a=$dir/${two% *}.json b=$dir/${two#* }.json
+    twins="sweep $model -f $sample --contexts 16 --rope $a --rope $b"
+    run $twins -o "$dir/twins-${two% *}"
+    ok "sweep of two config.json of one text ($two)" exits 0
+    sed 's/.*"rope"://;s/,"rope_hash".*//' "$dir/twins-${two% *}" >"$dir/texts"
+    ok "(their texts are the same)" [ "$(uniq "$dir/texts" | grep -c .)" -eq 1 ]
+    sed 's/.*"tokens_scored"//' "$dir/twins-${two% *}" >"$dir/figures"
+    ok "each has figures of its own" [ "$(uniq "$dir/figures" | grep -c .)" -eq 2 ]
+    run sweep $model -f $sample --contexts 16 --rope "$b" --json
+    ok "those that it has alone" [ "$(sed 's/.*"version"//' "$out")" = \
+        "$(sed -n '2s/.*"version"//p' "$dir/twins-${two% *}")" ]
+    run $twins -o "$dir/twins-${two% *}"
+    ok "and both are there when gone on from" complains "has 2 of the 2 cells"
+done
+if [ $json_tool -eq 1 ]; then
+    weights="python3 tests/make_rope_weights.py path $dir/W.gguf 5 128 4 2 32"
+    of_file="sweep $model -f $sample --contexts 16 --rope path:file=$dir/W.gguf --rope plain"
+    $weights 1
+    run $of_file -o "$dir/weighed"
+    ok "sweep with a file of weights" exits 0
+    run $of_file -o "$dir/weighed"
+    ok "which is as it was" complains "has 2 of the 2 cells"
+    $weights 2
+    run $of_file -o "$dir/weighed"
+    ok "a file of weights that was written anew: another encoding" complains "has 1 of the 2 cells"
+    run $of_file --json
+    ok "and its figures are those shown" [ "$(sed -n 1p "$out")" = "$(sed -n 3p "$dir/weighed")" ]
+fi
 run sweep $model -f $sample --contexts 16 --json
 ok "without --rope: the encoding of the file" says '"asked":null,.*"rope":"plain:base=10000"'
 refused 2 "expected numbers" sweep $model -f $sample --contexts 16,x
@@ -1198,7 +1258,15 @@ long="--contexts 64,256 --rope plain --rope none --rope linear --factors 2,4,8 -
 pid=$!
 i=0
 while [ ! -s "$dir/cut" ] && [ $i -lt 600 ]; do sleep 0.02; i=$((i + 1)); done
+kill -STOP $pid
+cp "$dir/cut" "$dir/before"
+"$program" sweep $model -f $sample --contexts 16 --rope plain -o "$dir/cut" >"$out.2" 2>"$err.2"
+second=$?
+ok "a second sweep into the same file is refused" [ $second -eq 1 ]
+ok "and says why" grep -q "another sweep is writing it" "$err.2"
+ok "and the file is that of the first" cmp -s "$dir/cut" "$dir/before"
 kill -INT $pid
+kill -CONT $pid
 wait $pid
 status=$?
 ok "an interrupted sweep exits with 130" exits 130

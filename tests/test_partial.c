@@ -342,9 +342,9 @@ static void test_mismatches(Shape *s)
     MISMATCH(o.sink_t = 9, "sink_t");
     MISMATCH(o.n_ctx = 77, "train_ctx");
     double theta = s->rope[0].inv_freq[1];
-    MISMATCH(s->rope[0].inv_freq[1] = nextafter(theta, 1), "ropes");
+    MISMATCH(s->rope[0].inv_freq[1] = nextafter(theta, 1), ": ropes[0].theta[1]: expected ");
     s->rope[0].inv_freq[1] = theta;
-    MISMATCH(s->layer[1].window = 8, "layers");
+    MISMATCH(s->layer[1].window = 8, ": layers[1].window: expected 7, as in file, found 8");
     s->layer[1].window = 7;
 #undef MISMATCH
     free(with.s);

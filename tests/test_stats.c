@@ -591,7 +591,7 @@ static void test_sinks(void)
                        "25.0% (0.200 of the attention on average).") != NULL);
     free(json);
     uint8_t all[HEADS] = {1, 1, 1, 1};
-    Sinks sinks = analysis_sinks(a, &(Selection){.layer = all, .head = all});
+    Sinks sinks = analysis_sinks(a, &(Selection){.m = &s.m, .layer = all, .head = all});
     CHECK(sinks.n_elsewhere == 3 && sinks.elsewhere == 3);
     analysis_free(a);
     a = analysis_new(&s.m, &o), p = analysis_probe(a);
@@ -688,7 +688,7 @@ static void test_massive_first(void)
     AnalysisOptions o = analysis_defaults();
     Rng rng = rng_new(5);
     uint8_t all[HEADS] = {1, 1, 1, 1};
-    const Selection every = {.layer = all, .head = all};
+    const Selection every = {.m = &s.m, .layer = all, .head = all};
     float k[N * D];
     shape_new(&s, ROPE_HALF, 0);
     Analysis *a = analysis_new(&s.m, &o);

@@ -150,6 +150,10 @@ static void test_lines(void)
     CHECK(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done);
     sweep_line(&s, 0, &again);
     CHECK(whole == line.n && again.n == line.n && !memcmp(line.s, again.s, line.n));
+    CHECK(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done);
+    cell.figure[SWEEP_NLL] += 1;
+    CHECK(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == -1 &&
+          strstr(e.msg, "line 1: expected what a line before it says"));
     const char *from = strstr(line.s, ",\"version\":\"");
     int taken = 0, head = 0, cuts = 0;
     for (size_t i = 0; i + 1 < line.n; i++) {
