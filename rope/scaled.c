@@ -139,6 +139,7 @@ const RopeKind rope_dynamic = {
     .common = ROPE_FACTOR | ROPE_ORIGINAL,
     .args = {{"length", 0, 0, INT_MAX, "tokens the first table is for; 0: as tokens come", NULL},
              {"step", 256, 1, 1 << 30, "tokens by which the table grows", NULL}},
+    .whole = 1u << DYNAMIC_LENGTH | 1u << DYNAMIC_STEP,
     .params = dynamic_params,
     .freqs = dynamic_freqs,
     .length = dynamic_length,
