@@ -398,6 +398,7 @@ static void test_yarn_config(void)
     CONFIG_SAYS(NEW("'rope_type':'telechat3-yarn','factor':1,'original_max_position_embeddings':8"),
                 "yarn:original=8,factor=1,attention_factor=1,base=10");
     CONFIG_SAYS(NEW(YARN4 ",'truncate':1"), "!rope_parameters.truncate");
+    CONFIG_SAYS(NEW(YARN4 ",'truncate':null"), "yarn:original=64,factor=4,truncate=no,base=10");
     CONFIG_SAYS(NEW(YARN4 ",'spiral':1"), "!rope_parameters.\"spiral\"");
     CONFIG_SAYS("{'rope_theta':10,'rope_scaling':{'type':'yarn'}}", "!original");
     RopeConfig c; /* 0.07 ln 4 + 1 */
@@ -473,6 +474,70 @@ static void test_layers(void)
     CONFIG_SAYS("{'alibi':1}", "!alibi");
 }
 
+/* One object of scaling, and layers of more than one type: what the family makes of it. */
+static void test_families(void)
+{
+#define SCALE             "'rope_scaling':{'rope_type':'linear','factor':8}"
+#define MODEL(type, rest) "{'model_type':'" type "'," TWO rest "}"
+    CONFIG_SAYS(MODEL("spiral", "'rope_theta':9"), "!model_type: expected one of those known");
+    CONFIG_SAYS("{" TWO "'rope_theta':9}", "!found nothing");
+    CONFIG_SAYS("{'rope_theta':9,'sliding_window_pattern':2}", "!model_type");
+    CONFIG_SAYS("{'model_type':'spiral','rope_theta':9}", "plain:base=9");
+    CONFIG_SAYS("{'model_type':'spiral','rope_theta':9,'layer_types':['x','x','x','x']}",
+                "plain:base=9");
+    CONFIG_SAYS("{'model_type':'cohere2_moe','rope_theta':9}", "!found \"cohere2_moe\"");
+    CONFIG_SAYS(MODEL("qwen2", "'rope_theta':9"), "plain:base=9/plain:base=9/plain:base=9/"
+                                                  "plain:base=9");
+    CONFIG_SAYS(MODEL("cohere2", "'rope_theta':9"), "plain:base=9/none/none/none");
+    CONFIG_SAYS("{'model_type':'cohere2','position_embedding_type':'rope_gptj'}",
+                "plain:base=10000/plain:base=10000/plain:base=10000/none");
+    CONFIG_SAYS("{'model_type':'cohere2','sliding_window':null}", "!sliding_window");
+    CONFIG_SAYS("{'model_type':'exaone4','sliding_window_pattern':2}",
+                "plain:base=10000/none/plain:base=10000/none");
+    CONFIG_SAYS("{'model_type':'exaone4','sliding_window':null}", "plain:base=10000");
+    CONFIG_SAYS("{'model_type':'olmo3'," SCALE "}",
+                "plain:base=500000/plain:base=500000/plain:base=500000/"
+                "linear:factor=8,base=500000");
+    CONFIG_SAYS("{'model_type':'olmo3','rope_theta':9," SCALE "}", "!rope_theta: expected 500000");
+    CONFIG_SAYS("{'model_type':'olmo3','rope_parameters':{'rope_theta':9}}", "!each type of layer");
+    CONFIG_SAYS("{'model_type':'gemma3_text','rope_parameters':{'rope_theta':9}}",
+                "!each type of layer");
+}
+
+/* A config of another model. */
+static void test_other_shape(void)
+{
+    CONFIG_SAYS("{'rope_theta':9,'num_hidden_layers':4,'head_dim':8,'hidden_size':99,"
+                "'num_attention_heads':1}",
+                "plain:base=9");
+    CONFIG_SAYS("{'rope_theta':9,'hidden_size':24,'num_attention_heads':3}", "plain:base=9");
+    CONFIG_SAYS("{'rope_theta':9,'num_hidden_layers':5}",
+                "!num_hidden_layers: expected 4, as the model has, found 5");
+    CONFIG_SAYS("{'model_type':'gptj','n_layer':28}", "!n_layer: expected 4");
+    CONFIG_SAYS("{'rope_theta':9,'head_dim':16}", "!head_dim: expected 8, as the model has, found");
+    CONFIG_SAYS("{'rope_theta':9,'hidden_size':64,'num_attention_heads':4}",
+                "!hidden_size / num_attention_heads: expected 8 values per head, as the model has, "
+                "found 16");
+    CONFIG_SAYS("{'rope_theta':9,'head_dim':8.5}", "!head_dim: expected a whole number");
+    CONFIG_SAYS("{'model_type':'qwen3','hidden_size':64,'num_attention_heads':8}",
+                "!head_dim: expected 8, as the model has, found 128");
+}
+
+static void test_messages(void)
+{
+    static char many[40000];
+    RopeConfig c;
+    CONFIG_SAYS("\xEF\xBB\xBF{'rope_theta':9}", "plain:base=9");
+    CONFIG_SAYS("{'rope_theta':10,'rope_scaling':[1]}", "!rope_scaling: expected an object");
+    size_t n = (size_t)sprintf(many, "{\"rope_theta\":9,\"rope_scaling\":{\"type\":\"longrope\","
+                                     "\"original_max_position_embeddings\":8,\"factor\":2,"
+                                     "\"long_factor\":[1],\"short_factor\":[1");
+    for (int i = 0; i < MAX_PAIRS; i++) n += (size_t)sprintf(many + n, ",1");
+    n += (size_t)sprintf(many + n, "]}}");
+    CHECK(rope_config_parse(&c, "c.json", (Str){many, n}, L, D, &err) &&
+          strstr(err.msg, "short_factor: expected at most 8192 numbers"));
+}
+
 /* Nothing but sentences comes of garbage. */
 static void test_hostile(void)
 {
@@ -530,6 +595,9 @@ int main(void)
     test_yarn_config();
     test_longrope_config();
     test_layers();
+    test_families();
+    test_other_shape();
+    test_messages();
     test_hostile();
     test_open();
     return check_done();
