@@ -584,6 +584,7 @@ typedef struct {
     Layer *layer;          /* [L] */
     Rope *rope;            /* [n_ropes] */
     int n_ropes, n_tables; /* tables of angles of all of them */
+    char *config_rope;     /* --rope FILE.json, and the encodings that it put in force; or NULL */
     float **owned;         /* vectors that had to be widened to float32 */
     int n_owned;
     uint64_t n_params;

@@ -554,6 +554,69 @@ static void test_hostile(void)
     CONFIG_SAYS("{'rope_theta':9,'rope_scaling':{'factor ':1}}", "!not a key");
 }
 
+/* A file of lists for longrope: "s", "l", "?" or, of a layer, "0.s"; ones, or "s:-1". */
+static void lists_file(const char *path, const char *words)
+{
+    GgufBuilder b = {0};
+    char text[512], *save = NULL;
+    size_t size;
+    float ones[P] = {1, 1, 1, 1};
+    gb_key_str(&b, "general.architecture", "rope");
+    snprintf(text, sizeof text, "%s", words);
+    for (char *w = strtok_r(text, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
+        char name[96], layer[16] = "", *colon = strchr(w, ':');
+        if (colon) ones[0] = strtof(colon + 1, NULL);
+        if (*w >= '0' && *w <= '9') snprintf(layer, sizeof layer, "blk.%c.", *w);
+        snprintf(name, sizeof name, "%srope_factors_%s.weight", layer,
+                 strchr(w, 's')   ? "short"
+                 : strchr(w, 'l') ? "long"
+                                  : "odd");
+        gb_tensor(&b, name, T_F32, 1, (int64_t[]){P}, ones, sizeof ones);
+    }
+    uint8_t *file = gb_finish(&b, &size);
+    FILE *f = fopen(path, "wb");
+    MUST(f && fwrite(file, 1, size, f) == size && !fclose(f));
+    free(file);
+}
+
+/* A tensor of the file of weights that no layer takes is refused. */
+static void test_leftover(void)
+{
+    static const struct {
+        const char *tensors, *layers, *want;
+    } rows[] = {
+        {"s l", NULL, "longrope:"},
+        {"s l ?", NULL, "!'rope_factors_odd.weight'"},
+        {"0.s 1.s 2.s 3.s l", NULL, "longrope:"},
+        {"0.s 1.s 2.s 3.s 4.s l", NULL, "!'blk.4.rope_factors_short.weight'"},
+        {"0.s 1.s 2.s 3.s s l", NULL, "!'rope_factors_short.weight'"},
+        {"0.s 1.s 2.s 3.s l", "0", "longrope:"},
+        {"0.s 1.s 2.s 3.? l", "0", "!'blk.3.rope_factors_odd.weight'"},
+        {"0.s 1.s 4.s l", "0", "!'blk.4.rope_factors_short.weight'"},
+        {"s:-1 l", NULL, "!divisor 0 is -1"},
+    };
+    char path[] = "build/test_rope_files_XXXXXX.gguf", spec[100];
+    int fd = mkstemps(path, 5);
+    if (!CHECK(fd >= 0)) return;
+    close(fd);
+    snprintf(spec, sizeof spec, "longrope:factor=1,file=%s", path);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        Model m;
+        ModelOptions o = {.rope = spec, .rope_layers = rows[i].layers};
+        const char *want = rows[i].want;
+        lists_file(path, rows[i].tensors);
+        int rc = load(&m, "", &o);
+        if (*want == '!')
+            CHECK_MSG(rc == -1 && strncmp(err.msg, path, strlen(path)) == 0 &&
+                          strstr(err.msg, want + 1),
+                      "%s: %s", rows[i].tensors, rc ? err.msg : "accepted");
+        else
+            CHECK_MSG(rc == 0, "%s: %s", rows[i].tensors, err.msg);
+        if (rc == 0) model_close(&m);
+    }
+    unlink(path);
+}
+
 /* The whole way: a file named on the command line, with lists that end up in the encoding. */
 static void test_open(void)
 {
@@ -576,6 +639,12 @@ static void test_open(void)
     check_file(__LINE__, "", "0: longrope:base=10000,original=64,factor=2", &some);
     check_file(__LINE__, "", "1: plain:base=10000", &some);
     check_file(__LINE__, "rope.dimension_count=u:4", "2: plain:base=10000,n_rot=4", &some);
+    if (CHECK(load(&m, "", &some) == 0)) {
+        const char *said = strstr(m.config_rope, ".json: ");
+        CHECK_MSG(said && !strcmp(said + 7, "longrope:base=10000,original=64,factor=2 in layers 0"),
+                  "%s", m.config_rope);
+        model_close(&m);
+    }
     o.rope = "no/such.json";
     check_file(__LINE__, "", "!no/such.json", &o);
     unlink(path);
@@ -600,5 +669,6 @@ int main(void)
     test_messages();
     test_hostile();
     test_open();
+    test_leftover();
     return check_done();
 }
