@@ -357,6 +357,7 @@ typedef struct {
     unsigned common;     /* ROPE_FACTOR, ROPE_ORIGINAL: it has these keys, too; ROPE_NEEDS_FACTOR:
                           * in words it must be given, if the file has none */
     RopeArg args[ROPE_ARGS];
+    unsigned whole; /* bit i: args[i] takes whole numbers alone */
     /* Settles the numbers before anything is made of them. */
     int (*params)(RopeParams *p, Err *e);
     /* Tensors of its own, into r->w; called once, before freqs. */
@@ -423,6 +424,7 @@ int rope_parse(const char *spec, RopeParams *p, const RopeKind **kind, Err *e) M
 /* Key i of a kind, as rope_parse takes them; 0 when there are no more. In *k, words is NULL and the
  * range is NAN for the name of a file. */
 int rope_key(const RopeKind *kind, int i, RopeArg *k);
+int rope_whole(const RopeKind *kind, const char *key); /* does it take whole numbers alone? */
 /* The same in one canonical text: every key that is not at its default, base always. */
 void rope_text(const Rope *r, char *buf, size_t size);
 /* The encoding of one layer, as a file asks for it. */
@@ -583,6 +585,7 @@ typedef struct {
     Layer *layer;          /* [L] */
     Rope *rope;            /* [n_ropes] */
     int n_ropes, n_tables; /* tables of angles of all of them */
+    char *config_rope;     /* --rope FILE.json, and the encodings that it put in force; or NULL */
     float **owned;         /* vectors that had to be widened to float32 */
     int n_owned;
     uint64_t n_params;

@@ -1212,22 +1212,59 @@ const RopeKind *rope_find(const char *name)
     return NULL;
 }
 
+/* The file of weights that --rope names; the layers of a model share it. */
+typedef struct {
+    Gguf g;
+    uint8_t *used; /* [n_tensors]: taken by some layer; NULL: the file is not open */
+} OwnFile;
+
 /* Where a kind's tensors are looked for. */
 struct RopeSource {
     const Gguf *g;
     uint8_t *used;        /* [n_tensors of g] or NULL: set to 1 where one is taken */
     const RopeList *list; /* [2] or NULL: in their place */
+    OwnFile *own;         /* opened when a layer asks for it; NULL: for one layer alone */
+    int taken;            /* tensors */
 };
+
+static int own_open(OwnFile *f, const char *path, Err *e)
+{
+    if (f->used) return 0;
+    if (gguf_open(&f->g, path, e)) return -1;
+    f->used = xcalloc(f->g.n_tensors + 1, 1);
+    return 0;
+}
+
+static void own_close(OwnFile *f)
+{
+    if (f->used) gguf_close(&f->g);
+    free(f->used);
+    f->used = NULL;
+}
+
+/* What is wrong with tensors that were read is said with the name of their file in front. */
+static int load_named(Rope *r, RopeSource *s, Err *e)
+{
+    Err why = {.usage = 0};
+    if (r->kind->load(r, s, &why) == 0) return 0;
+    if (why.usage || !s->g || !(s->taken || r->file) || strstr(why.msg, s->g->path) == why.msg)
+        *e = why;
+    else
+        err_set(e, "%s: %.800s", s->g->path, why.msg);
+    return -1;
+}
 
 static int rope_load(Rope *r, RopeSource *s, Err *e)
 {
-    Gguf g = {0};
-    RopeSource own = {.g = &g}, nowhere = {.g = NULL};
+    OwnFile once = {.used = NULL}, *own = s && s->own ? s->own : &once;
+    RopeSource nowhere = {.g = NULL};
     if (!r->kind->load) return 0;
-    if (!r->file || r->kind->own_file) return r->kind->load(r, s ? s : &nowhere, e);
-    if (gguf_open(&g, r->file, e)) return -1;
-    int rc = r->kind->load(r, &own, e);
-    gguf_close(&g);
+    if (!r->file || r->kind->own_file) return load_named(r, s ? s : &nowhere, e);
+    if (own_open(own, r->file, e)) return -1;
+    MUST(strcmp(own->g.path, r->file) == 0);
+    RopeSource from = {.g = &own->g, .used = own->used};
+    int rc = load_named(r, &from, e);
+    own_close(&once);
     return rc;
 }
 
@@ -2541,6 +2578,7 @@ typedef struct {
     Model *m;
     Err *e;
     uint8_t *used; /* [n_tensors]: bound, or known to change nothing */
+    OwnFile own;   /* weights of an encoding */
 } Binder;
 
 /* The tensor of that name, with the full shape checked. 1 found, 0 absent, -1 wrong. */
@@ -2708,6 +2746,7 @@ int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, i
                        (long long)t->ne[3]);
     MUST(i >= 0 && i < ROPE_WEIGHTS && !r->w[i]);
     if (s->used) s->used[t - s->g->tensors] = 1;
+    s->taken++;
     r->n_w[i] = (size_t)(cols * rows);
     r->w[i] = xcalloc(r->n_w[i], sizeof *r->w[i]);
     Q32 *q = xcalloc((size_t)cols / QB + 1, sizeof *q);
@@ -2939,7 +2978,7 @@ static int add_rope(Binder *b, int l, const RopeSpec *spec, const char *from, co
 {
     Model *m = b->m;
     Layer *ly = &m->layer[l];
-    RopeSource source = {&m->g, b->used, list};
+    RopeSource source = {&m->g, b->used, list, &b->own, 0};
     Rope *r = &m->rope[m->n_ropes];
     Err why = {.usage = 0};
     if (rope_new(r, spec->kind, &spec->p, m->arch->layout, &source, &why)) {
@@ -3021,6 +3060,38 @@ static void widest_layer(Model *m)
     }
 }
 
+/* Is this tensor of a layer that the encoding was not asked for, one that layers with it take? */
+static int of_other_layer(const OwnFile *f, const Tensor *t, const uint8_t *on, int n_layers)
+{
+    char name[128], full[160];
+    int l = -1;
+    if (t->name.n >= sizeof name) return 0;
+    snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.s);
+    const char *rest = strncmp(name, "blk.", 4) ? NULL : strchr(name + 4, '.');
+    if (!rest || sscanf(name + 4, "%4d", &l) != 1 || l < 0 || l >= n_layers || on[l]) return 0;
+    for (int k = 0; k < n_layers; k++) {
+        snprintf(full, sizeof full, "blk.%d%s", k, rest);
+        const Tensor *same = gguf_tensor(&f->g, full);
+        if (same && f->used[same - f->g.tensors]) return 1;
+    }
+    return 0;
+}
+
+/* A tensor of the file of weights that no layer took would change the result if it were obeyed. */
+static int refuse_leftover(const Binder *b, const uint8_t *on)
+{
+    const OwnFile *f = &b->own;
+    char name[96];
+    for (size_t i = 0; f->used && i < f->g.n_tensors; i++) {
+        if (f->used[i] || of_other_layer(f, &f->g.tensors[i], on, b->m->n_layers)) continue;
+        return err_set(b->e,
+                       "%s: tensor '%s' is not one that these settings of --rope take in a model "
+                       "of %d layers; ignoring it could give wrong results",
+                       f->g.path, show(f->g.tensors[i].name, name), b->m->n_layers);
+    }
+    return 0;
+}
+
 /* Every layer's encoding: what the file says, or what the command line says instead. */
 static int add_ropes(Binder *b, const ModelOptions *opt, const uint8_t *on, RopeSpec *spec)
 {
@@ -3039,8 +3110,50 @@ static int add_ropes(Binder *b, const ModelOptions *opt, const uint8_t *on, Rope
         bad =
             bad || add_rope(b, l, &spec[l], from, of ? of->list : NULL) || expand_heads(m, l, b->e);
     }
+    bad = bad || refuse_leftover(b, on);
+    own_close(&b->own);
     rope_config_free(&c);
     return bad;
+}
+
+/* Encodings that say the same share a line: marks the layers of encoding i; 0: an earlier one had
+ * them. */
+static int rope_group(const Model *m, int i, char *text, size_t size, char *layer)
+{
+    char other[1024];
+    int first = 1;
+    rope_text(&m->rope[i], text, size);
+    memset(layer, 0, (size_t)m->n_layers);
+    for (int k = 0; k < m->n_ropes; k++) {
+        rope_text(&m->rope[k], other, sizeof other);
+        if (strcmp(text, other)) continue;
+        first &= k >= i;
+        for (int l = 0; l < m->n_layers; l++) layer[l] |= m->layer[l].rope == k;
+    }
+    return first;
+}
+
+/* Encodings of a config.json by name, in the layers that it was asked for. */
+static char *config_said(const Model *m, const char *path, const uint8_t *on)
+{
+    Bytes b = {0};
+    char text[1024], layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
+    bytes_add(&b, path, strlen(path));
+    for (int i = 0, n = 0; i < m->n_ropes; i++) {
+        int some = 0, all = 1;
+        if (!rope_group(m, i, text, sizeof text, layer)) continue;
+        for (int l = 0; l < m->n_layers; l++) {
+            layer[l] &= (char)on[l];
+            some |= layer[l];
+            all &= layer[l];
+        }
+        if (!some) continue;
+        list_runs(layer, m->n_layers, layers, sizeof layers);
+        const char *part[] = {n++ ? "; " : ": ", text, all ? "" : " in layers ", all ? "" : layers};
+        for (int k = 0; k < 4; k++) bytes_add(&b, part[k], strlen(part[k]));
+    }
+    free(layer);
+    return b.s;
 }
 
 static int read_rope(Binder *b, const ModelOptions *opt)
@@ -3051,6 +3164,7 @@ static int read_rope(Binder *b, const ModelOptions *opt)
     m->rope = xcalloc((size_t)m->n_layers + 1, sizeof *m->rope);
     int bad = list_parse("--rope-layers", opt->rope_layers, m->n_layers, on, b->e) ||
               file_ropes(b, opt, spec) || add_ropes(b, opt, on, spec);
+    if (!bad && is_config(opt->rope)) m->config_rope = config_said(m, opt->rope, on);
     free(spec);
     free(on);
     if (bad) return -1;
@@ -3132,7 +3246,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
         const Tensor *t = &m->g.tensors[i];
         m->n_params += (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
     }
-    Binder b = {m, e, xcalloc(m->g.n_tensors, 1)};
+    Binder b = {.m = m, .e = e, .used = xcalloc(m->g.n_tensors, 1)};
     int bad = read_rope(&b, opt) || bind_tensors(&b);
     free(b.used);
     return bad ? -1 : 0;
@@ -3160,6 +3274,7 @@ void model_close(Model *m)
     for (int i = 0; i < m->n_ropes; i++) rope_free(&m->rope[i]);
     for (int i = 0; i < m->n_owned; i++) free(m->owned[i]);
     free(m->owned);
+    free(m->config_rope);
     free(m->rope);
     free(m->layer);
     gguf_close(&m->g);
@@ -4110,10 +4225,13 @@ static int all_finite(const float *x, int n)
 
 static int err_not_finite(const Session *ss, Err *e)
 {
+    char text[512];
+    rope_text(ss->m.rope, text, sizeof text);
     return err_set(e,
                    "%s: the model computed a logit that is no finite number, at token %d: its "
-                   "weights are damaged or too large for float32",
-                   ss->m.g.path, ss->s.pos);
+                   "weights are damaged or too large for float32, or its position encoding, "
+                   "%.400s, makes them so",
+                   ss->m.g.path, ss->s.pos, text);
 }
 
 static Sampler make_sampler(const Options *o, double temp)
@@ -5722,7 +5840,7 @@ static Provenance session_provenance(const Session *ss, const Options *o)
                     .exact = ss->s.exact,
                     .n_threads = ss->s.n_threads,
                     .model_bytes = ss->m.g.size,
-                    .rope_override = o->rope_said,
+                    .rope_override = ss->m.config_rope ? ss->m.config_rope : o->rope_said,
                     .pre_override = o->pre,
                     .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     return p;
@@ -6110,6 +6228,7 @@ static int run_bounds(Options *o, Err *e)
     Screen screen;
     if (o->model) p.rope_override = o->rope_said;
     int rc = bounds_model(o, &m, e) || out_open(&out, o->out ? o->out : "-", e);
+    if (m.config_rope) p.rope_override = m.config_rope;
     if (!rc) {
         p.model_bytes = m.g.size;
         for (int l = 0; l < m.n_layers && !*p.model_sha256; l++)
@@ -6195,8 +6314,9 @@ static int show_model(const Options *o, RopeShow *w, Model *m, Rope *plain, Err 
     if (model_open(m, o->model, &mo, e) || model_open(&twin, o->model, &as_plain, e)) return -1;
     w->m = m;
     p = twin.rope[0].p;
-    int rc = o->kind ? rope_parse(o->kind, &p, &kind, e) : 0;
+    int rc = o->kind && !is_config(o->kind) ? rope_parse(o->kind, &p, &kind, e) : 0;
     RopeParams shape = twin.rope[0].p;
+    if (is_config(o->kind)) p.base = m->rope[m->layer[0].rope].p.base;
     shape.base = p.base;
     rc = rc || plain_twin(&shape, twin.rope[0].layout, plain, e);
     model_close(&twin);
@@ -6214,6 +6334,9 @@ static int rope_check(const Options *o, Err *e)
     if (!o->model && !o->kind && name)
         return err_usage(e, "--%s is for one kind: ropescope rope KIND --%s N", name, name);
     if (o->head_dim % 2) return err_usage(e, "--head-dim %d: expected an even number", o->head_dim);
+    if (!o->model && is_config(o->kind))
+        return err_usage(e, "rope %s: it is for the layers of a model: give that, too: -m FILE",
+                         o->kind);
     if (!o->model && o->rope_layers)
         return err_usage(e, "--rope-layers is for the layers of a model: -m FILE");
     return 0;
@@ -6236,9 +6359,12 @@ static int run_rope(Options *o, Err *e)
     Err again;
     char *asked = NULL;
     int rc = rope_check(o, e);
-    RopeShow w = {.spec = o->kind, .model = o->model, .plain = &plain, .span = o->span};
+    RopeShow w = {.spec = is_config(o->kind) ? NULL : o->kind,
+                  .model = o->model,
+                  .plain = &plain,
+                  .span = o->span};
     rc = rc || show_made(o, &w, &m, &lone, &plain, e);
-    if (rc && o->kind && !strstr(o->kind, "factor")) { /* to explain one, any factor will do */
+    if (rc && w.spec && !strstr(o->kind, "factor")) { /* to explain one, any factor will do */
         size_t size = strlen(o->kind) + 16;
         asked = xcalloc(size, 1);
         snprintf(asked, size, "%s%cfactor=4", o->kind, strchr(o->kind, ':') ? ',' : ':');
@@ -7283,23 +7409,6 @@ static void info_slow_pairs(FILE *f, const Rope *r)
         fprintf(f,
                 "pairs %d .. %d turn less than once over the context, from %d on less than half\n",
                 first, last, first_slow_pair(r, M_PI));
-}
-
-/* Encodings that say the same share a line: marks the layers of encoding i; 0: an earlier one had
- * them. */
-static int rope_group(const Model *m, int i, char *text, size_t size, char *layer)
-{
-    char other[1024];
-    int first = 1;
-    rope_text(&m->rope[i], text, size);
-    memset(layer, 0, (size_t)m->n_layers);
-    for (int k = 0; k < m->n_ropes; k++) {
-        rope_text(&m->rope[k], other, sizeof other);
-        if (strcmp(text, other)) continue;
-        first &= k >= i;
-        for (int l = 0; l < m->n_layers; l++) layer[l] |= m->layer[l].rope == k;
-    }
-    return first;
 }
 
 static void info_ropes(FILE *f, const Model *m)

@@ -243,16 +243,17 @@ static void add(char *spec, const char *key, double v)
 }
 
 /* The amplitude A = 0.1 ln s + 1 (over that of log_mul, if there is one) is the kind's own rule;
- * attn multiplies it. Pitfall: llama.cpp reads yarn_attn_factor, where converters put Hugging
- * Face's attention_factor, and then computes A all the same: a file that means something else
- * cannot be told from one that does not. */
+ * attn multiplies it. Pitfall: converters put Hugging Face's attention_factor into
+ * yarn_attn_factor, which llama.cpp overwrites by A: where they differ a file has two readings, and
+ * is refused. */
 static int yarn_spec(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC], Err *e)
 {
     double A = s->factor > 1 ? 0.1 * log(s->factor) + 1 : 1;
     int same = fabs(s->yarn_attn / A - 1) < 1e-5;
     if (s->yarn_attn > 0 && !is_one(s->yarn_attn) && !same)
         return refuse(f, "rope.scaling.yarn_attn_factor",
-                      "1, or what follows from the factor, or --rope yarn:attention_factor=...",
+                      "1, or what follows from the factor (llama.cpp computes with that, Hugging "
+                      "Face with this key: --rope yarn:attention_factor=... says which)",
                       s->yarn_attn, e);
     snprintf(spec, ROPE_SPEC, "yarn:factor=%.17g", s->factor);
     if (s->fast > 0) add(spec, "beta_fast", s->fast);

@@ -106,6 +106,7 @@ const RopeKind rope_longrope = {
              {"long_mscale", (double)NAN, 0, 1e6, "A under the long list", NULL},
              {"seed", 0, 0, 1 << 30, "of random lists, if there are no tensors; 0: lists of 1",
               NULL}},
+    .whole = 1u << LONG_LENGTH | 1u << LONG_SEED,
     .params = longrope_params,
     .load = longrope_load,
     .freqs = longrope_freqs,

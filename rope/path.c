@@ -225,6 +225,7 @@ const RopeKind rope_path = {
              {"forget", 0, 0, 1, "PaTH-FoX: a forget gate per query head", "no yes"},
              {"beta", 2, 0, 2, "the largest beta: 0 is no encoding", NULL},
              {"seed", 0, 0, 1e12, "above 0: random weights drawn from it", NULL}},
+    .whole = 1u << RANK | 1u << D_CONV | 1u << SEED,
     .params = path_params,
     .load = path_load,
     .freqs = path_freqs,

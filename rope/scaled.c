@@ -141,6 +141,7 @@ const RopeKind rope_dynamic = {
     .args = {{"length", 0, 0, INT_MAX, "tokens the first table is for; 0: as tokens come", NULL},
              {"step", (double)NAN, 1, 1 << 30, "tokens by which the table grows (M / 64 + 1)",
               NULL}},
+    .whole = 1u << DYNAMIC_LENGTH | 1u << DYNAMIC_STEP,
     .params = dynamic_params,
     .freqs = dynamic_freqs,
     .length = dynamic_length,

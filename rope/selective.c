@@ -248,6 +248,7 @@ const RopeKind rope_selective = {
              {"gate", GATE_NO, 0, 2, "use_gate, and for what", "no head pair"},
              {"use_bias", 1, 0, 1, "is exp(bias) added to every step?", "no yes"},
              {"seed", 0, 0, 1e12, "above 0: random weights drawn from it", NULL}},
+    .whole = 1u << D_CONV | 1u << RANK | 1u << SEED,
     .params = selective_params,
     .load = selective_load,
     .freqs = selective_freqs,

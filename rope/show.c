@@ -384,7 +384,8 @@ static void print_key(const Term *t, const RopeKind *kind, const RopeArg *a)
                               isnan(a->def) ? "" : "; default ",
                               isnan(a->def) ? 0 : (int)strcspn(w, " "), w);
     } else if (!isnan(a->lo)) {
-        n += (size_t)snprintf(s + n, sizeof s - n, "%g to %g", a->lo, a->hi);
+        n += (size_t)snprintf(s + n, sizeof s - n, "%s%g to %g",
+                              rope_whole(kind, a->name) ? "a whole number, " : "", a->lo, a->hi);
     }
     if (!a->words && !isnan(a->def))
         n += (size_t)snprintf(s + n, sizeof s - n, "; default %g", a->def);
@@ -812,6 +813,7 @@ static void json_keys(FILE *f, const RopeKind *k)
         json_number(f, "default", a.def);
         json_number(f, "least", a.words ? (double)NAN : a.lo);
         json_number(f, "most", a.words ? (double)NAN : a.hi);
+        fprintf(f, ",\"whole\":%s", rope_whole(k, a.name) ? "true" : "false");
         json_text(f, "words", a.words);
         json_text(f, "meaning", a.meaning);
         fputc('}', f);

@@ -71,6 +71,16 @@ int rope_key(const RopeKind *kind, int i, RopeArg *k)
     return kind->load && i == 0;
 }
 
+int rope_whole(const RopeKind *kind, const char *key)
+{
+    for (int i = 0; i < N_COMMON; i++)
+        if (has_common(kind, &common_keys[i]) && strcmp(common_keys[i].name, key) == 0)
+            return common_keys[i].whole;
+    for (int i = 0; i < ROPE_ARGS && kind->args[i].name; i++)
+        if (strcmp(kind->args[i].name, key) == 0) return kind->whole >> i & 1;
+    return 0;
+}
+
 /* Names of all keys of a kind, for messages. */
 static void key_names(const RopeKind *kind, char *buf, size_t size)
 {
@@ -95,6 +105,12 @@ static int number(const char *kind, Str key, Str value, double lo, double hi, do
                      (int)key.n, key.s, lo, hi, (int)value.n, value.s);
 }
 
+static int refuse_part(const char *kind, const char *key, Str value, Err *e)
+{
+    return err_usage(e, "--rope %s: %s: expected a whole number, found '%.*s'", kind, key,
+                     (int)value.n, value.s);
+}
+
 static int set_common(const RopeKind *kind, const CommonKey *c, Str value, RopeParams *p, Err *e)
 {
     Str key = {c->name, strlen(c->name)};
@@ -102,9 +118,7 @@ static int set_common(const RopeKind *kind, const CommonKey *c, Str value, RopeP
     char *field = (char *)p + c->field;
     if (number(kind->name, key, value, c->lo, c->hi, &v, e)) return -1;
     int whole = (int)v;
-    if (c->whole && (double)whole < v)
-        return err_usage(e, "--rope %s: %s: expected a whole number, found '%.*s'", kind->name,
-                         c->name, (int)value.n, value.s);
+    if (c->whole && (double)whole < v) return refuse_part(kind->name, c->name, value, e);
     if (c->whole)
         memcpy(field, &whole, sizeof whole);
     else
@@ -127,7 +141,11 @@ static int set_own(const RopeKind *kind, int i, Str value, RopeParams *p, Err *e
 {
     const RopeArg *a = &kind->args[i];
     Str key = {a->name, strlen(a->name)};
-    if (!a->words) return number(kind->name, key, value, a->lo, a->hi, &p->arg[i], e);
+    if (!a->words) {
+        if (number(kind->name, key, value, a->lo, a->hi, &p->arg[i], e)) return -1;
+        int part = kind->whole >> i & 1 && floor(p->arg[i]) < p->arg[i];
+        return part ? refuse_part(kind->name, a->name, value, e) : 0;
+    }
     int place = word_place(a->words, value);
     p->arg[i] = place;
     return place >= 0 ? 0

@@ -398,6 +398,7 @@ static void test_yarn_config(void)
     CONFIG_SAYS(NEW("'rope_type':'telechat3-yarn','factor':1,'original_max_position_embeddings':8"),
                 "yarn:original=8,factor=1,attention_factor=1,base=10");
     CONFIG_SAYS(NEW(YARN4 ",'truncate':1"), "!rope_parameters.truncate");
+    CONFIG_SAYS(NEW(YARN4 ",'truncate':null"), "yarn:original=64,factor=4,truncate=no,base=10");
     CONFIG_SAYS(NEW(YARN4 ",'spiral':1"), "!rope_parameters.\"spiral\"");
     CONFIG_SAYS("{'rope_theta':10,'rope_scaling':{'type':'yarn'}}", "!original");
     RopeConfig c; /* 0.07 ln 4 + 1 */
@@ -473,6 +474,70 @@ static void test_layers(void)
     CONFIG_SAYS("{'alibi':1}", "!alibi");
 }
 
+/* One object of scaling, and layers of more than one type: what the family makes of it. */
+static void test_families(void)
+{
+#define SCALE             "'rope_scaling':{'rope_type':'linear','factor':8}"
+#define MODEL(type, rest) "{'model_type':'" type "'," TWO rest "}"
+    CONFIG_SAYS(MODEL("spiral", "'rope_theta':9"), "!model_type: expected one of those known");
+    CONFIG_SAYS("{" TWO "'rope_theta':9}", "!found nothing");
+    CONFIG_SAYS("{'rope_theta':9,'sliding_window_pattern':2}", "!model_type");
+    CONFIG_SAYS("{'model_type':'spiral','rope_theta':9}", "plain:base=9");
+    CONFIG_SAYS("{'model_type':'spiral','rope_theta':9,'layer_types':['x','x','x','x']}",
+                "plain:base=9");
+    CONFIG_SAYS("{'model_type':'cohere2_moe','rope_theta':9}", "!found \"cohere2_moe\"");
+    CONFIG_SAYS(MODEL("qwen2", "'rope_theta':9"), "plain:base=9/plain:base=9/plain:base=9/"
+                                                  "plain:base=9");
+    CONFIG_SAYS(MODEL("cohere2", "'rope_theta':9"), "plain:base=9/none/none/none");
+    CONFIG_SAYS("{'model_type':'cohere2','position_embedding_type':'rope_gptj'}",
+                "plain:base=10000/plain:base=10000/plain:base=10000/none");
+    CONFIG_SAYS("{'model_type':'cohere2','sliding_window':null}", "!sliding_window");
+    CONFIG_SAYS("{'model_type':'exaone4','sliding_window_pattern':2}",
+                "plain:base=10000/none/plain:base=10000/none");
+    CONFIG_SAYS("{'model_type':'exaone4','sliding_window':null}", "plain:base=10000");
+    CONFIG_SAYS("{'model_type':'olmo3'," SCALE "}",
+                "plain:base=500000/plain:base=500000/plain:base=500000/"
+                "linear:factor=8,base=500000");
+    CONFIG_SAYS("{'model_type':'olmo3','rope_theta':9," SCALE "}", "!rope_theta: expected 500000");
+    CONFIG_SAYS("{'model_type':'olmo3','rope_parameters':{'rope_theta':9}}", "!each type of layer");
+    CONFIG_SAYS("{'model_type':'gemma3_text','rope_parameters':{'rope_theta':9}}",
+                "!each type of layer");
+}
+
+/* A config of another model. */
+static void test_other_shape(void)
+{
+    CONFIG_SAYS("{'rope_theta':9,'num_hidden_layers':4,'head_dim':8,'hidden_size':99,"
+                "'num_attention_heads':1}",
+                "plain:base=9");
+    CONFIG_SAYS("{'rope_theta':9,'hidden_size':24,'num_attention_heads':3}", "plain:base=9");
+    CONFIG_SAYS("{'rope_theta':9,'num_hidden_layers':5}",
+                "!num_hidden_layers: expected 4, as the model has, found 5");
+    CONFIG_SAYS("{'model_type':'gptj','n_layer':28}", "!n_layer: expected 4");
+    CONFIG_SAYS("{'rope_theta':9,'head_dim':16}", "!head_dim: expected 8, as the model has, found");
+    CONFIG_SAYS("{'rope_theta':9,'hidden_size':64,'num_attention_heads':4}",
+                "!hidden_size / num_attention_heads: expected 8 values per head, as the model has, "
+                "found 16");
+    CONFIG_SAYS("{'rope_theta':9,'head_dim':8.5}", "!head_dim: expected a whole number");
+    CONFIG_SAYS("{'model_type':'qwen3','hidden_size':64,'num_attention_heads':8}",
+                "!head_dim: expected 8, as the model has, found 128");
+}
+
+static void test_messages(void)
+{
+    static char many[40000];
+    RopeConfig c;
+    CONFIG_SAYS("\xEF\xBB\xBF{'rope_theta':9}", "plain:base=9");
+    CONFIG_SAYS("{'rope_theta':10,'rope_scaling':[1]}", "!rope_scaling: expected an object");
+    size_t n = (size_t)sprintf(many, "{\"rope_theta\":9,\"rope_scaling\":{\"type\":\"longrope\","
+                                     "\"original_max_position_embeddings\":8,\"factor\":2,"
+                                     "\"long_factor\":[1],\"short_factor\":[1");
+    for (int i = 0; i < MAX_PAIRS; i++) n += (size_t)sprintf(many + n, ",1");
+    n += (size_t)sprintf(many + n, "]}}");
+    CHECK(rope_config_parse(&c, "c.json", (Str){many, n}, L, D, &err) &&
+          strstr(err.msg, "short_factor: expected at most 8192 numbers"));
+}
+
 /* Nothing but sentences comes of garbage. */
 static void test_hostile(void)
 {
@@ -487,6 +552,69 @@ static void test_hostile(void)
     CONFIG_SAYS("{'rope_theta':9,'rope_scaling':{'type':{'type':'linear'}}}", "!rope_scaling");
     CONFIG_SAYS("{'rope_theta':9,'':1,'rope_scaling':{'':1}}", "!not a key");
     CONFIG_SAYS("{'rope_theta':9,'rope_scaling':{'factor ':1}}", "!not a key");
+}
+
+/* A file of lists for longrope: "s", "l", "?" or, of a layer, "0.s"; ones, or "s:-1". */
+static void lists_file(const char *path, const char *words)
+{
+    GgufBuilder b = {0};
+    char text[512], *save = NULL;
+    size_t size;
+    float ones[P] = {1, 1, 1, 1};
+    gb_key_str(&b, "general.architecture", "rope");
+    snprintf(text, sizeof text, "%s", words);
+    for (char *w = strtok_r(text, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
+        char name[96], layer[16] = "", *colon = strchr(w, ':');
+        if (colon) ones[0] = strtof(colon + 1, NULL);
+        if (*w >= '0' && *w <= '9') snprintf(layer, sizeof layer, "blk.%c.", *w);
+        snprintf(name, sizeof name, "%srope_factors_%s.weight", layer,
+                 strchr(w, 's')   ? "short"
+                 : strchr(w, 'l') ? "long"
+                                  : "odd");
+        gb_tensor(&b, name, T_F32, 1, (int64_t[]){P}, ones, sizeof ones);
+    }
+    uint8_t *file = gb_finish(&b, &size);
+    FILE *f = fopen(path, "wb");
+    MUST(f && fwrite(file, 1, size, f) == size && !fclose(f));
+    free(file);
+}
+
+/* A tensor of the file of weights that no layer takes is refused. */
+static void test_leftover(void)
+{
+    static const struct {
+        const char *tensors, *layers, *want;
+    } rows[] = {
+        {"s l", NULL, "longrope:"},
+        {"s l ?", NULL, "!'rope_factors_odd.weight'"},
+        {"0.s 1.s 2.s 3.s l", NULL, "longrope:"},
+        {"0.s 1.s 2.s 3.s 4.s l", NULL, "!'blk.4.rope_factors_short.weight'"},
+        {"0.s 1.s 2.s 3.s s l", NULL, "!'rope_factors_short.weight'"},
+        {"0.s 1.s 2.s 3.s l", "0", "longrope:"},
+        {"0.s 1.s 2.s 3.? l", "0", "!'blk.3.rope_factors_odd.weight'"},
+        {"0.s 1.s 4.s l", "0", "!'blk.4.rope_factors_short.weight'"},
+        {"s:-1 l", NULL, "!divisor 0 is -1"},
+    };
+    char path[] = "build/test_rope_files_XXXXXX.gguf", spec[100];
+    int fd = mkstemps(path, 5);
+    if (!CHECK(fd >= 0)) return;
+    close(fd);
+    snprintf(spec, sizeof spec, "longrope:factor=1,file=%s", path);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        Model m;
+        ModelOptions o = {.rope = spec, .rope_layers = rows[i].layers};
+        const char *want = rows[i].want;
+        lists_file(path, rows[i].tensors);
+        int rc = load(&m, "", &o);
+        if (*want == '!')
+            CHECK_MSG(rc == -1 && strncmp(err.msg, path, strlen(path)) == 0 &&
+                          strstr(err.msg, want + 1),
+                      "%s: %s", rows[i].tensors, rc ? err.msg : "accepted");
+        else
+            CHECK_MSG(rc == 0, "%s: %s", rows[i].tensors, err.msg);
+        if (rc == 0) model_close(&m);
+    }
+    unlink(path);
 }
 
 /* The whole way: a file named on the command line, with lists that end up in the encoding. */
@@ -511,6 +639,12 @@ static void test_open(void)
     check_file(__LINE__, "", "0: longrope:base=10000,original=64,factor=2", &some);
     check_file(__LINE__, "", "1: plain:base=10000", &some);
     check_file(__LINE__, "rope.dimension_count=u:4", "2: plain:base=10000,n_rot=4", &some);
+    if (CHECK(load(&m, "", &some) == 0)) {
+        const char *said = strstr(m.config_rope, ".json: ");
+        CHECK_MSG(said && !strcmp(said + 7, "longrope:base=10000,original=64,factor=2 in layers 0"),
+                  "%s", m.config_rope);
+        model_close(&m);
+    }
     o.rope = "no/such.json";
     check_file(__LINE__, "", "!no/such.json", &o);
     unlink(path);
@@ -530,7 +664,11 @@ int main(void)
     test_yarn_config();
     test_longrope_config();
     test_layers();
+    test_families();
+    test_other_shape();
+    test_messages();
     test_hostile();
     test_open();
+    test_leftover();
     return check_done();
 }

@@ -373,6 +373,31 @@ static void test_keys(void)
     }
 }
 
+/* Keys that count something: half a token or half a seed is no number of them. */
+static void test_whole(void)
+{
+    const char *const counts =
+        " n_rot original seed conjugate rank d_conv block every length step ignore_zero ";
+    int n = 0;
+    for (int i = 0; rope_at(i); i++) {
+        RopeArg key;
+        for (int k = 0; rope_key(rope_at(i), k, &key); k++) {
+            char spec[128], word[64];
+            RopeParams p = params();
+            const RopeKind *kind;
+            snprintf(word, sizeof word, " %s ", key.name);
+            if (!strstr(counts, word)) continue;
+            snprintf(spec, sizeof spec, "%s:%s=%g", rope_at(i)->name, key.name, key.lo + 0.5);
+            CHECK_MSG(rope_parse(spec, &p, &kind, &err) && strstr(err.msg, "whole number"), "%s",
+                      spec);
+            CHECK(rope_whole(rope_at(i), key.name));
+            n++;
+        }
+    }
+    CHECK(n > 40);
+    CHECK(!rope_whole(&rope_selective, "temp_max") && !rope_whole(&rope_plain, "base"));
+}
+
 int main(void)
 {
     for (int d = 0; d < T; d++) distance[d] = d;
@@ -387,5 +412,6 @@ int main(void)
     test_layers();
     test_list();
     test_keys();
+    test_whole();
     return check_done();
 }
