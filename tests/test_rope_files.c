@@ -245,7 +245,7 @@ static void test_own_key(void)
     FILE_SAYS("ropescope.rope=s:none", "none:base=10000");
     FILE_SAYS(YARN "rope.freq_base=f:500 rope.spiral=f:1 rope_freqs.weight=v:1,1,1,2 "
                    "ropescope.rope=s:dynamic:factor=2,original=64",
-              "dynamic:base=500,factor=2,original=64");
+              "dynamic:base=500,factor=2,original=64,step=2");
     FILE_SAYS("ropescope.rope=s:yarn:factor=4,truncate=no", "0: yarn:base=10000,original=4096,"
                                                             "factor=4,truncate=no");
     FILE_SAYS("ropescope.rope=s:spiral", "!key 'ropescope.rope': rope spiral: expected one of");

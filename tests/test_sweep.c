@@ -127,6 +127,7 @@ static void fill(Sweep *s, SweepCell *cell, Model *m)
     s->m = m;
     s->p.model_path = "a \"model\", \"version\":1";
     s->p.kv = "f32", s->p.bos_policy = "off";
+    memset(cell->rope_hash, '7', sizeof cell->rope_hash - 1);
     cell->asked = NULL;
     cell->rope = (char *)(uintptr_t) "plain:base=10000";
     for (int i = 0; i < SWEEP_FIGURES; i++) cell->figure[i] = i % 5 ? 1.0 / (i + 1) : (double)NAN;
@@ -147,10 +148,10 @@ static void test_lines(void)
     sweep_line(&s, 0, &line);
     memset(cell.figure, 0, sizeof cell.figure);
     memset(cell.bound, 0, sizeof cell.bound);
-    CHECK(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done);
+    CHECK_MSG(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done, "%s", e.msg);
     sweep_line(&s, 0, &again);
     CHECK(whole == line.n && again.n == line.n && !memcmp(line.s, again.s, line.n));
-    CHECK(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done);
+    CHECK_MSG(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done, "%s", e.msg);
     cell.figure[SWEEP_NLL] += 1;
     CHECK(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == -1 &&
           strstr(e.msg, "line 1: expected what a line before it says"));
