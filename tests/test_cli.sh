@@ -232,6 +232,8 @@ refused 2 "give that, too: -m FILE" rope "$dir/config.json"
 printf '{"rope_theta":500,"num_hidden_layers":999}' >"$dir/config.json"
 refused 1 "num_hidden_layers: expected" rope "$dir/config.json" -m $model
 
+refused 1 "position encoding, xpos:base" generate $model -p Once -n 4 --rope xpos:centre=1e9
+
 # ---- generate, perplexity, bench
 
 run generate $model -p "The king" -n 16 -t 1
