@@ -117,7 +117,7 @@ static int set_common(const RopeKind *kind, const CommonKey *c, Str value, RopeP
     double v = 0;
     char *field = (char *)p + c->field;
     if (number(kind->name, key, value, c->lo, c->hi, &v, e)) return -1;
-    int whole = (int)v;
+    int whole = c->whole ? (int)v : 0; /* other numbers may be too large for an int */
     if (c->whole && (double)whole < v) return refuse_part(kind->name, c->name, value, e);
     if (c->whole)
         memcpy(field, &whole, sizeof whole);

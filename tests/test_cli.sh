@@ -216,6 +216,24 @@ ok "ablate --rope-layers" says "none in layers 2"
 run analyze $model -f $sample -n 64 --rope-scale 2 --json
 ok "--rope-scale is said in full" says '"rope_override":"linear:factor=2"'
 
+# A config.json: reports say what it put in force, and not its name alone.
+printf '{"model_type":"llama","rope_theta":500}' >"$dir/config.json"
+run analyze $model -f $sample -n 64 --rope "$dir/config.json" --json
+ok "a report says what a config.json says" says "config.json: plain:base=500\""
+run analyze $model -f $sample -n 64 --rope "$dir/config.json" --rope-layers 1-2 --json
+ok "and for which layers" says "config.json: plain:base=500 in layers 1 .. 2\""
+run bounds $model --rope "$dir/config.json" --json
+ok "bounds does" says "config.json: plain:base=500\""
+run ablate $model -f $sample -n 128 -c 64 --rope "$dir/config.json" --json
+ok "ablate does" says "config.json: plain:base=500'"
+run rope "$dir/config.json" -m $model
+ok "rope explains the encodings of a config.json" says "RoFormer"
+refused 2 "give that, too: -m FILE" rope "$dir/config.json"
+printf '{"rope_theta":500,"num_hidden_layers":999}' >"$dir/config.json"
+refused 1 "num_hidden_layers: expected" rope "$dir/config.json" -m $model
+
+refused 1 "position encoding, xpos:base" generate $model -p Once -n 4 --rope xpos:centre=1e9
+
 # ---- generate, perplexity, bench
 
 run generate $model -p "The king" -n 16 -t 1

@@ -1053,11 +1053,21 @@ static void test_refusals(const uint8_t *file, size_t size)
     }
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         refused(file, size, words[i][0], words[i][1]);
-    Case bad = cases[0];
-    bad.weight[0].mean = (double)NAN;
-    weights_file(path, &bad, L, -1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Case bad = cases[i];
+        bad.weight[0].mean = (double)NAN;
+        weights_file(path, &bad, L, -1);
+        snprintf(spec, sizeof spec, "%s%cfile=%s", bad.spec, strchr(bad.spec, ':') ? ',' : ':',
+                 path);
+        refused(file, size, spec, "nan");
+        CHECK_MSG(strncmp(err.msg, path, strlen(path)) == 0, "%s", err.msg);
+    }
+    weights_file(path, &cases[2], L, -1); /* tensors of another setting, of one layer too many */
+    snprintf(spec, sizeof spec, "comrope:block=4,file=%s", path);
+    refused(file, size, spec, "rope_comrope.theta' is not one");
+    weights_file(path, &cases[0], L + 1, -1);
     snprintf(spec, sizeof spec, "comrope:file=%s", path);
-    refused(file, size, spec, "nan");
+    refused(file, size, spec, ".rope_comrope.weight' is not one");
     Model m;
     State s;
     StateOptions o = {.n_ctx = T, .kv_type = T_F16};
