@@ -25,6 +25,7 @@ typedef struct {
     int n_tokens;
     int ids[MAX_TOKENS];
     double tolerance; /* at rounding level, relative to the largest logit */
+    int odd;          /* an odd number of key heads: they cannot be halved */
 } Subject;
 
 typedef struct {
@@ -206,7 +207,7 @@ static const Identity identities[] = {
     {"dynamic:factor=4,original=16", "plain", DIFFERENT},
     {"dynamic:factor=4,original=16,step=8", "dynamic:factor=4,original=16,length=96", DIFFERENT},
     {"yarn:factor=4,original=16", "linear:factor=4", DIFFERENT},
-    {"yarn:factor=4,original=1000,truncate=no", "yarn:factor=4,original=1000", DIFFERENT},
+    {"yarn:factor=4,original=3000,truncate=no", "yarn:factor=4,original=3000", DIFFERENT},
     {"ntk:alpha=4", "linear:factor=4", DIFFERENT},
     {"llama3:factor=4,original=64", "plain", DIFFERENT},
 };
@@ -216,6 +217,10 @@ static void check_identity(const Subject *x, const Identity *i)
 {
     static const Way way = {2, 32, NULL};
     size_t n = 0;
+    if (x->odd && strstr(i->a, "mode=eh")) {
+        check_skip("%s: %s: an odd number of key heads", x->name, i->a);
+        return;
+    }
     float *a = logits_of(x, i->a, &way, &n), *b = logits_of(x, i->b, &way, &n);
     if (a && b) {
         double d = distance(a, b, n);
@@ -349,6 +354,7 @@ static void subject_measure(Subject *x)
     if (!CHECK_MSG(subject_open(x, "plain", &m, &e) == 0, "%s", e.msg)) exit(check_done());
     int widest = m.max_ff > m.n_embd ? m.max_ff : m.n_embd;
     x->tolerance = (12 * m.n_layers + 2) * (widest / 32 + 9) * U;
+    x->odd = m.max_kv_heads % 2;
     uint64_t seed = 7;
     for (int i = 0; i < MAX_TOKENS; i++)
         x->ids[i] = (int)(rng_next(&seed) % (uint64_t)(m.n_vocab - 3)) + 3;
