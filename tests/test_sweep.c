@@ -130,7 +130,6 @@ static void fill(Sweep *s, SweepCell *cell, Model *m)
     memset(cell->rope_hash, '7', sizeof cell->rope_hash - 1);
     cell->asked = NULL;
     cell->rope = (char *)(uintptr_t) "plain:base=10000";
-    snprintf(cell->rope_hash, sizeof cell->rope_hash, "0f3b");
     for (int i = 0; i < SWEEP_FIGURES; i++) cell->figure[i] = i % 5 ? 1.0 / (i + 1) : (double)NAN;
     for (int i = 0; i < SWEEP_BOUNDS * SWEEP_RATES; i++)
         cell->bound[i / SWEEP_RATES][i % SWEEP_RATES] = i;
