@@ -6691,8 +6691,8 @@ static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *
     as->counts = EDITS_ROPE;
     int rc = model_open(&other.m, w->o->model, mo, e) || state_new(&other.s, &other.m, &so, e);
     if (!rc && other.m.config_rope)
-        snprintf(as->edit, sizeof as->edit, "the position encoding made '%.500s' in all heads",
-                 other.m.config_rope);
+        as->edit = add_words(&w->words, "the position encoding made '%s' in all heads",
+                             other.m.config_rope);
     rc = rc ? -1 : ablate_run(w, &other, NULL, as, e);
     state_free(&other.s);
     model_close(&other.m);

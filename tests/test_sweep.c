@@ -149,10 +149,12 @@ static void test_lines(void)
     sweep_line(&s, 0, &line);
     memset(cell.figure, 0, sizeof cell.figure);
     memset(cell.bound, 0, sizeof cell.bound);
-    CHECK_MSG(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done, "%s", e.msg);
+    CHECK_MSG(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done, "%s",
+              e.msg);
     sweep_line(&s, 0, &again);
     CHECK(whole == line.n && again.n == line.n && !memcmp(line.s, again.s, line.n));
-    CHECK_MSG(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done, "%s", e.msg);
+    CHECK_MSG(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == 0 && cell.done, "%s",
+              e.msg);
     cell.figure[SWEEP_NLL] += 1;
     CHECK(sweep_read(&s, "f", (Str){line.s, line.n}, &whole, &e) == -1 &&
           strstr(e.msg, "line 1: expected what a line before it says"));
