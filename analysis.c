@@ -7983,8 +7983,9 @@ int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err 
  *    "context", figures, "bounds"}
  *
  * A file of lines is gone on from. A cell is known by its canonical encoding, the hash of all that
- * this stands for (files of weights, lists of factors, the layers) and its context; the settings must be those of this run; and what follows "version" must be, byte for byte, what is
- * written of the figures that were read from it, so that no other file is taken for one of ours. */
+ * this stands for (files of weights, lists of factors, the layers) and its context; the settings
+ * must be those of this run; and what follows "version" must be, byte for byte, what is written of
+ * the figures that were read from it, so that no other file is taken for one of ours. */
 
 static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/2\"";
 
