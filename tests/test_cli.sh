@@ -503,12 +503,15 @@ run analyze $model -f $sample -n 701 -c 128 --shard 1/3 --partial "$dir/text.par
 refused 1 "n_text_tokens.*701" merge "$dir/3-2.part" "$dir/text.part"
 run analyze $model -f $sample -n 700 -c 128 --kv f16 --shard 1/3 --partial "$dir/kv.part"
 refused 1 'kv: expected "f32"' merge "$dir/3-2.part" "$dir/kv.part"
-for layers in 1,0,1,1,1 1,1,0,1,1; do # one name, two contents
-    printf '{"model_type":"smollm3","rope_theta":10000,"no_rope_layers":[%s]}' $layers >"$dir/rope.json"
+for factor in 1 2; do # one name and one text, two lists of factors
+    list=$(yes $factor | head -n 16 | paste -s -d, -)
+    printf '{"model_type":"llama","rope_theta":10000,"max_position_embeddings":512,' >"$dir/rope.json"
+    printf '"original_max_position_embeddings":512,"rope_scaling":{"rope_type":"longrope",' >>"$dir/rope.json"
+    printf '"factor":1,"short_factor":[%s],"long_factor":[%s]}}' "$list" "$list" >>"$dir/rope.json"
     run analyze $model -f $sample -n 700 -c 128 --rope "$dir/rope.json" --shard 1/3 \
-        --partial "$dir/rope$layers.part"
+        --partial "$dir/rope$factor.part"
 done
-refused 1 ': layers.1..rope: expected 1, .*found 0' merge "$dir"/rope1,?,?,1,1.part
+refused 1 ': ropes.0..theta.0.: expected 1, .*found 0.5' merge "$dir/rope1.part" "$dir/rope2.part"
 head -c 1000 "$dir/3-1.part" >"$dir/cut.part"
 refused 1 "cut.part: " merge "$dir/cut.part"
 refused 1 "magic" merge $sample
