@@ -90,8 +90,9 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(LIBRARY)
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-# test_run.c includes run.c, to reach its static functions.
-$(BUILD)/tests/test_run: $(BUILD)/tests/test_run.o $(filter-out $(BUILD)/run_lib.o,$(LIBRARY))
+# test_run.c and test_sweep.c include run.c, to reach its static functions.
+WHOLE = $(BUILD)/tests/test_run $(BUILD)/tests/test_sweep
+$(WHOLE): %: %.o $(filter-out $(BUILD)/run_lib.o,$(LIBRARY))
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
@@ -109,6 +110,12 @@ endif
 
 test: ropescope $(TESTS) $(BUILD)/tests/dump_logits
 	@sh tests/all.sh $(BUILD) $(TESTS)
+
+tests: ropescope $(TESTS)
+
+# One of them: make test-rope_matrix runs tests/test_rope_matrix.c.
+test-%: $(BUILD)/tests/test_%
+	@$<
 
 SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 debug:
@@ -145,6 +152,6 @@ install: ropescope
 clean:
 	rm -rf build ropescope demo.html
 
-.PHONY: all test debug compare bench demo fuzz install clean ropescope
+.PHONY: all test tests debug compare bench demo fuzz install clean ropescope
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

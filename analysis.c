@@ -177,14 +177,26 @@ typedef struct {
     Exact *total; /* [E] of closed windows */
 } Massive;
 
-/* The rotary axis of a Rope: pair j and where its members lie in a head. */
+/* The rotary axis of a Rope, or of one of its key heads: pair j and where its members lie in a
+ * head. Where heads have angles of their own, or angles depend on what was read, the pairs that
+ * turn have theta and x NaN on the axis of the Rope. */
 typedef struct {
-    int n, n_rotated; /* pairs; those with theta > 0 */
+    int n, n_rotated; /* pairs; those that turn */
+    int uneven;       /* Rope.uneven */
+    int own;          /* number of the axis of key head 0; 0: all have this one */
     int layout;       /* ROPE_... */
     double n_ctx;     /* P */
     int *a, *b;
     double *theta, *x; /* radians per position, and over P */
 } Axis;
+
+/* Are the pairs of a layer those of a linear map of what is projected? Then they are not those of
+ * its biases. */
+static int is_mixed(const Model *m, const Layer *y)
+{
+    const RopeKind *kind = m->rope[y->rope].kind;
+    return kind && kind->mix;
+}
 
 /* Tokens of the open window, for head scores: before[pos] is the last place of the same token. */
 typedef struct {
@@ -207,7 +219,8 @@ struct Analysis {
     AnalysisOptions o;
     Probe probe;
     const Kernels *kernels;
-    Axis *axis;             /* [n_ropes] */
+    Axis *axis; /* [n_axes] of the ropes, then those of single key heads */
+    int n_axes;
     int *first_q, *first_k; /* [L + 1] where a layer's heads begin in the arrays below */
     Tally *q, *k;           /* [all query heads], [all kv heads] */
     Sink *sink;             /* [all query heads] */
@@ -894,23 +907,80 @@ const Probe *analysis_probe(const Analysis *a)
     return &a->probe;
 }
 
-/* P: what the caller says, or the original context of the encoding, or the trained context. */
-static void axis_init(Axis *ax, const Rope *r, const Model *m, double n_ctx)
+/* P: what the caller says, or the original context of the encoding, or the trained context; NONE:
+ * nobody knows. */
+static double trained_context(const Rope *r, const Model *m, double said)
+{
+    double n_ctx = said > 0 ? said : r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
+    return n_ctx > 0 ? n_ctx : NONE;
+}
+
+/* The axis of key head kh; -1: of all of them. */
+static void axis_init(Axis *ax, const Rope *r, int kh, const Model *m, double n_ctx)
 {
     size_t n = (size_t)r->n_pairs;
-    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .n_ctx = n_ctx};
-    if (!(ax->n_ctx > 0)) ax->n_ctx = r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
-    if (!(ax->n_ctx > 0)) ax->n_ctx = NONE; /* unknown: no pair can be placed */
+    int blank = r->uneven == ROPE_READ || (r->uneven && kh < 0);
+    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .uneven = r->uneven};
+    ax->n_ctx = blank ? NONE : trained_context(r, m, n_ctx); /* NONE: no pair can be placed */
     ax->a = xcalloc(n + 1, sizeof *ax->a);
     ax->b = xcalloc(n + 1, sizeof *ax->b);
     ax->theta = xcalloc(n + 1, sizeof *ax->theta);
     ax->x = xcalloc(n + 1, sizeof *ax->x);
     for (int j = 0; j < ax->n; j++) {
+        const double *theta = &r->inv_freq[(kh > 0 ? (size_t)kh * n : 0) + (size_t)j];
+        int turns = *theta > 0;
+        for (int k = 1; blank && k < r->sets; k++) turns |= theta[(size_t)k * n] > 0;
         rope_pair(r, j, &ax->a[j], &ax->b[j]);
-        ax->theta[j] = r->inv_freq[j];
-        ax->x[j] = r->inv_freq[j] * ax->n_ctx;
-        ax->n_rotated += ax->theta[j] > 0;
+        ax->theta[j] = blank && turns ? NONE : *theta;
+        ax->x[j] = ax->theta[j] * ax->n_ctx;
+        ax->n_rotated += turns;
     }
+}
+
+/* The axes of all encodings of a->m, and of their key heads that have one of their own. */
+static void axes_init(Analysis *a)
+{
+    const Model *m = a->m;
+    a->n_axes = m->n_ropes;
+    for (int i = 0; i < m->n_ropes; i++)
+        if (m->rope[i].uneven == ROPE_HEADS) a->n_axes += m->rope[i].sets;
+    a->axis = xcalloc((size_t)a->n_axes + 1, sizeof *a->axis);
+    for (int i = 0, at = m->n_ropes; i < m->n_ropes; i++) {
+        const Rope *r = &m->rope[i];
+        axis_init(&a->axis[i], r, -1, m, a->o.n_ctx);
+        if (r->uneven != ROPE_HEADS) continue;
+        a->axis[i].own = at;
+        for (int kh = 0; kh < r->sets; kh++) axis_init(&a->axis[at++], r, kh, m, a->o.n_ctx);
+    }
+}
+
+/* The first encoding that reads like number i: layers with weights of their own may still have the
+ * same kind and the same angles. */
+static int first_alike(const Analysis *a, int i)
+{
+    const Axis *x = &a->axis[i], *y;
+    const Rope *r = &a->m->rope[i], *o;
+    for (int k = 0; k < i; k++) {
+        int differ = 0;
+        y = &a->axis[k], o = &a->m->rope[k];
+        for (int j = 0; j < x->n && j < y->n; j++)
+            differ |=
+                fabs(x->theta[j] - y->theta[j]) > 1e-12 || isnan(x->theta[j]) != isnan(y->theta[j]);
+        differ |= r->p.base > o->p.base || r->p.base < o->p.base || r->amplitude > o->amplitude ||
+                  r->amplitude < o->amplitude;
+        if (!differ && o->kind && o->kind->load && r->kind == o->kind && x->n == y->n &&
+            x->uneven == y->uneven)
+            return k;
+    }
+    return i;
+}
+
+/* That of query head h of layer l. */
+static const Axis *axis_of(const Analysis *a, int l, int h)
+{
+    const Layer *y = &a->m->layer[l];
+    const Axis *ax = &a->axis[y->rope];
+    return ax->own ? &a->axis[ax->own + h / (y->n_heads / y->n_kv_heads)] : ax;
 }
 
 static void axes_free(Axis *axis, int n)
@@ -1032,8 +1102,7 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
                        .k = on_k,
                        .attn = on_attn,
                        .resid = on_resid};
-    a->axis = xcalloc((size_t)m->n_ropes + 1, sizeof *a->axis);
-    for (int i = 0; i < m->n_ropes; i++) axis_init(&a->axis[i], &m->rope[i], m, o->n_ctx);
+    axes_init(a);
     a->first_q = xcalloc(L + 1, sizeof *a->first_q);
     a->first_k = xcalloc(L + 1, sizeof *a->first_k);
     for (size_t l = 0; l < L; l++) {
@@ -1051,7 +1120,7 @@ Analysis *analysis_new(const Model *m, const AnalysisOptions *o)
 void analysis_free(Analysis *a)
 {
     if (!a) return;
-    axes_free(a->axis, a->m->n_ropes);
+    axes_free(a->axis, a->n_axes);
     free(a->first_q), free(a->first_k);
     free(a->seen.id), free(a->seen.before);
     free(a->closed.r);
@@ -1472,7 +1541,7 @@ static void read_keys(Head *out, const Head *before, int D)
 static void read_head(Head *out, const Analysis *a, int l, int h)
 {
     const Layer *y = &a->m->layer[l];
-    const Axis *ax = &a->axis[y->rope];
+    const Axis *ax = axis_of(a, l, h);
     int kh = h / (y->n_heads / y->n_kv_heads), i = a->first_q[l] + h, D = a->m->head_dim;
     const Sink *s = &a->sink[i];
     *out = (Head){.l = l, .h = h, .kh = kh, .axis = ax};
@@ -1552,17 +1621,16 @@ static double radius_miss(const HeadSums *s, int n_pairs, double amplitude)
 /* Are all pairs turned, and lengthened by one amplitude? */
 static int keeps_radii(const RopeKind *k)
 {
-    return !k || (!k->turn && !k->mix && !k->q_scale);
+    return !k || (!k->turn && !k->q_scale);
 }
 
 /* What an encoding does besides turning pairs by position times theta; NULL: nothing. */
 static const char *beyond_angles(const RopeKind *k)
 {
     if (!k) return NULL;
-    if (k->turn || k->q_scale) return "changes the size of queries and keys with their position";
-    if (k->mix) return "mixes the values of a head before they turn";
+    if (k->part) return "turns the queries of some heads by other angles than their keys";
     if (k->update) return "changes keys again as the text goes on";
-    if (k->angles) return "finds its angles in the text";
+    if (k->turn || k->q_scale) return "changes the size of queries and keys with their position";
     if (k->bias) return "adds to the logits";
     return NULL;
 }
@@ -1895,12 +1963,16 @@ static int next_exception(const Reading *r, const Bound *b, int *i, int *j)
 /* Appends one sentence, terminated by a zero byte. */
 void say(Bytes *out, const char *fmt, ...)
 {
-    char s[2048];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(s, sizeof s, fmt, ap);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
     va_end(ap);
-    bytes_add(out, s, strlen(s) + 1);
+    char *s = xcalloc(n, 1);
+    va_start(ap, fmt);
+    vsnprintf(s, n, fmt, ap);
+    va_end(ap);
+    bytes_add(out, s, n);
+    free(s);
 }
 
 static const char *plural(uint64_t n)
@@ -1948,7 +2020,8 @@ static void say_candidates(const Reading *r, Bytes *out)
     if (r->n_candidates)
         say(out,
             "%d offset feature candidate%s in %d of %d head%s: x < 2 pi, R_q and R_k >= %g (1: all "
-            "tokens point the same way), r_q r_k >= %g times the median pair of the head, negative mean over the distances.",
+            "tokens point the same way), r_q r_k >= %g times the median pair of the head, "
+            "negative mean over the distances.",
             r->n_candidates, plural((uint64_t)r->n_candidates), r->n_candidate_heads, r->n_heads,
             plural((uint64_t)r->n_heads), o->strong_r, o->strong_ratio);
     else
@@ -1969,7 +2042,7 @@ static void say_frequencies(const Reading *r, Bytes *out)
         "equally likely to be the strongest, it would be %.0f%% and %.0f%%.",
         f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), b->axis->n_ctx, f2.hits, percent(f2),
         percent_of(f1.chance / f1.of, 1), percent_of(f2.chance / f2.of, 1));
-    if (r->a->m->n_ropes == 1 && !of_one)
+    if (r->a->m->n_ropes == 1 && !of_one && !b->axis->uneven)
         say(out, "The strongest pair is most often pair %d: in %d of %d head%s.", r->common,
             r->n_common, r->n_top, plural((uint64_t)r->n_top));
     if (r->best >= 0 && !of_one)
@@ -2076,6 +2149,14 @@ static int any_rotated(const Analysis *a)
 {
     for (int i = 0; i < a->m->n_ropes; i++)
         if (a->axis[i].n_rotated) return 1;
+    return 0;
+}
+
+/* Are there pairs that turn by position? */
+static int any_even(const Analysis *a)
+{
+    for (int i = 0; i < a->m->n_ropes; i++)
+        if (a->axis[i].n_rotated && a->axis[i].uneven != ROPE_READ) return 1;
     return 0;
 }
 
@@ -2307,6 +2388,13 @@ static void say_besides(const Model *m, Bytes *out)
             "The encoding %s: what is said of pairs is said of them before that, and of their "
             "frequencies; attention is as it was computed.",
             besides);
+    for (int i = 0; i < m->n_ropes; i++) {
+        const RopeKind *k = m->rope[i].kind;
+        if (!k || !k->mix || k->turn) continue;
+        say(out, "The encoding maps the values of a head before they turn: what is said of pairs "
+                 "is said of the values that turn, not of those that were projected.");
+        return;
+    }
 }
 
 /* What was not as the file or the text would have it: before anything is claimed. */
@@ -2341,16 +2429,36 @@ static void say_made(const Reading *r, Bytes *out)
             p->bytes_left_out == 1 ? "was" : "were");
 }
 
+/* Encodings whose pairs have no angle per position of their own. */
+static void say_uneven(const Analysis *a, Bytes *out)
+{
+    int seen[3] = {0};
+    for (int i = 0; i < a->m->n_ropes; i++) {
+        int what = a->axis[i].uneven;
+        if (!what || seen[what]++) continue;
+        say(out,
+            what == ROPE_HEADS
+                ? "Under '%s' theta differs between key heads: tables of a whole encoding or layer "
+                  "leave theta and x out; each head is placed by its own."
+                : "Under '%s' angles depend on what was read: no pair has a theta, no pair is "
+                  "placed by its cycles, and no bound speaks of it.",
+            a->m->rope[i].kind->name);
+    }
+}
+
 enum { FEW = 32 }; /* counted tokens below which no claim is made about pairs */
 
 /* The rotary pairs; n tokens are in the means. */
 static void say_pairs(const Reading *r, uint64_t n, Bytes *out)
 {
-    const Head *h = r->head;
+    const Head *h = &r->head[r->best < 0 ? 0 : r->best];
+    say_uneven(r->a, out);
     if (!any_rotated(r->a))
         say(out, r->p->rope_override ? "No head has a rotary pair: rotation is switched off."
                                      : "No head has a rotary pair: this model does not rotate "
                                        "queries and keys.");
+    else if (!r->n_top && h->axis->uneven == ROPE_READ)
+        return;
     else if (!r->n_top && !r->n_bad)
         say(out, "No head has a strongest pair: r_q r_k is zero in all of them, as the queries or "
                  "the keys are all zero.");
@@ -2556,6 +2664,7 @@ void print_cell(FILE *f, int width, int digits, double v)
 
 static const char *turn_class(double theta, double x)
 {
+    if (isnan(theta)) return "unknown";
     if (!(theta > 0)) return "still";
     if (isnan(x)) return "unknown";
     return x <= PI ? "half" : x <= TAU ? "partial" : "full";
@@ -2577,8 +2686,15 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     const Rope *r = &a->m->rope[i];
     fprintf(f, "rope    %s, base %g", r->kind ? r->kind->name : "-", r->p.base);
     if (r->p.factor > 1 || r->p.factor < 1) fprintf(f, ", factor %g", r->p.factor);
-    fprintf(f, "%s, %d pair%s\n        P = ", r->p.divisors ? ", with divisors" : "", ax->n,
+    fprintf(f, "%s, %d pair%s\n", r->p.divisors ? ", with divisors" : "", ax->n,
             plural((uint64_t)ax->n));
+    if (ax->uneven) {
+        fprintf(f, "        %s\n",
+                ax->uneven == ROPE_HEADS ? "theta differs between key heads: none is shown here"
+                                         : "angles depend on what was read: no pair has a theta");
+        return;
+    }
+    fputs("        P = ", f);
     print_cell(f, 0, 0, ax->n_ctx);
     fprintf(f, " tokens (%s)\n",
             a->o.n_ctx > 0 ? "as asked for"
@@ -2631,7 +2747,8 @@ static void print_model(const Term *t, const Analysis *a, const Provenance *p)
             "        %s: %d layer%s, %d query / %d kv heads of %d, embedding %d, vocabulary %d\n",
             m->arch ? m->arch->name : "-", m->n_layers, plural((uint64_t)m->n_layers), m->max_heads,
             m->max_kv_heads, m->head_dim, m->n_embd, m->n_vocab);
-    for (int i = 0; i < m->n_ropes; i++) print_axis(f, a, i);
+    for (int i = 0; i < m->n_ropes; i++)
+        if (first_alike(a, i) == i) print_axis(f, a, i);
     if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
     if (p->rope_override)
         fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
@@ -3159,9 +3276,9 @@ static void print_map(const Term *t, const Reading *r, int rope)
     const Analysis *a = r->a;
     Columns c = columns_fit(t, &a->axis[rope]);
     int n = 0;
-    for (int l = 0; l < a->m->n_layers && c.n; l++) {
+    for (int l = 0; l < a->m->n_layers && c.n && c.ax->uneven != ROPE_READ; l++) {
         Reading layer = reading_layer(r, l);
-        if (a->m->layer[l].rope != rope || !layer.n_heads) continue;
+        if (first_alike(a, a->m->layer[l].rope) != rope || !layer.n_heads) continue;
         if (n++ == 0) {
             if (a->m->n_ropes > 1) fprintf(t->f, "  layers of base %g\n", a->m->rope[rope].p.base);
             print_ruler(t, &c);
@@ -3284,7 +3401,7 @@ void analysis_print(const Analysis *a, const Provenance *p, FILE *f, const Scree
     Term t = term_of(f, s);
     Reading r = reading_new(a, p);
     print_header(&t, a, p);
-    if (any_rotated(a)) print_maps(&t, &r);
+    if (any_even(a)) print_maps(&t, &r);
     print_layers(&t, &r);
     (s && s->verbose ? print_all_heads : print_heads)(&t, &r);
     print_bounds(&t, &r);
@@ -3707,7 +3824,7 @@ static void json_bias(FILE *f, const Model *m, const Head *h)
 {
     const Layer *y = &m->layer[h->l];
     size_t D = (size_t)m->head_dim;
-    if (!y->bq && !y->bk) {
+    if ((!y->bq && !y->bk) || is_mixed(m, y)) {
         fputs(",\"bias\":null", f);
         return;
     }
@@ -4505,10 +4622,11 @@ static int list_within(const Axis *ax, double x, char *s, size_t size)
 }
 
 /* The layers that use encoding i. */
-static void list_layers(const Model *m, int i, char *s, size_t size)
+static void list_layers(const Analysis *a, int i, char *s, size_t size)
 {
+    const Model *m = a->m;
     char *marked = xcalloc((size_t)m->n_layers + 1, 1);
-    for (int l = 0; l < m->n_layers; l++) marked[l] = m->layer[l].rope == i;
+    for (int l = 0; l < m->n_layers; l++) marked[l] = first_alike(a, m->layer[l].rope) == i;
     list_runs(marked, m->n_layers, s, size);
     free(marked);
 }
@@ -4629,6 +4747,14 @@ static void say_oddities(const Encoding *y, Bytes *out)
 static void say_theory(const Encoding *y, Bytes *out)
 {
     say_oddities(y, out);
+    if (y->ax->uneven) {
+        say(out, y->ax->uneven == ROPE_HEADS
+                     ? "Theta differs between key heads: there is no one table of bounds. (analyze "
+                       "places each head by its own.)"
+                     : "Angles depend on what was read: no pair has a theta, and no bound speaks "
+                       "of it.");
+        return;
+    }
     if (!y->ax->n_rotated) {
         say(out, "No pair turns: there is no rotary feature, and no bound to state.");
         return;
@@ -4653,8 +4779,9 @@ typedef struct {
 
 enum { BIAS_Q, BIAS_K, BIAS_QK };
 
-static int has_bias(const Layer *y, int which)
+static int has_bias(const Model *m, const Layer *y, int which)
 {
+    if (is_mixed(m, y)) return 0;
     return (which == BIAS_K || y->bq) && (which == BIAS_Q || y->bk);
 }
 
@@ -4700,7 +4827,7 @@ static BiasPair *bias_pairs(const Model *m, const Axis *axis, int which, size_t 
         const Layer *y = &m->layer[l];
         const Axis *ax = &axis[y->rope];
         int n_heads = which == BIAS_K ? y->n_kv_heads : y->n_heads;
-        if (!has_bias(y, which)) continue;
+        if (!has_bias(m, y, which)) continue;
         v = xrealloc(v, *n + (size_t)n_heads * (size_t)ax->n + 1, sizeof *v);
         for (int h = 0; h < n_heads; h++)
             for (int j = 0; j < ax->n; j++) {
@@ -4744,15 +4871,15 @@ static void json_bias_heads(FILE *f, const Model *m, int l, int which)
     int n_heads = which == BIAS_K ? y->n_kv_heads : y->n_heads, n = m->rope[y->rope].n_pairs;
     BiasPair *v = xcalloc((size_t)n + 1, sizeof *v);
     fprintf(f, ",\n\"%s\":", which == BIAS_K ? "k" : "q");
-    fputs(has_bias(y, which) ? "[" : "null", f);
-    for (int h = 0; has_bias(y, which) && h < n_heads; h++) {
+    fputs(has_bias(m, y, which) ? "[" : "null", f);
+    for (int h = 0; has_bias(m, y, which) && h < n_heads; h++) {
         for (int j = 0; j < n; j++) v[j] = bias_read(m, l, h, j, which);
         fprintf(f, "%s{\"head\":%d", h ? ",\n" : "", h);
         json_column(f, "radius", &v->r, sizeof *v, n);
         json_column(f, "angle", &v->dir, sizeof *v, n);
         fputc('}', f);
     }
-    if (has_bias(y, which)) fputc(']', f);
+    if (has_bias(m, y, which)) fputc(']', f);
     free(v);
 }
 
@@ -4777,8 +4904,7 @@ static void json_biases(FILE *f, const Model *m)
 static Analysis axes_new(const Model *m, const BoundsOptions *o)
 {
     Analysis a = {.m = m, .o = {.n_ctx = o->n_ctx}};
-    a.axis = xcalloc((size_t)m->n_ropes + 1, sizeof *a.axis);
-    for (int i = 0; i < m->n_ropes; i++) axis_init(&a.axis[i], &m->rope[i], m, o->n_ctx);
+    axes_init(&a);
     return a;
 }
 
@@ -4824,15 +4950,17 @@ static void print_encoding(const Term *t, const Analysis *a, int i, double eps)
     Bytes said = {0};
     Encoding y = encoding_of(a, i, eps);
     Term to = gather_lines(t, &lines, &n);
-    list_layers(a->m, i, layers, sizeof layers);
+    list_layers(a, i, layers, sizeof layers);
     fputc('\n', t->f);
     print_axis(to.f, a, i);
     if (y.r->kind) fprintf(to.f, "        %s (%s)\n", y.r->kind->formula, y.r->kind->source);
     if (*layers) fprintf(to.f, "        layers %s\n", layers);
     print_gathered(t, &to, &lines);
     fputc('\n', t->f);
-    print_theory(t, y.ax);
-    fputc('\n', t->f);
+    if (!y.ax->uneven) {
+        print_theory(t, y.ax);
+        fputc('\n', t->f);
+    }
     say_theory(&y, &said);
     print_said(t, &said);
 }
@@ -4870,11 +4998,12 @@ void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, F
     Term to = gather_lines(&t, &lines, &n);
     print_bounds_header(&to, m, p);
     print_gathered(&t, &to, &lines);
-    for (int i = 0; i < m->n_ropes; i++) print_encoding(&t, &a, i, o->eps);
+    for (int i = 0; i < m->n_ropes; i++)
+        if (first_alike(&a, i) == i) print_encoding(&t, &a, i, o->eps);
     for (int which = BIAS_Q; which <= BIAS_QK; which++) print_biases(&t, m, a.axis, which);
     fputc('\n', f);
     print_note(&t, "%s", BOUND_NOTE);
-    axes_free(a.axis, m->n_ropes);
+    axes_free(a.axis, a.n_axes);
     restore_numbers(old);
 }
 
@@ -4954,7 +5083,7 @@ void bounds_json(const Model *m, const BoundsOptions *o, const Provenance *p, FI
     fputc(']', f);
     json_biases(f, m);
     fputs("}\n", f);
-    axes_free(a.axis, m->n_ropes);
+    axes_free(a.axis, a.n_axes);
     restore_numbers(old);
 }
 
@@ -5231,6 +5360,1248 @@ int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FI
     return status;
 }
 
+/* ---------------------------------------------------------------- explaining one logit
+ * Query i and key j of one head, taken apart: what the pairs were, how far each was turned, what
+ * each adds to the score, and what softmax makes of it. All values of q and k are the floats of
+ * the run, at three places: before they turn, after, and (keys) as the query met them. What follows
+ * from them is computed in double, so that only the run's own rounding is left to explain.
+ * Nothing here knows a kind: what a hook has changed is seen in the values. */
+
+/* One pair. Every member is a double; those from q_a to k_b_met hold floats. */
+typedef struct {
+    double theta, wavelength, x;           /* x = theta P; NaN where the turn is not p theta */
+    double q_a, q_b, k_a, k_b;             /* what is turned: after the kind's mix, if it has one */
+    double q_a_after, q_b_after;           /* after rotation */
+    double k_a_after, k_b_after;           /* the same */
+    double k_a_met, k_b_met;               /* as the query met it */
+    double r_q, r_k, phi;                  /* of what is turned; phi = arg q - arg k in [0, 2 pi) */
+    double angle_q, angle_k, angle_apart;  /* p theta of both, and of p_q - p_k, in [0, 2 pi) */
+    double turn_q, turn_k, gain_q, gain_k; /* seen in the values: angle and growth of the radius */
+    double product_a, product_b, part;     /* of the score, before its scale; part: their sum */
+    double part_by_angles;                 /* A^2 s r_q r_k cos(phi + (p_q - p_k) theta), or NaN */
+} PairPart;
+
+/* The score, put together again. */
+typedef struct {
+    double pairs, not_rotated, dot;     /* sums of products; dot: of both */
+    double made, change;                /* of dot: with the key as it was made, and the rest */
+    double scale, scaled, bias, sum;    /* sum = scaled + bias */
+    double engine, difference, allowed; /* engine: the score of the run, in float */
+    double by_angles;                   /* largest |part - part_by_angles|, or NaN */
+    int adds_up;
+} ScoreSum;
+
+typedef struct {
+    double max, sum, e, weight; /* weight = e / sum, e = exp(score - max) */
+    double engine;              /* the weight of the run, in float */
+    double first;               /* weight of token 0, NaN if it is out of sight */
+    int max_key;
+} Softmax;
+
+struct Explain {
+    const Model *m;
+    const Layer *ly;
+    const Rope *rope;
+    Logit at;
+    int kh, D, P;
+    float *q[2], *k[2], *met; /* [D] BEFORE_ROPE, AFTER_ROPE; and the key as the query met it */
+    float *score, *weight;    /* [n_t] */
+    int t0, n_t;
+    double place_q, place_k, amplitude, q_scale, n_ctx; /* n_ctx: P of x = theta P */
+    int known;                                          /* pairs turn by p theta */
+    int formula;    /* and nothing changed the key since: part_by_angles is the part */
+    PairPart *pair; /* [P] */
+    ScoreSum s;
+    Softmax row;
+    const char *const *text; /* [query + 1] */
+    const int *id;
+    Probe probe;
+};
+
+static int from_end(int pos, int n)
+{
+    return pos < 0 ? pos + n : pos;
+}
+
+int logit_resolve(const Model *m, int n_tokens, Logit *at, Err *e)
+{
+    int query = from_end(at->query, n_tokens), key = from_end(at->key, n_tokens);
+    if (at->l < 0 || at->l >= m->n_layers)
+        return err_usage(e, "--layer %d: the model has %d layer%s, 0 to %d", at->l, m->n_layers,
+                         plural((uint64_t)m->n_layers), m->n_layers - 1);
+    const Layer *ly = &m->layer[at->l];
+    int P = m->rope[ly->rope].n_pairs, t0;
+    if (at->h < 0 || at->h >= ly->n_heads)
+        return err_usage(e, "--head %d: layer %d has %d query head%s, 0 to %d", at->h, at->l,
+                         ly->n_heads, plural((uint64_t)ly->n_heads), ly->n_heads - 1);
+    if (query < 0 || query >= n_tokens || key < 0 || key >= n_tokens)
+        return err_usage(e,
+                         "--%s %d: %d token%s can be read, 0 to %d; negative numbers count from "
+                         "the end",
+                         query < 0 || query >= n_tokens ? "query" : "key",
+                         query < 0 || query >= n_tokens ? at->query : at->key, n_tokens,
+                         plural((uint64_t)n_tokens), n_tokens - 1);
+    if (key > query)
+        return err_usage(e, "--key %d comes after --query %d: a query sees keys up to itself", key,
+                         query);
+    t0 = ly->window && query >= ly->window ? query - ly->window + 1 : 0;
+    if (key < t0)
+        return err_usage(e,
+                         "--key %d: layer %d looks back through a window of %d tokens; the query "
+                         "at %d sees keys %d to %d",
+                         key, at->l, ly->window, query, t0, query);
+    if (at->pair >= P && P)
+        return err_usage(e, "--pair %d: this layer rotates %d pair%s, 0 to %d", at->pair, P,
+                         plural((uint64_t)P), P - 1);
+    if (at->pair >= 0 && !P)
+        return err_usage(e, "--pair %d: this layer rotates no values", at->pair);
+    at->query = query;
+    at->key = key;
+    return 0;
+}
+
+static void explain_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q,
+                      size_t stride)
+{
+    Explain *x = ctx;
+    int i = x->at.query - pos;
+    if (l == x->at.l && h == x->at.h && i >= 0 && i < n)
+        memcpy(x->q[stage], q + (size_t)i * stride, (size_t)x->D * sizeof *q);
+}
+
+static void explain_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k,
+                      size_t stride)
+{
+    Explain *x = ctx;
+    int i = x->at.key - pos;
+    if (l == x->at.l && kh == x->kh && i >= 0 && i < n)
+        memcpy(x->k[stage], k + (size_t)i * stride, (size_t)x->D * sizeof *k);
+}
+
+static void explain_row(void *ctx, const AttnRow *row)
+{
+    Explain *x = ctx;
+    if (row->l != x->at.l || row->h != x->at.h || row->pos != x->at.query) return;
+    x->t0 = row->t0;
+    x->n_t = row->n_t;
+    memcpy(x->score, row->scores, (size_t)row->n_t * sizeof *x->score);
+    memcpy(x->weight, row->weights, (size_t)row->n_t * sizeof *x->weight);
+}
+
+Explain *explain_new(const Model *m, const Logit *at)
+{
+    Explain *x = xcalloc(1, sizeof *x);
+    const Layer *ly = &m->layer[at->l];
+    size_t D = (size_t)m->head_dim, T = (size_t)at->query + 1;
+    *x = (Explain){.m = m, .ly = ly, .rope = &m->rope[ly->rope], .at = *at, .D = (int)D};
+    x->P = x->rope->n_pairs;
+    x->kh = at->h / (ly->n_heads / ly->n_kv_heads);
+    for (int i = 0; i < 2; i++) {
+        x->q[i] = xcalloc(D, sizeof(float));
+        x->k[i] = xcalloc(D, sizeof(float));
+    }
+    x->met = xcalloc(D, sizeof(float));
+    x->score = xcalloc(T, sizeof(float));
+    x->weight = xcalloc(T, sizeof(float));
+    x->pair = xcalloc((size_t)x->P + 1, sizeof *x->pair);
+    x->probe = (Probe){PROBE_QK | PROBE_ATTN, x, explain_q, explain_k, explain_row, NULL};
+    return x;
+}
+
+void explain_free(Explain *x)
+{
+    if (!x) return;
+    for (int i = 0; i < 2; i++) free(x->q[i]), free(x->k[i]);
+    free(x->met), free(x->score), free(x->weight), free(x->pair);
+    free(x);
+}
+
+const Probe *explain_probe(const Explain *x)
+{
+    return &x->probe;
+}
+
+/* ---- from values to numbers */
+
+/* v mod 2 pi, in [0, 2 pi). */
+static double whole_turns_off(double v)
+{
+    double w = fmod(v, TAU);
+    return w < 0 ? w + TAU : w;
+}
+
+/* By which angle, and by which factor, (a, b) became (c, d); NaN: it has no direction. */
+static void seen_turn(double a, double b, double c, double d, double turn_gain[2])
+{
+    double r = hypot(a, b);
+    turn_gain[0] = r > 0 && hypot(c, d) > 0 ? whole_turns_off(atan2(d, c) - atan2(b, a)) : NONE;
+    turn_gain[1] = r > 0 ? hypot(c, d) / r : NONE;
+}
+
+/* What a part is multiplied by besides the turn: the amplitude twice, the factor of the query. */
+static double factor_of(const Explain *x)
+{
+    return x->amplitude * x->amplitude * x->q_scale;
+}
+
+static PairPart pair_part(const Explain *x, int j, double theta)
+{
+    int a, b;
+    double q[2], k[2], apart = x->place_q - x->place_k;
+    rope_pair(x->rope, j, &a, &b);
+    PairPart y = {.theta = x->known ? theta : NONE,
+                  .q_a = (double)x->q[BEFORE_ROPE][a],
+                  .q_b = (double)x->q[BEFORE_ROPE][b],
+                  .k_a = (double)x->k[BEFORE_ROPE][a],
+                  .k_b = (double)x->k[BEFORE_ROPE][b],
+                  .q_a_after = (double)x->q[AFTER_ROPE][a],
+                  .q_b_after = (double)x->q[AFTER_ROPE][b],
+                  .k_a_after = (double)x->k[AFTER_ROPE][a],
+                  .k_b_after = (double)x->k[AFTER_ROPE][b],
+                  .k_a_met = (double)x->met[a],
+                  .k_b_met = (double)x->met[b]};
+    y.wavelength = TAU / y.theta;
+    y.x = y.theta * x->n_ctx;
+    y.r_q = hypot(y.q_a, y.q_b);
+    y.r_k = hypot(y.k_a, y.k_b);
+    y.phi = whole_turns_off(atan2(y.q_b, y.q_a) - atan2(y.k_b, y.k_a));
+    y.angle_q = whole_turns_off(x->place_q * y.theta);
+    y.angle_k = whole_turns_off(x->place_k * y.theta);
+    y.angle_apart = whole_turns_off(apart * y.theta);
+    seen_turn(y.q_a, y.q_b, y.q_a_after, y.q_b_after, q);
+    seen_turn(y.k_a, y.k_b, y.k_a_after, y.k_b_after, k);
+    y.turn_q = q[0], y.gain_q = q[1], y.turn_k = k[0], y.gain_k = k[1];
+    y.product_a = y.q_a_after * y.k_a_met;
+    y.product_b = y.q_b_after * y.k_b_met;
+    y.part = y.product_a + y.product_b;
+    y.part_by_angles =
+        x->formula ? factor_of(x) * y.r_q * y.r_k * cos(y.phi + apart * theta) : NONE;
+    return y;
+}
+
+/* What the run's rounding can make of the score: the D products go to 32 lanes of fused additions,
+ * which meet in 5 stages (each at most u = 2^-24 of what is added up, sizes taken), then come the
+ * scale and the bias, of two terms at most, one rounding each, and those of the terms. */
+static double rounding_of(const Explain *x, double sizes)
+{
+    double u = 0x1p-24, n = ceil(x->D / (double)LANES) + 5;
+    const ScoreSum *s = &x->s;
+    return s->scale * sizes * n * u / (1 - n * u) +
+           1.01 * u * (2 * fabs(s->scaled) + 2 * fabs(s->bias) + fabs(s->sum)) + 1e-37;
+}
+
+static void add_score(Explain *x, double bias)
+{
+    ScoreSum *s = &x->s;
+    double sizes = 0;
+    *s = (ScoreSum){.scale = (double)x->m->score_scale, .bias = bias};
+    for (int c = 0; c < x->D; c++) {
+        double q = (double)x->q[AFTER_ROPE][c], made = (double)x->k[AFTER_ROPE][c];
+        s->made += q * made;
+        s->change += q * ((double)x->met[c] - made);
+        sizes += fabs(q * (double)x->met[c]);
+        if (c >= 2 * x->P) s->not_rotated += q * (double)x->met[c];
+    }
+    for (int j = 0; j < x->P; j++) {
+        s->pairs += x->pair[j].part;
+        s->by_angles = fmax(s->by_angles, fabs(x->pair[j].part - x->pair[j].part_by_angles));
+    }
+    if (!x->formula || !x->P) s->by_angles = NONE;
+    s->dot = s->pairs + s->not_rotated;
+    s->scaled = s->dot * s->scale;
+    s->sum = s->scaled + s->bias;
+    s->engine = (double)x->score[x->at.key - x->t0];
+    s->difference = s->engine - s->sum;
+    s->allowed = rounding_of(x, sizes);
+    s->adds_up = fabs(s->difference) <= s->allowed;
+}
+
+static void add_softmax(Explain *x)
+{
+    Softmax *r = &x->row;
+    int at = x->at.key - x->t0, most = 0;
+    for (int t = 1; t < x->n_t; t++)
+        if (x->score[t] > x->score[most]) most = t;
+    *r = (Softmax){.max = (double)x->score[most], .max_key = x->t0 + most};
+    for (int t = 0; t < x->n_t; t++) {
+        r->sum += exp((double)x->score[t] - r->max);
+    }
+    r->e = exp((double)x->score[at] - r->max);
+    r->weight = r->e / r->sum;
+    r->engine = (double)x->weight[at];
+    r->first = x->t0 == 0 ? (double)x->weight[0] : NONE;
+}
+
+void explain_end(Explain *x, const State *s, const int *id, const char *const *text)
+{
+    const Rope *r = x->rope;
+    const RopeNow *now = &s->now[r - x->m->rope];
+    const double *theta = now->inv_freq + (r->sets > 1 ? (size_t)x->kh * (size_t)x->P : 0);
+    MUST(x->n_t == x->at.query - x->t0 + 1 && s->pos == x->at.query + 1);
+    x->n_ctx = trained_context(r, x->m, 0);
+    x->text = text;
+    x->id = id;
+    x->place_q = rope_position(r, x->at.query);
+    x->place_k = rope_position(r, x->at.key);
+    x->amplitude = now->amplitude;
+    x->q_scale = r->kind->q_scale ? r->kind->q_scale(r, x->at.query) : 1;
+    x->known = !r->kind->turn && !r->kind->angles;
+    x->formula = x->known && !r->kind->update;
+    state_key(s, x->at.l, x->kh, x->at.key, x->met);
+    /* Where the table changes with the length, keys in the cache have been turned anew by it. */
+    if (r->kind->length) memcpy(x->k[AFTER_ROPE], x->met, (size_t)x->D * sizeof(float));
+    for (int j = 0; j < x->P; j++) x->pair[j] = pair_part(x, j, theta[j]);
+    add_score(x, state_bias(s, x->at.l, x->at.h, x->at.key));
+    add_softmax(x);
+}
+
+/* ---- the walk, on paper */
+
+/* Decimals. Products of values as they are printed give the printed part, and products of printed
+ * radii and cosines of printed angles too, within a unit of its last digit: the more the larger
+ * the values are. */
+typedef struct {
+    int part, value, angle, score;
+    int part_width, value_width; /* of columns */
+} Decimals;
+
+static int clamp_int(double v, int lo, int hi)
+{
+    return v > lo ? v < hi ? (int)v : hi : lo;
+}
+
+static Decimals decimals_of(const Explain *x)
+{
+    double part = 0, value = 0, radii = 0, by = fmax(1, factor_of(x));
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        part = fmax(part, fabs(y->part));
+        value = fmax(value, fmax(by * y->r_q, by * y->r_k));
+        value = fmax(value, hypot(y->q_a_after, y->q_b_after));
+        value = fmax(value, hypot(y->k_a_met, y->k_b_met));
+        radii = fmax(radii, by * y->r_q * y->r_k);
+    }
+    Decimals d = {.part = clamp_int(3 - floor(log10(part)), 3, 8)};
+    d.value = clamp_int(d.part + ceil(log10(4 * value)), 4, 9);
+    d.angle = clamp_int(d.part + ceil(log10(4 * radii)), 4, 9);
+    d.score = d.part > 6 ? d.part : 6;
+    d.part_width = d.part + 5 + clamp_int(floor(log10(part)), 1, 20);
+    d.value_width = d.value + 5 + clamp_int(floor(log10(value)), 1, 20);
+    return d;
+}
+
+/* v with so many decimals, or (negative) significant digits; "-" for no number; no minus before
+ * what is printed as 0. */
+static const char *fixed(char buf[48], int decimals, double v)
+{
+    if (!isfinite(v)) return strcpy(buf, "-");
+    snprintf(buf, 48, decimals < 0 ? "%#.*g" : "%.*f", abs(decimals), v);
+    return buf[0] == '-' && strspn(buf, "-0.") == strlen(buf) ? memmove(buf, buf + 1, strlen(buf))
+                                                              : buf;
+}
+
+/* The same within a product or a sum: a negative one in parentheses. */
+static const char *enclosed(char buf[48], int decimals, double v)
+{
+    char s[48];
+    fixed(s, decimals, v);
+    snprintf(buf, 48, s[0] == '-' && s[1] ? "(%s)" : "%s", s);
+    return buf;
+}
+
+static void print_fixed(FILE *f, int width, int decimals, double v)
+{
+    char s[48];
+    fprintf(f, "%*s", width, fixed(s, decimals, v));
+}
+
+/* The text of a token in quotes. */
+static void print_token(const Term *t, const char *s)
+{
+    fputc('"', t->f);
+    for (size_t n = strlen(s), i = 0; i < n;) {
+        int len = utf8_len(s + i, n - i);
+        unsigned char c = (unsigned char)s[i];
+        if (c == '"' || c == '\\')
+            fprintf(t->f, "\\%c", c);
+        else if (c == '\n')
+            fputs("\\n", t->f);
+        else if (c < 0x20 || c == 0x7f || len <= 0 || (t->ascii && len > 1))
+            fprintf(t->f, "\\x%02x", c), len = 1;
+        else
+            fwrite(s + i, 1, (size_t)len, t->f);
+        i += (size_t)(len > 0 ? len : 1);
+    }
+    fputc('"', t->f);
+}
+
+/* Token pos among its neighbours. */
+static void print_around(const Term *t, const Explain *x, int pos)
+{
+    enum { AROUND = 3 };
+    int from = pos > AROUND ? pos - AROUND : 0;
+    int to = pos + AROUND < x->at.query ? pos + AROUND : x->at.query;
+    fputs("        in", t->f);
+    if (from > 0) fputs(" ...", t->f);
+    for (int i = from; i <= to; i++) {
+        fprintf(t->f, i == pos ? " %s[%d " : " %s%d ", i == pos ? t->bold : "", i);
+        print_token(t, x->text[i]);
+        fprintf(t->f, "%s%s", i == pos ? "]" : "", i == pos ? t->off : "");
+    }
+    if (to < x->at.query) fputs(" ...", t->f);
+    fputc('\n', t->f);
+}
+
+static void print_step(const Term *t, int number, const char *title)
+{
+    fprintf(t->f, "\n%s%d. %s%s\n", t->bold, number, title, t->off);
+}
+
+static void print_explain_header(const Term *t, const Explain *x, const Provenance *p)
+{
+    FILE *f = t->f;
+    const Model *m = x->m;
+    const Rope *r = x->rope;
+    char rope[512];
+    rope_text(r, rope, sizeof rope);
+    fprintf(f, "%sropescope %s%s: one attention logit, step by step\n\n", t->bold,
+            ROPESCOPE_VERSION, t->off);
+    fprintf(f, "model   %s  sha256 %.12s\n", or_dash(p->model_path), or_dash(p->model_sha256));
+    fprintf(f, "        %s: %d layer%s, head size %d\n", m->arch ? m->arch->name : "-", m->n_layers,
+            plural((uint64_t)m->n_layers), m->head_dim);
+    fprintf(f, "rope    %s  (%s)\n        %s\n", rope, r->kind->source, r->kind->summary);
+    if (x->P && r->layout == ROPE_HALF)
+        fprintf(f, "        %d pairs: pair p is values p and p + %d of a head (half-split)\n", x->P,
+                x->P);
+    else
+        fprintf(f, "        %d pairs%s\n", x->P,
+                x->P ? ": pair p is values 2p and 2p + 1 of a head (adjacent)" : "");
+    if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
+    if (p->rope_override)
+        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
+                p->rope_override, t->off);
+    fprintf(f, "text    %s  %llu token%s; run up to the query: %llu; BOS: %s\n",
+            or_dash(p->text_path), (unsigned long long)p->n_text_tokens, plural(p->n_text_tokens),
+            (unsigned long long)p->n_tokens, or_dash(p->bos_policy));
+    print_beyond(t, m, p);
+    if (p->text_cut)
+        fprintf(f, "        cut: only the first %d tokens are read; -c sets more\n", p->n_ctx);
+    fprintf(f, "run     %s, %s kernels, %d thread%s, keys cached as %s\n",
+            p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
+            p->n_threads, plural((uint64_t)p->n_threads), or_dash(p->kv));
+}
+
+static int score_has_bias(const Explain *x)
+{
+    return x->rope->kind->bias || x->rope->kind->fade;
+}
+
+static void print_setting(const Term *t, const Explain *x)
+{
+    FILE *f = t->f;
+    const Logit *at = &x->at;
+    const Layer *ly = x->ly;
+    int shared = ly->n_heads / ly->n_kv_heads, D = x->D;
+    double scale = x->s.scale, root = 1 / sqrt(D);
+    fprintf(f, "head    layer %d (of 0 to %d), query head %d (of 0 to %d); it reads key head %d",
+            at->l, x->m->n_layers - 1, at->h, ly->n_heads - 1, x->kh);
+    if (shared > 1) fprintf(f, ", which %d query heads share", shared);
+    fprintf(f, "\nquery   token i = %d, ", at->query);
+    print_token(t, x->text[at->query]);
+    fputc('\n', f);
+    print_around(t, x, at->query);
+    fprintf(f, "key     token j = %d, ", at->key);
+    print_token(t, x->text[at->key]);
+    fputc('\n', f);
+    print_around(t, x, at->key);
+    fprintf(f, "apart   i - j = %d token%s\n", at->query - at->key,
+            plural((uint64_t)(at->query - at->key)));
+    if (x->place_q < at->query || x->place_q > at->query || x->place_k < at->key ||
+        x->place_k > at->key)
+        fprintf(f, "        the encoding places token i at position %.9g, token j at %.9g\n",
+                x->place_q, x->place_k);
+    fprintf(f, "sees    %d key%s, %d to %d: ", x->n_t, plural((uint64_t)x->n_t), x->t0, at->query);
+    if (ly->window)
+        fprintf(f, "a sliding window of %d tokens, the query's own included\n", ly->window);
+    else
+        fputs("all tokens up to its own\n", f);
+    fprintf(f, "score   z = q.k x scale%s; scale = %.9g", score_has_bias(x) ? " + bias" : "",
+            scale);
+    if (fabs(scale / root - 1) < 1e-6) fprintf(f, ", 1 / sqrt(%d) as a 32-bit float", D);
+    fputc('\n', f);
+}
+
+static void print_points(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int w = d->value_width;
+    print_note(
+        t,
+        "The layer makes a query of %d values from what it knows of token i, and a key of %d "
+        "values from what it knows of token j. RoPE takes the values in pairs (a, b), points "
+        "of a plane: r is the distance from the origin, phi the direction of the query's "
+        "point less that of the key's, in radians, 0 to 2 pi.%s",
+        x->D, x->D,
+        x->rope->kind->mix ? " This encoding first multiplies query and key by a matrix: "
+                             "these are its results."
+                           : "");
+    if (!x->P) return;
+    fprintf(f, "%s  pair%*s%*s%*s%*s%*s%*s%*s%s\n", t->dim, w, "query a", w, "b", w, "r", w,
+            "key a", w, "b", w, "r", d->angle + 4, "phi", t->off);
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        const double v[] = {y->q_a, y->q_b, y->r_q, y->k_a, y->k_b, y->r_k};
+        fprintf(f, "%6d", j);
+        for (int i = 0; i < 6; i++) print_fixed(f, w, d->value, v[i]);
+        print_fixed(f, d->angle + 4, d->angle, y->phi);
+        fputc('\n', f);
+    }
+}
+
+/* Turns that are seen in the values alone. */
+static void print_seen_turns(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int w = d->angle + 10;
+    print_note(t,
+               "This encoding turns pairs by a rule of its own (%s), not by position times theta. "
+               "The angle, in radians mod 2 pi, and the factor by which the radius grew are read "
+               "off the values before and after.",
+               x->rope->kind->formula);
+    fprintf(f, "%s  pair%*s%*s%*s%*s%s\n", t->dim, w, "query turned", w, "grown by", w,
+            "key turned", w, "grown by", t->off);
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        fprintf(f, "%6d", j);
+        print_fixed(f, w, d->angle, y->turn_q);
+        print_fixed(f, w, d->angle, y->gain_q);
+        print_fixed(f, w, d->angle, y->turn_k);
+        print_fixed(f, w, d->angle, y->gain_k);
+        fputc('\n', f);
+    }
+}
+
+static int any_turns(const Explain *x)
+{
+    for (int j = 0; j < x->P; j++)
+        if (x->pair[j].theta > 0 || x->pair[j].theta < 0 || !x->known) return 1;
+    return 0;
+}
+
+static int has_factor(const Explain *x)
+{
+    return x->amplitude > 1 || x->amplitude < 1 || x->q_scale > 1 || x->q_scale < 1;
+}
+
+static void print_turns(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int w = d->angle + 6;
+    if (!any_turns(x)) {
+        print_note(t, "No pair turns in this layer: its angles are all 0, and the order of the "
+                      "tokens is known from the causal mask alone.");
+        return;
+    }
+    if (!x->known) {
+        print_seen_turns(t, x, d);
+        return;
+    }
+    print_note(t,
+               "Pair p of the token at position t turns by the angle t x theta_p, in radians, here "
+               "less its whole turns. The wavelength is the number of tokens of one turn, 2 pi / "
+               "theta. class: how far the pair turns over the P = %.9g tokens the encoding is made "
+               "for: half, at most half a turn (x = theta P <= pi); partial, at most one (x <= 2 "
+               "pi); full, more; still, not at all.",
+               x->n_ctx);
+    fprintf(f, "%s  pair           theta  wavelength  class  %*s%*s%*s%s\n", t->dim, w, "i theta",
+            w, "j theta", w + 2, "(i-j) theta", t->off);
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        fprintf(f, "%6d %15.9g", j, y->theta);
+        print_cell(f, 12, -6, y->wavelength);
+        fprintf(f, "  %-7s", turn_class(y->theta, y->x));
+        print_fixed(f, w, d->angle, y->angle_q);
+        print_fixed(f, w, d->angle, y->angle_k);
+        print_fixed(f, w + 2, d->angle, y->angle_apart);
+        fputc('\n', f);
+    }
+}
+
+/* What is said of the last two columns of the products. */
+static void print_products_note(const Term *t, const Explain *x)
+{
+    print_note(
+        t,
+        "A turn by the angle w makes (a, b) into (a cos w - b sin w, a sin w + b cos w). The "
+        "score multiplies query and key value by value; the two products of a pair are its "
+        "part.%s%s",
+        x->formula ? " By lengths and angles the same part is r r cos(phi + (i-j) theta): it "
+                     "depends on the distance of the two tokens alone."
+                   : "",
+        x->rope->kind->update ? " The key is shown as the query meets it: later tokens have "
+                                "changed it since it was turned."
+                              : "");
+    if (!has_factor(x)) return;
+    print_note(t,
+               "The encoding multiplies cos and sin by the amplitude A = %.9g, for query and key "
+               "alike, and the query by s = %.9g: each part contains A x A x s = %.9g.",
+               x->amplitude, x->q_scale, factor_of(x));
+}
+
+static void print_products(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int w = d->value_width, wp = d->part_width;
+    if (x->P) print_products_note(t, x);
+    if (x->P)
+        fprintf(f, "%s  pair%*s%*s%*s%*s%*s%*s%*s%*s%s\n", t->dim, w, "query a", w, "b", w, "key a",
+                w, "b", wp, "a x a", wp, "b x b", wp, "part", wp + 2, x->formula ? "by angles" : "",
+                t->off);
+    for (int j = 0; j < x->P; j++) {
+        const PairPart *y = &x->pair[j];
+        fprintf(f, "%6d", j);
+        print_fixed(f, w, d->value, y->q_a_after);
+        print_fixed(f, w, d->value, y->q_b_after);
+        print_fixed(f, w, d->value, y->k_a_met);
+        print_fixed(f, w, d->value, y->k_b_met);
+        print_fixed(f, wp, d->part, y->product_a);
+        print_fixed(f, wp, d->part, y->product_b);
+        print_fixed(f, wp, d->part, y->part);
+        if (x->formula) print_fixed(f, wp + 2, d->part, y->part_by_angles);
+        fputc('\n', f);
+    }
+    if (2 * x->P < x->D)
+        fprintf(f, "not rotated: the %d values from %d on; the sum of their products is %.*f\n",
+                x->D - 2 * x->P, 2 * x->P, d->part, x->s.not_rotated);
+    if (x->formula && x->P)
+        fprintf(f, "largest difference between the last two columns: %.1e (%s)\n", x->s.by_angles,
+                fabs(x->s.change) > 0 ? "the cached key was rounded to 16 bits"
+                                      : "rounding to float in the run");
+}
+
+/* Pairs by the size of their part; of equal ones the lower number first. */
+static int larger_part(const void *a, const void *b)
+{
+    const PairPart *const *p = a, *const *q = b;
+    double x = fabs((*p)->part), y = fabs((*q)->part);
+    return x > y ? -1 : x < y ? 1 : (*p > *q) - (*p < *q);
+}
+
+static void print_running(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    const PairPart **order = xcalloc((size_t)x->P + 1, sizeof(*order));
+    double sum = 0;
+    for (int j = 0; j < x->P; j++) order[j] = &x->pair[j];
+    qsort((void *)order, (size_t)x->P, sizeof *order, larger_part);
+    fprintf(f, "%s         pair  class  %*s%*s%s\n", t->dim, d->part_width, "part",
+            d->part_width + 4, "sum so far", t->off);
+    for (int i = 0; i < x->P; i++) {
+        const PairPart *y = order[i];
+        int j = (int)(y - x->pair), chosen = j == x->at.pair;
+        sum += y->part;
+        fprintf(f, "%s%13d  %-7s", chosen ? t->mark : "", j,
+                x->known ? turn_class(y->theta, y->x) : "-");
+        print_fixed(f, d->part_width, d->part, y->part);
+        print_fixed(f, d->part_width + 4, d->part, sum);
+        fprintf(f, "%s%s\n", chosen ? "  <- step 7" : "", chosen ? t->off : "");
+    }
+    if (2 * x->P < x->D) {
+        fprintf(f, "  not rotated         ");
+        print_fixed(f, d->part_width, d->part, x->s.not_rotated);
+        print_fixed(f, d->part_width + 4, d->part, sum + x->s.not_rotated);
+        fputc('\n', f);
+    }
+    free((void *)order);
+}
+
+static void print_line(FILE *f, int decimals, double v, const char *fmt, ...) PRINTF_LIKE(4, 5);
+static void print_line(FILE *f, int decimals, double v, const char *fmt, ...)
+{
+    char s[128];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(s, sizeof s, fmt, ap);
+    va_end(ap);
+    fprintf(f, "  %-54s", s);
+    print_fixed(f, 16, decimals, v);
+    fputc('\n', f);
+}
+
+/* What is inside the sum of products: factors of the encoding, and what became of the key. */
+static void print_inside(FILE *f, const Explain *x, int decimals)
+{
+    const ScoreSum *s = &x->s;
+    double by = factor_of(x);
+    if (has_factor(x) && by > 0) {
+        print_line(f, decimals, s->pairs / by, "the pairs, without amplitude and query factor");
+        print_line(f, decimals, s->pairs, "  times A x A x s = %.9g", by);
+    }
+    if (fabs(s->change) > 0) {
+        print_line(f, decimals, s->made, "q.k with the key as it was made");
+        print_line(f, decimals, s->change, "  %s",
+                   x->rope->kind->update ? "what the encoding changed in the key since"
+                                         : "what 16 bits in the cache changed in the key");
+    }
+}
+
+static void print_sum(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    const ScoreSum *s = &x->s;
+    char pairs[48];
+    print_note(t, "The parts, the largest first whatever their sign: few pairs often decide.");
+    print_running(t, x, d);
+    fputc('\n', f);
+    print_inside(f, x, d->score);
+    snprintf(pairs, sizeof pairs, "q.k, the sum of all %d products", x->D);
+    print_line(f, d->score, s->dot, "%s", pairs);
+    print_line(f, d->score, s->scaled, "  times the scale %.9g", s->scale);
+    if (score_has_bias(x)) {
+        print_line(f, d->score, s->bias, "  the bias of head %d at distance %d", x->at.h,
+                   x->at.query - x->at.key);
+        print_line(f, d->score, s->sum, "score z, the sum of both");
+    }
+    print_line(f, d->score, s->engine, "the score in the run, in 32-bit floats");
+    fprintf(f, "  difference %.1e; rounding in the run explains up to %.1e", s->difference,
+            s->allowed);
+    if (s->adds_up)
+        fputs(": it adds up\n", f);
+    else
+        fprintf(f,
+                "\n  %sIt does not add up: something made this score that is not shown here.%s\n",
+                t->mark, t->off);
+}
+
+/* Keys of the largest scores, the largest first: top[n], n <= 8; of equal ones the first. */
+static int top_keys(const Explain *x, int top[8])
+{
+    int n = 0;
+    while (n < 8 && n < x->n_t) {
+        int best = -1;
+        for (int t = 0; t < x->n_t; t++) {
+            int taken = 0;
+            for (int i = 0; i < n; i++) taken |= top[i] == t + x->t0;
+            if (!taken && (best < 0 || x->score[t] > x->score[best])) best = t;
+        }
+        top[n++] = best + x->t0;
+    }
+    return n;
+}
+
+/* 1: no score of the row is larger. */
+static int rank_of(const Explain *x, int key)
+{
+    int rank = 1;
+    for (int t = 0; t < x->n_t; t++) rank += x->score[t] > x->score[key - x->t0];
+    return rank;
+}
+
+static void print_top(const Term *t, const Explain *x, int key)
+{
+    const Logit *at = &x->at;
+    int i = key - x->t0, asked = key == at->key;
+    double z = (double)x->score[i];
+    fprintf(t->f, "%s%6d%7d", asked ? t->mark : "", rank_of(x, key), key);
+    print_fixed(t->f, 15, 6, z);
+    print_fixed(t->f, 13, -5, exp(z - x->row.max));
+    print_fixed(t->f, 13, -5, (double)x->weight[i]);
+    fputs("  ", t->f);
+    print_token(t, x->text[key]);
+    fprintf(t->f, "%s%s%s\n", key == at->query ? " (the query's own)" : "",
+            asked ? "  <- key j" : "", asked ? t->off : "");
+}
+
+static void print_softmax(const Term *t, const Explain *x)
+{
+    FILE *f = t->f;
+    const Softmax *r = &x->row;
+    int top[8], n = top_keys(x, top), shown = 0;
+    print_note(t, "Softmax weighs this score against those of all keys the query sees: weight = "
+                  "exp(z - m) / (the sum of exp(z_t - m) over them), m the largest score.");
+    print_line(f, 6, (double)x->score[x->at.key - x->t0], "score z of key %d", x->at.key);
+    print_line(f, 6, r->max, "m, the largest of the %d score%s, of key %d", x->n_t,
+               plural((uint64_t)x->n_t), r->max_key);
+    print_line(f, -5, r->e, "exp(z - m)");
+    print_line(f, -6, r->sum, "the sum of exp(z_t - m)");
+    print_line(f, -5, r->weight, "weight of key %d, their quotient", x->at.key);
+    print_line(f, -5, r->engine, "the weight in the run (difference %.1e)", r->engine - r->weight);
+    fprintf(f, "\n%s  rank    key              z   exp(z - m)       weight  token%s\n", t->dim,
+            t->off);
+    for (int i = 0; i < n; i++) {
+        print_top(t, x, top[i]);
+        shown |= top[i] == x->at.key;
+    }
+    if (!shown) print_top(t, x, x->at.key);
+    fprintf(f, "\nkey %d has rank %d of %d", x->at.key, rank_of(x, x->at.key), x->n_t);
+    if (isfinite(r->first))
+        fprintf(f, "; the first token has a share of %.1f %% of the attention\n", 100 * r->first);
+    else
+        fputs("; the first token is out of sight\n", f);
+}
+
+/* ---- one pair, as on a blackboard */
+
+/* The turn of one side of a pair: (a, b) becomes (c a - s b, s a + c b), times its factor. */
+typedef struct {
+    const char *name;
+    int pos;
+    double place, a, b, a_after, b_after;
+    double c, s, by; /* by: the query's factor; 1 for keys */
+} Turned;
+
+static Turned side_of(const Explain *x, const PairPart *y, int is_query)
+{
+    Turned s = {.name = is_query ? "query" : "key", .by = is_query ? x->q_scale : 1};
+    s.pos = is_query ? x->at.query : x->at.key;
+    s.place = is_query ? x->place_q : x->place_k;
+    s.a = is_query ? y->q_a : y->k_a;
+    s.b = is_query ? y->q_b : y->k_b;
+    s.a_after = is_query ? y->q_a_after : y->k_a_after;
+    s.b_after = is_query ? y->q_b_after : y->k_b_after;
+    if (x->known) {
+        s.c = x->amplitude * cos(s.place * y->theta);
+        s.s = x->amplitude * sin(s.place * y->theta);
+    } else { /* (a', b') (a, -b) / r^2 as complex numbers */
+        double r2 = (s.a * s.a + s.b * s.b) * s.by;
+        s.c = (s.a * s.a_after + s.b * s.b_after) / r2;
+        s.s = (s.a * s.b_after - s.b * s.a_after) / r2;
+    }
+    return s;
+}
+
+/* "what = u x v + (-p) x q = 1.2 + (-0.3) = 0.9", sign +1 or -1 before the second product. */
+static void print_two_products(FILE *f, const char *what, const double v[4], double sign,
+                               int digits)
+{
+    char s[6][48];
+    for (int i = 0; i < 4; i++) enclosed(s[i], digits, v[i]);
+    const char *op = sign < 0 ? "-" : "+";
+    double p = v[0] * v[1], q = v[2] * v[3];
+    fprintf(f, "  %s = %s x %s %s %s x %s\n", what, s[0], s[1], op, s[2], s[3]);
+    fprintf(f, "  %*s = %s %s %s = ", (int)strlen(what), "", enclosed(s[4], digits, p), op,
+            enclosed(s[5], digits, q));
+    print_fixed(f, 0, digits, p + sign * q);
+    fputc('\n', f);
+}
+
+/* Two rows of a matrix beside its formula. */
+static void print_matrix(const Term *t, const char *name, double c, double s, int digits)
+{
+    int w = digits + 4, n = (int)strlen(name);
+    fprintf(t->f, "  %*s   [ cos  -sin ]   [ ", n, "");
+    print_fixed(t->f, w, digits, c);
+    print_fixed(t->f, w, digits, -s);
+    fprintf(t->f, " ]\n  %s = [ sin   cos ] = [ ", name);
+    print_fixed(t->f, w, digits, s);
+    print_fixed(t->f, w, digits, c);
+    fputs(" ]\n", t->f);
+}
+
+static double degrees(double v)
+{
+    return v * 180 / PI;
+}
+
+static void print_side(const Term *t, const Explain *x, const PairPart *y, int is_query, int digits)
+{
+    FILE *f = t->f;
+    Turned s = side_of(x, y, is_query);
+    const double rows[2][4] = {{s.c, s.a, s.s, s.b}, {s.s, s.a, s.c, s.b}};
+    char name[32], what[48];
+    snprintf(name, sizeof name, "R(%d)", s.pos);
+    if (x->known) {
+        double angle = s.place * y->theta, turns = floor(angle / TAU);
+        fprintf(f, "\nThe %s turns by %.9g x theta = %.*f rad", s.name, s.place, digits, angle);
+        if (turns > 0)
+            fprintf(f, " = %.0f turn%s and %.*f rad", turns, plural((uint64_t)turns), digits,
+                    angle - TAU * turns);
+        fprintf(f, " = %.3f degrees\n", degrees(angle - TAU * turns));
+        if (x->amplitude > 1 || x->amplitude < 1)
+            fprintf(f, "The encoding lengthens it, too: below is the rotation times A = %.9g\n",
+                    x->amplitude);
+    } else {
+        fprintf(f, "\nThe %s is turned so (found from its values before and after):\n", s.name);
+    }
+    print_matrix(t, name, s.c, s.s, digits);
+    for (int row = 0; row < 2; row++) {
+        snprintf(what, sizeof what, "%s %c'", s.name, "ab"[row]);
+        print_two_products(f, what, rows[row], row ? 1 : -1, digits);
+    }
+    if (s.by > 1 || s.by < 1)
+        fprintf(f, "  times the query's factor %.9g: (%.*f, %.*f)\n", s.by, digits,
+                s.by * (s.c * s.a - s.s * s.b), digits, s.by * (s.s * s.a + s.c * s.b));
+}
+
+/* The part once more, from lengths and directions; by: all factors on it, angle: (i - j) theta. */
+static void print_by_angles(const Term *t, const Explain *x, const PairPart *y, double by,
+                            double angle)
+{
+    FILE *f = t->f;
+    int digits = decimals_of(x).value + 1;
+    fputs("\nAnd with lengths and directions alone:\n", f);
+    fprintf(f, "  part = %s%sr r cos(phi + (i - j) theta)\n", has_factor(x) ? "A A s " : "",
+            has_factor(x) ? "x " : "");
+    fputs("       = ", f);
+    if (has_factor(x)) fprintf(f, "%.9g x ", by);
+    fprintf(f, "%.*f x %.*f x cos(%.*f + %.*f)", digits, y->r_q, digits, y->r_k, digits, y->phi,
+            digits, angle);
+    fputs("\n       = ", f);
+    if (has_factor(x)) fprintf(f, "%.9g x ", by);
+    fprintf(f, "%.*f x cos(%.*f) = ", digits, y->r_q * y->r_k, digits, y->phi + angle);
+    print_fixed(f, 0, digits, y->part_by_angles);
+    fputc('\n', f);
+}
+
+/* Turning the query alone, by the distance, gives the same part; and so do lengths and angles. */
+static void print_by_distance(const Term *t, const Explain *x, const PairPart *y, const Decimals *d)
+{
+    FILE *f = t->f;
+    int digits = d->value + 1;
+    double apart = x->place_q - x->place_k, angle = apart * y->theta;
+    double by = factor_of(x), c = cos(angle), s = sin(angle);
+    double a = by * (c * y->q_a - s * y->q_b), b = by * (s * y->q_a + c * y->q_b);
+    const double rows[2][4] = {{c, y->q_a, s, y->q_b}, {s, y->q_a, c, y->q_b}};
+    const double dot[4] = {a, y->k_a, b, y->k_b};
+    char name[32];
+    if (!(x->place_k < 0 || x->place_k > 0)) {
+        fputc('\n', f);
+        print_note(t,
+                   "%sThe distance is all that matters%s: here the key stands at 0 and did not "
+                   "turn, so the query alone was turned, by (i - j) theta. With another --key both "
+                   "turn, and the part is the same as if the query alone did by the distance.",
+                   t->bold, t->off);
+        print_by_angles(t, x, y, by, angle);
+        return;
+    }
+    fprintf(
+        f,
+        "\n%sThe distance is all that matters.%s Turn the query by (i - j) theta = %.9g x theta "
+        "= %.*f rad\nalone, and leave the key as it was:\n",
+        t->bold, t->off, apart, digits, angle);
+    snprintf(name, sizeof name, "R(%.9g)", apart);
+    print_matrix(t, name, c, s, digits);
+    for (int row = 0; row < 2; row++)
+        print_two_products(f, row ? "b''" : "a''", rows[row], row ? 1 : -1, digits);
+    if (has_factor(x))
+        fprintf(f, "  times A x A x s = %.9g: (%.*f, %.*f)\n", by, digits, a, digits, b);
+    print_two_products(f, "part", dot, 1, digits);
+    print_by_angles(t, x, y, by, angle);
+}
+
+static void print_meeting(const Term *t, const Explain *x, const PairPart *y, const Decimals *d)
+{
+    FILE *f = t->f;
+    int digits = d->value + 1;
+    const double v[4] = {y->q_a_after, y->k_a_met, y->q_b_after, y->k_b_met};
+    fputs("\nThe products:", f);
+    if (fabs(x->s.change) > 0)
+        fprintf(f, " (the key has become (%.*f, %.*f) by the time the query meets it)", digits,
+                y->k_a_met, digits, y->k_b_met);
+    fputc('\n', f);
+    print_two_products(f, "part = a'a' + b'b'", v, 1, digits);
+    fprintf(f, "  in the score: %.*f x %.9g = ", digits, y->part, x->s.scale);
+    print_fixed(f, 0, digits, y->part * x->s.scale);
+    fprintf(f, " of the %.*f that all products make\n", digits, x->s.scaled);
+}
+
+/* ---- the circle */
+
+enum { DIAL_ROWS = 15, DIAL_COLUMNS = 31 }; /* a cell is twice as high as wide */
+
+/* A letter on the circle at an angle, or as far inside of it as there is room. */
+static void dial_mark(char dial[DIAL_ROWS][DIAL_COLUMNS], double angle, char letter)
+{
+    for (double r = 1; r > 0.3; r -= 0.2) {
+        int row = (int)lrint((DIAL_ROWS - 1) / 2 * (1 - r * sin(angle)));
+        int column = (int)lrint((DIAL_COLUMNS - 1) / 2 * (1 + r * cos(angle)));
+        char *cell = &dial[row][column];
+        if (isalpha((unsigned char)*cell)) continue;
+        *cell = letter;
+        return;
+    }
+}
+
+/* whole: with the blanks at its end. */
+static void print_dial_row(const Term *t, const char *row, int whole)
+{
+    int n = DIAL_COLUMNS;
+    while (!whole && n > 0 && row[n - 1] == ' ') n--;
+    fputs("    ", t->f);
+    for (int c = 0; c < n; c++) {
+        char cell[2] = {row[c], 0};
+        fputs(row[c] == '.' && !t->ascii ? "·" : cell, t->f);
+    }
+}
+
+/* Directions of the two points before (q, k) and after (Q, K), on a circle; 0 is to the right and
+ * angles grow against the clock. */
+static void print_dial(const Term *t, const PairPart *y)
+{
+    char dial[DIAL_ROWS][DIAL_COLUMNS];
+    memset(dial, ' ', sizeof dial);
+    for (int i = 0; i < 48; i++) {
+        double w = TAU * i / 48;
+        dial[(int)lrint((DIAL_ROWS - 1) / 2 * (1 - sin(w)))]
+            [(int)lrint((DIAL_COLUMNS - 1) / 2 * (1 + cos(w)))] = '.';
+    }
+    dial[DIAL_ROWS / 2][DIAL_COLUMNS / 2] = '+';
+    const double at[4] = {atan2(y->q_b, y->q_a), atan2(y->k_b, y->k_a),
+                          atan2(y->q_b_after, y->q_a_after), atan2(y->k_b_after, y->k_a_after)};
+    static const char *const what[4] = {"q  query before", "k  key before", "Q  query after",
+                                        "K  key after"};
+    for (int i = 0; i < 4; i++) dial_mark(dial, at[i], what[i][0]);
+    fputs("\nThe four directions on a circle (lengths are left out):\n", t->f);
+    for (int row = 0; row < DIAL_ROWS; row++) {
+        int line = row - (DIAL_ROWS - 4) / 2, said = line >= 0 && line < 4;
+        print_dial_row(t, dial[row], said);
+        if (said)
+            fprintf(t->f, "    %-16s%8.2f degrees", what[line], degrees(whole_turns_off(at[line])));
+        fputc('\n', t->f);
+    }
+}
+
+static void print_pair(const Term *t, const Explain *x, const Decimals *d)
+{
+    FILE *f = t->f;
+    int a, b, digits = d->value + 1;
+    const PairPart *y = &x->pair[x->at.pair];
+    rope_pair(x->rope, x->at.pair, &a, &b);
+    fprintf(f, "Values %d and %d of the head.", a, b);
+    if (x->known && y->theta > 0)
+        fprintf(f, " theta = %.12g: a full turn in %.6g tokens (%s).", y->theta, y->wavelength,
+                turn_class(y->theta, y->x));
+    fputc('\n', f);
+    print_note(
+        t,
+        "Numbers have %d decimals here; what is worked out from them by hand agrees to %d of "
+        "them.",
+        digits, d->part + 1);
+    fprintf(f, "\n%s           a, b%*sr  direction%s\n", t->dim, 2 * digits + 7, "", t->off);
+    for (int is_query = 1; is_query >= 0; is_query--) {
+        Turned s = side_of(x, y, is_query);
+        fprintf(f, "  %-6s(", s.name);
+        print_fixed(f, digits + 4, digits, s.a);
+        fputs(", ", f);
+        print_fixed(f, digits + 4, digits, s.b);
+        fputs(")  ", f);
+        print_fixed(f, digits + 4, digits, hypot(s.a, s.b));
+        fprintf(f, "  %.*f rad = %.2f degrees\n", digits, whole_turns_off(atan2(s.b, s.a)),
+                degrees(whole_turns_off(atan2(s.b, s.a))));
+    }
+    print_side(t, x, y, 1, digits);
+    print_side(t, x, y, 0, digits);
+    print_meeting(t, x, y, d);
+    if (x->formula) print_by_distance(t, x, y, d);
+    print_dial(t, y);
+}
+
+void explain_print(const Explain *x, const Provenance *p, FILE *f, const Screen *screen)
+{
+    locale_t old = c_numbers();
+    Term t = term_of(f, screen);
+    Decimals d = decimals_of(x);
+    char *lines = NULL;
+    size_t n = 0;
+    Term to = gather_lines(&t, &lines, &n);
+    print_explain_header(&to, x, p);
+    print_step(&to, 1, "The question: how much does token i look at token j?");
+    print_setting(&to, x);
+    print_gathered(&t, &to, &lines);
+    print_note(&t,
+               "Numbers are rounded to the decimals shown. What is worked out from them by hand "
+               "agrees with what is printed to a unit of the last digit.");
+    print_step(&t, 2, "Query and key before rotation");
+    print_points(&t, x, &d);
+    print_step(&t, 3, "How far each pair turns");
+    print_turns(&t, x, &d);
+    print_step(&t, 4, "After rotation: what each pair adds");
+    print_products(&t, x, &d);
+    print_step(&t, 5, "The sum is the score");
+    print_sum(&t, x, &d);
+    print_step(&t, 6, "From the score to a weight");
+    print_softmax(&t, x);
+    if (x->at.pair >= 0) {
+        char title[48];
+        snprintf(title, sizeof title, "Pair %d, step by step", x->at.pair);
+        print_step(&t, 7, title);
+        print_pair(&t, x, &d);
+    } else if (x->P) {
+        fputc('\n', f);
+        print_note(&t,
+                   "--pair P goes through one pair in full detail; --layer, --head, --query and "
+                   "--key choose another logit.");
+    }
+    restore_numbers(old);
+}
+
+/* ---- the walk as data */
+
+/* A number computed in double, to the last bit. */
+static void json_exact(FILE *f, const char *key, double v)
+{
+    fprintf(f, ",\"%s\":", key);
+    fprintf(f, isfinite(v) ? "%.17g" : "null", v);
+}
+
+/* Floats, with the digits that give them back. */
+static void json_floats(FILE *f, const char *key, const float *v, int n)
+{
+    fprintf(f, ",\n\"%s\":[", key);
+    for (int i = 0; i < n; i++)
+        fprintf(f, isfinite(v[i]) ? "%s%.9g" : "%snull", i ? "," : "", (double)v[i]);
+    fputc(']', f);
+}
+
+static const struct {
+    const char *name;
+    size_t at;
+} part_columns[] = {
+#define C(member)                                                                                  \
+    {                                                                                              \
+#member, offsetof(PairPart, member)                                                        \
+    }
+    C(theta),       C(wavelength), C(x),
+    C(q_a),         C(q_b),        C(k_a),
+    C(k_b),         C(r_q),        C(r_k),
+    C(phi),         C(angle_q),    C(angle_k),
+    C(angle_apart), C(turn_q),     C(gain_q),
+    C(turn_k),      C(gain_k),     C(q_a_after),
+    C(q_b_after),   C(k_a_after),  C(k_b_after),
+    C(k_a_met),     C(k_b_met),    C(product_a),
+    C(product_b),   C(part),       C(part_by_angles),
+#undef C
+};
+#define N_PART_COLUMNS ((int)(sizeof part_columns / sizeof *part_columns))
+
+static void json_parts(FILE *f, const Explain *x)
+{
+    fputs(",\n\"pairs\":{\"members\":[", f);
+    for (int j = 0, a, b; j < x->P; j++) {
+        rope_pair(x->rope, j, &a, &b);
+        fprintf(f, "%s[%d,%d]", j ? "," : "", a, b);
+    }
+    fputs("],\"class\":[", f);
+    for (int j = 0; j < x->P; j++)
+        fprintf(f, "%s\"%s\"", j ? "," : "",
+                x->known ? turn_class(x->pair[j].theta, x->pair[j].x) : "unknown");
+    fputc(']', f);
+    for (int c = 0; c < N_PART_COLUMNS; c++) {
+        fprintf(f, ",\n\"%s\":[", part_columns[c].name);
+        for (int j = 0; j < x->P; j++) {
+            const char *y = (const char *)&x->pair[j] + part_columns[c].at;
+            double v = *(const double *)(const void *)y;
+            fprintf(f, isfinite(v) ? "%s%.17g" : "%snull", j ? "," : "", v);
+        }
+        fputc(']', f);
+    }
+    fputc('}', f);
+}
+
+static void json_setting(FILE *f, const Explain *x)
+{
+    char rope[512];
+    rope_text(x->rope, rope, sizeof rope);
+    fprintf(f, "},\n\"setting\":{\"layer\":%d", x->at.l);
+    JSON_FIELDS(f, {"head", x->at.h}, {"kv_head", x->kh}, {"query", x->at.query},
+                {"key", x->at.key}, {"pair", x->at.pair < 0 ? NONE : x->at.pair},
+                {"distance", x->at.query - x->at.key}, {"window", x->ly->window},
+                {"first_key", x->t0}, {"n_keys", x->n_t}, {"head_dim", x->D}, {"n_pairs", x->P});
+    json_text(f, "rope", rope);
+    json_text(f, "formula", x->rope->kind->formula);
+    json_text(f, "source", x->rope->kind->source);
+    json_text(f, "layout", x->rope->layout == ROPE_HALF ? "half" : "adjacent");
+    json_exact(f, "position_query", x->place_q);
+    json_exact(f, "position_key", x->place_k);
+    json_exact(f, "amplitude", x->amplitude);
+    json_exact(f, "q_scale", x->q_scale);
+    json_exact(f, "n_ctx", x->n_ctx);
+    fputc('}', f);
+}
+
+static void json_score_sum(FILE *f, const Explain *x)
+{
+    const ScoreSum *s = &x->s;
+    fprintf(f, ",\n\"sum\":{\"adds_up\":%s", s->adds_up ? "true" : "false");
+    json_exact(f, "pairs", s->pairs);
+    json_exact(f, "not_rotated", s->not_rotated);
+    json_exact(f, "dot", s->dot);
+    json_exact(f, "dot_as_made", s->made);
+    json_exact(f, "key_change", s->change);
+    json_exact(f, "scale", s->scale);
+    json_exact(f, "scaled", s->scaled);
+    json_exact(f, "bias", s->bias);
+    json_exact(f, "score", s->sum);
+    json_exact(f, "engine", s->engine);
+    json_exact(f, "difference", s->difference);
+    json_exact(f, "allowed", s->allowed);
+    json_exact(f, "by_angles", s->by_angles);
+    fputc('}', f);
+}
+
+static void json_softmax(FILE *f, const Explain *x)
+{
+    const Softmax *r = &x->row;
+    int top[8], n = top_keys(x, top);
+    fprintf(f, ",\n\"softmax\":{\"rank\":%d,\"max_key\":%d", rank_of(x, x->at.key), r->max_key);
+    json_exact(f, "max", r->max);
+    json_exact(f, "sum", r->sum);
+    json_exact(f, "exp", r->e);
+    json_exact(f, "weight", r->weight);
+    json_exact(f, "engine", r->engine);
+    json_exact(f, "first_token", r->first);
+    fputs(",\"top\":[", f);
+    for (int i = 0; i < n; i++) fprintf(f, "%s%d", i ? "," : "", top[i]);
+    fputc(']', f);
+    json_floats(f, "scores", x->score, x->n_t);
+    json_floats(f, "weights", x->weight, x->n_t);
+    fputc('}', f);
+}
+
+static void json_vectors(FILE *f, const Explain *x)
+{
+    fprintf(f, ",\n\"vectors\":{\"n\":%d", x->D);
+    json_floats(f, "q_before", x->q[BEFORE_ROPE], x->D);
+    json_floats(f, "k_before", x->k[BEFORE_ROPE], x->D);
+    json_floats(f, "q_after", x->q[AFTER_ROPE], x->D);
+    json_floats(f, "k_after", x->k[AFTER_ROPE], x->D);
+    json_floats(f, "k_met", x->met, x->D);
+    fputc('}', f);
+}
+
+static const char EXPLAIN_NOTE[] =
+    "part = q_a_after k_a_met + q_b_after k_b_met; sum.dot = the sum of all parts and of the "
+    "values that are not rotated; sum.score = dot scale + bias; sum.engine is the run's own "
+    "score, a 32-bit float, and may differ by sum.allowed. part_by_angles = amplitude^2 q_scale "
+    "r_q r_k cos(phi + (position_query - position_key) theta), phi = arg q - arg k in [0, 2 "
+    "pi); null where the encoding does not turn by position theta alone. before: what is "
+    "turned, after the linear map of the encoding, if it has one; met: the key in the cache as "
+    "the query met it. Lists of vectors, scores and weights have the nine digits that give "
+    "their 32-bit floats back when they are read as such; all other numbers are doubles in "
+    "full, angles in radians. Scores and weights begin with key first_key";
+
+void explain_json(const Explain *x, const Provenance *p, FILE *f)
+{
+    locale_t old = c_numbers();
+    fputc('{', f);
+    json_provenance(f, "ropescope.explain/1", x->m, p);
+    json_setting(f, x);
+    json_text(f, "convention", EXPLAIN_NOTE);
+    fputs(",\n\"tokens\":[", f);
+    for (int i = 0; i <= x->at.query; i++) {
+        fprintf(f, "%s[%d,", i ? "," : "", x->id[i]);
+        json_str(f, x->text[i], strlen(x->text[i]));
+        fputc(']', f);
+    }
+    fputc(']', f);
+    json_parts(f, x);
+    json_vectors(f, x);
+    json_score_sum(f, x);
+    json_softmax(f, x);
+    fputs("}\n", f);
+    restore_numbers(old);
+}
+
 /* ---------------------------------------------------------------- interventions
  * What an edited run drops or replaces, and the report of `ablate`: the same windows of the same
  * tokens, unedited and edited, and as many random pairs dropped as a control. */
@@ -5270,9 +6641,22 @@ static void pairs_total(Pairs *p, const Model *m)
         }
 }
 
-static int selected(const Selection *s, int l, int h)
+/* The projected head that attention head h is, or is a copy of. */
+static int projected_head(const Layer *y, int h)
 {
-    return !s || (s->layer[l] && s->head[h]);
+    return h * y->n_q_heads / y->n_heads;
+}
+
+/* Is head h of layer l of m one of the selection, which may be of m with another encoding? */
+static int selected(const Selection *s, const Model *m, int l, int h)
+{
+    if (!s || !s->layer[l]) return !s;
+    const Layer *is = &m->layer[l], *of = &s->m->layer[l];
+    if (is->n_heads == of->n_heads && is->n_q_heads == of->n_q_heads) return s->head[h];
+    int on = 0;
+    for (int i = 0; i < of->n_heads; i++)
+        on |= s->head[i] && projected_head(of, i) == projected_head(is, h);
+    return on;
 }
 
 /* By how far pair j turns over P: PAIRS_PARTIAL, PAIRS_HALF or PAIRS_FULL. */
@@ -5292,9 +6676,9 @@ Pairs pairs_pick(const Analysis *a, const Selection *s, int which, const uint8_t
     for (int l = 0; l < m->n_layers; l++)
         for (int h = 0; h < m->layer[l].n_heads; h++) {
             const Head *head = r.head ? &r.head[a->first_q[l] + h] : NULL;
-            const Axis *ax = &a->axis[m->layer[l].rope];
+            const Axis *ax = axis_of(a, l, h);
             uint8_t *on = pairs_of(&p, l, h);
-            for (int j = 0; j < ax->n && selected(s, l, h); j++)
+            for (int j = 0; j < ax->n && selected(s, m, l, h); j++)
                 on[j] = head                    ? head->pair[j].candidate != 0
                         : which == PAIRS_LISTED ? listed[j] != 0
                                                 : is_in_class(ax, j, which);
@@ -5307,7 +6691,7 @@ Pairs pairs_pick(const Analysis *a, const Selection *s, int which, const uint8_t
 /* The pairs of a head that its control is drawn from, into pool; their number. */
 static int control_pool(const Analysis *a, const Pairs *like, int l, int h, int any, int *pool)
 {
-    const Axis *ax = &a->axis[a->m->layer[l].rope];
+    const Axis *ax = axis_of(a, l, h);
     const uint8_t *on = pairs_of(like, l, h);
     int n = 0;
     for (int j = 0; j < ax->n; j++)
@@ -5452,7 +6836,7 @@ static void lowest_channels(const double *sq, int D, int n, int *at)
 static int group_selected(const Selection *s, const Model *m, int l, int kh)
 {
     int group = m->layer[l].n_heads / m->layer[l].n_kv_heads, all = 1;
-    for (int h = kh * group; h < (kh + 1) * group; h++) all &= selected(s, l, h);
+    for (int h = kh * group; h < (kh + 1) * group; h++) all &= selected(s, m, l, h);
     return all;
 }
 
@@ -5469,7 +6853,7 @@ Edit *edit_massive(const Channels *c, const Selection *s, double ratio, int lowe
             size_t head = (size_t)l * (size_t)(is_q ? m->max_heads : m->max_kv_heads) + (size_t)h;
             const ValueSum *sum = (is_q ? c->q : c->k) + head * (size_t)D;
             double n_tokens = (double)(is_q ? c->n_q : c->n_k)[head];
-            if (is_q ? !selected(s, l, h) : !group_selected(s, m, l, h)) continue;
+            if (is_q ? !selected(s, m, l, h) : !group_selected(s, m, l, h)) continue;
             for (int v = 0; v < D; v++) sq[v] = sum[v].sq;
             int n = massive_channels(sq, D, ratio, at);
             if (lowest) lowest_channels(sq, D, n, at);
@@ -5486,7 +6870,7 @@ Sinks analysis_sinks(const Analysis *a, const Selection *s)
     Reading r = reading_new(a, NULL), y = {.a = a};
     y.head = xcalloc((size_t)r.n_heads + 1, sizeof *y.head);
     for (int i = 0; i < r.n_heads; i++)
-        if (selected(s, r.head[i].l, r.head[i].h)) y.head[y.n_heads++] = r.head[i];
+        if (selected(s, a->m, r.head[i].l, r.head[i].h)) y.head[y.n_heads++] = r.head[i];
     read_totals(&y);
     Sinks out = {.alpha_1 = y.alpha,
                  .uniform = y.uniform,
@@ -5651,9 +7035,10 @@ static void print_ablation_run(const Term *t, const Ablation *b, const AblationR
 {
     static const char *const unit[] = {"", "pairs", "values", "rope"};
     FILE *f = t->f;
-    char name[64];
-    snprintf(name, sizeof name, "%s%s", r->control_of >= 0 ? "  " : "", r->name);
-    fprintf(f, "  %-34s", name);
+    const char *indent = r->control_of >= 0 ? "  " : "";
+    int wide = 34 - (int)strlen(indent), alone = strlen(r->name) > (size_t)wide;
+    if (alone) fprintf(f, "  %s%s\n", indent, r->name);
+    fprintf(f, "  %s%-*s", indent, wide, alone ? "" : r->name);
     print_cell(f, 8, 0, r->counts == EDITS_NONE || r->counts == EDITS_ROPE ? NONE : r->n_edited);
     fprintf(f, " %-6s", unit[r->counts]);
     print_cell(f, 11, -6, r->perplexity);
@@ -6594,14 +7979,15 @@ int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err 
 /* ---------------------------------------------------------------- sweep
  * Encodings times contexts on one text: a line of JSON for each cell,
  *
- *   {"schema", "model", "text", "asked", then the settings from "version" on, "rope", "context",
- *    figures, "bounds"}
+ *   {"schema", "model", "text", "asked", then the settings from "version" on, "rope", "rope_hash",
+ *    "context", figures, "bounds"}
  *
- * A file of lines is gone on from. A cell is known by its canonical encoding and its context; the
- * settings must be those of this run; and what follows "version" must be, byte for byte, what is
- * written of the figures that were read from it, so that no other file is taken for one of ours. */
+ * A file of lines is gone on from. A cell is known by its canonical encoding, the hash of all that
+ * this stands for (files of weights, lists of factors, the layers) and its context; the settings
+ * must be those of this run; and what follows "version" must be, byte for byte, what is written of
+ * the figures that were read from it, so that no other file is taken for one of ours. */
 
-static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/1\"";
+static const char SWEEP_SCHEMA[] = "\"ropescope.sweep/2\"";
 
 static const char *const sweep_figures[SWEEP_FIGURES] = {
     [SWEEP_WINDOWS] = "windows",
@@ -6688,6 +8074,7 @@ static char *sweep_body(const Sweep *s, const SweepCell *c, size_t *n)
     MUST(f);
     sweep_settings(f, s);
     json_text(f, "rope", c->rope);
+    json_text(f, "rope_hash", c->rope_hash);
     JSON_FIELDS(f, {"context", c->context});
     for (int i = 0; i < SWEEP_FIGURES; i++) JSON_FIELDS(f, {sweep_figures[i], c->figure[i]});
     fputs(",\"bounds\":[", f);
@@ -6753,21 +8140,30 @@ static int sweep_same_run(const Sweep *s, const PageFile *in, Err *e)
     return rc;
 }
 
+/* Is v the string s, as it is written here? */
+static int json_says(Str v, const char *s)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    json_str(f, s, strlen(s));
+    MUST(fclose(f) == 0);
+    int same = v.n == n && !memcmp(v.s, text, n);
+    free(text);
+    return same;
+}
+
 /* The cell of a line, or NULL: it was not asked for. */
 static SweepCell *sweep_find(const Sweep *s, Str line)
 {
-    Str rope = json_member(line, "rope"), context = json_member(line, "context");
+    Str rope = json_member(line, "rope"), hash = json_member(line, "rope_hash");
+    Str context = json_member(line, "context");
     for (int i = 0; i < s->n; i++) {
-        char *text = NULL;
-        size_t n = 0;
-        FILE *f = open_memstream(&text, &n);
-        MUST(f);
-        json_str(f, s->cell[i].rope, strlen(s->cell[i].rope));
-        MUST(fclose(f) == 0);
-        int same = rope.n == n && !memcmp(rope.s, text, n) &&
-                   json_below(context, s->cell[i].context + 1) == s->cell[i].context;
-        free(text);
-        if (same) return &s->cell[i];
+        SweepCell *c = &s->cell[i];
+        if (json_below(context, c->context + 1) == c->context && json_says(rope, c->rope) &&
+            json_says(hash, c->rope_hash))
+            return c;
     }
     return NULL;
 }
@@ -6789,16 +8185,19 @@ static int sweep_read_line(Sweep *s, const PageFile *in, Err *e)
     if (json_whole(in, e) || check_schema(in, schema, 1, e) || sweep_same_run(s, in, e)) return -1;
     Str line = json_trim(in->json);
     SweepCell *c = sweep_find(s, line);
-    if (!c || c->done) return 0;
-    sweep_read_figures(c, line);
+    if (!c) return 0;
+    int again = c->done;
+    if (!again) sweep_read_figures(c, line);
     char *want = sweep_body(s, c, &n);
     const char *from = json_member(line, "version").s - (sizeof first - 1);
     size_t found = (size_t)(line.s + line.n - from);
-    c->done = found == n - 1 && !memcmp(from, want, found); /* want ends with a newline */
+    int same = found == n - 1 && !memcmp(from, want, found); /* want ends with a newline */
     free(want);
-    if (c->done) return 0;
-    return err_set(e, "%s: expected a cell as it is written here, found other figures or words",
-                   in->path);
+    if (!again) c->done = same;
+    if (same) return 0;
+    return err_set(e, "%s: expected %s, found other figures or words", in->path,
+                   again ? "what a line before it says of the same cell"
+                         : "a cell as it is written here");
 }
 
 int sweep_read(Sweep *s, const char *path, Str text, size_t *whole, Err *e)
@@ -6853,6 +8252,11 @@ static const char *sweep_name(const Sweep *s, int rope)
     return asked ? asked : "as the file says";
 }
 
+static int longest_of(const Sweep *s)
+{
+    return s->cell[s->n_contexts - 1].context;
+}
+
 static char sweep_letter(int rope)
 {
     static const char letter[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -6888,14 +8292,18 @@ static void print_sweep_header(const Term *t, const Sweep *s)
 static void print_sweep_table(const Term *t, const Sweep *s)
 {
     FILE *f = t->f;
+    int train = s->m->n_ctx_train;
     fprintf(f, "\n%sPerplexity%s%*s", t->bold, t->off, SWEEP_LABEL - 5, "context");
-    for (int k = 0; k < s->n_contexts; k++) fprintf(f, "%9d", sweep_at(s, 0, k)->context);
+    for (int k = 0; k < s->n_contexts; k++)
+        fprintf(f, "%8d%c", sweep_at(s, 0, k)->context,
+                train > 0 && sweep_at(s, 0, k)->context > train ? '*' : ' ');
     fputc('\n', f);
     for (int r = 0; r < sweep_ropes(s); r++) {
         fprintf(f, "  %c  %-*.*s", sweep_letter(r), SWEEP_LABEL, SWEEP_LABEL, sweep_name(s, r));
         for (int k = 0; k < s->n_contexts; k++) print_cell(f, 9, -5, sweep_perplexity(s, r, k));
         fputc('\n', f);
     }
+    if (train > 0 && longest_of(s) > train) fputs("  * beyond the trained context\n", f);
 }
 
 static void print_sweep_cell(FILE *f, int rope, const SweepCell *c)
@@ -6998,16 +8406,16 @@ static int sweep_best(const Sweep *s, int k, int *equals)
 
 static void say_sweep_best(const Sweep *s, Bytes *out)
 {
-    char words[1600] = "", also[40];
+    char words[1600] = "";
     for (int k = 0; k < s->n_contexts; k++) {
         int equals, r = sweep_best(s, k, &equals);
         size_t n = strlen(words);
         if (r < 0) continue;
-        snprintf(also, sizeof also, equals ? " and %d equal to it" : "", equals);
         snprintf(words + n, sizeof words - n, "%s %d %.60s%s (%.4g)", n ? ", at" : " at",
-                 sweep_at(s, r, k)->context, sweep_name(s, r), also, sweep_perplexity(s, r, k));
+                 sweep_at(s, r, k)->context, sweep_name(s, r), equals ? ", not alone" : "",
+                 sweep_perplexity(s, r, k));
     }
-    if (*words && sweep_ropes(s) > 1) say(out, "The lowest perplexity has%s.", words);
+    if (*words && sweep_ropes(s) > 1) say(out, "Lowest perplexity:%s.", words);
 }
 
 /* Where encoding r first has more than SWEEP_BREAK times the lowest perplexity that any has at that
@@ -7025,11 +8433,9 @@ static void say_sweep_break(const Sweep *s, int r, Bytes *out)
         times = v / least;
     }
     if (last < 0) return;
-    say(out,
-        times > SWEEP_BREAK
-            ? "%s breaks at %d: perplexity %.4g, %.3g times the lowest there or before."
-            : "%s holds up to %d: perplexity %.4g there, %.3g times the lowest there or before.",
-        sweep_name(s, r), sweep_at(s, r, last)->context, v, times);
+    const char *how = !(times > SWEEP_BREAK) ? "holds up to" : last ? "breaks at" : "is broken at";
+    say(out, "%s %s %d: perplexity %.4g there, %.3g times the lowest there or before.",
+        sweep_name(s, r), how, sweep_at(s, r, last)->context, v, times);
 }
 
 static Bytes sweep_findings(const Sweep *s)
@@ -7040,7 +8446,7 @@ static Bytes sweep_findings(const Sweep *s)
     if (missing) say(&out, "%d of %d cells are missing.", missing, s->n);
     say_sweep_best(s, &out);
     say(&out,
-        "To break is said of more than %g times the lowest perplexity that any encoding here has "
+        "Broken is said of more than %g times the lowest perplexity that any encoding here has "
         "at the same context or a shorter one.",
         SWEEP_BREAK);
     for (int r = 0; r < sweep_ropes(s); r++) say_sweep_break(s, r, &out);
@@ -8715,9 +10121,10 @@ static void part_rope(FILE *f, const Rope *r)
     fprintf(f, "{\"kind\":\"%s\",\"layout\":\"%s\"", r->kind->name,
             r->layout == ROPE_HALF ? "half" : "adjacent");
     PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"base", r->p.base}, {"factor", r->p.factor},
-                 {"n_ctx_orig", r->p.n_ctx_orig}, {"amplitude", r->amplitude});
+                 {"n_ctx_orig", r->p.n_ctx_orig}, {"amplitude", r->amplitude},
+                 {"sets", r->sets ? r->sets : 1}, {"uneven", r->uneven});
     fputs(",\"theta\":[", f);
-    for (int j = 0; j < r->n_pairs; j++) {
+    for (int j = 0; j < r->n_pairs * (r->sets ? r->sets : 1); j++) {
         if (j) fputc(',', f);
         part_number(f, r->inv_freq[j]);
     }
@@ -8972,22 +10379,44 @@ static int part_open(PartFile *f, const char *path, const uint8_t *data, size_t 
     return read_header(f, (Str){(const char *)data + 16, (size_t)n}, e);
 }
 
+static int same_text(Str a, Str b)
+{
+    return a.n == b.n && (!a.n || !memcmp(a.s, b.s, a.n));
+}
+
+/* Two lists or two objects that are not the same become the first part of them that is not, and its
+ * place is added to `where`: ".ropes", then "[1]", then ".theta". 0: they have no such parts, or
+ * fields of other names. */
+static int narrow(Str *want, Str *found, char *where, size_t size)
+{
+    const Str none = {"none", 4};
+    size_t i = 1, k = 1, n = strlen(where);
+    int object = *want->s == '{';
+    if (*want->s != *found->s || (!object && *want->s != '[')) return 0;
+    for (int at = 0;; at++) {
+        Str key = none, other = none;
+        if (object) key = json_item(*want, &i), other = json_item(*found, &k);
+        Str v = json_item(*want, &i), w = json_item(*found, &k);
+        if (!same_text(key, other) || (!v.n && !w.n)) return 0;
+        if (same_text(v, w)) continue;
+        if (object)
+            snprintf(where + n, size - n, ".%.*s", shown_bytes(key) - 2, key.s + 1);
+        else
+            snprintf(where + n, size - n, "[%d]", at);
+        *want = v.n ? v : none, *found = w.n ? w : none;
+        return 1;
+    }
+}
+
 /* Two configurations, field by field. */
 static int config_same(Str want, const char *of, Str found, const char *path, Err *e)
 {
-    size_t i = 1, k = 1;
-    if (want.n == found.n && !memcmp(want.s, found.s, want.n)) return 0;
-    for (;;) {
-        Str kw = json_item(want, &i), vw = json_item(want, &i);
-        Str kf = json_item(found, &k), vf = json_item(found, &k);
-        if (kf.n < 3 || !kw.n || !vw.n || !vf.n) break;
-        if (kw.n == kf.n && !memcmp(kw.s, kf.s, kw.n) && vw.n == vf.n && !memcmp(vw.s, vf.s, vw.n))
-            continue;
-        return err_set(e, "%s: %.*s: expected %.*s, as in %s, found %.*s", path,
-                       shown_bytes(kf) - 2, kf.s + 1, shown_bytes(vw), vw.s, of, shown_bytes(vf),
-                       vf.s);
-    }
-    return err_set(e, "%s: config: expected the same fields as in %s", path, of);
+    char where[128] = "";
+    if (same_text(want, found)) return 0;
+    while (narrow(&want, &found, where, sizeof where)) continue;
+    if (!*where) return err_set(e, "%s: config: expected the same fields as in %s", path, of);
+    return err_set(e, "%s: %s: expected %.*s, as in %s, found %.*s", path, where + 1,
+                   shown_bytes(want), want.s, of, shown_bytes(found), found.s);
 }
 
 /* Adds a file whose configuration is that of a. */
@@ -9064,11 +10493,13 @@ static int read_rope(const char *path, Str o, int D, Rope *r, Err *e)
                     {"base", -1e300, 1e300, .real = &r->p.base},
                     {"factor", -1e300, 1e300, .real = &r->p.factor},
                     {"n_ctx_orig", 0, 2147483647, .whole = &r->p.n_ctx_orig},
-                    {"amplitude", 0, 1e9, .real = &r->amplitude}))
+                    {"amplitude", 0, 1e9, .real = &r->amplitude},
+                    {"sets", 1, 1 << 12, .whole = &r->sets},
+                    {"uneven", ROPE_EVEN, ROPE_READ, .whole = &r->uneven}))
         return -1;
     r->p.n_rot = 2 * r->n_pairs;
-    r->inv_freq = xcalloc((size_t)r->n_pairs, sizeof *r->inv_freq);
-    return part_array(path, o, &theta, r->inv_freq, r->n_pairs, e);
+    r->inv_freq = xcalloc((size_t)r->sets * (size_t)r->n_pairs + 1, sizeof *r->inv_freq);
+    return part_array(path, o, &theta, r->inv_freq, r->sets * r->n_pairs, e);
 }
 
 /* The objects of the list `key`, to free; *n of them, 1 .. 4096. */
@@ -9112,6 +10543,9 @@ static int read_layers(const PartFile *f, ModelShape *s, Err *e)
                          "%s: n_kv_heads: expected a divisor of the %d heads of layer %d, found "
                          "%d",
                          f->path, y->n_heads, l, y->n_kv_heads);
+        if (!rc && s->rope[y->rope].sets > 1 && s->rope[y->rope].sets < y->n_kv_heads)
+            rc = err_set(e, "%s: sets: expected one for each of the %d key heads of layer %d",
+                         f->path, y->n_kv_heads, l);
     }
     free(list);
     return rc ? -1 : 0;

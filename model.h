@@ -311,6 +311,7 @@ typedef struct {
     double pos_scale, pos_shift; /* position p of token t: pos_shift + pos_scale * t (1, 0) */
     int layer, n_layers;         /* which one of how many; for params and freqs alone */
     int n_heads, n_kv_heads, n_embd, n_ctx_train;
+    double score_scale; /* of q k: 1 / sqrt(head_dim), unless the model has another */
     /* Attention heads made from each projected query head (1), and what their outputs count when
      * the model's output matrix has no columns for all of them (1, 0). */
     int copies;
@@ -356,6 +357,7 @@ typedef struct {
     unsigned common;     /* ROPE_FACTOR, ROPE_ORIGINAL: it has these keys, too; ROPE_NEEDS_FACTOR:
                           * in words it must be given, if the file has none */
     RopeArg args[ROPE_ARGS];
+    unsigned whole; /* bit i: args[i] takes whole numbers alone */
     /* Settles the numbers before anything is made of them. */
     int (*params)(RopeParams *p, Err *e);
     /* Tensors of its own, into r->w; called once, before freqs. */
@@ -386,7 +388,7 @@ typedef struct {
     int (*history)(const Rope *r); /* doubles of RopeCall.history per token */
     /* Adds to the scaled scores of query head h at pos over the n_t keys from t0 on. */
     void (*bias)(const Rope *r, int h, int pos, int t0, int n_t, float *score);
-    /* The same, from what is known of the layer and h's key head; c->n ends with the token at pos. */
+    /* The same, from what is known of the layer and h's key head; c ends with the token at pos. */
     void (*fade)(const RopeCall *c, int h, int pos, int t0, int n_t, float *score);
     double (*q_scale)(const Rope *r, int pos); /* times the query, all D values */
     int (*part)(const Rope *r, int h);         /* ROPE_Q or ROPE_Q_COPY of attention head h */
@@ -422,6 +424,7 @@ int rope_parse(const char *spec, RopeParams *p, const RopeKind **kind, Err *e) M
 /* Key i of a kind, as rope_parse takes them; 0 when there are no more. In *k, words is NULL and the
  * range is NAN for the name of a file. */
 int rope_key(const RopeKind *kind, int i, RopeArg *k);
+int rope_whole(const RopeKind *kind, const char *key); /* does it take whole numbers alone? */
 /* The same in one canonical text: every key that is not at its default, base always. */
 void rope_text(const Rope *r, char *buf, size_t size);
 /* The encoding of one layer, as a file asks for it. */
@@ -485,6 +488,19 @@ void rope_free(Rope *r);
  * become r->w[i]. 1 found, 0 absent, -1 of another shape. */
 int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, int64_t rows,
                 Err *e);
+/* A tensor of a kind with several, for rope_load_parts. */
+typedef struct {
+    int w; /* place in Rope.w */
+    const char *name;
+    int64_t cols, rows; /* rows 0: not of this setting */
+    double size;        /* standard deviation of random weights */
+} RopePart;
+
+/* All n tensors of the setting, or none of them; with a seed above 0 none may be there, and weights
+ * are drawn, others for each layer. */
+int rope_load_parts(Rope *r, RopeSource *s, const RopePart *part, int n, uint64_t seed,
+                    Err *e) MUST_USE;
+double rope_uniform(uint64_t *state); /* [-1, 1), 53 bits of rng_next */
 /* The two members of pair j within a head: their value numbers in this file's layout. */
 void rope_pair(const Rope *r, int j, int *a, int *b);
 /* p-RoPE (arXiv:2410.06205): of P pairs the floor(keep P) of highest frequency turn as before, the
@@ -531,8 +547,8 @@ extern const RopeKind rope_path;
 /* For RopeKind.params of kinds that stretch a trained context: a factor in (0, 1e6], and n_ctx_orig
  * of at least 1, which is n_ctx_train if it is not known. */
 int rope_stretch(const char *kind, RopeParams *p, Err *e);
-/* The same for kinds whose argument `arg` is their factor: if it is not given, p->factor, or if that
- * is 1 (the file has none) n_ctx_train / n_ctx_orig. */
+/* The same for kinds whose argument `arg` is their factor: if it is not given, p->factor, or if
+ * that is 1 (the file has none) n_ctx_train / n_ctx_orig. */
 int rope_settle_factor(const char *kind, RopeParams *p, int arg, Err *e);
 /* keep w + (1 - keep) w / s: exactly w for s = 1 or keep = 1, exactly w / s for keep = 0. */
 double rope_slowed(double w, double s, double keep);
@@ -608,6 +624,7 @@ typedef struct {
     Layer *layer;          /* [L] */
     Rope *rope;            /* [n_ropes] */
     int n_ropes, n_tables; /* tables of angles of all of them */
+    char *config_rope;     /* --rope FILE.json, and the encodings that it put in force; or NULL */
     float **owned;         /* vectors that had to be widened to float32 */
     int n_owned;
     uint64_t n_params;
@@ -775,6 +792,9 @@ void forward(State *s, const int *tok, int n, int n_logits);
 
 /* Key t of key head kh as the next query would meet it: a copy in k[D]. */
 void state_key(const State *s, int l, int kh, int t, float *k);
+/* What the encoding of layer l adds to the scaled score of head h, of the last token run and key
+ * t. */
+double state_bias(const State *s, int l, int h, int t);
 
 /* "0,3,5-7" of n things: on[i] becomes 1; all of them for NULL. The option is named in errors. */
 int list_parse(const char *option, const char *list, int n, uint8_t *on, Err *e) MUST_USE;
@@ -938,10 +958,35 @@ int check_options(CheckOptions *c, const char *list, double tolerance, Err *e) M
 int check_print(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f,
                 const Screen *s);
 int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FILE *f);
+
+/* Explaining one logit: query and key of one head, taken apart. */
+typedef struct {
+    int l, h, query, key; /* positions; negative ones count from the end */
+    int pair;             /* one pair in full detail; -1: none */
+} Logit;
+
+typedef struct Explain Explain;
+
+/* Checks that a model has this logit in a text of n_tokens, and counts positions from the
+ * beginning. */
+int logit_resolve(const Model *m, int n_tokens, Logit *at, Err *e) MUST_USE;
+Explain *explain_new(const Model *m, const Logit *at); /* of a resolved logit; m must outlive it */
+void explain_free(Explain *x);
+const Probe *explain_probe(const Explain *x);
+/* After the forward pass whose last token is the query, over s with this probe. Ids and texts of
+ * the tokens up to the query are not owned. */
+void explain_end(Explain *x, const State *s, const int *id, const char *const *text);
+void explain_print(const Explain *x, const Provenance *p, FILE *f, const Screen *s);
+/* Every number in full: schema ropescope.explain/1. */
+void explain_json(const Explain *x, const Provenance *p, FILE *f);
+
 /* ---- interventions */
 
-/* Layers and query heads that an edit is allowed to touch. */
+/* Layers and attention heads of a model that an edit is allowed to touch. In the same model with
+ * another encoding, which may make more heads of fewer projected ones, they are those of the same
+ * projected heads. */
 typedef struct {
+    const Model *m;
     const char *layers, *heads; /* as asked for, "4-8"; NULL: all */
     uint8_t *layer, *head;      /* [L], [max_heads]: 1 if chosen */
 } Selection;
@@ -991,8 +1036,8 @@ enum { EDITS_NONE, EDITS_PAIRS, EDITS_VALUES, EDITS_ROPE }; /* what n_edited cou
 
 /* One run of `ablate` over all windows. */
 typedef struct {
-    char name[48], edit[600]; /* "drop partial"; "dropping ... from the logits" */
-    int counts, control_of;   /* EDITS_...; the run this is the control of, or -1 */
+    const char *name, *edit; /* "drop partial"; "dropping ... from the logits"; not owned */
+    int counts, control_of;  /* EDITS_...; the run this is the control of, or -1 */
     long n_edited, n_tokens;
     uint64_t seed; /* of a control */
     double nll, perplexity, perplexity_error;
@@ -1044,8 +1089,9 @@ enum {
 enum { SWEEP_BOUNDS = 7, SWEEP_RATES = 6 }; /* hits, of, chance: strong pairs, top pairs */
 
 typedef struct {
-    char *asked; /* as it was asked for, owned; NULL: the encoding of the file */
-    char *rope;  /* canonical, owned */
+    char *asked;        /* as it was asked for, owned; NULL: the encoding of the file */
+    char *rope;         /* canonical, owned */
+    char rope_hash[65]; /* of all that is in force: weights and the layers' map, too */
     int context, done;
     double figure[SWEEP_FIGURES], bound[SWEEP_BOUNDS][SWEEP_RATES];
 } SweepCell;
@@ -1282,8 +1328,8 @@ int rope_heads(const Rope *r);
  * a kind that looks at the hidden state sees zeros. */
 int rope_kernel(const Rope *r, int h, const int *distance, int n, double *k, double *bias,
                 Err *e) MUST_USE;
-/* Angle per token of every pair, theta[P], and the amplitude, where the context has `length` tokens;
- * of key head 0. */
+/* Angle per token of every pair, theta[P], and the amplitude, where the context has `length`
+ * tokens; of key head 0. */
 int rope_rates(const Rope *r, int length, double *theta, double *amplitude, Err *e) MUST_USE;
 
 /* ---------------------------------------------------------------- rope/show.c */

@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -1239,7 +1240,9 @@ static const RopeKind *const rope_kinds[] = {
 
 const RopeKind *rope_at(int i)
 {
-    return i >= 0 && i < N_ROPE_KINDS ? rope_kinds[i] : NULL;
+    const RopeKind *k = i >= 0 && i < N_ROPE_KINDS ? rope_kinds[i] : NULL;
+    if (k) MUST(k->name && k->formula && k->source && k->summary && k->detail && k->freqs);
+    return k;
 }
 
 const RopeKind *rope_find(const char *name)
@@ -1249,22 +1252,59 @@ const RopeKind *rope_find(const char *name)
     return NULL;
 }
 
+/* The file of weights that --rope names; the layers of a model share it. */
+typedef struct {
+    Gguf g;
+    uint8_t *used; /* [n_tensors]: taken by some layer; NULL: the file is not open */
+} OwnFile;
+
 /* Where a kind's tensors are looked for. */
 struct RopeSource {
     const Gguf *g;
     uint8_t *used;        /* [n_tensors of g] or NULL: set to 1 where one is taken */
     const RopeList *list; /* [2] or NULL: in their place */
+    OwnFile *own;         /* opened when a layer asks for it; NULL: for one layer alone */
+    int taken;            /* tensors */
 };
+
+static int own_open(OwnFile *f, const char *path, Err *e)
+{
+    if (f->used) return 0;
+    if (gguf_open(&f->g, path, e)) return -1;
+    f->used = xcalloc(f->g.n_tensors + 1, 1);
+    return 0;
+}
+
+static void own_close(OwnFile *f)
+{
+    if (f->used) gguf_close(&f->g);
+    free(f->used);
+    f->used = NULL;
+}
+
+/* What is wrong with tensors that were read is said with the name of their file in front. */
+static int load_named(Rope *r, RopeSource *s, Err *e)
+{
+    Err why = {.usage = 0};
+    if (r->kind->load(r, s, &why) == 0) return 0;
+    if (why.usage || !s->g || !(s->taken || r->file) || strstr(why.msg, s->g->path) == why.msg)
+        *e = why;
+    else
+        err_set(e, "%s: %.800s", s->g->path, why.msg);
+    return -1;
+}
 
 static int rope_load(Rope *r, RopeSource *s, Err *e)
 {
-    Gguf g = {0};
-    RopeSource own = {.g = &g}, nowhere = {.g = NULL};
+    OwnFile once = {.used = NULL}, *own = s && s->own ? s->own : &once;
+    RopeSource nowhere = {.g = NULL};
     if (!r->kind->load) return 0;
-    if (!r->file || r->kind->own_file) return r->kind->load(r, s ? s : &nowhere, e);
-    if (gguf_open(&g, r->file, e)) return -1;
-    int rc = r->kind->load(r, &own, e);
-    gguf_close(&g);
+    if (!r->file || r->kind->own_file) return load_named(r, s ? s : &nowhere, e);
+    if (own_open(own, r->file, e)) return -1;
+    MUST(strcmp(own->g.path, r->file) == 0);
+    RopeSource from = {.g = &own->g, .used = own->used};
+    int rc = load_named(r, &from, e);
+    own_close(&once);
     return rc;
 }
 
@@ -1593,8 +1633,8 @@ static void query_head(const State *s, int l, int h, int n)
     if (s->edit) edit_head(&s->edit->q[l * s->m->max_heads + h], q, stride, n);
 }
 
-/* Key head kh of n tokens, as computed (and mixed), turned as the rows of its table say and cached from
- * position pos on. */
+/* Key head kh of n tokens, as computed (and mixed), turned as the rows of its table say and cached
+ * from position pos on. */
 static void cache_keys(const State *s, int l, int kh, float *k, size_t stride, int pos, int n)
 {
     rotate_head(s, &s->m->rope[s->m->layer[l].rope], ROPE_K, kh, k, stride, n);
@@ -2801,6 +2841,7 @@ typedef struct {
     Model *m;
     Err *e;
     uint8_t *used; /* [n_tensors]: bound, or known to change nothing */
+    OwnFile own;   /* weights of an encoding */
 } Binder;
 
 /* The tensor of that name, with the full shape checked. 1 found, 0 absent, -1 wrong. */
@@ -3043,6 +3084,7 @@ int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, i
                        (long long)t->ne[3]);
     MUST(i >= 0 && i < ROPE_WEIGHTS && !r->w[i]);
     if (s->used) s->used[t - s->g->tensors] = 1;
+    s->taken++;
     r->n_w[i] = (size_t)(cols * rows);
     r->w[i] = xcalloc(r->n_w[i], sizeof *r->w[i]);
     Q32 *q = xcalloc((size_t)cols / QB + 1, sizeof *q);
@@ -3198,6 +3240,7 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
         spec[l].p.n_kv_heads = m->layer[l].n_kv_heads;
         spec[l].p.n_embd = m->n_embd;
         spec[l].p.n_ctx_train = m->n_ctx_train;
+        spec[l].p.score_scale = (double)m->score_scale;
     }
     int bad = rope_file_shape(&f, spec, b->e);
     for (int l = 0; !bad && l < m->n_layers; l++) bad = read_divisors(b, &spec[l].p);
@@ -3290,7 +3333,7 @@ static int add_rope(Binder *b, int l, const RopeSpec *spec, const char *from, co
 {
     Model *m = b->m;
     Layer *ly = &m->layer[l];
-    RopeSource source = {&m->g, b->used, list};
+    RopeSource source = {&m->g, b->used, list, &b->own, 0};
     Rope *r = &m->rope[m->n_ropes];
     Err why = {.usage = 0};
     if (rope_new(r, spec->kind, &spec->p, m->arch->layout, &source, &why)) {
@@ -3372,6 +3415,38 @@ static void widest_layer(Model *m)
     }
 }
 
+/* Is this tensor of a layer that the encoding was not asked for, one that layers with it take? */
+static int of_other_layer(const OwnFile *f, const Tensor *t, const uint8_t *on, int n_layers)
+{
+    char name[128], full[160];
+    int l = -1;
+    if (t->name.n >= sizeof name) return 0;
+    snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.s);
+    const char *rest = strncmp(name, "blk.", 4) ? NULL : strchr(name + 4, '.');
+    if (!rest || sscanf(name + 4, "%4d", &l) != 1 || l < 0 || l >= n_layers || on[l]) return 0;
+    for (int k = 0; k < n_layers; k++) {
+        snprintf(full, sizeof full, "blk.%d%s", k, rest);
+        const Tensor *same = gguf_tensor(&f->g, full);
+        if (same && f->used[same - f->g.tensors]) return 1;
+    }
+    return 0;
+}
+
+/* A tensor of the file of weights that no layer took would change the result if it were obeyed. */
+static int refuse_leftover(const Binder *b, const uint8_t *on)
+{
+    const OwnFile *f = &b->own;
+    char name[96];
+    for (size_t i = 0; f->used && i < f->g.n_tensors; i++) {
+        if (f->used[i] || of_other_layer(f, &f->g.tensors[i], on, b->m->n_layers)) continue;
+        return err_set(b->e,
+                       "%s: tensor '%s' is not one that these settings of --rope take in a model "
+                       "of %d layers; ignoring it could give wrong results",
+                       f->g.path, show(f->g.tensors[i].name, name), b->m->n_layers);
+    }
+    return 0;
+}
+
 /* Every layer's encoding: what the file says, or what the command line says instead. */
 static int add_ropes(Binder *b, const ModelOptions *opt, const uint8_t *on, RopeSpec *spec)
 {
@@ -3390,8 +3465,50 @@ static int add_ropes(Binder *b, const ModelOptions *opt, const uint8_t *on, Rope
         bad =
             bad || add_rope(b, l, &spec[l], from, of ? of->list : NULL) || expand_heads(m, l, b->e);
     }
+    bad = bad || refuse_leftover(b, on);
+    own_close(&b->own);
     rope_config_free(&c);
     return bad;
+}
+
+/* Encodings that say the same share a line: marks the layers of encoding i; 0: an earlier one had
+ * them. */
+static int rope_group(const Model *m, int i, char *text, size_t size, char *layer)
+{
+    char other[1024];
+    int first = 1;
+    rope_text(&m->rope[i], text, size);
+    memset(layer, 0, (size_t)m->n_layers);
+    for (int k = 0; k < m->n_ropes; k++) {
+        rope_text(&m->rope[k], other, sizeof other);
+        if (strcmp(text, other)) continue;
+        first &= k >= i;
+        for (int l = 0; l < m->n_layers; l++) layer[l] |= m->layer[l].rope == k;
+    }
+    return first;
+}
+
+/* Encodings of a config.json by name, in the layers that it was asked for. */
+static char *config_said(const Model *m, const char *path, const uint8_t *on)
+{
+    Bytes b = {0};
+    char text[1024], layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
+    bytes_add(&b, path, strlen(path));
+    for (int i = 0, n = 0; i < m->n_ropes; i++) {
+        int some = 0, all = 1;
+        if (!rope_group(m, i, text, sizeof text, layer)) continue;
+        for (int l = 0; l < m->n_layers; l++) {
+            layer[l] &= (char)on[l];
+            some |= layer[l];
+            all &= layer[l];
+        }
+        if (!some) continue;
+        list_runs(layer, m->n_layers, layers, sizeof layers);
+        const char *part[] = {n++ ? "; " : ": ", text, all ? "" : " in layers ", all ? "" : layers};
+        for (int k = 0; k < 4; k++) bytes_add(&b, part[k], strlen(part[k]));
+    }
+    free(layer);
+    return b.s;
 }
 
 static int read_rope(Binder *b, const ModelOptions *opt)
@@ -3402,6 +3519,7 @@ static int read_rope(Binder *b, const ModelOptions *opt)
     m->rope = xcalloc((size_t)m->n_layers + 1, sizeof *m->rope);
     int bad = list_parse("--rope-layers", opt->rope_layers, m->n_layers, on, b->e) ||
               file_ropes(b, opt, spec) || add_ropes(b, opt, on, spec);
+    if (!bad && is_config(opt->rope)) m->config_rope = config_said(m, opt->rope, on);
     free(spec);
     free(on);
     if (bad) return -1;
@@ -3535,7 +3653,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
         const Tensor *t = &m->g.tensors[i];
         m->n_params += (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
     }
-    Binder b = {m, e, xcalloc(m->g.n_tensors, 1)};
+    Binder b = {.m = m, .e = e, .used = xcalloc(m->g.n_tensors, 1)};
     int bad = read_rope(&b, opt) || bind_tensors(&b);
     free(b.used);
     return bad ? -1 : 0;
@@ -3565,6 +3683,7 @@ void model_close(Model *m)
     for (int i = 0; i < m->n_views; i++) free(m->views[i]);
     free(m->views);
     free(m->owned);
+    free(m->config_rope);
     free(m->rope);
     free(m->layer);
     gguf_close(&m->g);
@@ -3863,6 +3982,18 @@ void state_key(const State *s, int l, int kh, int t, float *k)
     if (from != k) memcpy(k, from, D * sizeof *k);
 }
 
+double state_bias(const State *s, int l, int h, int t)
+{
+    const Layer *ly = &s->m->layer[l];
+    const Rope *r = &s->m->rope[ly->rope];
+    RopeCall c = rope_call(s, l, h / (ly->n_heads / ly->n_kv_heads), 1);
+    float bias = 0, faded = 0;
+    c.pos = s->pos - 1;
+    if (r->kind->bias) r->kind->bias(r, h, c.pos, t, 1, &bias);
+    if (r->kind->fade) r->kind->fade(&c, h, c.pos, t, 1, &faded);
+    return (double)bias + (double)faded;
+}
+
 void state_free(State *s)
 {
     free(s->mem);
@@ -4040,6 +4171,7 @@ typedef struct {
     int top_k, repeat_last_n;
     double seed;
     AnalysisOptions analysis;
+    Logit logit;
     double base, eps, tolerance; /* bounds, --q and --k; check */
     int n_rot;
     const char *bounds;
@@ -4069,12 +4201,13 @@ typedef struct {
 
 #define F(member) offsetof(Options, member)
 static const Option option_table[] = {
-    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBxs", "FILE",
+    {"model", 'm', O_STR, F(model), 0, 0, "itgcpbaBxse", "FILE",
      "the GGUF file (or the first argument)"},
     {"model", 'm', O_STR, F(model), 0, 0, "R", "FILE",
      "show it in this model; without KIND: what the model has"},
-    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpaxs", "TEXT", "the text itself"},
-    {"file", 'f', O_STR, F(file), 0, 0, "tgcpaxs", "FILE", "read the text from a file; - is stdin"},
+    {"prompt", 'p', O_STR, F(prompt), 0, 0, "tgcpaxse", "TEXT", "the text itself"},
+    {"file", 'f', O_STR, F(file), 0, 0, "tgcpaxse", "FILE",
+     "read the text from a file; - is stdin"},
     {"predict", 'n', O_INT, F(n_predict), -1, 1e9, "gc", "N",
      "tokens to generate (128); -1: until the end"},
     {"predict", 'n', O_INT, F(n_predict), 0, 1e9, "b", "N", "tokens to decode (128)"},
@@ -4086,14 +4219,14 @@ static const Option option_table[] = {
      "(none: the file's)"},
     {"bases", 0, O_STR, F(bases), 0, 0, "s", "LIST", "plain encodings of these bases, as 1e4,1e5"},
     {"factors", 0, O_STR, F(factors), 0, 0, "s", "LIST",
-     "each --rope whose kind has a factor (or alpha), with each of these, as 1,2,4"},
+     "each --rope whose kind has a factor (ntk: alpha), with each of these, as 1,2,4"},
     {"contexts", 0, O_STR, F(contexts), 0, 0, "s", "LIST", "contexts (512,1024,2048)"},
     {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
      "the perplexities alone, which is faster"},
-    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbax", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxs", "N",
+    {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbaxe", "N", "context: tokens of one window"},
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxse", "N",
      "threads (default: as many CPUs as it may use)"},
-    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxs", "N", "tokens of one batch (512)"},
+    {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxse", "N", "tokens of one batch (512)"},
     {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
      "go on from the text (which must fit one window) and observe N generated tokens, too"},
     {"seed", 's', O_WHOLE, F(seed), -1, 9007199254740992.0, "gcb", "N",
@@ -4107,33 +4240,34 @@ static const Option option_table[] = {
     {"repeat-last-n", 0, O_INT, F(repeat_last_n), 0, 1e9, "gca", "N",
      "tokens it looks back on (64)"},
     {"system", 0, O_STR, F(system), 0, 0, "c", "TEXT", "system message of the chat"},
-    {"bos", 0, O_STR, F(bos), 0, 0, "tgpaxs", "auto|on|off|ID",
+    {"bos", 0, O_STR, F(bos), 0, 0, "tgpaxse", "auto|on|off|ID",
      "first token of a text (auto: as the file says)"},
-    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpaxs", "NAME", "pre-tokenizer, instead of the file's"},
+    {"pre", 0, O_STR, F(pre), 0, 0, "itgcpaxse", "NAME", "pre-tokenizer, instead of the file's"},
     {"special", 0, O_FLAG, F(special), 0, 0, "tg", "",
      "control tokens: recognise them in the text, show them"},
     {"ids", 0, O_FLAG, F(ids), 0, 0, "t", "", "print the ids alone, on one line"},
     {"exact", 0, O_FLAG, F(exact), 0, 0, "gcpb", "", "quantized weights times float activations"},
     {"int8", 0, O_FLAG, F(int8), 0, 0, "gcpb", "",
      "quantized weights times int8 activations (the default)"},
-    {"exact", 0, O_FLAG, F(exact), 0, 0, "axs", "",
+    {"exact", 0, O_FLAG, F(exact), 0, 0, "axse", "",
      "quantized weights times float activations (the default)"},
-    {"int8", 0, O_FLAG, F(int8), 0, 0, "axs", "", "quantized weights times int8 activations"},
-    {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaB", "KIND",
-     "position encoding KIND[:key=value,...], instead of the file's: see `ropescope rope`"},
-    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBs", "LIST",
+    {"int8", 0, O_FLAG, F(int8), 0, 0, "axse", "", "quantized weights times int8 activations"},
+    {"rope", 0, O_STR, F(rope), 0, 0, "igcpbaBe", "KIND",
+     "position encoding KIND[:key=value,...], or that of a Hugging Face config (FILE.json), "
+     "instead of the file's: see `ropescope rope`"},
+    {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "igcpbaBse", "LIST",
      "--rope in these layers only, as 4-8"},
     {"rope-layers", 0, O_STR, F(rope_layers), 0, 0, "R", "LIST",
      "with -m: KIND in these layers only, as 4-8"},
     {"rope-layers", 0, O_STR, F(try_layers), 0, 0, "x", "LIST",
      "--rope in these layers only, as 4-8"},
-    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaB", "X",
+    {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaBe", "X",
      "factor of --rope linear, instead of the file's"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
      "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
     {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
     {"heads", 0, O_STR, F(heads), 0, 0, "gpax", "LIST", "edit these query heads only, as 0,3,5-7"},
-    {"keep-rope", 0, O_NUM, F(keep_rope), 0, 1, "gpa", "P",
+    {"keep-rope", 0, O_NUM, F(keep_rope), 0, 1, "gpae", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
     {"keep-rope", 0, O_NUM, F(try_keep), 0, 1, "x", "P",
      "edit: turn only the fraction P of the pairs, those of highest frequency"},
@@ -4146,9 +4280,18 @@ static const Option option_table[] = {
      "as many random pairs dropped, N times over (3)"},
     {"seed", 's', O_WHOLE, F(seed), 0, 9007199254740992.0, "pax", "N",
      "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
-    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxs", "f32|f16", "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxs", "NAME",
+    {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxse", "f32|f16",
+     "type of the cached keys and values (f32)"},
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxse", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
+    {"layer", 0, O_INT, F(logit.l), 0, 1e6, "e", "N", "layer of the logit, from 0 (0)"},
+    {"head", 0, O_INT, F(logit.h), 0, 1e6, "e", "N", "query head, from 0 (0)"},
+    {"query", 0, O_INT, F(logit.query), -1e8, 1e8, "e", "I",
+     "position of the query, from 0; negative ones count from the end (-1, the last token)"},
+    {"key", 0, O_INT, F(logit.key), -1e8, 1e8, "e", "J",
+     "position of the key (0, the first token)"},
+    {"pair", 0, O_INT, F(logit.pair), 0, 16384, "e", "P",
+     "this pair of values in full detail, too"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "px", "NAME",
      "llama.cpp (second half of each window) or full (all of it)"},
     {"protocol", 0, O_STR, F(protocol), 0, 0, "s", "NAME",
@@ -4234,18 +4377,18 @@ static const Option option_table[] = {
      "besides, a new folder of NumPy arrays [layer, head, pair] and manifest.json"},
     {"text", 0, O_STR, F(text), 0, 0, "am", "FILE", "besides --json, the report; - is stdout"},
     {"verbose", 0, O_FLAG, F(verbose), 0, 0, "am", "", "report every head"},
-    {"ascii", 0, O_FLAG, F(ascii), 0, 0, "aBmxRs", "", "nothing but ASCII in reports"},
-    {"color", 0, O_STR, F(color), 0, 0, "aBmxRs", "WHEN",
+    {"ascii", 0, O_FLAG, F(ascii), 0, 0, "aBmxRse", "", "nothing but ASCII in reports"},
+    {"color", 0, O_STR, F(color), 0, 0, "aBmxRse", "WHEN",
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
-    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxR", "FILE", "write there instead of to stdout"},
+    {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxRe", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
     {"output", 'o', O_STR, F(out), 0, 0, "s", "FILE",
      "keep a line of JSON for each cell in FILE, and go on from those that are there"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxR", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxRe", "", "data as JSON"},
     {"json", 0, O_FLAG, F(json), 0, 0, "s", "", "a line of JSON for each cell, and no chart"},
 };
 #undef F
@@ -4326,8 +4469,9 @@ typedef struct {
     Model m;
     State s;
     Tokenizer *tok;
-    int bos;         /* id put before a text, or -1 */
-    char policy[64]; /* how that was decided */
+    int bos;          /* id put before a text, or -1 */
+    char policy[64];  /* how that was decided */
+    const char *rope; /* what takes the place of the file's encoding, in words; NULL: nothing */
     double load_seconds;
 } Session;
 
@@ -4368,7 +4512,7 @@ static void warn_pre(const Tokenizer *t)
 /* The model and its tokenizer, without a state. */
 static int session_model(Session *ss, const Options *o, const ModelOptions *mo, Err *e)
 {
-    *ss = (Session){.bos = -1};
+    *ss = (Session){.bos = -1, .rope = o->rope_said};
     if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
         return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
     if (!o->model)
@@ -4424,11 +4568,16 @@ static int read_text(const Options *o, const char *def, Bytes *text, Err *e)
     return 0;
 }
 
-/* A prompt: the newline that ends a file is not part of it (llama.cpp does the same). */
+/* The newline that ends a file is not part of a prompt (llama.cpp does the same). */
+static void end_prompt(const Options *o, Bytes *text)
+{
+    if (o->file && text->n && text->s[text->n - 1] == '\n') text->s[--text->n] = 0;
+}
+
 static int read_prompt(const Options *o, const char *def, Bytes *text, Err *e)
 {
     if (read_text(o, def, text, e)) return -1;
-    if (o->file && text->n && text->s[text->n - 1] == '\n') text->s[--text->n] = 0;
+    end_prompt(o, text);
     return 0;
 }
 
@@ -4485,10 +4634,13 @@ static int all_finite(const float *x, int n)
 
 static int err_not_finite(const Session *ss, Err *e)
 {
+    char text[512];
+    rope_text(ss->m.rope, text, sizeof text);
     return err_set(e,
                    "%s: the model computed a logit that is no finite number, at token %d: its "
-                   "weights are damaged or too large for float32",
-                   ss->m.g.path, ss->s.pos);
+                   "weights are damaged or too large for float32, or its position encoding, "
+                   "%.400s, makes them so",
+                   ss->m.g.path, ss->s.pos, text);
 }
 
 static Sampler make_sampler(const Options *o, double temp)
@@ -4558,6 +4710,7 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
 {
     note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
          activations(&ss->s), ss->s.k->name, ss->s.n_threads, ss->s.n_threads > 1 ? "s" : "");
+    if (ss->rope) note("encoding: %s, not the file's", ss->rope);
     if (sp->temp <= 0)
         note("greedy");
     else
@@ -4611,7 +4764,8 @@ static int drop_parse(const Model *m, const char *word, Drop *d, Err *e)
 
 static int selection_parse(const Model *m, const Options *o, Selection *s, Err *e)
 {
-    *s = (Selection){.layers = o->layers,
+    *s = (Selection){.m = m,
+                     .layers = o->layers,
                      .heads = o->heads,
                      .layer = xcalloc((size_t)m->n_layers + 1, 1),
                      .head = xcalloc((size_t)m->max_heads + 1, 1)};
@@ -5121,11 +5275,8 @@ static void perplexity_json(FILE *f, const Session *ss, const Options *o, const 
     json_str(f, o->model, strlen(o->model));
     fprintf(f, ",\"model_sha256\":\"%s\",\"text_sha256\":\"%s\",\"bos\":", sha, p->text_sha256);
     json_str(f, ss->policy, strlen(ss->policy));
-    fputs(",\"edits\":", f);
-    if (p->edits)
-        json_str(f, p->edits, strlen(p->edits));
-    else
-        fputs("null", f);
+    json_text(f, "rope_override", ss->rope);
+    json_text(f, "edits", p->edits);
     fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"exact\":%s,",
             o->protocol, ss->s.n_ctx, p->first + 1, p->done, ss->s.exact ? "true" : "false");
     fprintf(f, "\"interrupted\":%s,\"tokens_scored\":%ld,\"perplexity\":%.9g,\"error\":%.9g}\n",
@@ -5140,6 +5291,7 @@ static void perplexity_print(FILE *f, const Session *ss, const Options *o, const
     fprintf(f, "protocol %s: %d windows of %d tokens, scored from position %d on, BOS %s, %s%s\n",
             o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy, activations(&ss->s),
             interrupted ? ", interrupted" : "");
+    if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
     if (p->edits) fprintf(f, "an edited run, with %s\n", p->edits);
 }
 
@@ -5416,6 +5568,7 @@ static void bench_json(FILE *f, const Session *ss, const Bench *b)
     fprintf(f,
             "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
     json_str(f, ss->m.g.path, strlen(ss->m.g.path));
+    json_text(f, "rope_override", ss->rope);
     fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"kv\":\"%s\",\"probe\":%s,",
             s->k->name, s->n_threads, s->exact ? "true" : "false",
             s->kv_type == T_F16 ? "f16" : "f32", b->probe ? "true" : "false");
@@ -5446,6 +5599,7 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b)
             (double)ss->m.n_params / 1e6, b->bytes / 1e6);
     fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", s->k->name, s->n_threads,
             s->n_threads > 1 ? "s" : "", activations(s), b->probe ? "on" : "off", b->repeat);
+    if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
     fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
             b->first * 1e3);
     fprintf(f, "  prompt %6d   %10.1f tok/s  %.0f %% of the peak measured here: %.1f Gflop/s",
@@ -6095,7 +6249,7 @@ static Provenance session_provenance(const Session *ss, const Options *o)
                     .exact = ss->s.exact,
                     .n_threads = ss->s.n_threads,
                     .model_bytes = ss->m.g.size,
-                    .rope_override = o->rope_said,
+                    .rope_override = ss->m.config_rope ? ss->m.config_rope : o->rope_said,
                     .pre_override = o->pre,
                     .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     return p;
@@ -6483,6 +6637,7 @@ static int run_bounds(Options *o, Err *e)
     Screen screen;
     if (o->model) p.rope_override = o->rope_said;
     int rc = bounds_model(o, &m, e) || out_open(&out, o->out ? o->out : "-", e);
+    if (m.config_rope) p.rope_override = m.config_rope;
     if (!rc) {
         p.model_bytes = m.g.size;
         for (int l = 0; l < m.n_layers && !*p.model_sha256; l++)
@@ -6510,17 +6665,22 @@ static Model *lone_shape(const RopeKind *kind, const RopeParams *p, Err *e)
                         .head_dim = p->head_dim,
                         .n_ctx_train = p->n_ctx_train,
                         .layer = layer,
-                        .rope = xcalloc((size_t)L, sizeof(Rope)),
-                        .n_ropes = L};
+                        .rope = xcalloc((size_t)L, sizeof(Rope))};
     for (int l = 0; !bad && l < L; l++) {
         RopeParams own = *p;
         own.layer = l;
-        layer[l] = (Layer){.n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads, .rope = l};
-        bad = rope_new(&shape.rope[l], kind, &own, ROPE_HALF, NULL, e);
+        layer[l] = (Layer){.n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads};
+        Rope *r = &shape.rope[shape.n_ropes];
+        bad = rope_new(r, kind, &own, ROPE_HALF, NULL, e);
+        if (bad) break;
+        while (!same_rope(&shape.rope[layer[l].rope], r)) layer[l].rope++;
+        if (layer[l].rope < shape.n_ropes)
+            rope_free(r);
+        else
+            shape.n_ropes++;
     }
     Model *m = bad ? NULL : model_skeleton(&shape);
-    for (int l = 0; bad && l < L; l++)
-        if (shape.rope[l].kind) rope_free(&shape.rope[l]);
+    for (int i = 0; bad && i < shape.n_ropes; i++) rope_free(&shape.rope[i]);
     if (bad) free(shape.rope);
     free(layer);
     return m;
@@ -6563,8 +6723,9 @@ static int show_model(const Options *o, RopeShow *w, Model *m, Rope *plain, Err 
     if (model_open(m, o->model, &mo, e) || model_open(&twin, o->model, &as_plain, e)) return -1;
     w->m = m;
     p = twin.rope[0].p;
-    int rc = o->kind ? rope_parse(o->kind, &p, &kind, e) : 0;
+    int rc = o->kind && !is_config(o->kind) ? rope_parse(o->kind, &p, &kind, e) : 0;
     RopeParams shape = twin.rope[0].p;
+    if (is_config(o->kind)) p.base = m->rope[m->layer[0].rope].p.base;
     shape.base = p.base;
     rc = rc || plain_twin(&shape, twin.rope[0].layout, plain, e);
     model_close(&twin);
@@ -6582,9 +6743,20 @@ static int rope_check(const Options *o, Err *e)
     if (!o->model && !o->kind && name)
         return err_usage(e, "--%s is for one kind: ropescope rope KIND --%s N", name, name);
     if (o->head_dim % 2) return err_usage(e, "--head-dim %d: expected an even number", o->head_dim);
+    if (!o->model && is_config(o->kind))
+        return err_usage(e, "rope %s: it is for the layers of a model: give that, too: -m FILE",
+                         o->kind);
     if (!o->model && o->rope_layers)
         return err_usage(e, "--rope-layers is for the layers of a model: -m FILE");
     return 0;
+}
+
+/* The models behind w; freed by the caller, on error too. */
+static int show_made(const Options *o, RopeShow *w, Model *m, Model **lone, Rope *plain, Err *e)
+{
+    if (o->model) return show_model(o, w, m, plain, e);
+    if (o->kind) w->m = *lone = show_lone(o, plain, e);
+    return o->kind && !*lone ? -1 : 0;
 }
 
 static int run_rope(Options *o, Err *e)
@@ -6593,12 +6765,23 @@ static int run_rope(Options *o, Err *e)
     Model *lone = NULL;
     Rope plain = {0};
     OutFile out;
-    RopeShow w = {.spec = o->kind, .model = o->model, .plain = &plain, .span = o->span};
+    Err again;
+    char *asked = NULL;
     int rc = rope_check(o, e);
-    if (!rc && o->model) rc = show_model(o, &w, &m, &plain, e);
-    if (!rc && !o->model && o->kind) {
-        w.m = lone = show_lone(o, &plain, e);
-        rc = lone ? 0 : -1;
+    RopeShow w = {.spec = is_config(o->kind) ? NULL : o->kind,
+                  .model = o->model,
+                  .plain = &plain,
+                  .span = o->span};
+    rc = rc || show_made(o, &w, &m, &lone, &plain, e);
+    if (rc && w.spec && !strstr(o->kind, "factor")) { /* to explain one, any factor will do */
+        size_t size = strlen(o->kind) + 16;
+        asked = xcalloc(size, 1);
+        snprintf(asked, size, "%s%cfactor=4", o->kind, strchr(o->kind, ':') ? ',' : ':');
+        Options with = *o;
+        w.spec = with.kind = asked;
+        model_close(&m);
+        rope_free(&plain);
+        rc = rope_check(o, &again) || show_made(&with, &w, &m, &lone, &plain, &again);
     }
     rc = rc || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
@@ -6615,7 +6798,105 @@ static int run_rope(Options *o, Err *e)
     rope_free(&plain);
     skeleton_free(lone);
     model_close(&m);
+    free(asked);
     return rc ? -1 : 0;
+}
+
+/* ---- explain */
+
+/* The tokens of the text that fit the context, with BOS in front if the policy says so. */
+static int explain_text(Session *ss, const Options *o, Tokens *ids, Provenance *p, Err *e)
+{
+    Bytes text = {0};
+    int rc = read_text(o, NULL, &text, e);
+    bytes_add(&text, "", 0);
+    if (!rc) sha256_hex(text.s, text.n, p->text_sha256);
+    end_prompt(o, &text);
+    rc = rc || encode(ss, &text, 0, ids, e);
+    free(text.s);
+    if (rc) return -1;
+    p->n_text_tokens = ids->n;
+    p->text_cut = ids->n > (size_t)ss->s.n_ctx;
+    if (p->text_cut) {
+        note("the text has %zu tokens, the context takes the first %d (-c N takes more)", ids->n,
+             ss->s.n_ctx);
+        ids->n = (size_t)ss->s.n_ctx;
+    }
+    return ids->n ? 0 : err_set(e, "%s: the text has no tokens", p->text_path);
+}
+
+/* Runs the tokens up to the query, no further: the cache is then as the query met it. */
+static int explain_run(Session *ss, const Options *o, const Logit *at, const int *ids,
+                       Provenance *p, OutFile *out)
+{
+    int n = at->query + 1, rc;
+    char **text = xcalloc((size_t)n, sizeof *text);
+    Screen screen = screen_of(o, out->f);
+    Explain *x = explain_new(&ss->m, at);
+    for (int i = 0; i < n; i++) text[i] = token_text(ss->tok, ids[i]);
+    p->n_tokens = (uint64_t)n;
+    p->n_windows = p->n_text_windows = 1;
+    sha256_hex(ss->m.g.map, ss->m.g.size, p->model_sha256);
+    ss->s.probe = explain_probe(x);
+    rc = prefill(&ss->s, ids, n);
+    ss->s.probe = NULL;
+    if (!rc) {
+        explain_end(x, &ss->s, ids, (const char *const *)text);
+        if (o->json)
+            explain_json(x, p, out->f);
+        else
+            explain_print(x, p, out->f, &screen);
+    }
+    for (int i = 0; i < n; i++) free(text[i]);
+    free(text);
+    explain_free(x);
+    return rc;
+}
+
+static int explain_session(Session *ss, const Options *o, OutFile *out, Err *e)
+{
+    Tokens ids = {0};
+    Bytes edits = {0};
+    Edit *none = NULL;
+    Logit at = o->logit;
+    Provenance p = session_provenance(ss, o);
+    int rc = explain_text(ss, o, &ids, &p, e) || edit_unobserved(ss, o, &none, &edits, e) ||
+             logit_resolve(&ss->m, (int)ids.n, &at, e);
+    if (!rc) {
+        p.edits = edits.s;
+        rc = explain_run(ss, o, &at, ids.id, &p, out);
+    }
+    free(edits.s);
+    free(ids.id);
+    return rc ? -1 : 0;
+}
+
+static int run_explain(Options *o, Err *e)
+{
+    return with_output(o, !o->int8, explain_session, e);
+}
+
+static const char *add_words(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static const char *add_words(Strings *to, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
+    va_end(ap);
+    char *s = xcalloc(n, 1);
+    va_start(ap, fmt);
+    vsnprintf(s, n, fmt, ap);
+    va_end(ap);
+    to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
+    to->at[to->n++] = s;
+    return s;
+}
+
+static void free_words(Strings *s)
+{
+    for (int i = 0; i < s->n; i++) free((char *)(uintptr_t)s->at[i]);
+    free(s->at);
+    *s = (Strings){NULL, 0};
 }
 
 /* ---- ablate */
@@ -6631,6 +6912,7 @@ typedef struct {
     double started;
     int n_done, n_asked; /* passes over the text */
     char windows[400];   /* how the text is cut, in words */
+    Strings words;       /* of the runs, owned */
     Ablation out;
 } Ablate;
 
@@ -6711,19 +6993,20 @@ static void ablate_note(Ablate *w, const char *what, const char *why)
     bytes_add(&w->out.notes, s, strlen(s) + 1);
 }
 
-static void control_words(AblationRun *as, const Pairs *c)
+static void control_words(Ablate *w, AblationRun *as, const Pairs *c)
 {
     const char *which = c->any ? "pairs of any kind" : "full-cycle pairs that it leaves";
     if (c->forced) {
-        snprintf(as->name, sizeof as->name, "drop all other full-cycle pairs");
-        snprintf(as->edit, sizeof as->edit,
-                 "all %s of each head dropped from the logits: there are just as many", which);
+        as->name = add_words(&w->words, "drop all other full-cycle pairs");
+        as->edit =
+            add_words(&w->words,
+                      "all %s of each head dropped from the logits: there are just as many", which);
         return;
     }
-    snprintf(as->name, sizeof as->name, "drop random %s, seed %llu",
-             c->any ? "of any kind" : "full-cycle", (unsigned long long)as->seed);
-    snprintf(as->edit, sizeof as->edit, "as many random %s of each head dropped from the logits",
-             which);
+    as->name = add_words(&w->words, "drop random %s, seed %llu",
+                         c->any ? "of any kind" : "full-cycle", (unsigned long long)as->seed);
+    as->edit =
+        add_words(&w->words, "as many random %s of each head dropped from the logits", which);
 }
 
 /* As many random pairs as p has, --controls times; once, where there is nothing to draw from. None
@@ -6734,7 +7017,7 @@ static int ablate_controls(Ablate *w, const Pairs *p, int of, uint64_t seed, Err
     for (int k = 0; !rc && k < n; k++) {
         AblationRun as = {.control_of = of, .seed = seed + (uint64_t)k};
         Pairs c = pairs_control(w->first, p, as.seed);
-        control_words(&as, &c);
+        control_words(w, &as, &c);
         if (c.forced) w->n_asked -= n - 1, n = 1;
         if (c.forced && c.any)
             ablate_note(w, "a control", "all pairs of the heads are dropped already");
@@ -6753,8 +7036,8 @@ static int ablate_drop(Ablate *w, const char *word, Err *e)
     if (!rc) {
         AblationRun as = {.control_of = -1, .seed = edit_seed(w->o)};
         Pairs p = drop_pairs(w->first, &w->sel, &d, as.seed);
-        snprintf(as.name, sizeof as.name, "%s", d.name);
-        snprintf(as.edit, sizeof as.edit, "%s", d.what);
+        as.name = add_words(&w->words, "%s", d.name);
+        as.edit = add_words(&w->words, "%s", d.what);
         if (p.n) {
             rc = ablate_pairs(w, &p, &as, e);
             rc = rc ? rc : ablate_controls(w, &p, w->out.n - 1, as.seed + (uint64_t)d.random, e);
@@ -6782,15 +7065,15 @@ static int ablate_massive(Ablate *w, Err *e)
         Edit *edit = edit_massive(c, &w->sel, ratio, lowest);
         AblationRun as = {
             .control_of = lowest ? of : -1, .counts = EDITS_VALUES, .n_edited = edit->n};
-        snprintf(as.name, sizeof as.name, lowest ? "lowest values" : "massive values");
+        as.name = lowest ? "lowest values" : "massive values";
         if (lowest)
-            snprintf(as.edit, sizeof as.edit,
-                     "as many values of the smallest norm made their means over tokens");
+            as.edit = "as many values of the smallest norm made their means over tokens";
         else
-            snprintf(as.edit, sizeof as.edit,
-                     "the massive values of q and k (norm over tokens > %g times the mean over the "
-                     "channels of the head) made their means over tokens",
-                     ratio);
+            as.edit = add_words(
+                &w->words,
+                "the massive values of q and k (norm over tokens > %g times the mean over the "
+                "channels of the head) made their means over tokens",
+                ratio);
         if (edit->n)
             rc = ablate_run(w, w->ss, edit, &as, e);
         else if (!lowest)
@@ -6816,6 +7099,9 @@ static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *
     as->control_of = -1;
     as->counts = EDITS_ROPE;
     int rc = model_open(&other.m, w->o->model, mo, e) || state_new(&other.s, &other.m, &so, e);
+    if (!rc && other.m.config_rope)
+        as->edit = add_words(&w->words, "the position encoding made '%s' in all heads",
+                             other.m.config_rope);
     rc = rc ? -1 : ablate_run(w, &other, NULL, as, e);
     state_free(&other.s);
     model_close(&other.m);
@@ -6835,21 +7121,22 @@ static int ablate_ropes(Ablate *w, Err *e)
     int rc = 0;
     if (o->try_keep >= 0) {
         ModelOptions mo = {.truncate = 1, .rope_keep = o->try_keep};
-        AblationRun as = {.name = "p-RoPE"};
-        snprintf(as.name, sizeof as.name, "p-RoPE, p = %g", o->try_keep);
-        snprintf(as.edit, sizeof as.edit,
-                 "only the highest frequencies turning, a fraction of %g of them (theta of the "
-                 "others is 0), in all layers and heads",
-                 o->try_keep);
+        AblationRun as = {.name = NULL};
+        as.name = add_words(&w->words, "p-RoPE, p = %g", o->try_keep);
+        as.edit = add_words(
+            &w->words,
+            "only the highest frequencies turning, a fraction of %g of them (theta of the "
+            "others is 0), in all layers and heads",
+            o->try_keep);
         rc = ablate_rope(w, &mo, &as, e);
     }
     if (!rc && (o->try_rope || o->try_scale > 0)) {
         ModelOptions mo = try_options(o);
         char *said = rope_said(&mo);
-        AblationRun as = {.name = "encoding"};
-        snprintf(as.name, sizeof as.name, "encoding %s", said);
-        snprintf(as.edit, sizeof as.edit, "the position encoding made '%s'%s heads", said,
-                 mo.rope_layers ? ", in all their" : " in all layers and");
+        AblationRun as = {.name = NULL};
+        as.name = add_words(&w->words, "encoding %s", said);
+        as.edit = add_words(&w->words, "the position encoding made '%s'%s heads", said,
+                            mo.rope_layers ? ", in all their" : " in all layers and");
         free(said);
         rc = ablate_rope(w, &mo, &as, e);
     }
@@ -6962,6 +7249,7 @@ static int ablate_session(Session *ss, const Options *o, OutFile *out, Err *e)
     }
     analysis_free(w.first);
     selection_free(&w.sel);
+    free_words(&w.words);
     free(w.ids.id), free(w.nll0), free(w.nll);
     free(w.out.run), free(w.out.notes.s);
     return rc;
@@ -7031,22 +7319,10 @@ static int sweep_contexts(const Options *o, double **out, Err *e)
 /* The key of a kind that says by how much a context is stretched, or NULL. */
 static const char *factor_key(const RopeKind *kind)
 {
-    if (kind && kind->common & ROPE_FACTOR) return "factor";
-    for (int i = 0; kind && i < ROPE_ARGS && kind->args[i].name; i++)
-        if (strcmp(kind->args[i].name, "alpha") == 0) return "alpha";
-    return NULL;
-}
-
-static void add_spec(Strings *to, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void add_spec(Strings *to, const char *fmt, ...)
-{
-    char *s = xcalloc(1024, 1);
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(s, 1024, fmt, ap);
-    va_end(ap);
-    to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
-    to->at[to->n++] = s;
+    if (!kind) return NULL;
+    for (int i = 0; i < ROPE_ARGS && kind->args[i].name; i++)
+        if (strcmp(kind->args[i].name, "factor") == 0) return "factor";
+    return kind->common & ROPE_FACTOR ? "factor" : kind == &rope_ntk ? "alpha" : NULL;
 }
 
 /* One --rope, with each of the factors if its kind has one. */
@@ -7055,13 +7331,13 @@ static int spec_factors(const char *spec, const double *factor, int n, Strings *
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(spec, ":"), spec);
     const char *key = factor_key(rope_find(name)), *colon = strchr(spec, ':');
-    if (!n || !key) add_spec(to, "%s", spec);
+    if (!n || !key) add_words(to, "%s", spec);
     if (!n || !key) return 0;
     snprintf(name, sizeof name, "%s=", key);
     if (colon && strstr(colon, name))
         return err_usage(e, "--rope %s: it says %s, and --factors does, too", spec, key);
     for (int i = 0; i < n; i++)
-        add_spec(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
+        add_words(to, "%s%c%s%.10g", spec, colon ? ',' : ':', name, factor[i]);
     return 0;
 }
 
@@ -7076,7 +7352,7 @@ static int sweep_specs(const Options *o, Strings *to, Err *e)
     if (n_bases < 0 || n_factors < 0) rc = -1;
     if (!rc && n_factors && !o->ropes.n)
         rc = err_usage(e, "--factors: of which kinds? Give --rope KIND, too");
-    for (int i = 0; !rc && i < n_bases; i++) add_spec(to, "plain:base=%.10g", base[i]);
+    for (int i = 0; !rc && i < n_bases; i++) add_words(to, "plain:base=%.10g", base[i]);
     for (int i = 0; !rc && i < o->ropes.n; i++)
         rc = spec_factors(o->ropes.at[i], factor, n_factors, to, e);
     free(base), free(factor);
@@ -7120,6 +7396,61 @@ static char *rope_texts(const Model *m)
     return b.s;
 }
 
+static void write_reals(FILE *f, const char *name, const double *v, size_t n)
+{
+    fprintf(f, "%s %zu", name, n);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, &v[i], sizeof bits);
+        fprintf(f, isnan(v[i]) ? " -" : " %016llx", (unsigned long long)bits);
+    }
+    fputc('\n', f);
+}
+
+static void write_floats(FILE *f, const char *name, const float *v, size_t n)
+{
+    char hash[65];
+    sha256_hex(n ? (const void *)v : "", n * sizeof *v, hash);
+    fprintf(f, "%s %zu %s\n", name, n, hash);
+}
+
+/* All that one encoding turns by: what its text leaves out, too. */
+static void write_rope(FILE *f, const Rope *r)
+{
+    const RopeParams *p = &r->p;
+    const double real[] = {p->base,    p->factor,  p->pos_scale, p->pos_shift,
+                           p->fold[0], p->fold[1], r->amplitude};
+    const int whole[] = {p->head_dim,   p->n_rot,  p->n_ctx_orig,  p->n_layers, p->n_heads,
+                         p->n_kv_heads, p->n_embd, p->n_ctx_train, p->copies,   p->halved,
+                         r->n_pairs,    r->layout, r->sets,        r->uneven};
+    fprintf(f, "kind %s\nwhole", r->kind->name);
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) fprintf(f, " %d", whole[i]);
+    fputc('\n', f);
+    write_reals(f, "real", real, sizeof real / sizeof *real);
+    write_reals(f, "arg", p->arg, ROPE_ARGS);
+    write_reals(f, "inv_freq", r->inv_freq, (size_t)r->sets * (size_t)r->n_pairs);
+    write_reals(f, "positions", r->positions, (size_t)r->n_positions);
+    write_floats(f, "divisors", p->divisors, p->divisors ? (size_t)r->n_pairs : 0);
+    for (int i = 0; i < ROPE_WEIGHTS; i++) write_floats(f, "weights", r->w[i], r->n_w[i]);
+}
+
+/* SHA-256 of what the encodings of a model do, and in which layers. Pitfall: their texts are alike
+ * where a list of factors, a file of weights or a pattern of layers is not. */
+static void rope_hash(const Model *m, char hash[65])
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    MUST(f);
+    fputs("layers", f);
+    for (int l = 0; l < m->n_layers; l++) fprintf(f, " %d", m->layer[l].rope);
+    fputc('\n', f);
+    for (int i = 0; i < m->n_ropes; i++) write_rope(f, &m->rope[i]);
+    MUST(fclose(f) == 0);
+    sha256_hex(text, n, hash);
+    free(text);
+}
+
 /* Opens the model with the encoding of every cell: what is wrong is said before the first run. */
 static int plan_cells(Sweeper *w, const Strings *specs, const double *context, int n_contexts,
                       Err *e)
@@ -7133,7 +7464,7 @@ static int plan_cells(Sweeper *w, const Strings *specs, const double *context, i
         c->context = (int)context[i % n_contexts];
         if (specs->n) c->asked = strdup(specs->at[i / n_contexts]);
         rc = cell_model(w->o, c, &m, e);
-        if (!rc) c->rope = rope_texts(&m);
+        if (!rc) c->rope = rope_texts(&m), rope_hash(&m, c->rope_hash);
         model_close(&m);
     }
     return rc;
@@ -7145,8 +7476,8 @@ static int sweep_plan(Sweeper *w, Err *e)
     double *context = NULL;
     int n = sweep_contexts(w->o, &context, e);
     int rc = n < 0 || sweep_specs(w->o, &specs, e) || plan_cells(w, &specs, context, n, e);
-    for (int i = 0; i < specs.n; i++) free((char *)(uintptr_t)specs.at[i]);
-    free(specs.at), free(context);
+    free_words(&specs);
+    free(context);
     return rc ? -1 : 0;
 }
 
@@ -7226,7 +7557,8 @@ static int sweep_text(Sweeper *w, Err *e)
 
 /* ---- the file of cells */
 
-/* -o FILE: made, or gone on from. What follows its last whole line is cut off. */
+/* -o FILE: made, or gone on from. What follows its last whole line is cut off.
+ * Pitfall: a lock of lockf would end when bytes_read closes the file that it opened anew. */
 static int sweep_file(Sweeper *w, Err *e)
 {
     const char *path = w->o->out;
@@ -7239,7 +7571,8 @@ static int sweep_file(Sweeper *w, Err *e)
     if (fstat(w->fd, &st) || !S_ISREG(st.st_mode))
         return err_set(e, "%s: expected a file that lines can be added to (--json prints them)",
                        path);
-    if (lockf(w->fd, F_TLOCK, 0)) return err_set(e, "%s: another sweep is writing it", path);
+    if (flock(w->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+        return err_set(e, "%s: another sweep is writing it", path);
     if (bytes_read(&text, path, e)) return -1;
     int rc = sweep_read(&w->s, path, (Str){text.s ? text.s : "", text.n}, &whole, e);
     size_t cut = rc ? 0 : text.n - whole;
@@ -7288,7 +7621,9 @@ static const SweepCell *sweep_twin(const Sweep *s, const SweepCell *c)
 {
     for (int i = 0; i < s->n; i++) {
         const SweepCell *t = &s->cell[i];
-        if (t->done && t->context == c->context && strcmp(t->rope, c->rope) == 0) return t;
+        if (t->done && t->context == c->context && strcmp(t->rope, c->rope) == 0 &&
+            strcmp(t->rope_hash, c->rope_hash) == 0)
+            return t;
     }
     return NULL;
 }
@@ -7322,9 +7657,9 @@ static int run_cell(Sweeper *w, SweepCell *c, Err *e)
                        .exact = !o->int8,
                        .kv_type = o->kv && strcmp(o->kv, "f16") == 0 ? T_F16 : T_F32,
                        .isa = o->isa};
-    for (int i = 0; i < SWEEP_FIGURES; i++) c->figure[i] = NAN;
+    for (int i = 0; i < SWEEP_FIGURES; i++) c->figure[i] = (double)NAN;
     for (int i = 0; i < SWEEP_BOUNDS * SWEEP_RATES; i++)
-        c->bound[i / SWEEP_RATES][i % SWEEP_RATES] = NAN;
+        c->bound[i / SWEEP_RATES][i % SWEEP_RATES] = (double)NAN;
     int rc = cell_model(o, c, &ss.m, e) || state_new(&ss.s, &ss.m, &so, e) ? -1 : 0;
     Analysis *a = !rc && w->s.observed ? analysis_new(&ss.m, &o->analysis) : NULL;
     if (!rc) {
@@ -7488,23 +7823,6 @@ static void info_slow_pairs(FILE *f, const Rope *r)
                 first, last, first_slow_pair(r, M_PI));
 }
 
-/* Encodings that say the same share a line: marks the layers of encoding i; 0: an earlier one had
- * them. */
-static int rope_group(const Model *m, int i, char *text, size_t size, char *layer)
-{
-    char other[1024];
-    int first = 1;
-    rope_text(&m->rope[i], text, size);
-    memset(layer, 0, (size_t)m->n_layers);
-    for (int k = 0; k < m->n_ropes; k++) {
-        rope_text(&m->rope[k], other, sizeof other);
-        if (strcmp(text, other)) continue;
-        first &= k >= i;
-        for (int l = 0; l < m->n_layers; l++) layer[l] |= m->layer[l].rope == k;
-    }
-    return first;
-}
-
 static void info_ropes(FILE *f, const Model *m)
 {
     char text[1024], layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
@@ -7535,6 +7853,14 @@ static void info_ropes_json(FILE *f, const Model *m)
     fputc(']', f);
 }
 
+/* What the angles of the pairs depend on besides the position. */
+static const char *angles_of(const Rope *r)
+{
+    static const char *const words[] = {"the same in all heads", "differ between key heads",
+                                        "depend on what was read"};
+    return words[r->uneven];
+}
+
 static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
 {
     const Layer *l0 = &m->layer[0];
@@ -7553,8 +7879,11 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
     fprintf(f, "  rope          %s: %s, base %g%s, %d of %d values rotated, %s pairs\n",
             r->kind->name, r->kind->formula, r->p.base, r->p.divisors ? " with divisors" : "",
             2 * r->n_pairs, m->head_dim, r->layout == ROPE_HALF ? "half-split" : "adjacent");
-    if (m->n_ropes > 1) info_ropes(f, m);
-    info_slow_pairs(f, r);
+    if (m->n_ropes > 1 || r->kind != &rope_plain) info_ropes(f, m);
+    if (r->uneven)
+        fprintf(f, "  angles        %s\n", angles_of(r));
+    else
+        info_slow_pairs(f, r);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
@@ -7585,8 +7914,9 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
         "\"layout\":\"%s\",\"inv_freq\":[",
         r->kind->name, r->p.base, r->p.factor, 2 * r->n_pairs, r->p.n_ctx_orig,
         r->layout == ROPE_HALF ? "half" : "adjacent");
-    for (int j = 0; j < r->n_pairs; j++) fprintf(f, "%s%.17g", j ? "," : "", r->inv_freq[j]);
-    fputs("]}", f);
+    for (int j = 0; j < r->n_pairs && !r->uneven; j++)
+        fprintf(f, "%s%.17g", j ? "," : "", r->inv_freq[j]);
+    fprintf(f, "],\"angles\":\"%s\"}", angles_of(r));
     info_ropes_json(f, m);
     fprintf(f, ",\"tokenizer\":{\"model\":\"%s\",\"pre\":", tok_model(t));
     json_str(f, tok_pre(t), strlen(tok_pre(t)));
@@ -7681,11 +8011,11 @@ static const char check_help[] =
 static const char rope_help[] =
     "Examples:\n"
     "  ropescope rope                                      every kind, a line each\n"
-    "  ropescope rope linear:factor=4                      one explained, against plain RoPE\n"
-    "  ropescope rope linear:factor=4 --head-dim 128 --base 1e6 --ctx 8192\n"
+    "  ropescope rope yarn:factor=4                        one explained, against plain RoPE\n"
+    "  ropescope rope yarn:factor=4 --head-dim 128 --base 1e6 --ctx 8192\n"
     "  ropescope rope -m model.gguf                        what a model has\n"
-    "  ropescope rope none -m model.gguf --rope-layers 4-8   another one in some layers\n"
-    "  ropescope rope linear:factor=4 --json -o linear.json  the numbers\n";
+    "  ropescope rope none -m model.gguf --rope-layers 4-8  another one in some layers\n"
+    "  ropescope rope yarn:factor=4 --json -o yarn.json    the numbers\n";
 
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
@@ -7700,6 +8030,8 @@ static const Command commands[] = {
      run_bounds},
     {"check", 'k', "MODEL -f TEXT", "prediction against observation; exit 1: exceptions",
      run_check},
+    {"explain", 'e', "MODEL -p TEXT", "one attention logit, step by step, with all its numbers",
+     run_explain},
     {"ablate", 'x', "MODEL -f TEXT",
      "take rotary pairs away and measure again, with random controls", run_ablate},
     {"sweep", 's', "MODEL -f TEXT --rope KIND", "perplexity and sinks: encodings times contexts",
@@ -7723,10 +8055,11 @@ static void help(FILE *f)
           "  ropescope check model.gguf -f text.txt            prediction against observation\n"
           "  ropescope ablate model.gguf -f text.txt           what becomes of it without them\n"
           "  ropescope sweep model.gguf -f text.txt --rope plain --rope none    compared\n"
+          "  ropescope explain model.gguf -p 'Once upon a time' --pair 0    one logit on paper\n"
           "  ropescope analyze model.gguf -f text.txt --shard 1/4 --partial 1.part    a quarter\n"
           "  ropescope merge 1.part 2.part 3.part 4.part --json -o reading.json       all of it\n"
           "  ropescope rope                                    every position encoding there is\n"
-          "  ropescope rope linear:factor=4 -m model.gguf      one explained, against plain RoPE\n"
+          "  ropescope rope yarn:factor=4 -m model.gguf        one explained, against plain RoPE\n"
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
@@ -7945,6 +8278,7 @@ int main(int argc, char **argv)
                  .keep_rope = -1,
                  .try_keep = -1,
                  .analysis = analysis_defaults(),
+                 .logit = {.query = -1, .pair = -1},
                  .eps = 0.9,
                  .tolerance = 0.1,
                  .checkpoint_every = 60};

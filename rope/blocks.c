@@ -27,9 +27,9 @@ typedef struct {
 /* ---------------------------------------------------------------- B = Q Theta Q^T
  * Jacobi's method for skew-symmetric matrices, over 2 x 2 blocks: a skew 4 x 4 matrix is y -> u y +
  * y v on quaternions, u and v without real part, and y -> p y q turns u and v on their own. They
- * are turned to the first axis: what is left are two plain rotations (D. Hacon, SIAM J. Matrix Anal.
- * Appl. 14, 1993; M. H. C. Paardekooper, Numer. Math. 17, 1971). It is as good for repeated and for
- * zero frequencies, and leaves alone what is plain already. */
+ * are turned to the first axis: what is left are two plain rotations (D. Hacon, SIAM J. Matrix
+ * Anal. Appl. 14, 1993; M. H. C. Paardekooper, Numer. Math. 17, 1971). It is as good for repeated
+ * and for zero frequencies, and leaves alone what is plain already. */
 
 typedef struct {
     double w, x, y, z;
@@ -149,17 +149,12 @@ static int skew_schur(double *B, double *Q, double *theta, int b)
 
 /* ---------------------------------------------------------------- generators */
 
-static double uniform(uint64_t *s) /* [-1, 1), 53 bits */
-{
-    return (double)(rng_next(s) >> 11) * 0x1p-52 - 1;
-}
-
 /* A random orthogonal Q[b][b]: uniform rows made orthonormal, one after the other, twice. */
 static void random_basis(uint64_t *s, double *Q, int b)
 {
     for (int i = 0; i < b; i++) {
         double *row = Q + (size_t)i * (size_t)b, len = 0;
-        for (int c = 0; c < b; c++) row[c] = uniform(s);
+        for (int c = 0; c < b; c++) row[c] = rope_uniform(s);
         for (int k = 0; k < 2 * i; k++) {
             const double *other = Q + (size_t)(k % i) * (size_t)b;
             double dot = 0;
@@ -207,11 +202,11 @@ static void draw(Rope *r, const Blocks *k, uint64_t *s)
     r->w[W_RAW] = xcalloc(n * each, sizeof *r->w[0]);
     r->n_w[W_RAW] = n * each;
     double size = (k->upper ? 0.87 : 0.61) / sqrt((double)k->b);
-    for (size_t i = 0; i < n * each; i++) r->w[W_RAW][i] = (float)(size * uniform(s));
+    for (size_t i = 0; i < n * each; i++) r->w[W_RAW][i] = (float)(size * rope_uniform(s));
     if (r->kind != &rope_comrope || (int)r->p.arg[TYPE] != TYPE_LD) return;
     r->w[W_THETA] = xcalloc(n, sizeof *r->w[0]);
     r->n_w[W_THETA] = n;
-    for (size_t i = 0; i < n; i++) r->w[W_THETA][i] = (float)(0.5 + 0.5 * uniform(s));
+    for (size_t i = 0; i < n; i++) r->w[W_THETA][i] = (float)(0.5 + 0.5 * rope_uniform(s));
 }
 
 /* Numbers that are no numbers, in the weights as they were read. */
@@ -419,6 +414,7 @@ const RopeKind rope_comrope = {
              {"block", 8, 2, MAX_BLOCK, "values of a block, even", NULL},
              SEED_ARG,
              CONJUGATE_ARG},
+    .whole = 1u << BLOCK | 1u << SEED | 1u << CONJUGATE,
     .params = comrope_params,
     .load = comrope_load,
     .freqs = blocks_freqs,
@@ -438,6 +434,7 @@ const RopeKind rope_lie = {
               NULL},
              SEED_ARG,
              CONJUGATE_ARG},
+    .whole = 1u << LIE_BLOCK | 1u << LIE_SEED | 1u << LIE_CONJUGATE,
     .params = lie_params,
     .load = lie_load,
     .freqs = blocks_freqs,

@@ -1,9 +1,9 @@
-/* The encoding that config.json of a Hugging Face checkpoint asks for: a text as --rope takes it for
- * every layer. Both generations of keys are read (rope_theta and rope_scaling; rope_parameters of
- * version 5, flat or with one object per type of layer); where both say something, what stands
+/* The encoding that config.json of a Hugging Face checkpoint asks for: a text as --rope takes it,
+ * for every layer. Both generations of keys are read (rope_theta and rope_scaling; rope_parameters
+ * of version 5, flat or with one object per type of layer); where both say something, what stands
  * inside goes first. An object of scaling with a type or a key that is not known here is refused,
  * and so is every key of the model that speaks of rope, rotary or alibi and is not known. A key
- * whose value is null is one that is not there. */
+ * whose value is null is one that is not there (but see truncate). */
 #include "../model.h"
 
 #include <limits.h>
@@ -11,31 +11,64 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a family of models leaves unsaid in its config (transformers 5, configuration_*.py). */
+/* What the type of a layer changes where the config has one object of scaling for all: nothing;
+ * layers that see everything do not turn; layers with a window are not scaled. */
+enum { ALIKE, TURNS_IF_LOCAL, SCALED_IF_GLOBAL };
+
+/* What a family of models leaves unsaid in its config (transformers 5, configuration_*.py,
+ * modeling_*.py). */
 typedef struct {
     const char *model_type;
     double base, fraction; /* of the values of a head that turn */
     double local_base;     /* of layers with a window; 0: base */
     int nope_every;        /* 0: all layers turn */
     int global_every;      /* one layer in so many sees everything; 0: there is no such pattern */
+    int head_dim;          /* 0: hidden_size / num_attention_heads */
+    int by_type;           /* ALIKE ... */
 } Family;
 
 static const Family families[] = {
-    {"llama", 1e4, 1, 0, 0, 0},       {"mistral", 1e4, 1, 0, 0, 0},
-    {"qwen2", 1e4, 1, 0, 0, 0},       {"qwen3", 1e4, 1, 0, 0, 0},
-    {"phi", 1e4, 0.5, 0, 0, 0},       {"phi3", 1e4, 1, 0, 0, 0},
-    {"gpt_neox", 1e4, 0.25, 0, 0, 0}, {"gptj", 1e4, 1, 0, 0, 0},
-    {"stablelm", 1e4, 0.25, 0, 0, 0}, {"glm", 1e4, 0.5, 0, 0, 0},
-    {"glm4", 1e4, 0.5, 0, 0, 0},      {"nemotron", 1e4, 0.5, 0, 0, 0},
-    {"persimmon", 1e4, 0.5, 0, 0, 0}, {"falcon", 1e4, 1, 0, 0, 0},
-    {"bloom", 1e4, 1, 0, 0, 0},       {"mpt", 1e4, 1, 0, 0, 0},
-    {"gemma", 1e4, 1, 0, 0, 0},       {"gemma2", 1e4, 1, 0, 0, 0},
-    {"gemma3", 1e6, 1, 1e4, 0, 6},    {"gemma3_text", 1e6, 1, 1e4, 0, 6},
-    {"olmo", 1e4, 1, 0, 0, 0},        {"olmo2", 1e4, 1, 0, 0, 0},
-    {"granite", 1e4, 1, 0, 0, 0},     {"starcoder2", 1e4, 1, 0, 0, 0},
-    {"smollm3", 2e6, 1, 0, 4, 0},     {"llama4_text", 5e5, 1, 0, 4, 0},
-    {"gpt_oss", 1.5e5, 1, 0, 0, 0},   {"cohere", 5e5, 1, 0, 0, 0},
+    {"llama", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"mistral", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"qwen2", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"qwen3", 1e4, 1, 0, 0, 0, 128, ALIKE},
+    {"phi", 1e4, 0.5, 0, 0, 0, 0, ALIKE},
+    {"phi3", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"gpt_neox", 1e4, 0.25, 0, 0, 0, 0, ALIKE},
+    {"gptj", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"stablelm", 1e4, 0.25, 0, 0, 0, 0, ALIKE},
+    {"glm", 1e4, 0.5, 0, 0, 0, 128, ALIKE},
+    {"glm4", 1e4, 0.5, 0, 0, 0, 128, ALIKE},
+    {"nemotron", 1e4, 0.5, 0, 0, 0, 0, ALIKE},
+    {"persimmon", 1e4, 0.5, 0, 0, 0, 0, ALIKE},
+    {"falcon", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"bloom", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"mpt", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"gemma", 1e4, 1, 0, 0, 0, 256, ALIKE},
+    {"gemma2", 1e4, 1, 0, 0, 0, 256, ALIKE},
+    {"gemma3", 1e6, 1, 1e4, 0, 6, 256, ALIKE},
+    {"gemma3_text", 1e6, 1, 1e4, 0, 6, 256, ALIKE},
+    {"vaultgemma", 1e4, 1, 0, 0, 0, 256, ALIKE},
+    {"olmo", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"olmo2", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"olmo3", 5e5, 1, 0, 0, 4, 0, SCALED_IF_GLOBAL},
+    {"granite", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"starcoder2", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"smollm3", 2e6, 1, 0, 4, 0, 0, ALIKE},
+    {"llama4_text", 5e5, 1, 0, 4, 0, 128, ALIKE},
+    {"gpt_oss", 1.5e5, 1, 0, 0, 0, 64, ALIKE},
+    {"ministral", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"dots1", 1e4, 1, 0, 0, 0, 0, ALIKE},
+    {"cohere", 5e5, 1, 0, 0, 0, 0, ALIKE},
+    {"cohere2", 1e4, 1, 0, 0, 4, 0, TURNS_IF_LOCAL},
+    {"exaone4", 1e4, 1, 0, 0, 4, 0, TURNS_IF_LOCAL},
 };
+
+/* Families whose layers are known to differ in ways that are not among these. */
+static const char differ[] =
+    " afmoe cohere2_moe exaone4_5 exaone_moe flint gemma3n gemma3n_text gemma4 gemma4_text "
+    "granite_swa granitemoe_swa kolibri1 laguna mimo_v2_flash modernbert modernbert-decoder "
+    "t5gemma2 t5gemma2_text ";
 
 /* A config at work. */
 typedef struct {
@@ -321,7 +354,7 @@ static int yarn_beta(Scaled *s, const char *key)
 
 static int yarn(Scaled *s, const Type *t)
 {
-    int truncate = 1;
+    int truncate = !str_is(json_member(s->o, "truncate"), "null"); /* null: false, there */
     if (add_original(s) || add_factor(s) || yarn_beta(s, "beta_fast") ||
         yarn_beta(s, "beta_slow") || yarn_amplitude(s, strstr(t->type, "telechat") != NULL) ||
         copy(s, "extrapolation_factor", "ext_factor", 0, 1) < 0 ||
@@ -331,8 +364,8 @@ static int yarn(Scaled *s, const Type *t)
     return 0;
 }
 
-/* Grows with the text from max_position_embeddings on. HunYuan's alpha is another base for good; its
- * other keys are without effect there. */
+/* Grows with the text from max_position_embeddings on. HunYuan's alpha is another base for good;
+ * its other keys are without effect there. */
 static int dynamic(Scaled *s)
 {
     double alpha = 0, was = s->c->n_ctx;
@@ -362,7 +395,10 @@ static int add_list(Scaled *s, int at, const char *key, const char *name)
     Str list = json_member(s->o, key);
     size_t i = 1;
     int n = is_list(list) ? count(list, MAX_PAIRS + 1) : 0;
-    if (!n || n > MAX_PAIRS) return wrong(s->c, s->in, key, "a list of numbers", list);
+    if (!n) return wrong(s->c, s->in, key, "a list of numbers", list);
+    if (n > MAX_PAIRS)
+        return err_set(s->c->e, "%s: %s%s: expected at most %d numbers, found more", s->c->path,
+                       s->in, key, MAX_PAIRS);
     RopeList *to = &s->r->list[at];
     *to = (RopeList){name, xcalloc((size_t)n, sizeof *to->v), n};
     for (int k = 0; k < n; k++) {
@@ -449,15 +485,24 @@ static int shape(const Scaled *s, const Type *t, double base, int local)
     return 0;
 }
 
+/* "rope_scaling." without its point. */
+static const char *whole_name(const char *in, char name[96])
+{
+    size_t n = strlen(in);
+    snprintf(name, 96, "%.*s", (int)(n - (n > 0)), in);
+    return name;
+}
+
 /* A further encoding of the config; its number, or -1. o: an object of scaling, or nothing. */
 static int add_rope(Config *c, Str o, const char *in, double base, int local)
 {
     if (c->out->n == CONFIG_ROPES)
         return err_set(c->e, "%s: %sexpected at most %d encodings, found more", c->path, in,
                        CONFIG_ROPES);
+    char name[96];
     ConfigRope *r = &c->out->rope[c->out->n++];
-    Scaled s = {c, is_null(o) ? (Str){"{}", 2} : o, in, r, NAN, NAN};
-    if (!is_object(s.o)) return wrong(c, in, "", "an object", o);
+    Scaled s = {c, is_null(o) ? (Str){"{}", 2} : o, in, r, (double)NAN, (double)NAN};
+    if (!is_object(s.o)) return wrong(c, whole_name(in, name), "", "an object", o);
     const Type *t = known_type(c, s.o, in);
     return !t || scaling(&s, t) || shape(&s, t, base, local) ? -1 : c->out->n - 1;
 }
@@ -547,19 +592,70 @@ static int per_type(Config *c, Str o, const char *in, const Str *type)
 }
 
 /* Does an object hold objects, one per type of layer? */
-static int is_nested(Str o)
+static int is_nested(const Config *c, Str o, const Str *type)
 {
     size_t i = 1;
-    while (json_item(o, &i).n)
-        if (is_object(json_item(o, &i))) return 1;
+    for (Str k = json_item(o, &i); k.n; k = json_item(o, &i)) {
+        Str v = json_item(o, &i);
+        for (int l = 0; l < c->n_layers; l++)
+            if (same(k, type[l]) && (is_object(v) || is_null(v))) return 1;
+        if ((same(k, FULL) || same(k, SLIDING)) && is_object(v)) return 1;
+    }
     return 0;
 }
 
-/* All layers alike; or, where there is a second base, layers with a window of that base, unscaled. */
+/* Layers may differ by their types in ways that one object of scaling does not say. */
+static int refuse_types(const Config *c, Str o, const char *in, const Str *type)
+{
+    const Family *f = c->family;
+    Str name = json_member(c->root, "model_type");
+    int l = 0, split = f && (f->by_type == SCALED_IF_GLOBAL || f->local_base > 0);
+    while (l < c->n_layers && same(type[l], type[0])) l++;
+    if (split && is_object(o) && strcmp(in, "rope_parameters.") == 0)
+        return err_set(c->e,
+                       "%s: rope_parameters: expected an object for each type of layer, as model_"
+                       "type is '%s'",
+                       c->path, f->model_type);
+    if (f || (!among(differ, name) && (l == c->n_layers || !isnan(c->local_base)))) return 0;
+    return err_set(c->e,
+                   "%s: model_type: expected one of those known here, or rope_parameters with an "
+                   "object for each type of layer, as layers of different types may turn in "
+                   "different ways, found %.*s",
+                   c->path, name.n ? shown(name) : 7, name.n ? name.s : "nothing");
+}
+
+/* Cohere 2, EXAONE 4: only layers with a window turn; without any window EXAONE's all do. */
+static int turns_if_local(Config *c, Str o, const char *in, const Str *type)
+{
+    int still = -1, all = add_rope(c, o, in, c->base, 0);
+    int no_window = str_is(json_member(c->root, "sliding_window"), "null");
+    if (all < 0) return -1;
+    if (no_window && strcmp(c->family->model_type, "exaone4"))
+        return wrong(c, "", "sliding_window", "a number", json_member(c->root, "sliding_window"));
+    for (int l = 0; l < c->n_layers; l++) {
+        int turns = no_window || same(type[l], SLIDING);
+        if (!turns && still < 0 && (still = add_text(c, "none")) < 0) return -1;
+        c->out->of_layer[l] = turns ? all : still;
+    }
+    return 0;
+}
+
+/* All layers alike; or, where there is a second base, layers with a window of it, unscaled. */
 static int for_all(Config *c, Str o, const char *in, const Str *type, int known)
 {
     double second = c->local_base;
+    int by_type = c->family ? c->family->by_type : ALIKE;
+    if (refuse_types(c, o, in, type)) return -1;
+    if (by_type == TURNS_IF_LOCAL) return turns_if_local(c, o, in, type);
     if (isnan(second) && c->family && c->family->local_base > 0) second = c->family->local_base;
+    if (by_type == SCALED_IF_GLOBAL) {
+        second = c->family->base;
+        if (!isnan(c->base) && (c->base < second || c->base > second)) /* read in two ways */
+            return err_set(c->e,
+                           "%s: rope_theta: expected %g, or rope_parameters with an object for "
+                           "each type of layer, found %g",
+                           c->path, second, c->base);
+    }
     if (!isnan(second) && !known)
         return err_set(c->e,
                        "%s: rope_local_base_freq: expected layer_types beside it, or "
@@ -662,7 +758,9 @@ static int refuse_others(const Config *c, Str o)
                        c->path, shown(k), k.s);
     }
     Str kind = json_member(o, "position_embedding_type");
-    if (is_null(kind) || is_text(kind, "rope") || is_text(kind, "rotary")) return 0;
+    if (is_null(kind) || is_text(kind, "rope") || is_text(kind, "rope_gptj") ||
+        is_text(kind, "rotary"))
+        return 0;
     return wrong(c, "", "position_embedding_type", "\"rope\"", kind);
 }
 
@@ -689,6 +787,42 @@ static int read_root(Config *c)
     return 0;
 }
 
+/* The first of these keys that is there; NULL: none, or *bad. */
+static const char *first_of(const Config *c, const char *const *key, int *out, int *bad)
+{
+    for (; *key; key++) {
+        int found = whole(c, *key, 1, 1 << 24, out);
+        if (found < 0) *bad = -1;
+        if (found) return found > 0 ? *key : NULL;
+    }
+    return NULL;
+}
+
+/* A config of another model: its numbers of layers and of values per head are not those here. */
+static int refuse_shape(const Config *c)
+{
+    static const char *const layers[] = {"num_hidden_layers", "n_layer", "n_layers", "num_layers",
+                                         NULL},
+                             *const widths[] = {"hidden_size", "n_embd", "n_embed", "d_model",
+                                                NULL},
+                             *const heads[] = {"num_attention_heads", "n_head", "n_heads", NULL},
+                             *const dims[] = {"head_dim", NULL};
+    int bad = 0, L = c->n_layers, E = 0, H = 1, D = 0;
+    const char *of_layers = first_of(c, layers, &L, &bad), *dim = first_of(c, dims, &D, &bad),
+               *width = first_of(c, widths, &E, &bad), *head = first_of(c, heads, &H, &bad);
+    if (bad) return -1;
+    if (!dim && width && c->family) D = c->family->head_dim;
+    if (L != c->n_layers)
+        return err_set(c->e, "%s: %s: expected %d, as the model has, found %d", c->path, of_layers,
+                       c->n_layers, L);
+    if (D && D != c->head_dim)
+        return err_set(c->e, "%s: head_dim: expected %d, as the model has, found %d%s", c->path,
+                       c->head_dim, D, dim ? "" : " (that of model_type)");
+    if (D || !width || !head || E / H == c->head_dim) return 0;
+    return err_set(c->e, "%s: %s / %s: expected %d values per head, as the model has, found %d",
+                   c->path, width, head, c->head_dim, E / H);
+}
+
 static int read_layers(Config *c)
 {
     Str new = json_member(c->root, "rope_parameters"), old = json_member(c->root, "rope_scaling");
@@ -700,9 +834,10 @@ static int read_layers(Config *c)
     if (biased) return biased < 0 ? -1 : 0;
     Str *type = xcalloc((size_t)c->n_layers, sizeof *type);
     int known = layer_types(c, type), bad = known < 0;
-    if (!bad && is_object(o) && is_nested(o))
+    if (!bad && is_object(o) && is_nested(c, o, type))
         bad = known ? per_type(c, o, in, type)
-                    : err_set(c->e, "%s: %.20s: expected layer_types beside it", c->path, in);
+                    : err_set(c->e, "%s: %sfull_attention: expected layer_types outside", c->path,
+                              in);
     else if (!bad)
         bad = for_all(c, o, in, type, known);
     free(type);
@@ -712,17 +847,18 @@ static int read_layers(Config *c)
 int rope_config_parse(RopeConfig *out, const char *path, Str json, int n_layers, int head_dim,
                       Err *e)
 {
+    if (json.n >= 3 && memcmp(json.s, "\xEF\xBB\xBF", 3) == 0) json.s += 3, json.n -= 3; /* BOM */
     PageFile file = {path, json};
     Config c = {.path = path,
                 .root = json_trim(json),
                 .n_layers = n_layers,
                 .head_dim = head_dim,
-                .base = NAN,
-                .local_base = NAN,
-                .fraction = NAN,
+                .base = (double)NAN,
+                .local_base = (double)NAN,
+                .fraction = (double)NAN,
                 .n_rot = -1,
-                .n_ctx = NAN,
-                .original = NAN,
+                .n_ctx = (double)NAN,
+                .original = (double)NAN,
                 .out = out,
                 .e = e};
     *out = (RopeConfig){.of_layer = xcalloc((size_t)n_layers, sizeof *out->of_layer)};
@@ -735,7 +871,7 @@ int rope_config_parse(RopeConfig *out, const char *path, Str json, int n_layers,
     Str type = bad ? c.root : json_member(c.root, "model_type");
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
         if (is_text(type, families[i].model_type)) c.family = &families[i];
-    bad = bad || refuse_others(&c, c.root) || read_root(&c) || read_layers(&c);
+    bad = bad || refuse_shape(&c) || refuse_others(&c, c.root) || read_root(&c) || read_layers(&c);
     if (bad) rope_config_free(out);
     return bad ? -1 : 0;
 }

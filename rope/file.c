@@ -1,6 +1,8 @@
 /* The encoding that a GGUF file asks for: a kind and its numbers for every layer.
  *
- * These keys, after the name of the architecture and a point, mean what llama.cpp takes them for:
+ * These keys, after the name of the architecture and a point, mean what llama.cpp takes them for,
+ * where it reads them: for some architectures (llama among them) it leaves out yarn_beta_*,
+ * yarn_ext_factor, yarn_log_multiplier and max_alibi_bias, which are obeyed here for all.
  *
  *   rope.freq_base                base; rope.freq_base_swa that of layers with a window, which are
  *                                 never scaled; rope.freq_base_per_layer one for each layer
@@ -241,16 +243,17 @@ static void add(char *spec, const char *key, double v)
 }
 
 /* The amplitude A = 0.1 ln s + 1 (over that of log_mul, if there is one) is the kind's own rule;
- * attn multiplies it. Pitfall: llama.cpp reads yarn_attn_factor, where converters put Hugging
- * Face's attention_factor, and then computes A all the same: a file that means something else
- * cannot be told from one that does not. */
+ * attn multiplies it. Pitfall: converters put Hugging Face's attention_factor into
+ * yarn_attn_factor, which llama.cpp overwrites by A: where they differ a file has two readings, and
+ * is refused. */
 static int yarn_spec(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC], Err *e)
 {
     double A = s->factor > 1 ? 0.1 * log(s->factor) + 1 : 1;
     int same = fabs(s->yarn_attn / A - 1) < 1e-5;
     if (s->yarn_attn > 0 && !is_one(s->yarn_attn) && !same)
         return refuse(f, "rope.scaling.yarn_attn_factor",
-                      "1, or what follows from the factor, or --rope yarn:attention_factor=...",
+                      "1, or what follows from the factor (llama.cpp computes with that, Hugging "
+                      "Face with this key: --rope yarn:attention_factor=... says which)",
                       s->yarn_attn, e);
     snprintf(spec, ROPE_SPEC, "yarn:factor=%.17g", s->factor);
     if (s->fast > 0) add(spec, "beta_fast", s->fast);
@@ -262,7 +265,7 @@ static int yarn_spec(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC], 
     return 0;
 }
 
-/* Scaled or not, without a ramp: pairs are divided by one factor, cos and sin multiplied by attn. */
+/* Scaled or not, without a ramp: pairs divided by the factor, cos and sin multiplied by attn. */
 static int linear_spec(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC], Err *e)
 {
     int many = !is_one(s->factor) + (s->alpha > 0) + (s->alibi > 0) + !is_one(s->attn);
@@ -314,13 +317,16 @@ static int spec_of_keys(const RopeFile *f, const Scaling *s, char spec[ROPE_SPEC
 {
     int lists = has_tensor(f, "rope_factors_short.weight");
     int is_long = str_is(s->type, "longrope") || (lists && !s->typed);
-    if (is_long != lists)
+    if (is_long && !lists)
         return err_set(e,
-                       "%s: key '%s.rope.scaling.type': expected tensors rope_factors_short.weight "
-                       "and _long.weight with 'longrope', and with no other type; found '%.*s' "
-                       "%s them",
-                       f->g->path, f->arch, s->type.n < 80 ? (int)s->type.n : 80, s->type.s,
-                       lists ? "with" : "without");
+                       "%s: tensor 'rope_factors_short.weight': expected, as "
+                       "%s.rope.scaling.type is 'longrope', found none",
+                       f->g->path, f->arch);
+    if (lists && !is_long)
+        return err_set(e,
+                       "%s: key '%s.rope.scaling.type': expected 'longrope', as there is a tensor "
+                       "'rope_factors_short.weight', found '%.*s'",
+                       f->g->path, f->arch, s->type.n < 80 ? (int)s->type.n : 80, s->type.s);
     if (is_long && has_tensor(f, "rope_freqs.weight"))
         return err_set(e,
                        "%s: tensor 'rope_freqs.weight': expected none beside "

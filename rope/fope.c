@@ -160,6 +160,7 @@ const RopeKind rope_fope = {
              {"pad", PAD_PLAIN, 0, 1, "pairs without a mixture: still, or doubled", "plain ones"},
              {"gain", 0.3, 0, 100, "size of the noise", NULL},
              {"seed", 0, 0, 9007199254740992.0, "of the noise (0: none)", NULL}},
+    .whole = 1u << IGNORE_ZERO | 1u << SEED,
     .load = fope_load,
     .freqs = fope_freqs,
     .per_head = 1,

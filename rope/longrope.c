@@ -68,7 +68,7 @@ static double longrope_amplitude(const RopeParams *p, int is_long)
     return p->factor <= 1 ? 1 : sqrt(1 + log(p->factor) / log(p->n_ctx_orig));
 }
 
-/* inv_freq[j] = base^(-2j / n_rot) / list[j]; the lists stand in the place of the file's divisors. */
+/* inv_freq[j] = base^(-2j / n_rot) / list[j]; the lists replace the divisors of the file. */
 static int longrope_freqs(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e)
 {
     int is_long = length > r->p.n_ctx_orig;
@@ -98,14 +98,15 @@ const RopeKind rope_longrope = {
         "divided by L. Without lists, or with lists of 1, and attention_factor=1 it is plain RoPE; "
         "with lists of s it is linear.",
     .common = ROPE_ORIGINAL,
-    .args = {{"factor", NAN, 1e-6, 1e6, "of the context; else the file's, or its context / L",
-              NULL},
-             {"attention_factor", NAN, 0, 1e6, "A; else computed from factor and L", NULL},
+    .args = {{"factor", (double)NAN, 1e-6, 1e6,
+              "of the context; else the file's, or its context / L", NULL},
+             {"attention_factor", (double)NAN, 0, 1e6, "A; else computed from factor and L", NULL},
              {"length", 0, 0, INT_MAX, "tokens the first list is for; 0: as tokens come", NULL},
-             {"short_mscale", NAN, 0, 1e6, "A under the short list", NULL},
-             {"long_mscale", NAN, 0, 1e6, "A under the long list", NULL},
+             {"short_mscale", (double)NAN, 0, 1e6, "A under the short list", NULL},
+             {"long_mscale", (double)NAN, 0, 1e6, "A under the long list", NULL},
              {"seed", 0, 0, 1 << 30, "of random lists, if there are no tensors; 0: lists of 1",
               NULL}},
+    .whole = 1u << LONG_LENGTH | 1u << LONG_SEED,
     .params = longrope_params,
     .load = longrope_load,
     .freqs = longrope_freqs,

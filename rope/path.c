@@ -4,7 +4,9 @@
  *   beta_t = 2 sigmoid(W_b h_t + c), one number per key head
  *   w_t    = u / sqrt(sum of squares of u + 1e-6), u = silu(causal convolution of W_w h_t over
  *            d_conv tokens) or W_w h_t; W_w of one matrix or two thin ones
- * PaTH-FoX: + sum_(n < u <= m) log sigmoid(g_u) / sqrt(D), g = W_g h + b, per query head. */
+ * PaTH-FoX: + sum_(n < u <= m) log sigmoid(g_u) / sqrt(D), g = W_g h + b, per query head.
+ * 1 / sqrt(D) is the scale of the scores. Rows of W_w and of the convolution stand in the order of
+ * those of W_k in the same file: GGUF's llama has them permuted. */
 #include "../model.h"
 
 #include <math.h>
@@ -25,22 +27,15 @@ static int group(const Rope *r)
 
 /* ---------------------------------------------------------------- weights */
 
-typedef struct {
-    int w;
-    const char *name;
-    int64_t cols, rows; /* rows 0: not of this setting */
-    double size;        /* of random weights */
-} Part;
-
 enum { N_PARTS = 6 };
 
-static void parts_of(const Rope *r, Part part[N_PARTS])
+static void parts_of(const Rope *r, RopePart part[N_PARTS])
 {
     int64_t K = r->p.n_kv_heads, H = r->p.n_heads, E = r->p.n_embd, D = r->p.head_dim;
     int64_t R = arg(r, RANK), forget = arg(r, FORGET);
     double e = 1 / sqrt((double)E);
     int low = arg(r, LOW_RANK);
-    const Part all[N_PARTS] = {
+    const RopePart all[N_PARTS] = {
         {W_W, "rope_path.w.weight", E, low ? R : K * D, e},
         {W_UP, "rope_path.w_up.weight", R, low ? K * D : 0, 1 / sqrt((double)R)},
         {W_CONV, "rope_path.conv.weight", arg(r, D_CONV), arg(r, SHORTCONV) ? K * D : 0, 1},
@@ -51,55 +46,12 @@ static void parts_of(const Rope *r, Part part[N_PARTS])
     memcpy(part, all, sizeof all);
 }
 
-static void draw(Rope *r, const Part *p, uint64_t *s)
-{
-    r->n_w[p->w] = (size_t)(p->cols * p->rows);
-    r->w[p->w] = xcalloc(r->n_w[p->w] + 1, sizeof(float));
-    for (size_t i = 0; i < r->n_w[p->w]; i++) {
-        double u = (double)(rng_next(s) >> 11) * 0x1p-52 - 1;
-        r->w[p->w][i] = (float)(p->size * 1.7320508 * u);
-    }
-}
-
-static int refuse_weights(const Rope *r, const Part *p, Err *e)
-{
-    for (size_t i = 0; i < r->n_w[p->w]; i++)
-        if (!(fabs((double)r->w[p->w][i]) <= 1e6))
-            return err_set(e,
-                           "rope path: layer %d: tensor '%s': weight %zu is %g; expected at "
-                           "most 1e6",
-                           r->p.layer, p->name, i, (double)r->w[p->w][i]);
-    return 0;
-}
-
-static int refuse_missing(const Rope *r, const char *name, Err *e)
-{
-    return err_set(e,
-                   "%s%srope path: layer %d: tensor '%s' is missing, and these settings ask for it",
-                   r->file ? r->file : "", r->file ? ": " : "", r->p.layer, name);
-}
-
 /* All tensors of the setting, or none of them: then beta = 0 and nothing is forgotten. */
 static int path_load(Rope *r, RopeSource *s, Err *e)
 {
-    Part part[N_PARTS];
-    uint64_t seed = (uint64_t)r->p.arg[SEED] * 4096 + (uint64_t)r->p.layer;
-    const char *missing = NULL;
-    int there = 0;
+    RopePart part[N_PARTS];
     parts_of(r, part);
-    for (int i = 0; i < N_PARTS; i++) {
-        if (!part[i].rows) continue;
-        int found = rope_tensor(s, r, part[i].w, part[i].name, part[i].cols, part[i].rows, e);
-        if (found < 0 || (found && refuse_weights(r, &part[i], e))) return -1;
-        there |= found;
-        if (!found && !missing) missing = part[i].name;
-        if (missing && (there || r->file)) return refuse_missing(r, missing, e);
-    }
-    if (there && seed >= 4096)
-        return err_usage(e, "--rope path: there are weights: leave out seed");
-    for (int i = 0; seed >= 4096 && i < N_PARTS; i++)
-        if (part[i].rows) draw(r, &part[i], &seed);
-    return 0;
+    return rope_load_parts(r, s, part, N_PARTS, (uint64_t)r->p.arg[SEED], e);
 }
 
 static int path_params(RopeParams *p, Err *e)
@@ -237,7 +189,7 @@ static void path_fade(const RopeCall *c, int h, int pos, int t0, int n_t, float 
     int G = group(c->r);
     if (!c->r->w[W_FORGET]) return;
     const double *sum = c->history + h % G;
-    double now = sum[(size_t)pos * (size_t)G], scale = 1 / sqrt((double)c->r->p.head_dim);
+    double now = sum[(size_t)pos * (size_t)G], scale = c->r->p.score_scale;
     for (int t = 0; t < n_t; t++)
         score[t] += (float)(scale * (now - sum[(size_t)(t0 + t) * (size_t)G]));
 }
@@ -273,6 +225,7 @@ const RopeKind rope_path = {
              {"forget", 0, 0, 1, "PaTH-FoX: a forget gate per query head", "no yes"},
              {"beta", 2, 0, 2, "the largest beta: 0 is no encoding", NULL},
              {"seed", 0, 0, 1e12, "above 0: random weights drawn from it", NULL}},
+    .whole = 1u << RANK | 1u << D_CONV | 1u << SEED,
     .params = path_params,
     .load = path_load,
     .freqs = path_freqs,

@@ -96,6 +96,7 @@ enum { DYNAMIC_LENGTH, DYNAMIC_STEP };
 static int dynamic_params(RopeParams *p, Err *e)
 {
     if (rope_stretch("dynamic", p, e)) return -1;
+    if (isnan(p->arg[DYNAMIC_STEP])) p->arg[DYNAMIC_STEP] = p->n_ctx_orig / 64 + 1;
     if (p->arg[DYNAMIC_STEP] >= 1 && p->arg[DYNAMIC_LENGTH] >= 0) return 0;
     return err_set(e, "rope dynamic: expected a step of at least 1 token, found %g",
                    p->arg[DYNAMIC_STEP]);
@@ -138,7 +139,9 @@ const RopeKind rope_dynamic = {
         "of the model file still apply.",
     .common = ROPE_FACTOR | ROPE_ORIGINAL,
     .args = {{"length", 0, 0, INT_MAX, "tokens the first table is for; 0: as tokens come", NULL},
-             {"step", 256, 1, 1 << 30, "tokens by which the table grows", NULL}},
+             {"step", (double)NAN, 1, 1 << 30, "tokens by which the table grows (M / 64 + 1)",
+              NULL}},
+    .whole = 1u << DYNAMIC_LENGTH | 1u << DYNAMIC_STEP,
     .params = dynamic_params,
     .freqs = dynamic_freqs,
     .length = dynamic_length,

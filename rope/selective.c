@@ -34,21 +34,14 @@ static int n_taps(const Rope *r)
 
 /* ---------------------------------------------------------------- weights */
 
-typedef struct {
-    int w;
-    const char *name;
-    int64_t cols, rows; /* rows 0: not of this setting */
-    double size;        /* of random weights */
-} Part;
-
 enum { N_PARTS = 6 };
 
-static void parts_of(const Rope *r, Part part[N_PARTS])
+static void parts_of(const Rope *r, RopePart part[N_PARTS])
 {
     int64_t K = r->p.n_kv_heads, E = r->p.n_embd, P = r->n_pairs, R = arg(r, RANK);
     int full = arg(r, PHI) == PHI_FULL, gates = n_gates(r);
     double e = 1 / sqrt((double)E);
-    const Part all[N_PARTS] = {
+    const RopePart all[N_PARTS] = {
         {W_PHI, "rope_selective.phi.weight", full ? E / K : E, full ? K * P : R, e},
         {W_UP, full ? "rope_selective.phi.scale" : "rope_selective.phi_up.weight", full ? K : R,
          full ? 1 : K * P, full ? 1 : 1 / sqrt((double)R)},
@@ -60,55 +53,12 @@ static void parts_of(const Rope *r, Part part[N_PARTS])
     memcpy(part, all, sizeof all);
 }
 
-static void draw(Rope *r, const Part *p, uint64_t *s)
-{
-    r->n_w[p->w] = (size_t)(p->cols * p->rows);
-    r->w[p->w] = xcalloc(r->n_w[p->w] + 1, sizeof(float));
-    for (size_t i = 0; i < r->n_w[p->w]; i++) {
-        double u = (double)(rng_next(s) >> 11) * 0x1p-52 - 1;
-        r->w[p->w][i] = (float)(p->size * 1.7320508 * u);
-    }
-}
-
-static int refuse_weights(const Rope *r, const Part *p, Err *e)
-{
-    for (size_t i = 0; i < r->n_w[p->w]; i++)
-        if (!(fabs((double)r->w[p->w][i]) <= 1e6))
-            return err_set(e,
-                           "rope selective: layer %d: tensor '%s': weight %zu is %g; expected "
-                           "at most 1e6",
-                           r->p.layer, p->name, i, (double)r->w[p->w][i]);
-    return 0;
-}
-
-static int refuse_missing(const Rope *r, const char *name, Err *e)
-{
-    return err_set(
-        e, "%s%srope selective: layer %d: tensor '%s' is missing, and these settings ask for it",
-        r->file ? r->file : "", r->file ? ": " : "", r->p.layer, name);
-}
-
 /* All tensors of the setting, or none of them: then W = 0 and bias = 0. */
 static int selective_load(Rope *r, RopeSource *s, Err *e)
 {
-    Part part[N_PARTS];
-    uint64_t seed = (uint64_t)r->p.arg[SEED] * 4096 + (uint64_t)r->p.layer;
-    const char *missing = NULL;
-    int there = 0;
+    RopePart part[N_PARTS];
     parts_of(r, part);
-    for (int i = 0; i < N_PARTS; i++) {
-        if (!part[i].rows) continue;
-        int found = rope_tensor(s, r, part[i].w, part[i].name, part[i].cols, part[i].rows, e);
-        if (found < 0 || (found && refuse_weights(r, &part[i], e))) return -1;
-        there |= found;
-        if (!found && !missing) missing = part[i].name;
-        if (missing && (there || r->file)) return refuse_missing(r, missing, e);
-    }
-    if (there && seed >= 4096)
-        return err_usage(e, "--rope selective: there are weights: leave out seed");
-    for (int i = 0; seed >= 4096 && i < N_PARTS; i++)
-        if (part[i].rows) draw(r, &part[i], &seed);
-    return 0;
+    return rope_load_parts(r, s, part, N_PARTS, (uint64_t)r->p.arg[SEED], e);
 }
 
 static int selective_params(RopeParams *p, Err *e)
@@ -283,11 +233,11 @@ const RopeKind rope_selective = {
         "projections (some E (rank + gates) multiplications per key head and token) and memory for "
         "d_conv tokens and the sums; rotated keys stay as they are. Without weights the steps are "
         "all 1 (half of it with a gate): plain RoPE with every position one later; with "
-        "use_bias=no they are 0: no encoding. Tensors, all of the setting's or none: blk.N.rope_selective.phi.weight [E, "
-        "rank] and .phi_up.weight [rank, K P], or .phi.weight [E/K, K P] and .phi.scale [K, 1]; "
-        ".conv.weight [d_conv, K P], the latest token last; .bias [P, K]; .gate.weight [E, K] or "
-        "[E, K P] and .gate.bias [K] or [P, K]. The paper has as many key heads as query heads; "
-        "here a key head's angles hold for its whole group.",
+        "use_bias=no they are 0: no encoding. Tensors, all of the setting's or none: "
+        "blk.N.rope_selective.phi.weight [E, rank] and .phi_up.weight [rank, K P], or .phi.weight "
+        "[E/K, K P] and .phi.scale [K, 1]; .conv.weight [d_conv, K P], the latest token last; "
+        ".bias [P, K]; .gate.weight [E, K] or [E, K P] and .gate.bias [K] or [P, K]. The paper has "
+        "as many key heads as query heads; here a key head's angles hold for its whole group.",
     .args = {{"temp_max", 1, 0, 1e6, "the largest tau", NULL},
              {"temp_type", TEMP_DEFAULT, 0, 1, "how tau falls over the pairs", "default rfa"},
              {"skip_conv", 0, 0, 1, "differences instead of the convolution", "no yes"},
@@ -298,6 +248,7 @@ const RopeKind rope_selective = {
              {"gate", GATE_NO, 0, 2, "use_gate, and for what", "no head pair"},
              {"use_bias", 1, 0, 1, "is exp(bias) added to every step?", "no yes"},
              {"seed", 0, 0, 1e12, "above 0: random weights drawn from it", NULL}},
+    .whole = 1u << D_CONV | 1u << RANK | 1u << SEED,
     .params = selective_params,
     .load = selective_load,
     .freqs = selective_freqs,

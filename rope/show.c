@@ -14,7 +14,7 @@ enum { LAYERS = 12, HEADS = 8, HEAD_DIM = 64, CONTEXT = 4096 }; /* of a model wh
 static int make_default(const RopeKind *kind, int layer, Rope *r)
 {
     Err ignored;
-    RopeParams p = rope_params(HEAD_DIM, 10000);
+    RopeParams p = rope_params(HEAD_DIM, 1e6); /* not the default of any second base */
     p.layer = layer;
     p.n_layers = LAYERS;
     p.n_heads = p.n_kv_heads = HEADS;
@@ -141,8 +141,9 @@ static void say_extras(const Rope *r, Bytes *out)
             "Attention has %d times the heads, over the same keys and values: %d times its "
             "time, no more cache.",
             r->p.copies, r->p.copies);
-    if (k->work) say(out, "%d floats per token of a batch and key head, to work with.", k->work(r));
-    if (k->memory)
+    if (k->work && k->work(r))
+        say(out, "%d floats per token of a batch and key head, to work with.", k->work(r));
+    if (k->memory && k->memory(r))
         say(out, "%d doubles carried from token to token, per layer and key head.", k->memory(r));
     if (n_w) say(out, "%zu weights of its own in a layer.", n_w);
 }
@@ -159,13 +160,13 @@ static void say_cost(const Rope *r, Bytes *out)
 
 /* ---- the numbers of one encoding */
 
-enum { MOST_CHARTS = 3, PER_OCTAVE = 8 };
+enum { MOST_CHARTS = 3, PER_OCTAVE = 8, LEAST_K = -1, MOST_K = 2 }; /* of K in charts */
 
 /* An encoding that some layers have, found to be the same. */
 typedef struct {
-    Rope own;      /* made without weights, or nothing */
-    const Rope *r; /* what is shown */
-    char *layer;   /* [L] */
+    const Rope *given, *r; /* the model's; what is drawn: it, or */
+    Rope own;              /* the same without weights */
+    char *layer;           /* [L] */
     double *theta, amplitude;
     int grows;        /* are they others at the start? */
     double *k, *bias; /* [heads][distances] */
@@ -207,6 +208,16 @@ static int make_blind(Shown *s, const Rope *r, Err *e)
     return rope_new(&s->own, r->kind, &p, r->layout, NULL, e);
 }
 
+/* The first head whose K is that of head h, as it has the same keys and nothing of its own. */
+static int twin_head(const Rope *r, int h)
+{
+    const RopeKind *k = r->kind;
+    int group = rope_heads(r) / r->p.n_kv_heads;
+    for (int i = h / group * group; i < h && !k->bias; i++)
+        if (!k->part || k->part(r, i) == k->part(r, h)) return i;
+    return h;
+}
+
 /* K of all heads; of the first one where they cannot differ. */
 static int fill_kernels(const Show *w, Shown *s, Err *e)
 {
@@ -214,6 +225,8 @@ static int fill_kernels(const Show *w, Shown *s, Err *e)
     size_t row = (size_t)n * sizeof *s->k;
     for (int h = 0; h < n_own; h++) {
         double *k = s->k + (size_t)h * (size_t)n, *bias = s->bias + (size_t)h * (size_t)n;
+        s->like[h] = s->like[twin_head(s->r, h)];
+        if (twin_head(s->r, h) < h) continue;
         if (rope_kernel(s->r, h, w->distance, n, k, bias, e)) return -1;
         for (s->like[h] = 0; s->like[h] < h; s->like[h]++)
             if (memcmp(k, s->k + s->like[h] * n, row) == 0 &&
@@ -237,7 +250,7 @@ static int fill_rates(const Show *w, Shown *s, Err *e)
 static int shown_make(const Show *w, Shown *s, const Rope *r, Err *e)
 {
     int L = w->w->m->n_layers;
-    *s = (Shown){.r = r, .layer = xcalloc((size_t)L + 1, 1)};
+    *s = (Shown){.given = r, .r = r, .layer = xcalloc((size_t)L + 1, 1)};
     if (blind(r->kind) && make_blind(s, r, e)) return -1;
     s->heads = rope_heads(s->r);
     s->theta = xcalloc((size_t)s->r->n_pairs + 1, sizeof *s->theta);
@@ -268,8 +281,8 @@ static int same_numbers(const Show *w, const Shown *a, const Shown *b)
 static int same_shown(const Show *w, const Shown *a, const Shown *b)
 {
     char x[1024], y[1024];
-    rope_text(a->r, x, sizeof x);
-    rope_text(b->r, y, sizeof y);
+    rope_text(a->given, x, sizeof x);
+    rope_text(b->given, y, sizeof y);
     return strcmp(x, y) == 0 && same_numbers(w, a, b);
 }
 
@@ -345,7 +358,7 @@ static const Rope *explained(const Show *w, int i)
     const RopeShow *asked = w->w;
     size_t n = asked->spec ? strcspn(asked->spec, ":") : 0;
     for (int k = 0; k < w->n; k++) {
-        const Rope *r = w->shown[k].r;
+        const Rope *r = w->shown[k].given;
         int seen = 0;
         if (asked->spec && (strlen(r->kind->name) != n || memcmp(r->kind->name, asked->spec, n)))
             continue;
@@ -371,7 +384,8 @@ static void print_key(const Term *t, const RopeKind *kind, const RopeArg *a)
                               isnan(a->def) ? "" : "; default ",
                               isnan(a->def) ? 0 : (int)strcspn(w, " "), w);
     } else if (!isnan(a->lo)) {
-        n += (size_t)snprintf(s + n, sizeof s - n, "%g to %g", a->lo, a->hi);
+        n += (size_t)snprintf(s + n, sizeof s - n, "%s%g to %g",
+                              rope_whole(kind, a->name) ? "a whole number, " : "", a->lo, a->hi);
     }
     if (!a->words && !isnan(a->def))
         n += (size_t)snprintf(s + n, sizeof s - n, "; default %g", a->def);
@@ -433,9 +447,10 @@ static void say_pairs(const Show *w, const Shown *s, Bytes *out)
     if (still) say(out, "%d of %d pairs do not turn.", still, P);
     if (still < P)
         say(out,
-            "Over the trained context of %d tokens %d of %d pairs make at most one turn (x = theta "
-            "P <= 2 pi), %d of them at most half a turn (x <= pi); of plain RoPE, %d and %d of %d.",
-            w->n_ctx, n_within(w, s, TAU), P, n_within(w, s, TAU / 2), n_within(w, &w->plain, TAU),
+            "Over the trained context of %d tokens %d of the pairs that turn make at most one turn "
+            "(x = theta P <= 2 pi), %d of them at most half a turn (x <= pi); of plain RoPE, %d "
+            "and %d of %d.",
+            w->n_ctx, n_within(w, s, TAU), n_within(w, s, TAU / 2), n_within(w, &w->plain, TAU),
             n_within(w, &w->plain, TAU / 2), w->plain.r->n_pairs);
     if (s->amplitude > 1 || s->amplitude < 1)
         say(out,
@@ -446,14 +461,27 @@ static void say_pairs(const Show *w, const Shown *s, Bytes *out)
         say(out, "The frequencies depend on the length: these are the ones at %d tokens.", w->span);
 }
 
+/* Does K leave the chart? */
+static void say_beyond(const Show *w, const Shown *s, Bytes *out)
+{
+    double least = 0, most = 0;
+    for (int i = 0; i < s->heads * w->n_distances; i++) {
+        least = fmin(least, s->k[i] + s->bias[i]);
+        most = fmax(most, s->k[i] + s->bias[i]);
+    }
+    if (least < LEAST_K) say(out, "K goes down to %.6g, below the chart.", least);
+    if (most > MOST_K) say(out, "K goes up to %.6g, above the chart.", most);
+}
+
 /* Is K what plain RoPE has, or what no encoding has? */
 static void say_same(const Show *w, const Shown *s, Bytes *out)
 {
-    int constant = 1, as_plain = 1;
-    for (int i = 0; i < w->n_distances; i++) {
-        constant &= !(s->k[i] < 1 || s->k[i] > 1 || s->bias[i] < 0 || s->bias[i] > 0);
-        as_plain &= !(s->k[i] < w->plain.k[i] || s->k[i] > w->plain.k[i] || s->bias[i] < 0 ||
-                      s->bias[i] > 0);
+    int constant = 1, as_plain = 1, n = w->n_distances;
+    for (int i = 0; i < s->heads * n; i++) {
+        double k = s->k[i], plain = w->plain.k[i % n];
+        if (s->like[i / n] != i / n) continue;
+        constant &= !(k < 1 || k > 1 || s->bias[i] < 0 || s->bias[i] > 0);
+        as_plain &= !(k < plain || k > plain || s->bias[i] < 0 || s->bias[i] > 0);
     }
     if (as_plain && s->r->kind != &rope_plain)
         say(out,
@@ -540,8 +568,9 @@ static void print_frequencies(const Term *t, const Show *w, const Shown *s)
     print_chart(t, &c);
     free(v);
     print_note(t,
-               "P = %d: below this line a pair makes less than one turn over the trained "
-               "context (x = theta P <= 2 pi)%s.",
+               "%s: %s, %s: plain RoPE where it is apart. P = %d: below this line a pair makes "
+               "less than one turn over the trained context (x = theta P <= 2 pi)%s.",
+               t->ascii ? "***" : "The line ⠒⠒", s->r->kind->name, t->ascii ? "' . :" : "dots · .",
                w->n_ctx, half_is_apart(&c) ? "; below 2 P, less than half a turn (x <= pi)" : "");
 }
 
@@ -567,14 +596,14 @@ static int distance_ticks(const Show *w, Tick *x)
     return n;
 }
 
-/* The sum of k and bias of head h, and the range of the chart widened to it, within -1 .. 2. */
+/* The sum of k and bias of head h, and the range of the chart widened to it. */
 static void fill_curve(const Show *w, const Shown *s, int h, double *y, Chart *c)
 {
     size_t at = (size_t)h * (size_t)w->n_distances;
     for (int i = 0; i < w->n_distances; i++) {
         y[i] = s->k[at + (size_t)i] + s->bias[at + (size_t)i];
-        c->lo = fmin(c->lo, fmax(y[i], -1));
-        c->hi = fmax(c->hi, fmin(y[i], 2));
+        c->lo = fmin(c->lo, fmax(y[i], LEAST_K));
+        c->hi = fmax(c->hi, fmin(y[i], MOST_K));
     }
 }
 
@@ -594,10 +623,8 @@ static void print_distances(const Term *t, const Show *w, const Shown *s, int h)
         fprintf(t->f, "\n%-8s", (const char *[]){"K", "plain", "bias"}[row]);
         for (int i = from; i < n; i++) {
             double bias = s->bias[h * D + at[i]];
-            print_cell(t->f, 9, 3,
-                       row == 0   ? s->k[h * D + at[i]] + bias
-                       : row == 1 ? w->plain.k[at[i]]
-                                  : bias);
+            double v = (double[]){s->k[h * D + at[i]] + bias, w->plain.k[at[i]], bias}[row];
+            print_cell(t->f, 9, fabs(v) < 100 ? 3 : 0, v);
         }
     }
     fputc('\n', t->f);
@@ -615,7 +642,7 @@ static void print_kernel(const Term *t, const Show *w, const Shown *s, int h)
     fill_curve(w, &w->plain, 0, v + 2 * n, &c);
     c.lo -= 0.05, c.hi += 0.05;
     add_tick(y, &ny, 0, 1, 0);
-    for (double at = -1; at <= 2; at += 0.5)
+    for (double at = LEAST_K; at <= MOST_K; at += 0.5)
         if (at >= c.lo && at <= c.hi) add_tick(y, &ny, at, 0, at);
     c.n_xticks = distance_ticks(w, x);
     c.xtick = x, c.ytick = y, c.n_yticks = ny;
@@ -633,15 +660,12 @@ static void print_kernel(const Term *t, const Show *w, const Shown *s, int h)
     free(like);
 }
 
-static void print_reading_note(const Term *t, const Shown *s)
+static void print_reading_note(const Term *t)
 {
-    print_note(t,
-               "K(D): the logit of a query with a key D tokens before it, where the two would "
-               "have a logit of 1 without any encoding: both are 1 in the first value of every "
-               "pair and 0 in the second. Plain RoPE has the mean of cos(theta D) over its "
-               "pairs. %s is %s, plain RoPE %s where it is apart.",
-               s->r->kind->name, t->ascii ? "***" : "the line ⠒⠒",
-               t->ascii ? "' . :" : "the dots · .");
+    print_note(t, "K(D): the logit of a query with a key D tokens before it, where the two would "
+                  "have a logit of 1 without any encoding: both are 1 in the first value of every "
+                  "pair and 0 in the second. Plain RoPE has the mean of cos(theta D) over its "
+                  "pairs. An upright line stands at the trained context.");
 }
 
 /* The first head, and the last of those that are like no other before them. */
@@ -652,19 +676,20 @@ static void print_shown(const Term *t, const Show *w, const Shown *s)
     int last = 0;
     list_runs(s->layer, w->w->m->n_layers, layers, sizeof layers);
     if (w->n > 1)
-        fprintf(t->f, "\n%s%s in layer%s %s%s\n", t->bold, s->r->kind->name,
+        fprintf(t->f, "\n%s-- %s in layer%s %s%s\n", t->bold, s->r->kind->name,
                 strpbrk(layers, " ") ? "s" : "", layers, t->off);
     if (s->r->n_pairs) print_frequencies(t, w, s);
     for (int h = 0; h < s->heads; h++)
         if (s->like[h] == h) last = h;
     print_kernel(t, w, s, 0);
     if (last > 0) print_kernel(t, w, s, last);
-    print_reading_note(t, s);
+    if (s == w->shown) print_reading_note(t);
     fputc('\n', t->f);
     if (s->r->n_pairs) say_pairs(w, s, &said);
     if (blind(s->r->kind))
-        say(&said, "This kind looks at the hidden state of every token; it is shown as it is "
-                   "without weights, for a hidden state of zeros.");
+        say(&said, "This kind looks at the hidden state of every token; there is none here, and "
+                   "it is shown as it is without weights.");
+    say_beyond(w, s, &said);
     say_same(w, s, &said);
     print_said(t, &said);
 }
@@ -673,9 +698,9 @@ static void print_layers(const Term *t, const Show *w)
 {
     char layers[256], text[1024];
     fprintf(t->f, "\n%sShown here%s\n", t->bold, t->off);
-    for (int i = 0; i < w->n; i++) {
+    for (int i = 0; i < w->n && i < MOST_CHARTS; i++) {
         Bytes line = {0};
-        rope_text(w->shown[i].r, text, sizeof text);
+        rope_text(w->shown[i].given, text, sizeof text);
         list_runs(w->shown[i].layer, w->w->m->n_layers, layers, sizeof layers);
         bytes_add(&line, text, strlen(text));
         if (w->n > 1 || w->w->model) {
@@ -711,8 +736,8 @@ int rope_show(const RopeShow *asked, FILE *f, const Screen *s, Err *e)
     for (int i = 0; !rc && i < w.n && i < MOST_CHARTS; i++) print_shown(&t, &w, &w.shown[i]);
     if (!rc && w.n > MOST_CHARTS)
         print_note(&t,
-                   "%d encodings differ from layer to layer: the first %d are drawn, --json "
-                   "has all.",
+                   "There are %d encodings that differ from layer to layer: the first %d are "
+                   "drawn, --json has all.",
                    w.n, MOST_CHARTS);
     show_free(&w);
     restore_numbers(old);
@@ -750,7 +775,7 @@ void rope_list(FILE *f, const Screen *s)
         if (n) fputc('\n', f);
     }
     fprintf(f, "%sExamples%s\n", t.bold, t.off);
-    fputs("  ropescope rope linear:factor=4            one of them explained, and drawn\n"
+    fputs("  ropescope rope yarn:factor=4              one of them explained, and drawn\n"
           "  ropescope rope -m model.gguf              what a model has\n"
           "  ropescope rope none -m model.gguf --rope-layers 4-8\n"
           "  ropescope generate model.gguf --rope linear:factor=2 -p 'Once upon a time'\n",
@@ -788,6 +813,7 @@ static void json_keys(FILE *f, const RopeKind *k)
         json_number(f, "default", a.def);
         json_number(f, "least", a.words ? (double)NAN : a.lo);
         json_number(f, "most", a.words ? (double)NAN : a.hi);
+        fprintf(f, ",\"whole\":%s", rope_whole(k, a.name) ? "true" : "false");
         json_text(f, "words", a.words);
         json_text(f, "meaning", a.meaning);
         fputc('}', f);
@@ -851,7 +877,7 @@ static void json_shown(FILE *f, const Show *w, const Shown *s)
     double *wave = xcalloc((size_t)P + 1, sizeof *wave);
     Bytes said = {0};
     for (int j = 0; j < P; j++) wave[j] = TAU / s->theta[j];
-    rope_text(s->r, text, sizeof text);
+    rope_text(s->given, text, sizeof text);
     fputs("{\"layers\":[", f);
     for (int l = 0; l < w->w->m->n_layers; l++)
         if (s->layer[l]) fprintf(f, "%s%d", n++ ? "," : "", l);
@@ -865,7 +891,7 @@ static void json_shown(FILE *f, const Show *w, const Shown *s)
     json_column(f, "theta", s->theta, sizeof(double), P);
     json_column(f, "wavelength", wave, sizeof(double), P);
     json_curves(f, w, s);
-    say_cost(s->r, &said);
+    say_cost(s->given, &said);
     json_sentences(f, "cost", &said);
     fprintf(f, ",\"without_weights\":%s}", blind(s->r->kind) ? "true" : "false");
     free(wave);

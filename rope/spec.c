@@ -40,6 +40,7 @@ RopeParams rope_params(int head_dim, double base)
                         .n_layers = 1,
                         .n_heads = 1,
                         .n_kv_heads = 1,
+                        .score_scale = head_dim > 0 ? 1 / sqrt((double)head_dim) : 1,
                         .copies = 1,
                         .fold = {1, 0}};
 }
@@ -51,11 +52,12 @@ static int has_common(const RopeKind *kind, const CommonKey *c)
 
 int rope_key(const RopeKind *kind, int i, RopeArg *k)
 {
-    const RopeParams p = rope_params(0, NAN);
+    const double none = (double)NAN;
+    const RopeParams p = rope_params(0, none);
     for (int c = 0; c < N_COMMON; c++) {
         const CommonKey *key = &common_keys[c];
         if (!has_common(kind, key) || i-- > 0) continue;
-        *k = (RopeArg){key->name, NAN, key->lo, key->hi, key->meaning, NULL};
+        *k = (RopeArg){key->name, none, key->lo, key->hi, key->meaning, NULL};
         if (!key->whole) memcpy(&k->def, (const char *)&p + key->field, sizeof k->def);
         return 1;
     }
@@ -64,9 +66,19 @@ int rope_key(const RopeKind *kind, int i, RopeArg *k)
             *k = kind->args[own];
             return 1;
         }
-    *k = (RopeArg){"file", NAN, NAN, NAN, "a GGUF file with the weights of this encoding", NULL};
+    *k = (RopeArg){"file", none, none, none, "a GGUF file with the weights of this encoding", NULL};
     if (kind->own_file) k->meaning = "a file of its own: see above";
     return kind->load && i == 0;
+}
+
+int rope_whole(const RopeKind *kind, const char *key)
+{
+    for (int i = 0; i < N_COMMON; i++)
+        if (has_common(kind, &common_keys[i]) && strcmp(common_keys[i].name, key) == 0)
+            return common_keys[i].whole;
+    for (int i = 0; i < ROPE_ARGS && kind->args[i].name; i++)
+        if (strcmp(kind->args[i].name, key) == 0) return kind->whole >> i & 1;
+    return 0;
 }
 
 /* Names of all keys of a kind, for messages. */
@@ -93,16 +105,20 @@ static int number(const char *kind, Str key, Str value, double lo, double hi, do
                      (int)key.n, key.s, lo, hi, (int)value.n, value.s);
 }
 
+static int refuse_part(const char *kind, const char *key, Str value, Err *e)
+{
+    return err_usage(e, "--rope %s: %s: expected a whole number, found '%.*s'", kind, key,
+                     (int)value.n, value.s);
+}
+
 static int set_common(const RopeKind *kind, const CommonKey *c, Str value, RopeParams *p, Err *e)
 {
     Str key = {c->name, strlen(c->name)};
     double v = 0;
     char *field = (char *)p + c->field;
     if (number(kind->name, key, value, c->lo, c->hi, &v, e)) return -1;
-    int whole = (int)v;
-    if (c->whole && (double)whole < v)
-        return err_usage(e, "--rope %s: %s: expected a whole number, found '%.*s'", kind->name,
-                         c->name, (int)value.n, value.s);
+    int whole = c->whole ? (int)v : 0; /* other numbers may be too large for an int */
+    if (c->whole && (double)whole < v) return refuse_part(kind->name, c->name, value, e);
     if (c->whole)
         memcpy(field, &whole, sizeof whole);
     else
@@ -125,7 +141,11 @@ static int set_own(const RopeKind *kind, int i, Str value, RopeParams *p, Err *e
 {
     const RopeArg *a = &kind->args[i];
     Str key = {a->name, strlen(a->name)};
-    if (!a->words) return number(kind->name, key, value, a->lo, a->hi, &p->arg[i], e);
+    if (!a->words) {
+        if (number(kind->name, key, value, a->lo, a->hi, &p->arg[i], e)) return -1;
+        int part = kind->whole >> i & 1 && floor(p->arg[i]) < p->arg[i];
+        return part ? refuse_part(kind->name, a->name, value, e) : 0;
+    }
     int place = word_place(a->words, value);
     p->arg[i] = place;
     return place >= 0 ? 0

@@ -27,7 +27,7 @@ static int parts_params(RopeParams *p, Err *e)
                    p->arg[PARTS_BETA], p->arg[PARTS_ALPHA]);
 }
 
-/* g w + (1 - g) w / s (arXiv:2309.00071, eq. 17 to 20). A mean of frequencies, not of wavelengths. */
+/* g w + (1 - g) w / s (arXiv:2309.00071, eq. 17 to 20). A mean of frequencies, not wavelengths. */
 static int parts_freqs(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e)
 {
     const double *a = r->p.arg;
@@ -162,13 +162,13 @@ const RopeKind rope_yarn = {
         "(1) and linear (0: no ramp and A = 1). It costs nothing. factor=1 is plain RoPE. Without "
         "a factor it is the context length of the file divided by L.",
     .common = ROPE_ORIGINAL,
-    .args = {{"factor", NAN, 1e-6, 1e6, "of the context; else the file's, or its context / L",
-              NULL},
+    .args = {{"factor", (double)NAN, 1e-6, 1e6,
+              "of the context; else the file's, or its context / L", NULL},
              {"beta_fast", 32, 1e-6, 1e9, "turns in L from which a pair is kept", NULL},
              {"beta_slow", 1, 1e-6, 1e9, "turns in L up to which it is stretched in full", NULL},
              {"truncate", 1, 0, 1, "are the ends of the ramp whole pairs?", "no yes"},
              {"ramp", 0, 0, 1, "even in pair numbers, or in turns", "index turns"},
-             {"attention_factor", NAN, 0, 1e6, "A; else computed from the factor", NULL},
+             {"attention_factor", (double)NAN, 0, 1e6, "A; else computed from the factor", NULL},
              {"mscale", 0, 0, 1e6, "weight of ln factor in A; 0: not given", NULL},
              {"mscale_all_dim", 0, 0, 1e6, "weight of ln factor in what A is divided by", NULL},
              {"attn_factor", 1, 1e-6, 1e6, "multiplies A", NULL},

@@ -32,7 +32,8 @@ static Bytes good_file(void)
     static Arch arch = {.name = "fuzz"};
     Err e;
     Rope rope;
-    RopeParams rp = {.head_dim = 2, .n_rot = 2, .base = 1e4, .factor = 1, .divisors = bias, .pos_scale = 1};
+    RopeParams rp = {
+        .head_dim = 2, .n_rot = 2, .base = 1e4, .factor = 1, .divisors = bias, .pos_scale = 1};
     if (rope_new(&rope, rope_find("plain"), &rp, ROPE_HALF, NULL, &e)) abort();
     Model m = {.arch = &arch,
                .n_layers = 1,

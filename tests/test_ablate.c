@@ -380,7 +380,8 @@ static void test_classes(void)
     Loaded x;
     AnalysisOptions o = analysis_defaults();
     if (!load(&x, &phi, NULL)) return;
-    Selection every = {.layer = all, .head = all}, some = {.layer = one, .head = one};
+    Selection every = {.m = &x.m, .layer = all, .head = all};
+    Selection some = {.m = &x.m, .layer = one, .head = one};
     Analysis *a = analysis_new(&x.m, &o);
     for (int which = PAIRS_PARTIAL; which <= PAIRS_FULL; which++) {
         Pairs p = pairs_pick(a, &every, which, NULL);
@@ -414,7 +415,7 @@ static void test_controls(void)
     Loaded x;
     AnalysisOptions o = analysis_defaults();
     if (!load(&x, &phi, NULL)) return;
-    Selection s = {.layer = all, .head = one};
+    Selection s = {.m = &x.m, .layer = all, .head = one};
     Analysis *a = analysis_new(&x.m, &o);
     Pairs like = pairs_pick(a, &s, PAIRS_PARTIAL, NULL), first = pairs_control(a, &like, 1);
     for (int seed = 1; seed <= DRAWS; seed++) {
@@ -503,7 +504,8 @@ static void test_massive(void)
     uint8_t all[] = {1, 1, 1}, first[] = {1, 0, 0};
     Loaded x;
     if (!load(&x, &phi, NULL)) return;
-    Selection every = {.layer = all, .head = all}, some = {.layer = first, .head = first};
+    Selection every = {.m = &x.m, .layer = all, .head = all};
+    Selection some = {.m = &x.m, .layer = first, .head = first};
     Channels *c = channels_new(&x.m);
     show_planted(c, &x.m);
     Edit *e = edit_massive(c, &every, 5, 0), *low = edit_massive(c, &every, 5, 1);
@@ -526,6 +528,46 @@ static void test_massive(void)
     unload(&x);
 }
 
+/* alpha_1 of n tokens over the selected heads. */
+static double alpha_of(const Model *m, const Selection *s)
+{
+    enum { N = 24 };
+    AnalysisOptions o = analysis_defaults();
+    Analysis *a = analysis_new(m, &o);
+    analysis_window(a);
+    free(logits_of(m, N, &(StateOptions){.n_ctx = N, .n_threads = 1, .exact = 1}, NULL,
+                   analysis_probe(a)));
+    double alpha = analysis_sinks(a, s).alpha_1;
+    analysis_free(a);
+    return alpha;
+}
+
+/* Selected heads of the file in a model that makes other heads of them: the copies of those, of the
+ * layers that have copies. [heads of the file] and [heads of the other model]. */
+static void check_copies(const char *rope, const uint8_t *file, const uint8_t *other)
+{
+    uint8_t *here = xcalloc(4, 1), layer[] = {1, 0}; /* not one byte more than the file has heads */
+    Loaded x, y;
+    ModelOptions mo = {.rope = rope};
+    memcpy(here, file, 4);
+    if (!load(&x, &adjacent, NULL)) return;
+    if (!load(&y, &adjacent, &mo)) return;
+    Selection s = {.m = &x.m, .layer = layer, .head = here};
+    Selection t = {.m = &y.m, .layer = layer, .head = (uint8_t *)(uintptr_t)other};
+    double got = alpha_of(&y.m, &s), want = alpha_of(&y.m, &t);
+    CHECK_MSG(got >= want && got <= want, "%s: alpha_1 %.9g, expected %.9g", rope, got, want);
+    free(here);
+    unload(&x), unload(&y);
+}
+
+static void test_copies(void)
+{
+    check_copies("ropepp", (uint8_t[]){0, 1, 0, 1}, (uint8_t[]){0, 0, 1, 1, 0, 0, 1, 1});
+    check_copies("ropepp", (uint8_t[]){0, 0, 1, 0}, (uint8_t[]){0, 0, 0, 0, 1, 1, 0, 0});
+    check_copies("ropepp:mode=eh", (uint8_t[]){1, 0, 0, 1}, (uint8_t[]){1, 1, 0, 0});
+    check_copies("ropepp:mode=imagx", (uint8_t[]){0, 1, 1, 0}, (uint8_t[]){0, 1, 1, 0});
+}
+
 /* ---------------------------------------------------------------- what is said */
 
 static AblationRun run_of(const char *name, int control_of, double ratio, double sink)
@@ -538,8 +580,8 @@ static AblationRun run_of(const char *name, int control_of, double ratio, double
                      .perplexity = 20 * ratio,
                      .ratio = ratio,
                      .all = {.alpha_1 = sink, .sink_1 = sink, .sink_eps = 0.3, .t = 64}};
-    snprintf(r.name, sizeof r.name, "%s", name);
-    snprintf(r.edit, sizeof r.edit, "an edit named %s", name);
+    r.name = name;
+    r.edit = name;
     r.chosen = r.all;
     return r;
 }
@@ -632,6 +674,7 @@ int main(void)
     test_controls();
     test_hash();
     test_massive();
+    test_copies();
     test_findings();
     return check_done();
 }

@@ -118,7 +118,8 @@ static void plant(Planted *p, const Plan *plan)
     Err e;
     Rng rng = rng_new(77);
     int H = plan->n_heads, K = plan->n_kv;
-    RopeParams rp = {.head_dim = SIZE, .n_rot = plan->n_rot, .base = 10000, .factor = 1, .pos_scale = 1};
+    RopeParams rp = {
+        .head_dim = SIZE, .n_rot = plan->n_rot, .base = 10000, .factor = 1, .pos_scale = 1};
     *p = (Planted){.plan = plan};
     CHECK(rope_new(&p->rope, &rope_plain, &rp, plan->layout, NULL, &e) == 0);
     p->rope.amplitude = plan->amplitude;

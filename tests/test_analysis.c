@@ -22,8 +22,12 @@ static void shape_new(Shape *s, int n_layers, int n_heads, int n_kv, int n_rot, 
                       const char *kind, int n_ctx)
 {
     Err e;
-    RopeParams p = {
-        .head_dim = n_rot + 4, .n_rot = n_rot, .base = 10000, .factor = 1, .n_ctx_orig = n_ctx, .pos_scale = 1};
+    RopeParams p = {.head_dim = n_rot + 4,
+                    .n_rot = n_rot,
+                    .base = 10000,
+                    .factor = 1,
+                    .n_ctx_orig = n_ctx,
+                    .pos_scale = 1};
     *s = (Shape){0};
     CHECK(rope_new(&s->rope, rope_find(kind), &p, layout, NULL, &e) == 0);
     s->m = (Model){.n_layers = n_layers,

@@ -35,7 +35,8 @@ typedef struct {
 static void lone_new(Lone *y, const char *kind, int n_rot, double base, double factor, int n_ctx)
 {
     Err e;
-    RopeParams p = {.head_dim = n_rot, .n_rot = n_rot, .base = base, .factor = factor, .pos_scale = 1};
+    RopeParams p = {
+        .head_dim = n_rot, .n_rot = n_rot, .base = base, .factor = factor, .pos_scale = 1};
     p.n_ctx_orig = n_ctx;
     *y = (Lone){0};
     CHECK(rope_new(&y->rope[0], rope_find(kind), &p, ROPE_HALF, NULL, &e) == 0);
@@ -385,7 +386,8 @@ static void test_ropes(void)
     Layer layer[5];
     for (int l = 0; l < 5; l++) layer[l] = (Layer){.n_heads = 1, .n_kv_heads = 1, .rope = l == 3};
     lone_new(&y, "plain", 8, 1e6, 1, 4096);
-    RopeParams p = {.head_dim = 20, .n_rot = 8, .base = 1e4, .factor = 1, .n_ctx_orig = 64, .pos_scale = 1};
+    RopeParams p = {
+        .head_dim = 20, .n_rot = 8, .base = 1e4, .factor = 1, .n_ctx_orig = 64, .pos_scale = 1};
     p.divisors = divisors;
     CHECK(rope_new(&y.rope[1], rope_find("plain"), &p, ROPE_ADJACENT, NULL, &e) == 0);
     y.m.n_ropes = 2, y.m.n_layers = 5, y.m.layer = layer;

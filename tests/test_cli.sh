@@ -45,7 +45,8 @@ ok "no arguments: 2" exits 2
 ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
-for command in info tokenize generate chat perplexity bench analyze ablate bounds check merge report; do
+for command in info tokenize generate chat perplexity bench analyze ablate sweep bounds check explain \
+    merge report rope; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
@@ -134,6 +135,105 @@ ok "any bytes are text" exits 0
 ok "and their JSON parses" is_json "$out"
 run tokenize $model -p ""
 ok "no text is a text" exits 0
+
+# ---- rope: the list of encodings, one explained; which one was in force
+
+run rope
+ok "rope lists the kinds" exits 0
+ok "with their sources" says "linear .*arXiv:2306.15595"
+ok "in groups" says "^Not the same in every layer"
+ok "and ends with examples" [ "$(tail -n 5 "$out" | head -n 1)" = Examples ]
+run rope --json
+ok "rope --json says what it is" says '"schema":"ropescope.ropes/1"'
+ok "rope --json parses" is_json "$out"
+run rope linear:factor=4
+ok "rope KIND explains it" says "theta_j = base"
+ok "says its keys" says "^- factor (.*): "
+ok "and its cache" says "Rotated keys can be cached"
+ok "and draws it over the stretched context" says "4096 *10000"
+cp "$out" "$dir/linear"
+run rope linear:factor=4 -o "$dir/linear.txt"
+ok "rope -o writes a file" cmp -s "$dir/linear.txt" "$dir/linear"
+ok "and nothing on stdout" silent "$out"
+run rope linear:factor=4 --ascii
+ok "rope --ascii is ASCII" [ "$(LC_ALL=C tr -d '\000-\177' <"$out" | wc -c)" -eq 0 ]
+ok "with two curves" says "[*].*[.:]"
+run rope yarn:factor=4 --head-dim 32 --base 1e6 --ctx 1000 --heads 2 --layers 3 --span 500 --json
+ok "rope KIND --json says what it is" says '"schema":"ropescope.rope/1"'
+ok "rope KIND --json parses" is_json "$out"
+ok "over the span asked for" says '"distance":.0,1,.*,500.'
+run rope nope-layers --layers 8
+ok "rope shows which layers do what" says "in layers 3, 7"
+run rope -m $model
+ok "rope -m explains what the model has" says "^plain$"
+run rope none -m $model --rope-layers 1-2
+ok "rope KIND -m: a kind in some layers" says "none.* in layers 1 .. 2"
+refused 2 "expected one of plain none" rope spiral
+refused 2 "there is no key 'fac'" rope linear:fac=2
+refused 2 "one kind is enough" rope plain none
+refused 2 "has its own" rope plain -m $model --base 100
+refused 2 "for one kind" rope --heads 3
+refused 2 "even number" rope plain --head-dim 3
+refused 2 "layers of a model" rope plain --rope-layers 1
+refused 1 "no-such" rope plain -m no-such.gguf
+for command in info bounds "generate -p a -n 1" "analyze -f $sample" "ablate -f $sample"; do
+    refused 2 "give that, too" $command -m $model --rope-layers 1
+done
+refused 2 "model, which is missing" bounds --base 100 --n-rot 8 --ctx 99 --rope none --rope-layers 1
+
+run info $model --rope none --rope-layers 1-2
+ok "info names the encoding of each group of layers" says "layers 1 .. 2: none"
+run info $model --rope none --rope-layers 1-2 --json
+ok "info --json has them, too" says '"kind":"none","text":"none[^]]*"layers":.1,2.'
+ok "and parses" is_json "$out"
+half="--rope linear:factor=2 --rope-layers 1-2"
+said="linear:factor=2 in layers 1-2"
+run analyze $model -f $sample -n 64 $half
+ok "analyze names the layers of --rope-layers" says "$said"
+run analyze $model -f $sample -n 64 $half --json --capture "$dir/half.safetensors"
+ok "its JSON does" says "\"rope_override\":\"$said\""
+ok "a capture does" grep -aq "$said" "$dir/half.safetensors"
+run analyze $model -f $sample -n 64 $half --partial "$dir/half.part"
+ok "a partial result does" grep -aq "$said" "$dir/half.part"
+run merge "$dir/half.part" --json
+ok "and what is merged from it" says "$said"
+run generate $model -p "Once" -n 1 $half
+ok "generate does" complains "encoding: $said, not the file's"
+run perplexity $model -f $sample -c 64 --chunks 2 $half
+ok "perplexity does" says "encoding: $said, not the file's"
+run perplexity $model -f $sample -c 64 --chunks 2 $half --json
+ok "its JSON does" says "\"rope_override\":\"$said\""
+run bench $model -n 1 --n-prompt 2 -r 1 $half
+ok "bench does" says "encoding: $said, not the file's"
+run bench $model -n 1 --n-prompt 2 -r 1 $half --json
+ok "its JSON does" says "\"rope_override\":\"$said\""
+run bounds $model $half
+ok "bounds does" says "$said"
+run check $model -f $sample -n 64 $half
+ok "check does" says "$said"
+run ablate $model -f $sample -n 128 -c 64 --rope none --rope-layers 2
+ok "ablate --rope-layers" says "none in layers 2"
+run analyze $model -f $sample -n 64 --rope-scale 2 --json
+ok "--rope-scale is said in full" says '"rope_override":"linear:factor=2"'
+
+# A config.json: reports say what it put in force, and not its name alone.
+printf '{"model_type":"llama","rope_theta":500}' >"$dir/config.json"
+run analyze $model -f $sample -n 64 --rope "$dir/config.json" --json
+ok "a report says what a config.json says" says "config.json: plain:base=500\""
+run analyze $model -f $sample -n 64 --rope "$dir/config.json" --rope-layers 1-2 --json
+ok "and for which layers" says "config.json: plain:base=500 in layers 1 .. 2\""
+run bounds $model --rope "$dir/config.json" --json
+ok "bounds does" says "config.json: plain:base=500\""
+run ablate $model -f $sample -n 128 -c 64 --rope "$dir/config.json" --json
+ok "ablate does" says "config.json: plain:base=500'"
+run rope "$dir/config.json" -m $model
+ok "rope explains the encodings of a config.json" says "RoFormer"
+refused 2 "give that, too: -m FILE" rope "$dir/config.json"
+printf '{"rope_theta":500,"num_hidden_layers":999}' >"$dir/config.json"
+refused 1 "num_hidden_layers: expected" rope "$dir/config.json" -m $model
+
+run generate $model -p Once -n 4 --rope xpos:centre=1e9
+ok "logits that are no numbers name the encoding" complains "position encoding, xpos:base"
 
 # ---- generate, perplexity, bench
 
@@ -403,6 +503,15 @@ run analyze $model -f $sample -n 701 -c 128 --shard 1/3 --partial "$dir/text.par
 refused 1 "n_text_tokens.*701" merge "$dir/3-2.part" "$dir/text.part"
 run analyze $model -f $sample -n 700 -c 128 --kv f16 --shard 1/3 --partial "$dir/kv.part"
 refused 1 'kv: expected "f32"' merge "$dir/3-2.part" "$dir/kv.part"
+for factor in 1 2; do # one name and one text, two lists of factors
+    list=$(yes $factor | head -n 16 | paste -s -d, -)
+    printf '{"model_type":"llama","rope_theta":10000,"max_position_embeddings":512,' >"$dir/rope.json"
+    printf '"original_max_position_embeddings":512,"rope_scaling":{"rope_type":"longrope",' >>"$dir/rope.json"
+    printf '"factor":1,"short_factor":[%s],"long_factor":[%s]}}' "$list" "$list" >>"$dir/rope.json"
+    run analyze $model -f $sample -n 700 -c 128 --rope "$dir/rope.json" --shard 1/3 \
+        --partial "$dir/rope$factor.part"
+done
+refused 1 ': ropes.0..theta.0.: expected 1, .*found 0.5' merge "$dir/rope1.part" "$dir/rope2.part"
 head -c 1000 "$dir/3-1.part" >"$dir/cut.part"
 refused 1 "cut.part: " merge "$dir/cut.part"
 refused 1 "magic" merge $sample
@@ -616,6 +725,14 @@ ok "an encoding can be swapped" [ -n "$none" ]
 ok "p-RoPE that keeps nothing is none" says "p-RoPE, p = 0.*\"perplexity\":$none,"
 ok "and that is another model" [ "$none" != "$unedited" ]
 head -c 300 $sample >"$dir/head"
+spec=yarn:factor=4,original=512,beta_fast=31.5,beta_slow=1.25,attention_factor=1.125
+run ablate $model -f "$dir/head" -c 16 --rope $spec --rope-layers 1,3
+ok "ablate has a long name in full, on a line of its own" says "^  encoding $spec in layers 1,3\$"
+ok "and its figures below" says "^                                            - rope  *[1-9]"
+run ablate $model -f "$dir/head" -c 16 --rope $spec --rope-layers 1,3 --json
+ok "and in JSON" says "\"name\":\"encoding $spec in layers 1,3\""
+run ablate $model -f "$dir/head" -c 16 --rope ropepp --heads 3 --layers 1
+ok "ablate --heads in a model with copies of heads" exits 0
 run perplexity $model -f "$dir/head" -c 16 --protocol full --json --drop 0,2-3 --layers 1-2 --heads 0
 cp "$out" "$dir/edited"
 ok "perplexity --drop says what was edited" says '"edits":"the pairs 0,2-3 dropped .*(6 pairs in 2 heads; layers 1-2, heads 0)"'
@@ -944,6 +1061,243 @@ run ablate $model -f $sample -n 300 --drop candidates
 ok "nothing to ablate: 1" exits 1
 ok "and that is said" complains "nothing was ablated"
 ok "the unedited run is printed all the same" says "unedited"
+
+# ---- explain
+
+run explain $model -p "Once upon a time" --layer 1 --head 2 --query -2 --key 1 --pair 3
+ok "explain walks from the question" says "^1. The question"
+ok "to the weight" says "^key 1 has rank"
+ok "and a pair" says "^7. Pair 3, step by step"
+ok "and it adds up" says "it adds up"
+cp "$out" "$dir/walk"
+run explain $model -p "Once upon a time" --layer 1 --head 2 --query -2 --key 1 --pair 3 -t 1 -b 2 --isa base
+ok "threads, batches and kernels change nothing but their names" \
+    sh -c "grep -v '^run ' '$out' >'$dir/a'; grep -v '^run ' '$dir/walk' | cmp -s - '$dir/a'"
+run explain $model -f $sample -c 40
+ok "of a long text the context takes the first tokens" complains "the context takes the first 40"
+ok "without --pair that is offered" says "^--pair P goes through"
+run explain $model -p "Once upon a time" --json -o "$dir/walk.json"
+ok "explain --json" is_json "$dir/walk.json"
+ok "explain --json names its schema" grep -q '"schema":"ropescope.explain/1"' "$dir/walk.json"
+run explain $model -p "Once upon a time" --key 2 --rope plain:n_rot=8,pos_scale=0.5 --kv f16 --int8
+ok "explain: an encoding in the place of the file's" says "intervention"
+ok "explain: positions of its own" says "token j at 1$"
+ok "explain: values that do not turn" says "^not rotated: the 24 values from 8 on"
+ok "explain: keys in 16 bits" says "16 bits in the cache"
+ok "explain: it adds up then, too" says "it adds up"
+run explain $model -p "Once upon a time" --rope none
+ok "explain: nothing turns" says "^No pair turns"
+run explain $model -p "Once upon a time" --keep-rope 0.5
+ok "explain: an edited run is called one" says "^edited"
+refused 2 "0 to 4" explain $model -p "Once upon a time" --layer 5
+refused 2 "a query sees keys up to itself" explain $model -p "Once upon a time" --query 1 --key 2
+refused 2 "rotates 16 pairs" explain $model -p "Once upon a time" --pair 16
+refused 2 "no text" explain $model
+# ---- sweep
+
+sweep="sweep $model -f $sample --contexts 64,16 --rope plain --rope none --rope linear --factors 2,4"
+run $sweep -o "$dir/cells"
+cp "$dir/cells" "$dir/whole"
+ok "sweep runs" exits 0
+ok "sweep prints a row for each encoding" says '^  d  linear:factor=4  '
+ok "and says how tokens are scored" says 'The same tokens are scored at every context'
+ok "and what is best" says 'Lowest perplexity: at 16 plain'
+ok "and where the others break" says 'none is broken at 16'
+ok "a cell is a line" [ "$(wc -l <"$dir/cells")" -eq 8 ]
+sed 's/.*"asked":"\([^"]*\)".*"context":\([0-9]*\),.*/\1 \2/' "$dir/cells" >"$dir/order"
+ok "the cells are in the order asked for, contexts ascending" [ "$(tr '\n' ' ' <"$dir/order")" = \
+    "plain 16 plain 64 none 16 none 64 linear:factor=2 16 linear:factor=2 64 linear:factor=4 16 linear:factor=4 64 " ]
+while read -r line; do printf '%s\n' "$line" >"$dir/line" && is_json "$dir/line" || echo bad; done \
+    <"$dir/cells" >"$dir/bad"
+ok "each line parses" silent "$dir/bad"
+cp "$out" "$dir/chart"
+run $sweep -o "$dir/cells"
+ok "all cells there: nothing is run" complains "has 8 of the 8 cells"
+ok "and the file stays as it is" cmp -s "$dir/whole" "$dir/cells"
+ok "and the chart, too" cmp -s "$dir/chart" "$out"
+for options in "-t 1" "-t 3 -b 7" "--isa base"; do
+    run $sweep $options --json
+    ok "sweep $options: the same bytes" cmp -s "$dir/whole" "$out"
+done
+
+# What a crash leaves: whole lines, and the beginning of one.
+for bytes in 1 30 700; do
+    head -n 3 "$dir/whole" >"$dir/cells"
+    sed -n 4p "$dir/whole" | head -c $bytes >>"$dir/cells"
+    run $sweep -o "$dir/cells"
+    ok "a line cut after $bytes bytes is dropped" complains "cut off is dropped"
+    ok "and the file becomes that of an uninterrupted run" cmp -s "$dir/whole" "$dir/cells"
+done
+: >"$dir/cells"
+run $sweep -o "$dir/cells"
+ok "an empty file is begun" cmp -s "$dir/whole" "$dir/cells"
+sed -n '1p;6,8p' "$dir/whole" >"$dir/cells"
+run $sweep -o "$dir/cells"
+sort "$dir/whole" >"$dir/a"
+sort "$dir/cells" >"$dir/b"
+ok "cells of another order are not run again" cmp -s "$dir/a" "$dir/b"
+
+# stays FILE WORDS ARGUMENTS...: refused, and the file is as it was.
+stays() {
+    cp "$1" "$dir/before"
+    file=$1 words=$2
+    shift 2
+    run "$@" -o "$file"
+    ok "'$*' is refused" exits 1
+    ok "'$*' says '$words'" complains "$words"
+    ok "'$*' leaves the file alone" cmp -s "$file" "$dir/before"
+}
+cp "$sample" "$dir/foreign"
+stays "$dir/foreign" "expected a JSON object" $sweep
+printf 'no newline' >"$dir/foreign"
+stays "$dir/foreign" "something else" $sweep
+run analyze $model -f $sample -n 100 --json -o "$dir/foreign"
+stays "$dir/foreign" "foreign: line 1" $sweep
+cp "$dir/whole" "$dir/cells"
+stays "$dir/cells" "other settings: activations" $sweep --int8
+stays "$dir/cells" "other settings: sink_eps" $sweep --sink-eps 0.2
+stays "$dir/cells" "other settings: n_tokens" $sweep -n 100
+stays "$dir/cells" "other settings: protocol" $sweep --protocol full
+stays "$dir/cells" "other settings: observed" $sweep --no-analysis
+stays "$dir/cells" "other settings: text_sha256" sweep $model -f "$dir/whole" --contexts 16,64
+stays "$dir/cells" "other settings: rope_layers" $sweep --rope-layers 1
+sed '2s/"perplexity":\([0-9]\)/"perplexity":0\1/' "$dir/whole" >"$dir/cells"
+stays "$dir/cells" "line 2: " $sweep
+sed '2s/"n_strong":/"more":1,"n_strong":/' "$dir/whole" >"$dir/cells"
+stays "$dir/cells" "line 2: expected a cell as it is written" $sweep
+sed -n '2s/"n_strong":[0-9]*,/"n_strong":7,/p' "$dir/whole" | cat "$dir/whole" - >"$dir/cells"
+stays "$dir/cells" "line 9: expected what a line before it says of the same cell" $sweep
+sed -n 2p "$dir/whole" | cat "$dir/whole" - >"$dir/cells"
+run $sweep -o "$dir/cells"
+ok "a cell may be there twice" complains "has 8 of the 8 cells"
+
+# The same figures as the commands that measure one of them.
+figure() { sed -n "$2s/.*\"$1\":\([-0-9.e+]*\)[,}].*/\1/p" "$3"; } # NAME LINE FILE
+head -c 2000 $sample >"$dir/part"
+for protocol in full llama.cpp; do
+    run sweep $model -f "$dir/part" --contexts 100,300 --rope linear:factor=2 --protocol $protocol \
+        -n 100000 -o "$dir/cells-$protocol"
+    for n in 1 2; do
+        context=$(figure context $n "$dir/cells-$protocol")
+        run perplexity $model -f "$dir/part" -c "$context" --rope linear:factor=2 --exact --json \
+            --protocol $protocol
+        ok "sweep, $protocol, $context: the perplexity of perplexity" \
+            says "\"perplexity\":$(figure perplexity $n "$dir/cells-$protocol"),"
+        ok "and its error" says "\"error\":$(figure perplexity_error $n "$dir/cells-$protocol")}"
+        ok "and its tokens" says "\"tokens_scored\":$(figure tokens_scored $n "$dir/cells-$protocol"),"
+    done
+done
+run sweep $model -f $sample --contexts 64 --rope linear:factor=2 --bos off --protocol full -n 640 \
+    --strong-ratio 2 --strong-r 0.5 -o "$dir/cells-off"
+given="analyze $model -f $sample -n 640 -c 64 --rope linear:factor=2 --bos off --strong-ratio 2 --strong-r 0.5"
+run $given --json
+for name in alpha_1 sink_1 n_strong n_candidates n_candidate_heads; do
+    value=$(figure $name 1 "$dir/cells-off")
+    ok "sweep: $name is that of analyze ($value)" says "\"$name\":$value,"
+done
+ok "(there are strong pairs to be counted)" [ "$(figure n_strong 1 "$dir/cells-off")" -gt 0 ]
+run check ${given#analyze } --bounds all --json
+sed 's/"id"/\n&/g' "$dir/cells-off" | sed -n 's/^"id":"\(..\)","share":[^,]*,"hits":\([0-9]*\),"of":\([0-9]*\),"chance":\([^,]*\),.*/\1 \2 \3 \4/p' >"$dir/bounds"
+ok "sweep has seven bounds" [ "$(wc -l <"$dir/bounds")" -eq 7 ]
+while read -r id hits of chance; do
+    ok "sweep: $id is that of check" says "\"id\":\"$id\".*\"hits\":$hits,\"of\":$of,\"chance\":$chance,"
+done <"$dir/bounds"
+
+run sweep $model -f $sample --contexts 16,32 --rope linear:factor=%c --bases 1e4,5e4 --json --no-analysis
+ok "%c is the context" says '"rope":"linear:base=10000,factor=32","context":32,'
+ok "--bases are plain encodings" says '"rope":"plain:base=50000","context":16,'
+ok "--no-analysis: no figures of attention" says '"alpha_1":null'
+for spec in linear:factor=3 ntk:alpha=3 yarn:factor=3; do
+    run sweep $model -f $sample --contexts 16 --rope ${spec%%:*} --factors 3 --json --no-analysis
+    ok "--factors of ${spec%%:*}" says "\"asked\":\"$spec\""
+done
+run sweep $model -f $sample --contexts 16 --rope plain --factors 3 --json --no-analysis
+ok "--factors leaves kinds without one alone" says '"asked":"plain"'
+run sweep $model -f $sample --contexts 16 --rope linear:factor=2 --rope linear:factor=2.0 --json
+ok "two names of one encoding are run once" [ "$(sed 's/.*"version"//' "$out" | uniq | wc -l)" -eq 1 ]
+# One text, two encodings: what is in a list, a pattern of layers or a file of weights is no word of it.
+longrope() { # FACTOR FILE: config.json with 16 short and 16 long factors
+    list=$(yes "$1" | head -n 16 | paste -s -d, -)
+    printf '{"model_type":"llama","rope_theta":10000,"max_position_embeddings":512,' >"$2"
+    printf '"original_max_position_embeddings":512,"rope_scaling":{"rope_type":"longrope",' >>"$2"
+    printf '"factor":1,"short_factor":[%s],"long_factor":[%s]}}' "$list" "$list" >>"$2"
+}
+nope() { printf '{"model_type":"smollm3","rope_theta":10000,"no_rope_layers":%s}' "$1" >"$2"; }
+longrope 1 "$dir/la.json"
+longrope 2 "$dir/lb.json"
+nope '[1,0,1,1,1]' "$dir/na.json"
+nope '[1,1,0,1,1]' "$dir/nb.json"
+for two in "la lb" "na nb"; do
+    a=$dir/${two% *}.json b=$dir/${two#* }.json
+    twins="sweep $model -f $sample --contexts 16 --rope $a --rope $b"
+    run $twins -o "$dir/twins-${two% *}"
+    ok "sweep of two config.json of one text ($two)" exits 0
+    sed 's/.*"rope"://;s/,"rope_hash".*//' "$dir/twins-${two% *}" >"$dir/texts"
+    ok "(their texts are the same)" [ "$(uniq "$dir/texts" | grep -c .)" -eq 1 ]
+    sed 's/.*"tokens_scored"//' "$dir/twins-${two% *}" >"$dir/figures"
+    ok "each has figures of its own" [ "$(uniq "$dir/figures" | grep -c .)" -eq 2 ]
+    run sweep $model -f $sample --contexts 16 --rope "$b" --json
+    ok "those that it has alone" [ "$(sed 's/.*"version"//' "$out")" = \
+        "$(sed -n '2s/.*"version"//p' "$dir/twins-${two% *}")" ]
+    run $twins -o "$dir/twins-${two% *}"
+    ok "and both are there when gone on from" complains "has 2 of the 2 cells"
+done
+if [ $json_tool -eq 1 ]; then
+    weights="python3 tests/make_rope_weights.py path $dir/W.gguf 5 128 4 2 32"
+    of_file="sweep $model -f $sample --contexts 16 --rope path:file=$dir/W.gguf --rope plain"
+    $weights 1
+    run $of_file -o "$dir/weighed"
+    ok "sweep with a file of weights" exits 0
+    run $of_file -o "$dir/weighed"
+    ok "which is as it was" complains "has 2 of the 2 cells"
+    $weights 2
+    run $of_file -o "$dir/weighed"
+    ok "a file of weights that was written anew: another encoding" complains "has 1 of the 2 cells"
+    run $of_file --json
+    ok "and its figures are those shown" [ "$(sed -n 1p "$out")" = "$(sed -n 3p "$dir/weighed")" ]
+fi
+run sweep $model -f $sample --contexts 16 --json
+ok "without --rope: the encoding of the file" says '"asked":null,.*"rope":"plain:base=10000"'
+refused 2 "expected numbers" sweep $model -f $sample --contexts 16,x
+refused 2 "expected numbers" sweep $model -f $sample --contexts 16,
+refused 2 "all different" sweep $model -f $sample --contexts 16,16
+refused 2 "all different" sweep $model -f $sample --contexts 16.5
+refused 2 "expected one of" sweep $model -f $sample --rope plain --rope dance
+refused 2 "of which kinds" sweep $model -f $sample --factors 1,2
+refused 2 "and --factors does, too" sweep $model -f $sample --rope linear:factor=2 --factors 1,2
+refused 2 "of which encoding" sweep $model -f $sample --rope-layers 1
+refused 2 "expected same, full or llama.cpp" sweep $model -f $sample --protocol half
+refused 2 "a file keeps the cells" sweep $model -f $sample -o -
+refused 2 "would replace" sweep $model -f $sample -o $sample
+refused 1 "asks for too few" sweep $model -f $sample --contexts 64 -n 63
+refused 1 "the text is too short" sweep $model -p 'too short' --contexts 64
+refused 1 "Is a directory" sweep $model -f $sample --contexts 16 -o "$dir"
+refused 1 "that lines can be added to" sweep $model -f $sample --contexts 16 -o /dev/null
+
+last="ropescope sweep, interrupted"
+long="--contexts 64,256 --rope plain --rope none --rope linear --factors 2,4,8 -n 700"
+"$program" sweep $model -f $sample $long -o "$dir/cut" >"$out" 2>"$err" &
+pid=$!
+i=0
+while [ ! -s "$dir/cut" ] && [ $i -lt 600 ]; do sleep 0.02; i=$((i + 1)); done
+kill -STOP $pid
+cp "$dir/cut" "$dir/before"
+"$program" sweep $model -f $sample --contexts 16 --rope plain -o "$dir/cut" >"$out.2" 2>"$err.2"
+second=$?
+ok "a second sweep into the same file is refused" [ $second -eq 1 ]
+ok "and says why" grep -q "another sweep is writing it" "$err.2"
+ok "and the file is that of the first" cmp -s "$dir/cut" "$dir/before"
+kill -INT $pid
+kill -CONT $pid
+wait $pid
+status=$?
+ok "an interrupted sweep exits with 130" exits 130
+ok "and says how it goes on" complains "goes on from there"
+ok "and keeps whole lines alone" [ "$(grep -c '}]}$' "$dir/cut")" -eq "$(grep -c '' "$dir/cut")" ]
+ok "and not all of them" [ "$(wc -l <"$dir/cut")" -lt 10 ]
+run sweep $model -f $sample $long -o "$dir/cut"
+run sweep $model -f $sample $long --json
+ok "gone on from, it is as if nothing had been" cmp -s "$dir/cut" "$out"
 
 # ---- interruption
 

@@ -18,8 +18,12 @@ typedef struct {
 static void shape_new(Shape *s, int n_rot, int n_ctx)
 {
     Err e;
-    RopeParams p = {
-        .head_dim = n_rot, .n_rot = n_rot, .base = 10000, .factor = 1, .n_ctx_orig = n_ctx, .pos_scale = 1};
+    RopeParams p = {.head_dim = n_rot,
+                    .n_rot = n_rot,
+                    .base = 10000,
+                    .factor = 1,
+                    .n_ctx_orig = n_ctx,
+                    .pos_scale = 1};
     *s = (Shape){0};
     CHECK(rope_new(&s->rope, rope_find("plain"), &p, ROPE_HALF, NULL, &e) == 0);
     s->layer[0] = (Layer){.n_heads = 3, .n_kv_heads = 1};

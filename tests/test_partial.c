@@ -20,7 +20,12 @@ typedef struct {
 static void shape_new(Shape *s, int n_layers, int n_heads, int n_rot, int D)
 {
     Err e;
-    RopeParams p = {.head_dim = D, .n_rot = n_rot, .base = 10000, .factor = 1, .n_ctx_orig = 48, .pos_scale = 1};
+    RopeParams p = {.head_dim = D,
+                    .n_rot = n_rot,
+                    .base = 10000,
+                    .factor = 1,
+                    .n_ctx_orig = 48,
+                    .pos_scale = 1};
     *s = (Shape){.arch = {.name = "shape \"\n"}};
     for (int i = 0; i < 8; i++) s->divisors[i] = 1 + (float)i / 3;
     for (int i = 0; i < 64; i++) s->bias[i] = (float)i / 7;
@@ -337,9 +342,9 @@ static void test_mismatches(Shape *s)
     MISMATCH(o.sink_t = 9, "sink_t");
     MISMATCH(o.n_ctx = 77, "train_ctx");
     double theta = s->rope[0].inv_freq[1];
-    MISMATCH(s->rope[0].inv_freq[1] = nextafter(theta, 1), "ropes");
+    MISMATCH(s->rope[0].inv_freq[1] = nextafter(theta, 1), ": ropes[0].theta[1]: expected ");
     s->rope[0].inv_freq[1] = theta;
-    MISMATCH(s->layer[1].window = 8, "layers");
+    MISMATCH(s->layer[1].window = 8, ": layers[1].window: expected 7, as in file, found 8");
     s->layer[1].window = 7;
 #undef MISMATCH
     free(with.s);

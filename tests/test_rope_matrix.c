@@ -25,6 +25,7 @@ typedef struct {
     int n_tokens;
     int ids[MAX_TOKENS];
     double tolerance; /* at rounding level, relative to the largest logit */
+    int odd;          /* an odd number of key heads: they cannot be halved */
 } Subject;
 
 typedef struct {
@@ -206,7 +207,7 @@ static const Identity identities[] = {
     {"dynamic:factor=4,original=16", "plain", DIFFERENT},
     {"dynamic:factor=4,original=16,step=8", "dynamic:factor=4,original=16,length=96", DIFFERENT},
     {"yarn:factor=4,original=16", "linear:factor=4", DIFFERENT},
-    {"yarn:factor=4,original=1000,truncate=no", "yarn:factor=4,original=1000", DIFFERENT},
+    {"yarn:factor=4,original=3000,truncate=no", "yarn:factor=4,original=3000", DIFFERENT},
     {"ntk:alpha=4", "linear:factor=4", DIFFERENT},
     {"llama3:factor=4,original=64", "plain", DIFFERENT},
 };
@@ -216,6 +217,10 @@ static void check_identity(const Subject *x, const Identity *i)
 {
     static const Way way = {2, 32, NULL};
     size_t n = 0;
+    if (x->odd && strstr(i->a, "mode=eh")) {
+        check_skip("%s: %s: an odd number of key heads", x->name, i->a);
+        return;
+    }
     float *a = logits_of(x, i->a, &way, &n), *b = logits_of(x, i->b, &way, &n);
     if (a && b) {
         double d = distance(a, b, n);
@@ -277,7 +282,7 @@ static void test_registry_covered(void)
         for (int i = 0; i < N_SPECS; i++)
             found |= strncmp(specs[i], name, strlen(name)) == 0 &&
                      (!specs[i][strlen(name)] || specs[i][strlen(name)] == ':');
-        CHECK_MSG(found, "kind %s has no row here", name);
+        CHECK_MSG(found, "kind %s has no row in specs", name);
         CHECK_MSG(rope_at(k)->formula && rope_at(k)->source && rope_at(k)->summary &&
                       rope_at(k)->detail && rope_at(k)->freqs,
                   "kind %s does not explain itself", name);
@@ -316,9 +321,14 @@ static void test_words(void)
 static void test_independence(const Subject *x)
 {
     static const Way whole = {1, MAX_TOKENS, "base"};
-    for (int i = 0; i < N_SPECS; i++) {
-        size_t n = 0;
+    size_t n = 0;
+    float *plain = logits_of(x, "plain", &whole, &n);
+    for (int i = 0; plain && i < N_SPECS; i++) {
         float *want = logits_of(x, specs[i], &whole, &n);
+        double d = want ? distance(want, plain, n) : 0;
+        CHECK_MSG(i == 0 || !want || d > 10 * x->tolerance,
+                  "%s: %s does nothing, or something that is no number: %g away from plain",
+                  x->name, specs[i], d);
         for (int way = 0; want && way < 4; way++) {
             static const Way ways[] = {{2, 1, NULL}, {1, 7, NULL}, {3, 32, NULL}, {2, 96, "base"}};
             float *got = logits_of(x, specs[i], &ways[way], &n);
@@ -329,6 +339,7 @@ static void test_independence(const Subject *x)
         }
         free(want);
     }
+    free(plain);
 }
 
 /* ---------------------------------------------------------------- subjects */
@@ -343,6 +354,7 @@ static void subject_measure(Subject *x)
     if (!CHECK_MSG(subject_open(x, "plain", &m, &e) == 0, "%s", e.msg)) exit(check_done());
     int widest = m.max_ff > m.n_embd ? m.max_ff : m.n_embd;
     x->tolerance = (12 * m.n_layers + 2) * (widest / 32 + 9) * U;
+    x->odd = m.max_kv_heads % 2;
     uint64_t seed = 7;
     for (int i = 0; i < MAX_TOKENS; i++)
         x->ids[i] = (int)(rng_next(&seed) % (uint64_t)(m.n_vocab - 3)) + 3;

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "gguf_builder.h"
+#include "json.h"
 #include "ref.h"
 
 #include <unistd.h>
@@ -475,8 +476,8 @@ static double *naive_logits(const Case *c, const uint8_t *file, size_t size, con
 /* Beyond the roundings of the model: the angles of blocks are exact in double, the map by Q^T takes
  * 2 roundings more per value: 0. Running sums: each of T steps is off by some (E / 32 + rank / 32 +
  * 12) U of its size, about 2 at most: T * 30 U, a score by as much of |q| |k|. PaTH: a key is
- * rewritten up to T times, each time off by some (D / 32 + 6 + 4) U, with w off by 20 U and beta by 10
- * U once more: T * 40 U of |k|. Such errors of different tokens have different signs: half of it
+ * rewritten up to T times, each time off by some (D / 32 + 6 + 4) U, with w off by 20 U and beta by
+ * 10 U once more: T * 40 U of |k|. Such errors of different tokens have different signs: half of it
  * is generous. Measured: 5e-7 in all cases, of 1.7e-5 and more. */
 static const Case cases[] = {
     {"comrope", 0, {{"rope_comrope.weight", 8, D *K, 0, 0.3}}, 0},
@@ -932,6 +933,73 @@ static void test_conjugate(void)
     rope_free(&plain);
 }
 
+/* ---------------------------------------------------------------- what readings say of them */
+
+/* The reading of one window under an encoding, as JSON, and as CSV of pairs. */
+static void reading(const Model *m, char **json, char **csv)
+{
+    static const Provenance made = {.n_ctx = T, .exact = 1, .n_threads = 1, .n_windows = 1};
+    AnalysisOptions ao = analysis_defaults();
+    StateOptions so = {.n_ctx = T, .n_threads = 1, .exact = 1};
+    Analysis *a = analysis_new(m, &ao);
+    State s;
+    size_t n;
+    int ids[T];
+    draw_ids(ids, T, V);
+    MUST(state_new(&s, m, &so, &err) == 0);
+    s.probe = analysis_probe(a);
+    forward(&s, ids, T, 1);
+    analysis_window(a);
+    FILE *f = open_memstream(json, &n);
+    analysis_json(a, &made, f);
+    fclose(f);
+    f = open_memstream(csv, &n);
+    analysis_csv(a, &made, f);
+    fclose(f);
+    state_free(&s);
+    analysis_free(a);
+}
+
+/* theta of the CSV's row for (l, h, j): the fifth cell; NaN if it is empty. */
+static double csv_theta(const char *csv, int l, int h, int j)
+{
+    char begin[60];
+    snprintf(begin, sizeof begin, "\n%d,%d,%d,%d,", l, h, h / (H / K), j);
+    const char *at = strstr(csv, begin);
+    if (!CHECK_MSG(at != NULL, "no row %s", begin)) return 0;
+    at += strlen(begin);
+    return *at == ',' ? (double)NAN : strtod(at, NULL);
+}
+
+/* Key heads with angles of their own: each head by its own theta, none for the whole encoding.
+ * Angles from the text: no theta at all. Equal angles: the one there is. Radii before rotation are
+ * those of the values that turn: rotation keeps them, by the rounding of floats. */
+static void test_readings(const uint8_t *file, size_t size)
+{
+    static const char *const specs[] = {"lie:seed=4", "selective:seed=4", "lie:conjugate=4"};
+    for (int i = 0; i < 3; i++) {
+        char *json, *csv;
+        Model m;
+        MUST(bind(&m, file, size, specs[i], 0) == 0);
+        CHECK(m.n_ropes == L && m.rope->uneven == (i == 0 ? ROPE_HEADS : i == 1 ? ROPE_READ : 0));
+        reading(&m, &json, &csv);
+        for (int j = 0; j < D / 2; j++) {
+            CHECK(isnan(get(json, "ropes.1.theta.%d", j)) == (i < 2));
+            CHECK(isnan(get(json, "ropes.1.x.%d", j)) == (i < 2));
+            for (int h = 0; h < H; h++) {
+                double want = m.rope[1].inv_freq[h / (H / K) * (i == 0) * D / 2 + j];
+                double got = csv_theta(csv, 1, h, j);
+                CHECK_MSG(i == 1 ? isnan(got) : fabs(got - want) <= 1e-8, "%s: %g, not %g",
+                          specs[i], got, want);
+            }
+        }
+        CHECK(get(json, "summary.radius_self_check") < 1e-6);
+        free(json);
+        free(csv);
+        model_close(&m);
+    }
+}
+
 /* ---------------------------------------------------------------- refusals */
 
 static void refused(const uint8_t *file, size_t size, const char *spec, const char *why)
@@ -985,11 +1053,21 @@ static void test_refusals(const uint8_t *file, size_t size)
     }
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         refused(file, size, words[i][0], words[i][1]);
-    Case bad = cases[0];
-    bad.weight[0].mean = (double)NAN;
-    weights_file(path, &bad, L, -1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Case bad = cases[i];
+        bad.weight[0].mean = (double)NAN;
+        weights_file(path, &bad, L, -1);
+        snprintf(spec, sizeof spec, "%s%cfile=%s", bad.spec, strchr(bad.spec, ':') ? ',' : ':',
+                 path);
+        refused(file, size, spec, "nan");
+        CHECK_MSG(strncmp(err.msg, path, strlen(path)) == 0, "%s", err.msg);
+    }
+    weights_file(path, &cases[2], L, -1); /* tensors of another setting, of one layer too many */
+    snprintf(spec, sizeof spec, "comrope:block=4,file=%s", path);
+    refused(file, size, spec, "rope_comrope.theta' is not one");
+    weights_file(path, &cases[0], L + 1, -1);
     snprintf(spec, sizeof spec, "comrope:file=%s", path);
-    refused(file, size, spec, "nan");
+    refused(file, size, spec, ".rope_comrope.weight' is not one");
     Model m;
     State s;
     StateOptions o = {.n_ctx = T, .kv_type = T_F16};
@@ -1023,6 +1101,7 @@ int main(void)
     test_parity(file, size);
     test_spectra();
     test_conjugate();
+    test_readings(file, size);
     test_refusals(file, size);
     test_bases("demo/model.gguf");
     snprintf(path, sizeof path, "%s/data/models/stories260K.gguf", shared ? shared : "../shared");

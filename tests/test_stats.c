@@ -66,8 +66,12 @@ typedef struct {
 static void shape_new(Shape *s, int layout, int window)
 {
     Err e;
-    RopeParams p = {
-        .head_dim = D, .n_rot = 2 * N_PAIRS, .base = 10000, .factor = 1, .n_ctx_orig = 1024, .pos_scale = 1};
+    RopeParams p = {.head_dim = D,
+                    .n_rot = 2 * N_PAIRS,
+                    .base = 10000,
+                    .factor = 1,
+                    .n_ctx_orig = 1024,
+                    .pos_scale = 1};
     *s = (Shape){0};
     CHECK(rope_new(&s->rope, rope_find("plain"), &p, layout, NULL, &e) == 0);
     s->m = (Model){.n_layers = 2,
@@ -587,7 +591,7 @@ static void test_sinks(void)
                        "25.0% (0.200 of the attention on average).") != NULL);
     free(json);
     uint8_t all[HEADS] = {1, 1, 1, 1};
-    Sinks sinks = analysis_sinks(a, &(Selection){.layer = all, .head = all});
+    Sinks sinks = analysis_sinks(a, &(Selection){.m = &s.m, .layer = all, .head = all});
     CHECK(sinks.n_elsewhere == 3 && sinks.elsewhere == 3);
     analysis_free(a);
     a = analysis_new(&s.m, &o), p = analysis_probe(a);
@@ -684,7 +688,7 @@ static void test_massive_first(void)
     AnalysisOptions o = analysis_defaults();
     Rng rng = rng_new(5);
     uint8_t all[HEADS] = {1, 1, 1, 1};
-    const Selection every = {.layer = all, .head = all};
+    const Selection every = {.m = &s.m, .layer = all, .head = all};
     float k[N * D];
     shape_new(&s, ROPE_HALF, 0);
     Analysis *a = analysis_new(&s.m, &o);
