@@ -1960,18 +1960,25 @@ static int next_exception(const Reading *r, const Bound *b, int *i, int *j)
 
 /* ---------------------------------------------------------------- findings in words */
 
+char *words_of(const char *fmt, va_list ap)
+{
+    va_list again;
+    va_copy(again, ap);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, again) + 1;
+    va_end(again);
+    char *s = xcalloc(n, 1);
+    vsnprintf(s, n, fmt, ap);
+    return s;
+}
+
 /* Appends one sentence, terminated by a zero byte. */
 void say(Bytes *out, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
+    char *s = words_of(fmt, ap);
     va_end(ap);
-    char *s = xcalloc(n, 1);
-    va_start(ap, fmt);
-    vsnprintf(s, n, fmt, ap);
-    va_end(ap);
-    bytes_add(out, s, n);
+    bytes_add(out, s, strlen(s) + 1);
     free(s);
 }
 

@@ -14,6 +14,7 @@
 #define ROPESCOPE_MODEL_H
 
 #include <locale.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -1283,6 +1284,7 @@ void print_note(const Term *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* v, right-aligned: so many decimals, or (negative) significant digits; "-" for no number. */
 void print_cell(FILE *f, int width, int digits, double v);
 /* Appends a sentence and a zero byte; prints all sentences, which are freed. */
+char *words_of(const char *fmt, va_list ap) PRINTF_LIKE(1, 0); /* owned by the caller */
 void say(Bytes *out, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void print_said(const Term *t, Bytes *said);
 /* "0 .. 3, 5": the marked ones of n. */

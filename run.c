@@ -1317,6 +1317,20 @@ static int heads_differ(const Rope *r)
     return 0;
 }
 
+/* What a kind must not make of its numbers, whatever they are. */
+static int refuse_freqs(const Rope *r, Err *e)
+{
+    for (int i = 0; i < r->sets * r->n_pairs; i++)
+        if (!(r->inv_freq[i] >= 0 && isfinite(r->inv_freq[i])))
+            return err_set(e,
+                           "rope %s: pair %d: expected a frequency of 0 or above, found %g radians "
+                           "per token",
+                           r->kind->name, i % r->n_pairs, r->inv_freq[i]);
+    if (isfinite(r->amplitude)) return 0;
+    return err_set(e, "rope %s: expected a finite amplitude, found %g", r->kind->name,
+                   r->amplitude);
+}
+
 static int rope_make(Rope *r, RopeSource *s, Err *e)
 {
     if (r->kind->params && r->kind->params(&r->p, e)) return -1;
@@ -1330,7 +1344,7 @@ static int rope_make(Rope *r, RopeSource *s, Err *e)
     r->inv_freq = xcalloc((size_t)r->sets * (size_t)r->n_pairs + 1, sizeof *r->inv_freq);
     if (rope_load(r, s, e)) return -1;
     int length = r->kind->length ? r->kind->length(r, 0) : 0;
-    if (r->kind->freqs(r, length, r->inv_freq, &r->amplitude, e)) return -1;
+    if (r->kind->freqs(r, length, r->inv_freq, &r->amplitude, e) || refuse_freqs(r, e)) return -1;
     r->uneven = r->kind->angles ? ROPE_READ : heads_differ(r) ? ROPE_HEADS : ROPE_EVEN;
     return 0;
 }
@@ -6881,11 +6895,7 @@ static const char *add_words(Strings *to, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    size_t n = (size_t)vsnprintf(NULL, 0, fmt, ap) + 1;
-    va_end(ap);
-    char *s = xcalloc(n, 1);
-    va_start(ap, fmt);
-    vsnprintf(s, n, fmt, ap);
+    char *s = words_of(fmt, ap);
     va_end(ap);
     to->at = xrealloc(to->at, (size_t)to->n + 1, sizeof *to->at);
     to->at[to->n++] = s;

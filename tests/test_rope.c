@@ -300,6 +300,42 @@ static void test_unknown_kind(void)
     free(file);
 }
 
+/* A kind whose arithmetic goes wrong: pos_shift is the frequency, pos_scale the amplitude. */
+static int wrong_freqs(const Rope *r, int length, double *inv_freq, double *amplitude, Err *e)
+{
+    (void)length, (void)e;
+    for (int j = 0; j < r->n_pairs; j++) inv_freq[j] = j == 3 ? r->p.pos_shift : 1;
+    *amplitude = r->p.pos_scale;
+    return 0;
+}
+
+static void test_wrong_freqs(void)
+{
+    static const RopeKind wrong = {.name = "wrong", .freqs = wrong_freqs};
+    static const struct {
+        double freq, amplitude;
+        const char *why;
+    } bad[] = {
+        {(double)NAN, 1, "rope wrong: pair 3: expected a frequency of 0 or above, found"},
+        {-1e-9, 1, "pair 3: expected a frequency of 0 or above, found -1e-09"},
+        {(double)INFINITY, 1, "found inf"},
+        {1, (double)NAN, "expected a finite amplitude"},
+    };
+    RopeParams p = rope_params(D, 10000);
+    Rope r;
+    for (int i = 0; i < 4; i++) {
+        p.pos_shift = bad[i].freq;
+        p.pos_scale = bad[i].amplitude;
+        CHECK_MSG(rope_new(&r, &wrong, &p, ROPE_HALF, NULL, &err) == -1 &&
+                      strstr(err.msg, bad[i].why),
+                  "%g, %g: %s", bad[i].freq, bad[i].amplitude, err.msg);
+    }
+    p.pos_shift = 0;
+    p.pos_scale = 1;
+    CHECK(rope_new(&r, &wrong, &p, ROPE_HALF, NULL, &err) == 0);
+    rope_free(&r);
+}
+
 /* Positions up to 2^20 against angles in long double from frequencies of its own. What is left is the
  * rounding of cos and sin to float, half an ulp below 1 (2^-25), and of the frequency to double: some
  * 2 ulps of pow and one of the product, 3 * 2^-53 * p * theta. Angles in float would be off by 2e-3
@@ -334,6 +370,7 @@ int main(void)
 {
     test_registry();
     test_large_positions();
+    test_wrong_freqs();
     test_plain();
     test_divisors();
     test_linear();

@@ -207,7 +207,7 @@ static const Identity identities[] = {
     {"dynamic:factor=4,original=16", "plain", DIFFERENT},
     {"dynamic:factor=4,original=16,step=8", "dynamic:factor=4,original=16,length=96", DIFFERENT},
     {"yarn:factor=4,original=16", "linear:factor=4", DIFFERENT},
-    {"yarn:factor=4,original=3000,truncate=no", "yarn:factor=4,original=3000", DIFFERENT},
+    {"yarn:factor=4,original=3000,ramp=turns", "yarn:factor=4,original=3000", DIFFERENT},
     {"ntk:alpha=4", "linear:factor=4", DIFFERENT},
     {"llama3:factor=4,original=64", "plain", DIFFERENT},
 };
