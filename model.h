@@ -169,6 +169,42 @@ int gguf_ints(const Gguf *g, const char *key, int **out, size_t *n, Err *e) MUST
 int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *out, int n,
                    Err *e) MUST_USE;
 
+/* A GGUF 3 file to be written from front to back, so that memory holds only a piece of it:
+ *
+ *     gguf_out_open(&w, path, &e);                         nothing is at path before the end
+ *     gguf_out_str(&w, "general.architecture", "llama");   every key
+ *     gguf_out_tensor(&w, &tensor);                        every tensor: name, type and shape
+ *     gguf_out_data(&w, values, n_bytes, &e);              all their values, in the same order
+ *     gguf_out_close(&w, &e);                              now it is
+ *
+ * After a -1 of the last two: gguf_out_abandon(&w). No name may occur twice. */
+typedef struct {
+    OutFile out;
+    char *path;        /* for messages */
+    Bytes keys, infos; /* as in the file; written before the first values */
+    uint64_t n_keys, n_tensors;
+    size_t align;    /* 32, or what the key general.alignment says */
+    uint64_t place;  /* where the next tensor begins, from the first one */
+    uint64_t *bytes; /* of each tensor */
+    uint64_t at;     /* the tensor being written, */
+    uint64_t done;   /* and so many bytes of it are */
+    int begun;       /* keys and infos are written */
+} GgufOut;
+
+int gguf_out_open(GgufOut *w, const char *path, Err *e) MUST_USE; /* "-" is stdout */
+void gguf_out_key(GgufOut *w, const GgufKey *k); /* of any type: n counts for arrays only */
+void gguf_out_int(GgufOut *w, const char *key, uint32_t type, int64_t v); /* GGUF_U8 .. I64 */
+void gguf_out_bool(GgufOut *w, const char *key, int v);
+void gguf_out_float(GgufOut *w, const char *key, float v);
+void gguf_out_str(GgufOut *w, const char *key, const char *v);
+void gguf_out_strs(GgufOut *w, const char *key, const Str *v, size_t n);
+void gguf_out_floats(GgufOut *w, const char *key, const float *v, size_t n);
+void gguf_out_ints(GgufOut *w, const char *key, const int32_t *v, size_t n);
+void gguf_out_tensor(GgufOut *w, const Tensor *t); /* all members but data and the sizes count */
+int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e) MUST_USE; /* any n */
+int gguf_out_close(GgufOut *w, Err *e) MUST_USE;
+void gguf_out_abandon(GgufOut *w);
+
 /* ---------------------------------------------------------------- run.c: numbers and kernels */
 
 #define QB      32  /* values in one block of quantized weights or activations */

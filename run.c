@@ -2727,6 +2727,200 @@ int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *
     return 1;
 }
 
+/* Writing a GGUF file. What a caller may get wrong is a bug here, not bad input. */
+
+int gguf_out_open(GgufOut *w, const char *path, Err *e)
+{
+    *w = (GgufOut){.align = 32};
+    if (out_open(&w->out, path, e)) return -1;
+    w->path = xcalloc(strlen(path) + 1, 1);
+    memcpy(w->path, path, strlen(path));
+    return 0;
+}
+
+static void add_uint(Bytes *b, uint64_t v, size_t n_bytes)
+{
+    bytes_add(b, (const char *)&v, n_bytes);
+}
+
+static void add_name(Bytes *b, Str s)
+{
+    add_uint(b, s.n, 8);
+    if (s.n) bytes_add(b, s.s, s.n);
+}
+
+void gguf_out_key(GgufOut *w, const GgufKey *k)
+{
+    int64_t align;
+    MUST(!w->begun && k->key.n > 0 && k->key.n <= 65535 && k->type < GGUF_N_TYPES);
+    add_name(&w->keys, k->key);
+    add_uint(&w->keys, k->type, 4);
+    if (k->type == GGUF_ARR) {
+        add_uint(&w->keys, k->elem, 4);
+        add_uint(&w->keys, k->n, 8);
+    }
+    if (k->bytes) bytes_add(&w->keys, (const char *)k->val, k->bytes);
+    w->n_keys++;
+    if (!str_is(k->key, "general.alignment")) return;
+    MUST(int_at(k, 0, &align) == 0 && align >= 8 && (align & (align - 1)) == 0 && !w->n_tensors);
+    w->align = (size_t)align;
+}
+
+static void put_value(GgufOut *w, const char *key, uint32_t type, const void *v, size_t bytes)
+{
+    gguf_out_key(w, &(GgufKey){{key, strlen(key)}, type, type, 1, v, bytes});
+}
+
+static void put_array(GgufOut *w, const char *key, uint32_t elem, size_t n, const void *v,
+                      size_t bytes)
+{
+    gguf_out_key(w, &(GgufKey){{key, strlen(key)}, GGUF_ARR, elem, n, v, bytes});
+}
+
+void gguf_out_int(GgufOut *w, const char *key, uint32_t type, int64_t v)
+{
+    MUST(type <= GGUF_I32 || type == GGUF_U64 || type == GGUF_I64);
+    put_value(w, key, type, &v, gguf_size[type]);
+}
+
+void gguf_out_bool(GgufOut *w, const char *key, int v)
+{
+    uint8_t u = v != 0;
+    put_value(w, key, GGUF_BOOL, &u, sizeof u);
+}
+
+void gguf_out_float(GgufOut *w, const char *key, float v)
+{
+    put_value(w, key, GGUF_F32, &v, sizeof v);
+}
+
+void gguf_out_str(GgufOut *w, const char *key, const char *v)
+{
+    Bytes b = {0};
+    add_name(&b, (Str){v, strlen(v)});
+    put_value(w, key, GGUF_STR, b.s, b.n);
+    free(b.s);
+}
+
+void gguf_out_strs(GgufOut *w, const char *key, const Str *v, size_t n)
+{
+    Bytes b = {0};
+    for (size_t i = 0; i < n; i++) add_name(&b, v[i]);
+    put_array(w, key, GGUF_STR, n, n ? b.s : "", b.n);
+    free(b.s);
+}
+
+void gguf_out_floats(GgufOut *w, const char *key, const float *v, size_t n)
+{
+    put_array(w, key, GGUF_F32, n, v, n * sizeof *v);
+}
+
+void gguf_out_ints(GgufOut *w, const char *key, const int32_t *v, size_t n)
+{
+    put_array(w, key, GGUF_I32, n, v, n * sizeof *v);
+}
+
+static uint64_t aligned(uint64_t n, size_t align)
+{
+    return (n + align - 1) / align * align;
+}
+
+/* Tensors follow each other, each at the next multiple of the alignment, as readers expect. */
+void gguf_out_tensor(GgufOut *w, const Tensor *t)
+{
+    const TensorType *tt = tensor_type(t->type);
+    MUST(!w->begun && tt && t->ne[0] % tt->block == 0 && t->n_dims >= 1 && t->n_dims <= 4);
+    uint64_t bytes = (uint64_t)(t->ne[0] / tt->block) * (uint64_t)tt->bytes;
+    add_name(&w->infos, t->name);
+    add_uint(&w->infos, (uint64_t)t->n_dims, 4);
+    for (int d = 0; d < t->n_dims; d++) {
+        add_uint(&w->infos, (uint64_t)t->ne[d], 8);
+        bytes *= d ? (uint64_t)t->ne[d] : 1;
+    }
+    add_uint(&w->infos, (uint64_t)t->type, 4);
+    add_uint(&w->infos, w->place, 8);
+    w->bytes = xrealloc(w->bytes, w->n_tensors + 1, sizeof *w->bytes);
+    w->bytes[w->n_tensors++] = bytes;
+    w->place = aligned(w->place + bytes, w->align);
+}
+
+static int gguf_put(GgufOut *w, const void *p, size_t n, Err *e)
+{
+    if (fwrite(p, 1, n, w->out.f) == n) return 0;
+    return err_set(e, "%s: writing failed: %s", w->path, strerror(errno));
+}
+
+/* From a place of n bytes to the next multiple of the alignment. */
+static int put_padding(GgufOut *w, uint64_t n, Err *e)
+{
+    static const uint8_t zeros[64];
+    for (size_t pad = (size_t)(aligned(n, w->align) - n), k; pad > 0; pad -= k) {
+        k = pad < sizeof zeros ? pad : sizeof zeros;
+        if (gguf_put(w, zeros, k, e)) return -1;
+    }
+    return 0;
+}
+
+static int put_head(GgufOut *w, Err *e)
+{
+    Bytes b = {0};
+    bytes_add(&b, "GGUF", 4);
+    add_uint(&b, 3, 4);
+    add_uint(&b, w->n_tensors, 8);
+    add_uint(&b, w->n_keys, 8);
+    if (w->keys.n) bytes_add(&b, w->keys.s, w->keys.n);
+    if (w->infos.n) bytes_add(&b, w->infos.s, w->infos.n);
+    int rc = gguf_put(w, b.s, b.n, e) || put_padding(w, b.n, e);
+    free(b.s);
+    w->begun = 1;
+    return rc ? -1 : 0;
+}
+
+int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e)
+{
+    const uint8_t *p = data;
+    if (!w->begun && put_head(w, e)) return -1;
+    while (n > 0) {
+        MUST(w->at < w->n_tensors);
+        uint64_t room = w->bytes[w->at] - w->done;
+        size_t k = n < room ? n : (size_t)room;
+        if (gguf_put(w, p, k, e)) return -1;
+        p += k;
+        n -= k;
+        w->done += k;
+        if (w->done < w->bytes[w->at]) continue;
+        if (put_padding(w, w->done, e)) return -1;
+        w->at++;
+        w->done = 0;
+    }
+    return 0;
+}
+
+static void gguf_out_free(GgufOut *w)
+{
+    free(w->path);
+    free(w->keys.s);
+    free(w->infos.s);
+    free(w->bytes);
+    *w = (GgufOut){0};
+}
+
+int gguf_out_close(GgufOut *w, Err *e)
+{
+    if (!w->begun && put_head(w, e)) return -1;
+    MUST(w->at == w->n_tensors);
+    if (fflush(w->out.f)) return err_set(e, "%s: writing failed: %s", w->path, strerror(errno));
+    int rc = out_close(&w->out, e);
+    gguf_out_free(w);
+    return rc;
+}
+
+void gguf_out_abandon(GgufOut *w)
+{
+    if (w->out.f) out_abandon(&w->out);
+    gguf_out_free(w);
+}
+
 /* What a file does not say about its architecture (one row each; see model.h). */
 enum {
     LLAMA_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_GATE,
