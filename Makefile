@@ -109,6 +109,15 @@ ifneq ($(filter x86_64 amd64,$(ARCH)),)
 $(BUILD)/tests/test_amx.o: ISA = $(AMX)
 endif
 
+# The tools that made the demo model; see demo/Makefile.
+TOOLS = $(BUILD)/demo/train $(BUILD)/demo/bpe
+$(TOOLS): %: %.o $(filter-out $(BUILD)/tests/ref.o,$(LIBRARY))
+	@echo "  LD $@"
+	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
+demo-tools: $(TOOLS)
+	@cp -p $(BUILD)/demo/train demo/train && cp -p $(BUILD)/demo/bpe demo/bpe
+
 test: ropescope $(TESTS) $(BUILD)/tests/dump_logits
 	@sh tests/all.sh $(BUILD) $(TESTS)
 
@@ -156,6 +165,6 @@ install: ropescope
 clean:
 	rm -rf build ropescope demo.html
 
-.PHONY: all test tests debug debug-test compare bench demo fuzz install clean ropescope
+.PHONY: all test tests demo-tools debug debug-test compare bench demo fuzz install clean ropescope
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
