@@ -1,0 +1,416 @@
+/* The trainer of the demo model: gradients against finite differences and against PyTorch, the same
+ * bits with any threads, passes and instruction set, resumed or not, and files that run. */
+#define main train_main
+int train_main(int argc, char **argv);
+#include "../demo/train.c"
+#undef main
+
+#include "check.h"
+#include "train_golden.h"
+
+/* ---------------------------------------------------------------- nets and texts */
+
+/* The recipe of make_train_golden.py. */
+static Recipe tiny(int tied, const char *rope)
+{
+    Recipe c = {.n_layers = 2, .n_embd = 24, .n_heads = 4, .n_kv_heads = 2, .head_dim = 6,
+                .n_ff = 40, .n_vocab = 50, .n_ctx = 16, .tied = tied, .n_batch = 3,
+                .n_steps = 6, .n_warmup = 2, .bos = 0, .seed = 7, .lr = 0.01, .lr_min = 0.001,
+                .decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .clip = 1};
+    snprintf(c.rope, sizeof c.rope, "%s", rope);
+    return c;
+}
+
+static Tokens random_text(int n, int n_vocab)
+{
+    Tokens text = {0};
+    uint64_t state = 99;
+    for (int i = 0; i < n; i++) tokens_add(&text, (int)(rng_next(&state) % (uint64_t)n_vocab));
+    return text;
+}
+
+/* Weights large enough that attention has something to prefer; norms that are not ones. */
+static void enlarge(Net *t)
+{
+    uint64_t state = (uint64_t)t->c.seed + 1;
+    for (int i = 0; i < n_params(t); i++) {
+        const Param *p = param_at(t, i);
+        for (size_t j = 0; j < (size_t)p->rows * (size_t)p->cols; j++) {
+            float *w = &t->w[p->at + j];
+            *w = p->spread > 0 ? *w * 8 : (float)(1 + (double)draw_normal(&state) / 4);
+        }
+    }
+    turn_matrices(t);
+}
+
+typedef struct {
+    int threads, pass;
+    const char *isa;
+} How;
+
+static int net_start(Net *t, const Recipe *c, How how)
+{
+    Err e;
+    int rc = net_new(t, c, how.threads, how.pass, how.isa, &e);
+    CHECK_MSG(rc == 0, "%s", rc ? e.msg : "");
+    if (rc == 0) enlarge(t);
+    return rc;
+}
+
+static uint64_t weights_hash(const Net *t)
+{
+    return hash_bytes(t->w, t->n * sizeof *t->w) ^ hash_bytes(t->m, t->n * sizeof *t->m) * 3 ^
+           hash_bytes(t->v, t->n * sizeof *t->v) * 5;
+}
+
+/* ---------------------------------------------------------------- finite differences */
+
+/* The slope of the loss along `way` at w, from w +- h way and w +- 2 h way: what is left is of the
+ * order of h^4 (Richardson). */
+static double slope(Net *t, const int *tok, const int *target, const Param *p, const float *way,
+                    double h)
+{
+    int n = (int)(t->c.n_batch * t->c.n_ctx);
+    size_t size = (size_t)p->rows * (size_t)p->cols;
+    float *was = xcalloc(size, sizeof *was);
+    double at[4];
+    memcpy(was, t->w + p->at, size * sizeof *was);
+    for (int i = 0; i < 4; i++) {
+        double by = h * (i < 2 ? i - 2 : i - 1);
+        for (size_t j = 0; j < size; j++)
+            t->w[p->at + j] = (float)((double)was[j] + by * (double)way[j]);
+        turn_matrices(t);
+        at[i] = run_passes(t, tok, target, n, 0);
+    }
+    memcpy(t->w + p->at, was, size * sizeof *was);
+    turn_matrices(t);
+    free(was);
+    return (8 * (at[2] - at[1]) - (at[3] - at[0])) / (12 * h);
+}
+
+/* Along random signs, times the size of the part's weights: gradient . way must be the slope. The
+ * loss is good to some 1e-7 (float logits near 4, averaged over 48 tokens), so the slope to 1e-7 /
+ * h; with h = 0.01 what is left over of the curve is about as much. A wrong gradient is off by
+ * about |gradient| |way element|. */
+static void check_part(Net *t, const int *tok, const int *target, int part, const char *what)
+{
+    const Param *p = param_at(t, part);
+    size_t size = (size_t)p->rows * (size_t)p->cols;
+    float *way = xcalloc(size, sizeof *way);
+    for (uint64_t seed = 0; seed < 2; seed++) {
+        uint64_t state = seed + (uint64_t)part * 77;
+        double along = 0, length = 0, scale = p->spread > 0 ? 0.15 : 1;
+        for (size_t j = 0; j < size; j++) {
+            way[j] = (float)(rng_next(&state) >> 63 ? scale : -scale);
+            along += (double)t->grad[p->at + j] * (double)way[j];
+            length += pow((double)t->grad[p->at + j] * scale, 2);
+        }
+        double found = slope(t, tok, target, p, way, 0.01);
+        double off = fabs(found - along), most_off = 3e-5 + 2e-3 * sqrt(length);
+        CHECK_MSG(off <= most_off, "%s, part %d: gradient says %.8g, differences %.8g", what, part,
+                  along, found);
+    }
+    free(way);
+}
+
+static void check_differences(const char *rope, int tied, int bos)
+{
+    Recipe c = tiny(tied, rope);
+    Tokens text = random_text(400, 50);
+    int tok[48], target[48];
+    Net t;
+    c.bos = bos;
+    if (net_start(&t, &c, (How){2, 2, NULL}) == 0) {
+        draw_batch(&t, &text, tok, target);
+        gradient(&t, tok, target, 48);
+        for (int i = 0; i < n_params(&t); i++) check_part(&t, tok, target, i, rope);
+        net_free(&t);
+    }
+    free(text.id);
+}
+
+static void test_differences(void)
+{
+    check_differences("plain:base=100", 1, 0);
+    check_differences("plain:base=100", 0, -1);
+    static const char *const kinds[] = {"none", "linear:factor=4", "p-rope", "alibi",
+                                        "partial:fraction=0.34", "nope-layers:every=2"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) check_differences(kinds[i], 1, 0);
+}
+
+/* Encodings that learn something of their own are refused, and say so. */
+static void test_refused(void)
+{
+    static const char *const kinds[] = {"selective:seed=1", "path:seed=1", "hope", "nonsense"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        Recipe c = tiny(1, kinds[i]);
+        Net t;
+        Err e;
+        CHECK_MSG(net_new(&t, &c, 1, 1, NULL, &e) == -1 && strstr(e.msg, "--rope"), "%s", kinds[i]);
+    }
+}
+
+/* ---------------------------------------------------------------- against PyTorch */
+
+static void measure(const float *x, size_t n, double out[2])
+{
+    uint64_t state = n;
+    double square = 0;
+    out[1] = 0;
+    for (size_t i = 0; i < n; i++) {
+        square += (double)x[i] * (double)x[i];
+        out[1] += rng_next(&state) >> 63 ? (double)x[i] : -(double)x[i];
+    }
+    out[0] = sqrt(square);
+}
+
+/* Length and projection of every part; the projection is a sum of n values of either sign, so its
+ * error is measured by the length. */
+static void check_parts(const Net *t, const float *x, const double expected[][2], double tol,
+                        const char *what)
+{
+    for (int i = 0; i < n_params(t); i++) {
+        const Param *p = param_at(t, i);
+        double found[2];
+        measure(x + p->at, (size_t)p->rows * (size_t)p->cols, found);
+        for (int k = 0; k < 2; k++)
+            CHECK_MSG(fabs(found[k] - expected[i][k]) <= tol * expected[i][0],
+                      "%s, part %d: %.9g, PyTorch has %.9g", what, i, found[k], expected[i][k]);
+    }
+}
+
+/* Six steps beside PyTorch's in double. Floats are good to 6e-8; the sums of a forward and backward
+ * pass have some hundred terms, and Adam divides small gradients by their own size: 1e-5 for the
+ * first gradient, 2e-4 after six steps. */
+static void test_pytorch(void)
+{
+    for (int tied = 0; tied < 2; tied++) {
+        Recipe c = tiny(tied, "plain:base=100");
+        const Golden *g = &golden[tied];
+        Tokens text = random_text(400, 50);
+        Net t;
+        if (net_start(&t, &c, (How){1, 3, NULL})) return;
+        for (int s = 0; s < GOLDEN_STEPS; s++) {
+            double length, loss = train_step(&t, &text, &length), tol = s ? 1e-4 : 2e-6;
+            CHECK_MSG(fabs(loss - g->loss[s]) <= tol, "step %d: loss %.9g, PyTorch has %.9g", s,
+                      loss, g->loss[s]);
+            CHECK_MSG(fabs(length - g->length[s]) <= 10 * tol * g->length[s],
+                      "step %d: gradient %.9g, PyTorch has %.9g", s, length, g->length[s]);
+            if (s == 0) check_parts(&t, t.grad, g->gradient, 1e-5, "gradient");
+        }
+        check_parts(&t, t.w, g->weights, 2e-4, "weights");
+        net_free(&t);
+        free(text.id);
+    }
+}
+
+/* ---------------------------------------------------------------- the same bits */
+
+/* Lengths that are no multiple of anything: the edges of blocks, strips and segments. */
+static Recipe odd(int tied)
+{
+    Recipe c = tiny(tied, "plain");
+    c.n_embd = 40;
+    c.n_heads = 6;
+    c.head_dim = 10;
+    c.n_ff = 70;
+    c.n_vocab = 301;
+    c.n_ctx = 281;
+    c.n_batch = 3;
+    c.n_steps = 3;
+    return c;
+}
+
+static uint64_t trained_hash(const Recipe *c, How how, int64_t steps)
+{
+    Tokens text = random_text(2000, (int)c->n_vocab);
+    uint64_t hash = 0;
+    double length;
+    Net t;
+    if (net_start(&t, c, how) == 0) {
+        while (t.step < steps) train_step(&t, &text, &length);
+        hash = weights_hash(&t);
+        net_free(&t);
+    }
+    free(text.id);
+    return hash;
+}
+
+static void test_bits(void)
+{
+    Recipe c = odd(0);
+    uint64_t plain = trained_hash(&c, (How){1, 1, NULL}, 2);
+    CHECK(plain == trained_hash(&c, (How){2, 1, NULL}, 2));
+    CHECK(plain == trained_hash(&c, (How){3, 3, NULL}, 2));
+    CHECK(plain == trained_hash(&c, (How){4, 2, NULL}, 2));
+    const Kernels *k;
+    for (int i = 0; (k = kernels_at(i)); i++)
+        if (k->usable())
+            CHECK_MSG(plain == trained_hash(&c, (How){2, 2, k->name}, 2), "%s", k->name);
+}
+
+/* Of this very recipe, on every machine and with every compiler. */
+static void test_hash(void)
+{
+    Recipe c = tiny(1, "plain:base=100");
+    uint64_t found = trained_hash(&c, (How){2, 2, NULL}, 6);
+    CHECK_MSG(found == 0xaae8145a17b5d412, "weights hash %016llx", (unsigned long long)found);
+}
+
+/* ---------------------------------------------------------------- files */
+
+static char folder[] = "/tmp/test_train_XXXXXX";
+
+static const char *path_of(const char *name)
+{
+    static char path[4][256];
+    static int k;
+    k = (k + 1) % 4;
+    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
+    return path[k];
+}
+
+static void test_resume(void)
+{
+    Recipe c = tiny(1, "plain");
+    Tokens text = random_text(400, 50);
+    uint64_t hash = text_hash(&text), whole = trained_hash(&c, (How){2, 2, NULL}, 6);
+    double length;
+    Net t, u;
+    Err e;
+    text.id[0] = text.id[0]; /* the text of trained_hash begins alike, but is longer */
+    Tokens same = random_text(2000, 50);
+    if (net_start(&t, &c, (How){1, 3, NULL})) return;
+    while (t.step < 2) train_step(&t, &same, &length);
+    const char *path = path_of("checkpoint");
+    CHECK(checkpoint_write(&t, path, hash, &e) == 0);
+    if (net_start(&u, &c, (How){2, 1, NULL})) return;
+    CHECK(checkpoint_read(&u, path, hash + 1, &e) == -1 && strstr(e.msg, "another text"));
+    CHECK(checkpoint_read(&u, path, hash, &e) == 0);
+    CHECK(u.step == 2 && weights_hash(&u) == weights_hash(&t));
+    while (u.step < 6) train_step(&u, &same, &length);
+    CHECK(weights_hash(&u) == whole);
+    u.c.lr *= 2;
+    CHECK(checkpoint_read(&u, path, hash, &e) == -1 && strstr(e.msg, "another recipe"));
+    net_free(&t);
+    net_free(&u);
+    free(text.id);
+    free(same.id);
+}
+
+/* A vocabulary of n control tokens in the file at path. */
+static void write_vocab(const char *path, int n)
+{
+    GgufOut w;
+    Err e;
+    Str *list = xcalloc((size_t)n, sizeof *list);
+    int32_t *type = xcalloc((size_t)n, sizeof *type);
+    char (*text)[8] = xcalloc((size_t)n, sizeof *text);
+    for (int i = 0; i < n; i++) {
+        snprintf(text[i], sizeof *text, "t%d", i);
+        list[i] = (Str){text[i], strlen(text[i])};
+        type[i] = 1;
+    }
+    MUST(gguf_out_open(&w, path, &e) == 0);
+    gguf_out_str(&w, "tokenizer.ggml.model", "gpt2");
+    gguf_out_str(&w, "tokenizer.ggml.pre", "gpt-2");
+    gguf_out_strs(&w, "tokenizer.ggml.tokens", list, (size_t)n);
+    gguf_out_ints(&w, "tokenizer.ggml.token_type", type, (size_t)n);
+    gguf_out_strs(&w, "tokenizer.ggml.merges", list, 0);
+    MUST(gguf_out_close(&w, &e) == 0);
+    free(list);
+    free(type);
+    free(text);
+}
+
+/* Logits of the trainer, [T][V], of one sequence. */
+static void own_logits(Net *t, const int *tok)
+{
+    stream_forward(t, tok, (int)t->c.n_ctx);
+    head_forward(t, 0);
+}
+
+/* The largest difference of the logits that run.c finds with the file from those of the trainer. */
+static double logits_off(Net *t, const char *path, const int *tok)
+{
+    Model m;
+    State s;
+    Err e;
+    int T = (int)t->c.n_ctx;
+    StateOptions o = {.n_ctx = T, .n_batch = T, .n_threads = 1, .exact = 1};
+    double off = 0;
+    if (model_open(&m, path, NULL, &e)) {
+        CHECK_MSG(0, "%s", e.msg);
+        return NAN;
+    }
+    MUST(state_new(&s, &m, &o, &e) == 0);
+    forward(&s, tok, T, T);
+    own_logits(t, tok);
+    for (size_t i = 0; i < (size_t)T * (size_t)t->c.n_vocab; i++) {
+        double d = fabs((double)s.logits[i] - (double)t->logits[i]);
+        off = d <= off ? off : d;
+    }
+    state_free(&s);
+    model_close(&m);
+    return off;
+}
+
+/* F32: the logits of run.c but for the order of sums, 1e-5 of values around 3. F16 keeps 11 bits of
+ * a weight and Q8_0 about 8, so logits of a few units move in their third and second place. */
+static void check_file(const Recipe *c, const char *vocab)
+{
+    static const struct {
+        int type;
+        double tol;
+    } types[] = {{T_F32, 1e-5}, {T_F16, 2e-2}, {T_Q8_0, 0.3}};
+    Tokens text = random_text((int)c->n_ctx, (int)c->n_vocab);
+    Gguf g;
+    Net t;
+    Err e;
+    if (net_start(&t, c, (How){2, 1, NULL})) return;
+    MUST(gguf_open(&g, vocab, &e) == 0);
+    for (size_t i = 0; i < 3; i++) {
+        const char *path = path_of("model.gguf");
+        int rc = model_write(&t, path, &g, types[i].type, &e);
+        CHECK_MSG(rc == 0, "%s", rc ? e.msg : "");
+        double off = logits_off(&t, path, text.id);
+        CHECK_MSG(off <= types[i].tol, "%s, type %d: logits off by %g", c->rope, types[i].type,
+                  off);
+    }
+    gguf_close(&g);
+    net_free(&t);
+    free(text.id);
+}
+
+static void test_files(void)
+{
+    const char *vocab = path_of("vocab.gguf");
+    write_vocab(vocab, 50);
+    for (int tied = 0; tied < 2; tied++) {
+        Recipe c = tiny(tied, tied ? "plain:base=500,n_rot=4" : "p-rope");
+        c.n_embd = c.n_ff = 32;
+        c.head_dim = 8;
+        check_file(&c, vocab);
+    }
+    Recipe c = tiny(1, "nope-layers:every=2");
+    c.n_embd = c.n_ff = 32;
+    c.head_dim = 8;
+    check_file(&c, vocab);
+    remove(vocab);
+}
+
+int main(void)
+{
+    MUST(mkdtemp(folder));
+    test_differences();
+    test_refused();
+    test_pytorch();
+    test_bits();
+    test_hash();
+    test_resume();
+    test_files();
+    remove(path_of("model.gguf"));
+    remove(path_of("checkpoint"));
+    rmdir(folder);
+    return check_done();
+}
