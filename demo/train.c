@@ -50,12 +50,12 @@ static int omp_get_max_threads(void)
  * it is: numbers of 8 bytes, then text; no padding. */
 typedef struct {
     int64_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
-    int64_t n_ctx;     /* tokens of a sequence, T */
-    int64_t tied;      /* the head is the transposed embedding */
-    int64_t n_batch;   /* sequences of a step */
-    int64_t n_steps;   /* of the whole schedule */
-    int64_t n_warmup;  /* steps of rising learning rate */
-    int64_t bos;       /* first token of every sequence; -1: none */
+    int64_t n_ctx;    /* tokens of a sequence, T */
+    int64_t tied;     /* the head is the transposed embedding */
+    int64_t n_batch;  /* sequences of a step */
+    int64_t n_steps;  /* of the whole schedule */
+    int64_t n_warmup; /* steps of rising learning rate */
+    int64_t bos;      /* first token of every sequence; -1: none */
     int64_t seed;
     double lr, lr_min; /* after warm-up, and at the end of the cosine */
     double decay;      /* of matrices, per step and unit of learning rate */
@@ -105,15 +105,15 @@ typedef struct {
     float *head_grad;   /* [E][V] of a tied head, until the step is done */
     Turns *turns;       /* [n_turns]: one, or one per layer */
     int n_turns;
-    int64_t step;       /* steps done */
+    int64_t step; /* steps done */
     /* Room for one pass of N tokens. */
-    Trace *trace; /* [L] */
-    float *x, *last_scale, *last; /* [N][E] stream at the end, [N], normalised */
+    Trace *trace;                            /* [L] */
+    float *x, *last_scale, *last;            /* [N][E] stream at the end, [N], normalised */
     float *dx, *dnorm, *dwide, *dact, *datt; /* [N][E], [N][E], [N][max(W, 2 F)], [N][F], [N][Q] */
-    float *tall;                  /* [widest input][N + PAD]: inputs of a product, transposed */
-    float *logits;                /* [T][V] */
-    double *loss;                 /* [N] */
-    float *scratch;               /* [n_threads][n_scratch] */
+    float *tall;    /* [widest input][N + PAD]: inputs of a product, transposed */
+    float *logits;  /* [T][V] */
+    double *loss;   /* [N] */
+    float *scratch; /* [n_threads][n_scratch] */
     size_t n_scratch;
     void **owned;
     int n_owned;
@@ -249,9 +249,16 @@ static void transpose(const Net *t, float *out, size_t os, const float *a, int r
 /* y[N][out] = (add: y +) x[N][in] W */
 static void linear(const Net *t, float *y, const float *x, const Param *p, int n, int add)
 {
-    product(t, (Product){.out = y, .os = (size_t)p->cols, .a = x, .as = (size_t)p->rows,
-                         .v = t->w + p->at, .vs = (size_t)p->cols, .rows = n, .n = p->rows,
-                         .cols = p->cols, .add = add});
+    product(t, (Product){.out = y,
+                         .os = (size_t)p->cols,
+                         .a = x,
+                         .as = (size_t)p->rows,
+                         .v = t->w + p->at,
+                         .vs = (size_t)p->cols,
+                         .rows = n,
+                         .n = p->rows,
+                         .cols = p->cols,
+                         .add = add});
 }
 
 /* From dy[N][out]:  dx[N][in] = dy W^T,  dW += x^T dy. */
@@ -259,12 +266,27 @@ static void linear_back(const Net *t, float *dx, const float *dy, const float *x
                         int n)
 {
     size_t in = (size_t)p->rows, out = (size_t)p->cols, tall = (size_t)n + PAD;
-    product(t, (Product){.out = dx, .os = in, .a = dy, .as = out, .v = t->wt + p->at, .vs = in,
-                         .rows = n, .n = p->cols, .cols = p->rows});
+    product(t, (Product){.out = dx,
+                         .os = in,
+                         .a = dy,
+                         .as = out,
+                         .v = t->wt + p->at,
+                         .vs = in,
+                         .rows = n,
+                         .n = p->cols,
+                         .cols = p->rows});
     transpose(t, t->tall, tall, x, n, p->rows);
-    product(t, (Product){.out = t->grad + p->at, .os = out, .a = t->tall, .as = tall, .v = dy,
-                         .vs = out, .rows = p->rows, .n = n, .cols = p->cols,
-                         .run = (int)t->c.n_ctx, .add = 1});
+    product(t, (Product){.out = t->grad + p->at,
+                         .os = out,
+                         .a = t->tall,
+                         .as = tall,
+                         .v = dy,
+                         .vs = out,
+                         .rows = p->rows,
+                         .n = n,
+                         .cols = p->cols,
+                         .run = (int)t->c.n_ctx,
+                         .add = 1});
 }
 
 /* ------------------------------------------------------------ 3 small maths */
@@ -476,8 +498,7 @@ static size_t width(const Net *t)
 static void turn_all(const Net *t, int l, float *qkv, int n, int back)
 {
 #pragma omp parallel for num_threads(t->n_threads)
-    for (int i = 0; i < n; i++)
-        turn_token(t, turns_of(t, l), qkv + (size_t)i * width(t), i, back);
+    for (int i = 0; i < n; i++) turn_token(t, turns_of(t, l), qkv + (size_t)i * width(t), i, back);
 }
 
 /* ------------------------------------------------------------ 5 attention
@@ -497,9 +518,9 @@ enum { BLOCK = 64 }; /* queries */
 /* One key head of one sequence at work, with its room. */
 typedef struct {
     int l, kh, T;
-    const float *qkv, *out; /* [T][W], [T][Q]: of the whole sequence */
-    float *d_out, *d_qkv;   /* [T][Q], [T][W]: backward only */
-    float *p, *dp;          /* [BLOCK][T] */
+    const float *qkv, *out;                    /* [T][W], [T][Q]: of the whole sequence */
+    float *d_out, *d_qkv;                      /* [T][Q], [T][W]: backward only */
+    float *p, *dp;                             /* [BLOCK][T] */
     float *kt, *vt, *qt, *d_out_t, *dkt, *dvt; /* [D][T + PAD] */
 } Group;
 
@@ -713,9 +734,15 @@ static const float *head_matrix(const Net *t, int transposed)
 static void head_forward(const Net *t, int sequence)
 {
     size_t V = (size_t)t->c.n_vocab, E = (size_t)t->c.n_embd, T = (size_t)t->c.n_ctx;
-    product(t, (Product){.out = t->logits, .os = V, .a = t->last + (size_t)sequence * T * E,
-                         .as = E, .v = head_matrix(t, 0), .vs = V, .rows = (int)T,
-                         .n = (int)E, .cols = (int)V});
+    product(t, (Product){.out = t->logits,
+                         .os = V,
+                         .a = t->last + (size_t)sequence * T * E,
+                         .as = E,
+                         .v = head_matrix(t, 0),
+                         .vs = V,
+                         .rows = (int)T,
+                         .n = (int)E,
+                         .cols = (int)V});
 }
 
 /* loss = -log p(target),  p = softmax(logits);  dlogits = (p - [target]) * weight, in place. The
@@ -738,12 +765,26 @@ static void head_back(const Net *t, int sequence)
     size_t V = (size_t)t->c.n_vocab, E = (size_t)t->c.n_embd, T = (size_t)t->c.n_ctx;
     size_t at = (size_t)sequence * T * E;
     float *grad = t->c.tied ? t->head_grad : t->grad + t->head.at;
-    product(t, (Product){.out = t->dnorm + at, .os = E, .a = t->logits, .as = V,
-                         .v = head_matrix(t, 1), .vs = E, .rows = (int)T, .n = (int)V,
+    product(t, (Product){.out = t->dnorm + at,
+                         .os = E,
+                         .a = t->logits,
+                         .as = V,
+                         .v = head_matrix(t, 1),
+                         .vs = E,
+                         .rows = (int)T,
+                         .n = (int)V,
                          .cols = (int)E});
     transpose(t, t->tall, T + PAD, t->last + at, (int)T, (int)E);
-    product(t, (Product){.out = grad, .os = V, .a = t->tall, .as = T + PAD, .v = t->logits,
-                         .vs = V, .rows = (int)E, .n = (int)T, .cols = (int)V, .add = 1});
+    product(t, (Product){.out = grad,
+                         .os = V,
+                         .a = t->tall,
+                         .as = T + PAD,
+                         .v = t->logits,
+                         .vs = V,
+                         .rows = (int)E,
+                         .n = (int)T,
+                         .cols = (int)V,
+                         .add = 1});
 }
 
 /* Losses of all tokens of a pass, and dnorm, the gradient of what the head reads. */
@@ -1207,7 +1248,9 @@ static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
                   {"llama.attention.value_length", c->head_dim},
                   {"llama.vocab_size", c->n_vocab},
                   {"llama.rope.dimension_count", t->turns[0].r.p.n_rot},
-                  {"general.file_type", type == T_F32 ? 0 : type == T_F16 ? 1 : 7},
+                  {"general.file_type", type == T_F32   ? 0
+                                        : type == T_F16 ? 1
+                                                        : 7},
                   {"ropescope.train.step", t->step}};
     gguf_out_str(w, "general.architecture", "llama");
     gguf_out_str(w, "general.name", "ropescope demo");
@@ -1348,8 +1391,8 @@ static int options_read(Job *j, int argc, char **argv, Err *e)
 {
     for (int i = 1; i < argc; i++) {
         int k = 0;
-        while (k < N_OPTIONS && !(strncmp(argv[i], "--", 2) == 0 &&
-                                  strcmp(argv[i] + 2, options[k].name) == 0))
+        while (k < N_OPTIONS &&
+               !(strncmp(argv[i], "--", 2) == 0 && strcmp(argv[i] + 2, options[k].name) == 0))
             k++;
         if (k == N_OPTIONS) return err_usage(e, "'%s': no such option; see --help", argv[i]);
         int takes = options[k].type != O_FLAG;
@@ -1385,8 +1428,7 @@ static int type_of(const Job *j, Err *e)
     const char *s = j->type ? j->type : "f16";
     if (strcmp(s, "f32") == 0) return T_F32;
     if (strcmp(s, "f16") == 0) return T_F16;
-    if (strcmp(s, "q8_0"))
-        return err_usage(e, "--type: expected f32, f16 or q8_0, found '%s'", s);
+    if (strcmp(s, "q8_0")) return err_usage(e, "--type: expected f32, f16 or q8_0, found '%s'", s);
     if (c->n_embd % QB == 0 && c->n_ff % QB == 0 && c->n_heads * c->head_dim % QB == 0)
         return T_Q8_0;
     return err_usage(e, "--type q8_0: expected rows of a multiple of %d values", QB);
@@ -1427,8 +1469,8 @@ static int tokens_read(const Tokenizer *k, const char *path, const Recipe *c, To
     if (rc == 0) rc = tok_encode(k, b.s, b.n, 0, out, e);
     free(b.s);
     if (rc == 0 && out->n <= (size_t)c->n_ctx)
-        rc = err_set(e, "%s: expected more than %lld tokens, found %zu", path,
-                     (long long)c->n_ctx, out->n);
+        rc = err_set(e, "%s: expected more than %lld tokens, found %zu", path, (long long)c->n_ctx,
+                     out->n);
     return rc;
 }
 
@@ -1544,12 +1586,30 @@ static int train(Train *x, Err *e)
 static int prepare(Train *x, int argc, char **argv, Err *e)
 {
     Job *j = &x->j;
-    *j = (Job){.c = {.n_layers = 6, .n_embd = 192, .n_heads = 6, .n_kv_heads = 2, .head_dim = 32,
-                     .n_ff = 512, .n_ctx = 512, .n_batch = 8, .n_steps = 1000, .n_warmup = 100,
-                     .seed = 1, .lr = 1e-3, .lr_min = 1e-4, .decay = 0.1, .beta1 = 0.9,
-                     .beta2 = 0.95, .clip = 1},
-               .rope = "plain", .pass = 4, .log = 20, .evaluate = 200, .windows = 32,
-               .every = 200, .threads = omp_get_max_threads()};
+    *j = (Job){.c = {.n_layers = 6,
+                     .n_embd = 192,
+                     .n_heads = 6,
+                     .n_kv_heads = 2,
+                     .head_dim = 32,
+                     .n_ff = 512,
+                     .n_ctx = 512,
+                     .n_batch = 8,
+                     .n_steps = 1000,
+                     .n_warmup = 100,
+                     .seed = 1,
+                     .lr = 1e-3,
+                     .lr_min = 1e-4,
+                     .decay = 0.1,
+                     .beta1 = 0.9,
+                     .beta2 = 0.95,
+                     .clip = 1},
+               .rope = "plain",
+               .pass = 4,
+               .log = 20,
+               .evaluate = 200,
+               .windows = 32,
+               .every = 200,
+               .threads = omp_get_max_threads()};
     if (options_read(j, argc, argv, e)) return -1;
     if (!j->text || !j->vocab) return err_usage(e, "--text and --vocab are needed; see --help");
     if (j->snapshots && !j->out) return err_usage(e, "--snapshots: --out is needed");
