@@ -303,7 +303,7 @@ static void rmsnorm(const Net *t, float *y, float *scale, const float *x, const 
 {
     const float *w = t->w + p->at;
     int E = p->cols;
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
     for (int i = 0; i < n; i++) {
         const float *xi = x + (size_t)i * (size_t)E;
         float *yi = y + (size_t)i * (size_t)E;
@@ -319,7 +319,7 @@ static void rmsnorm_weights_back(const Net *t, const float *dy, const float *x, 
 {
     enum { STRIP = 32 };
     int T = (int)t->c.n_ctx, E = p->cols;
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic) num_threads(t->n_threads)
     for (int c0 = 0; c0 < E; c0 += STRIP) {
         int cols = E - c0 < STRIP ? E - c0 : STRIP;
         double sum[STRIP];
@@ -341,7 +341,7 @@ static void rmsnorm_back(const Net *t, float *dx, float *dy, const float *x, con
     const float *w = t->w + p->at;
     int E = p->cols;
     rmsnorm_weights_back(t, dy, x, scale, p, n);
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
     for (int i = 0; i < n; i++) {
         size_t at = (size_t)i * (size_t)E;
         float *g = dy + at, r = scale[i];
@@ -355,7 +355,7 @@ static void rmsnorm_back(const Net *t, float *dx, float *dy, const float *x, con
 static void swiglu(const Net *t, float *act, const float *gate_up, int n)
 {
     size_t F = (size_t)t->c.n_ff;
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
     for (int i = 0; i < n; i++) {
         const float *gate = gate_up + (size_t)i * 2 * F;
         memcpy(act + (size_t)i * F, gate + F, F * sizeof *act);
@@ -388,7 +388,7 @@ static float *scratch_of(const Net *t)
 static void swiglu_back(const Net *t, float *dgate_up, float *dact, const float *gate_up, int n)
 {
     size_t F = (size_t)t->c.n_ff;
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
     for (int i = 0; i < n; i++)
         swiglu_back_row(t->k, dgate_up + (size_t)i * 2 * F, dact + (size_t)i * F,
                         gate_up + (size_t)i * 2 * F, scratch_of(t), (int)F);
@@ -497,7 +497,7 @@ static size_t width(const Net *t)
 
 static void turn_all(const Net *t, int l, float *qkv, int n, int back)
 {
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
     for (int i = 0; i < n; i++) turn_token(t, turns_of(t, l), qkv + (size_t)i * width(t), i, back);
 }
 
@@ -715,7 +715,7 @@ static void embed_back(const Net *t, const int *tok, int n)
 {
     enum { STRIP = 32 };
     int E = (int)t->c.n_embd;
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic) num_threads(t->n_threads)
     for (int c0 = 0; c0 < E; c0 += STRIP)
         for (int i = 0; i < n; i++) {
             float *g = t->grad + t->embed.at + (size_t)tok[i] * (size_t)E;
@@ -793,7 +793,7 @@ static void head_pass(const Net *t, const int *target, int n, float weight)
     int T = (int)t->c.n_ctx, V = (int)t->c.n_vocab;
     for (int s = 0; s < n / T; s++) {
         head_forward(t, s);
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
         for (int i = 0; i < T; i++)
             t->loss[s * T + i] = cross_entropy(t->k, t->logits + (size_t)i * (size_t)V, V,
                                                target[s * T + i], weight);
@@ -837,7 +837,7 @@ static void turn_matrices(const Net *t)
 static void tied_back(const Net *t)
 {
     size_t V = (size_t)t->c.n_vocab, E = (size_t)t->c.n_embd;
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic, 64) num_threads(t->n_threads)
     for (size_t id = 0; id < V; id++)
         for (size_t c = 0; c < E; c++)
             t->grad[t->embed.at + id * E + c] += t->head_grad[c * V + id];
@@ -887,7 +887,7 @@ static double gradient_square(const Net *t)
     enum { CHUNK = 4096, WAYS = 8 };
     size_t chunks = (t->n + CHUNK - 1) / CHUNK;
     double *part = xcalloc(chunks, sizeof *part), sum = 0;
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic, 8) num_threads(t->n_threads)
     for (size_t b = 0; b < chunks; b++) {
         const float *g = t->grad + b * CHUNK;
         size_t n = t->n - b * CHUNK < CHUNK ? t->n - b * CHUNK : CHUNK;
@@ -924,7 +924,7 @@ static void adam_part(const Net *t, const Adam *a, const Param *p)
     enum { CHUNK = 4096 };
     size_t n = (size_t)p->rows * (size_t)p->cols;
     float shrink = p->spread > 0 ? a->shrink : 1;
-#pragma omp parallel for num_threads(t->n_threads)
+#pragma omp parallel for schedule(dynamic) num_threads(t->n_threads)
     for (size_t i = 0; i < n; i += CHUNK)
         adam_piece(t, a, shrink, p->at + i, n - i < CHUNK ? n - i : CHUNK);
 }
@@ -1068,7 +1068,7 @@ static double held_out_loss(Net *t, const Tokens *text, int sequences)
 {
     size_t T = (size_t)t->c.n_ctx, there = text->n > T ? (text->n - 1) / T : 0;
     size_t n = there < (size_t)sequences ? there : (size_t)sequences;
-    if (n == 0) return NAN;
+    if (n == 0) return (double)NAN;
     int *tok = xcalloc(2 * n * T, sizeof *tok), *target = tok + n * T;
     for (size_t s = 0; s < n; s++)
         sequence_at(&t->c, text->id + s * T, tok + s * T, target + s * T);

@@ -355,7 +355,7 @@ static double logits_off(Net *t, const char *path, const int *tok)
     double off = 0;
     if (model_open(&m, path, NULL, &e)) {
         CHECK_MSG(0, "%s", e.msg);
-        return NAN;
+        return (double)NAN;
     }
     MUST(state_new(&s, &m, &o, &e) == 0);
     forward(&s, tok, T, T);
@@ -413,9 +413,49 @@ static void test_files(void)
     remove(vocab);
 }
 
+/* ---------------------------------------------------------------- command line */
+
+static void refused_line(const char *line, const char *expected)
+{
+    char *argv[16] = {"train"}, copy_of[256];
+    int argc = 1;
+    Job j = {.threads = 0};
+    Err e = {.msg = ""};
+    snprintf(copy_of, sizeof copy_of, "%s", line);
+    for (char *s = strtok(copy_of, " "); s; s = strtok(NULL, " ")) argv[argc++] = s;
+    int rc = options_read(&j, argc, argv, &e);
+    if (rc == 0) rc = recipe_check(&j.c, &e);
+    CHECK_MSG(rc == -1 && e.usage && strstr(e.msg, expected), "%s: %s", line, e.msg);
+}
+
+static void test_options(void)
+{
+    refused_line("--stepz 3", "no such option");
+    refused_line("--steps", "a value is missing");
+    refused_line("--steps 1.5", "whole number");
+    refused_line("--lr nan", "a number");
+    refused_line("--lr 3x", "a number");
+    refused_line("--heads 6 --kv-heads 4", "--kv-heads");
+    refused_line("--heads 2 --kv-heads 2 --steps 5 --warmup 6", "--warmup");
+    CHECK(in_list("0,10,200", 10) && in_list("0,10,200", 200) && !in_list("0,10,200", 20));
+    CHECK(!in_list(NULL, 0) && !in_list("", 0));
+}
+
+/* Up to lr on the last step of the warm-up, half way down in the middle, lr_min at the end. */
+static void test_schedule(void)
+{
+    Recipe c = {.lr = 1, .lr_min = 0.5, .n_warmup = 4, .n_steps = 104};
+    CHECK(fabs(learning_rate(&c, 0) - 0.25) < 1e-12);
+    CHECK(fabs(learning_rate(&c, 3) - 1) < 1e-12 && fabs(learning_rate(&c, 4) - 1) < 1e-12);
+    CHECK(fabs(learning_rate(&c, 54) - 0.75) < 1e-12);
+    CHECK(fabs(learning_rate(&c, 104) - 0.5) < 1e-12);
+}
+
 int main(void)
 {
     MUST(mkdtemp(folder));
+    test_options();
+    test_schedule();
     test_differences();
     test_refused();
     test_pytorch();
