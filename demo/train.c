@@ -60,7 +60,8 @@ typedef struct {
     double lr, lr_min; /* after warm-up, and at the end of the cosine */
     double decay;      /* of matrices, per step and unit of learning rate */
     double beta1, beta2, clip;
-    char rope[ROPE_SPEC]; /* as --rope takes it */
+    double init, init_embd; /* first weights: see lay_out */
+    char rope[ROPE_SPEC];   /* as --rope takes it */
 } Recipe;
 
 #define NORM_EPS 1e-5f
@@ -128,26 +129,30 @@ static Param param_add(Net *t, int64_t rows, int64_t cols, double spread)
     return p;
 }
 
-/* Where everything is. Matrices that write to the stream start smaller, by the root of their
- * number ("Language Models are Unsupervised Multitask Learners", 2.3). */
+/* Where everything is, and how large it starts. Inputs of a matrix have the size 1, as a norm leaves
+ * them; with weights of size init / sqrt(inputs) its outputs have the size init, whatever the shape.
+ * Those that are added to the stream are smaller, by the root of their number ("Language Models are
+ * Unsupervised Multitask Learners", 2.3); those of a head are small enough to begin with nearly
+ * equal odds. */
 static void lay_out(Net *t)
 {
     const Recipe *c = &t->c;
-    int64_t E = c->n_embd, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
-    double spread = 0.02, small = spread / sqrt(2.0 * (double)c->n_layers);
+    int64_t E = c->n_embd, F = c->n_ff, Q = c->n_heads * c->head_dim;
+    int64_t KV = c->n_kv_heads * c->head_dim;
+    double in = c->init / sqrt((double)E), stream = c->init / sqrt(2.0 * (double)c->n_layers);
     t->n = 0;
-    t->embed = param_add(t, c->n_vocab, E, spread);
+    t->embed = param_add(t, c->n_vocab, E, c->init_embd);
     for (int64_t l = 0; l < c->n_layers; l++) {
         Param *p = t->layer[l];
         p[ATTN_NORM] = param_add(t, 1, E, 0);
-        p[QKV] = param_add(t, E, Q + 2 * KV, spread);
-        p[OUT] = param_add(t, Q, E, small);
+        p[QKV] = param_add(t, E, Q + 2 * KV, in);
+        p[OUT] = param_add(t, Q, E, stream / sqrt((double)Q));
         p[FFN_NORM] = param_add(t, 1, E, 0);
-        p[GATE_UP] = param_add(t, E, 2 * c->n_ff, spread);
-        p[DOWN] = param_add(t, c->n_ff, E, small);
+        p[GATE_UP] = param_add(t, E, 2 * F, in);
+        p[DOWN] = param_add(t, F, E, stream / sqrt((double)F));
     }
     t->last_norm = param_add(t, 1, E, 0);
-    t->head = c->tied ? t->embed : param_add(t, E, c->n_vocab, spread);
+    t->head = c->tied ? t->embed : param_add(t, E, c->n_vocab, 0.25 / sqrt((double)E));
 }
 
 /* All parts in order; i < n_params. */
@@ -1332,6 +1337,8 @@ static const Option options[] = {
     {"batch", O_INT, F(c.n_batch), 1, 1e6, "N", "sequences of a step (8)"},
     {"steps", O_INT, F(c.n_steps), 1, 1e9, "N", "of the whole schedule (1000)"},
     {"warmup", O_INT, F(c.n_warmup), 0, 1e9, "N", "steps of rising learning rate (100)"},
+    {"init", O_NUM, F(c.init), 0.001, 100, "X", "size of first weights, in 1 / sqrt(inputs) (1)"},
+    {"init-embd", O_NUM, F(c.init_embd), 0.0001, 100, "X", "of the first embedding (0.02)"},
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},
     {"decay", O_NUM, F(c.decay), 0, 10, "X", "weight decay of matrices (0.1)"},
@@ -1602,7 +1609,9 @@ static int prepare(Train *x, int argc, char **argv, Err *e)
                      .decay = 0.1,
                      .beta1 = 0.9,
                      .beta2 = 0.95,
-                     .clip = 1},
+                     .clip = 1,
+                     .init = 1,
+                     .init_embd = 0.02},
                .rope = "plain",
                .pass = 4,
                .log = 20,

@@ -17,7 +17,7 @@ torch.set_default_dtype(torch.float64)
 
 L, E, H, K, D, FF, V, T, BATCH, STEPS = 2, 24, 4, 2, 6, 40, 50, 16, 3, 6
 LR, LR_MIN, WARMUP, DECAY, CLIP, BETAS = 0.01, 0.001, 2, 0.1, 1.0, (0.9, 0.95)
-SEED, BASE, GAIN = 7, 100.0, 8.0
+SEED, BASE, INIT, INIT_EMBD = 7, 100.0, 0.8, 0.16
 MASK = (1 << 64) - 1
 
 
@@ -47,21 +47,22 @@ def as_float(x):
 
 
 def parameters(tied):
-    """In the order of the trainer, [in][out]; matrices times GAIN, norms (1 + normal / 4)."""
+    """In the order of the trainer, [in][out]; norms are made 1 + normal / 4."""
     rng, q, kv = Rng(SEED), H * D, K * D
-    small = 0.02 / math.sqrt(2 * L)
-    shapes = [("embed", V, E, 0.02)]
+    inner, stream = INIT / math.sqrt(E), INIT / math.sqrt(2 * L)
+    shapes = [("embed", V, E, INIT_EMBD)]
     for _ in range(L):
-        shapes += [("attn_norm", 1, E, 0), ("qkv", E, q + 2 * kv, 0.02), ("out", q, E, small),
-                   ("ffn_norm", 1, E, 0), ("gate_up", E, 2 * FF, 0.02), ("down", FF, E, small)]
+        shapes += [("attn_norm", 1, E, 0), ("qkv", E, q + 2 * kv, inner),
+                   ("out", q, E, stream / math.sqrt(q)), ("ffn_norm", 1, E, 0),
+                   ("gate_up", E, 2 * FF, inner), ("down", FF, E, stream / math.sqrt(FF))]
     shapes += [("last_norm", 1, E, 0)]
     if not tied:
-        shapes += [("head", E, V, 0.02)]
+        shapes += [("head", E, V, 0.25 / math.sqrt(E))]
     made = []
     for name, rows, cols, spread in shapes:
         if spread:
             w = as_float([rng.normal() for _ in range(rows * cols)]).float()
-            w = (w * torch.tensor(spread, dtype=torch.float32)).double() * GAIN
+            w = (w * torch.tensor(spread, dtype=torch.float32)).double()
         else:
             w = torch.ones(cols)
         made.append([name, w.view(rows, cols) if spread else w])
@@ -148,7 +149,7 @@ def run(tied):
         if step == 0:
             gradients = [(float(p.grad.norm()), projection(p.grad)) for _, p in params]
         length = torch.sqrt(sum((p.grad ** 2).sum() for _, p in params))
-        losses.append(float(loss))
+        losses.append(loss.item())
         lengths.append(float(length))
         for _, p in params:
             p.grad *= min(1.0, CLIP / float(length))
