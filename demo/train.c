@@ -245,6 +245,7 @@ static void transpose_block(float *out, size_t os, const float *a, size_t as, in
 static void transpose(const Net *t, float *out, size_t os, const float *a, int rows, int cols)
 {
     enum { STRIP = 64 };
+    (void)t; /* used by OpenMP alone */
 #pragma omp parallel for schedule(dynamic) num_threads(t->n_threads)
     for (int i = 0; i < rows; i += STRIP)
         transpose_block(out + i, os, a + (size_t)i * (size_t)cols, (size_t)cols,
@@ -1300,7 +1301,7 @@ static int model_write(const Net *t, const char *path, const Gguf *vocab, int ty
 typedef struct {
     Recipe c;
     const char *text, *held, *vocab, *out, *checkpoint, *snapshots, *type, *isa, *rope;
-    int64_t threads, pass, log, evaluate, windows, every, stop, no_bos, untied;
+    int64_t threads, pass, log, evaluate, windows, every, stop, no_bos, tied;
 } Job;
 
 typedef struct {
@@ -1330,7 +1331,7 @@ static const Option options[] = {
     {"kv-heads", O_INT, F(c.n_kv_heads), 1, 1024, "N", "key heads (2)"},
     {"head-dim", O_INT, F(c.head_dim), 2, 1024, "N", "values per head (32)"},
     {"ff", O_INT, F(c.n_ff), 1, 1e6, "N", "values of the feed-forward network (512)"},
-    {"untied", O_FLAG, F(untied), 0, 0, "", "a head of its own, not the embedding again"},
+    {"tied", O_FLAG, F(tied), 0, 0, "", "the head is the embedding again; try --init-embd 0.02"},
     {"rope", O_STR, F(rope), 0, 0, "KIND", "position encoding KIND[:key=value,...] (plain)"},
     {"ctx", O_INT, F(c.n_ctx), 2, 1e6, "N", "tokens of a sequence (512)"},
     {"no-bos", O_FLAG, F(no_bos), 0, 0, "", "sequences do not begin with <s>"},
@@ -1338,7 +1339,7 @@ static const Option options[] = {
     {"steps", O_INT, F(c.n_steps), 1, 1e9, "N", "of the whole schedule (1000)"},
     {"warmup", O_INT, F(c.n_warmup), 0, 1e9, "N", "steps of rising learning rate (100)"},
     {"init", O_NUM, F(c.init), 0.001, 100, "X", "size of first weights, in 1 / sqrt(inputs) (1)"},
-    {"init-embd", O_NUM, F(c.init_embd), 0.0001, 100, "X", "of the first embedding (0.02)"},
+    {"init-embd", O_NUM, F(c.init_embd), 0.0001, 100, "X", "of the first embedding (1)"},
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},
     {"decay", O_NUM, F(c.decay), 0, 10, "X", "weight decay of matrices (0.1)"},
@@ -1351,7 +1352,7 @@ static const Option options[] = {
     {"eval-windows", O_INT, F(windows), 1, 1e6, "N", "sequences of such a measurement (32)"},
     {"threads", O_INT, F(threads), 1, 1024, "N", "threads (as many as there are processors)"},
     {"pass", O_INT, F(pass), 1, 1e6, "N",
-     "sequences that go through together (4): memory, never the result"},
+     "sequences that go through together (2): memory, never the result"},
     {"isa", O_STR, F(isa), 0, 0, "NAME", "instruction set (the fastest)"},
 };
 #undef F
@@ -1611,9 +1612,9 @@ static int prepare(Train *x, int argc, char **argv, Err *e)
                      .beta2 = 0.95,
                      .clip = 1,
                      .init = 1,
-                     .init_embd = 0.02},
+                     .init_embd = 1},
                .rope = "plain",
-               .pass = 4,
+               .pass = 2,
                .log = 20,
                .evaluate = 200,
                .windows = 32,
@@ -1624,7 +1625,7 @@ static int prepare(Train *x, int argc, char **argv, Err *e)
     if (j->snapshots && !j->out) return err_usage(e, "--snapshots: --out is needed");
     if (strlen(j->rope) >= sizeof j->c.rope) return err_usage(e, "--rope: too long");
     snprintf(j->c.rope, sizeof j->c.rope, "%s", j->rope);
-    j->c.tied = !j->untied;
+    j->c.tied = j->tied;
     if (texts_read(x, e) || recipe_check(&j->c, e)) return -1;
     if ((x->type = type_of(j, e)) < 0) return -1;
     return net_new(&x->t, &j->c, (int)j->threads, (int)j->pass, j->isa, e);
