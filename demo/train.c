@@ -1160,6 +1160,28 @@ static int checkpoint_read(Net *t, const char *path, uint64_t text, Err *e)
     return 0;
 }
 
+/* The weights of another recipe's checkpoint, whose model has the same shape: training begins with
+ * them, at step 0. */
+static int weights_read(Net *t, const char *path, Err *e)
+{
+    size_t size;
+    const uint8_t *map = map_file(path, &size, e);
+    Head h = {.step = 0};
+    if (!map) return -1;
+    memcpy(&h, map, size < sizeof h ? size : sizeof h);
+    const Recipe *a = &h.c, *b = &t->c;
+    int same = memcmp(h.magic, magic, sizeof magic) == 0 && a->n_layers == b->n_layers &&
+               a->n_embd == b->n_embd && a->n_heads == b->n_heads &&
+               a->n_kv_heads == b->n_kv_heads && a->head_dim == b->head_dim && a->n_ff == b->n_ff &&
+               a->n_vocab == b->n_vocab && a->tied == b->tied &&
+               size == sizeof h + 3 * t->n * sizeof(float);
+    if (same) memcpy(t->w, map + sizeof h, t->n * sizeof(float));
+    unmap_file(map, size);
+    if (!same) return err_set(e, "%s: expected a checkpoint of a model of this shape", path);
+    turn_matrices(t);
+    return 0;
+}
+
 /* ---- the model file */
 
 /* Blocks of 32 values: d = max|x| / 127 as a half, then x / d as integers, ties to even. */
@@ -1300,7 +1322,7 @@ static int model_write(const Net *t, const char *path, const Gguf *vocab, int ty
 
 typedef struct {
     Recipe c;
-    const char *text, *held, *vocab, *out, *checkpoint, *snapshots, *type, *isa, *rope;
+    const char *text, *held, *vocab, *out, *checkpoint, *from, *snapshots, *type, *isa, *rope;
     int64_t threads, pass, log, evaluate, windows, every, stop, no_bos, tied;
 } Job;
 
@@ -1323,6 +1345,8 @@ static const Option options[] = {
      "steps after which a model is written, too: 0,10,100 to OUT-000010.gguf"},
     {"checkpoint", O_STR, F(checkpoint), 0, 0, "FILE",
      "where training is saved, and goes on from if it is there"},
+    {"from", O_STR, F(from), 0, 0, "FILE",
+     "a checkpoint of another recipe, for a model of this shape, to begin with"},
     {"checkpoint-every", O_INT, F(every), 1, 1e9, "N", "steps (200)"},
     {"stop", O_INT, F(stop), 1, 1e9, "N", "save and stop after step N"},
     {"layers", O_INT, F(c.n_layers), 1, 1000, "N", "(6)"},
@@ -1574,9 +1598,9 @@ static int train(Train *x, Err *e)
 {
     Net *t = &x->t;
     const Job *j = &x->j;
-    if (j->checkpoint && access(j->checkpoint, F_OK) == 0 &&
-        checkpoint_read(t, j->checkpoint, x->hash, e))
-        return -1;
+    int resumes = j->checkpoint && access(j->checkpoint, F_OK) == 0;
+    if (resumes && checkpoint_read(t, j->checkpoint, x->hash, e)) return -1;
+    if (!resumes && j->from && weights_read(t, j->from, e)) return -1;
     x->first = t->step;
     printf("%zu parameters, %zu tokens of text, %s, %d threads; from step %lld of %lld\n", t->n,
            x->text.n, t->k->name, t->n_threads, (long long)t->step, (long long)t->c.n_steps);
