@@ -125,12 +125,17 @@ debug:
 # make compare MODEL=model.gguf TEXT=text.txt
 N      = 64
 PYTHON = python3
-$(BUILD)/tests/dump_logits: $(BUILD)/tests/dump_logits.o $(LIBRARY)
+$(BUILD)/tests/dump_%: $(BUILD)/tests/dump_%.o $(LIBRARY)
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 compare: ropescope $(BUILD)/tests/dump_logits
 	$(PYTHON) tests/compare_hf.py $(BUILD)/ropescope $(BUILD)/tests/dump_logits $(MODEL) $(TEXT) $(N)
 	$(PYTHON) tests/compare_stats.py $(BUILD)/ropescope $(MODEL) $(TEXT) $(N)
+
+# Ids and texts against Hugging Face tokenizers or sentencepiece (needs these PyPI packages):
+# make compare-tokens TOKENIZER=tokenizer.json
+compare-tokens: $(BUILD)/tests/dump_tokens
+	$(PYTHON) tests/compare_tokenizers.py $< $(TOKENIZER)
 
 bench: ropescope
 	./ropescope bench demo/model.gguf

@@ -45,6 +45,8 @@ Keys written (A: the architecture):
     tokenizer.ggml.{bos,eos,unknown,padding}_token_id .add_bos_token .add_eos_token
     tokenizer.ggml.add_space_prefix .remove_extra_whitespaces (llama)
     tokenizer.chat_template, tokenizer.chat_template.NAME
+    ropescope.tokenizer.normalizer .whole_words .late .lstrip .rstrip, where the keys above cannot
+        say what the tokenizer does (see tokenizer.c)
 
 Order of this file: constants; families; errors; readers; normalise (config, rotary encoding,
 tensors, tokenizer); write; command line.
@@ -57,6 +59,7 @@ import os
 import re
 import struct
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -126,18 +129,25 @@ RE_UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]%s[\p{Ll}\p{Lm}\p{
 RE_CASED = (RE_UPPER % ("*", "+") + "%s|" + RE_UPPER % ("+", "*") + "%s|%s"
             r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + RE_TAIL)
 RE_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-# (steps of the pre-tokenizer, ignore_merges) -> tokenizer.ggml.pre
+RE_MARKED = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+             r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + RE_TAIL)
+# Steps of the pre-tokenizer -> tokenizer.ggml.pre without and with ignore_merges.
 PRE_NAMES = {
-    (("bytes+gpt2",), False): "gpt-2",
-    ((RE_GPT2, "bytes"), False): "gpt-2",
-    (("digits", "bytes+gpt2"), False): "smollm",
-    ((RE_WORD % r"\p{N}{1,3}", "bytes"), True): "llama-bpe",
-    ((RE_WORD % r"\p{N}{1,3}", "bytes"), False): "dbrx",
-    ((RE_WORD % r"\p{N}", "bytes"), False): "qwen2",
-    ((RE_CASED % ("", "", r"\p{N}"), "bytes"), True): "tekken",
-    ((RE_CASED % (RE_ENDING, RE_ENDING, r"\p{N}{1,3}"), "bytes"), False): "gpt-4o",
+    ("bytes+gpt2",): ("gpt-2", "gpt-2"),
+    (RE_GPT2, "bytes"): ("gpt-2", "gpt-2"),
+    ("digits", "bytes+gpt2"): ("smollm", "smollm"),
+    (RE_WORD % r"\p{N}{1,3}", "bytes"): ("dbrx", "llama-bpe"),
+    (RE_WORD % r"\p{N}", "bytes"): ("qwen2", "qwen2"),
+    (RE_MARKED, "bytes"): ("qwen35", "qwen35"),
+    (RE_CASED % ("", "", r"\p{N}"), "bytes"): ("tekken", "tekken"),
+    (RE_CASED % (RE_ENDING, RE_ENDING, r"\p{N}{1,3}"), "bytes"): ("gpt-4o", "gpt-4o"),
 }
-
+WHOLE_WORDS = ("llama-bpe", "tekken")   # ... which of them stand for ignore_merges themselves
+# The same rules in other words: as tiktoken writes them, and with an end that says less.
+RE_ALIASES = (("'(?i:[sdmt]|ll|ve|re)|", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"),
+              (r"[^\r\n\p{L}\p{N}]?+\p{L}", r"[^\r\n\p{L}\p{N}]?\p{L}"),
+              (r"[^\s\p{L}\p{N}]++[", r"[^\s\p{L}\p{N}]+["),
+              (r"\s*[\r\n]|\s+", r"\s*[\r\n]+|\s+"))
 
 # ---- families --------------------------------------------------------------------------------
 
@@ -1070,6 +1080,9 @@ class Tokenizer:
         self.ids: Dict[str, int] = {}
         self.flags: Dict[str, bool] = {}
         self.templates: Dict[str, str] = {}
+        self.normalizer = ""                    # ropescope.tokenizer.normalizer
+        self.whole_words: Optional[bool] = None
+        self.lists: Dict[str, List[int]] = {"late": [], "lstrip": [], "rstrip": []}
 
     def add(self, token, kind, score=0.0):
         self.tokens.append(token)
@@ -1107,6 +1120,9 @@ def read_tokenizer(folder: Path, file: Optional[Path], pre: Optional[str]) -> To
         else:
             t, ends = spm_from_model(file), (None, None)
         add_tokens(file, t, added_tokens(folder, file))
+        if t.normalizer == "sentencepiece":     # GGUF has its own tokens with spaces, these too
+            for i in t.lists["late"]:
+                t.tokens[i] = t.tokens[i].replace("\u2581", " ")
         read_ids(folder, t, settings)
         read_flags(folder, t, settings, ends)
         read_templates(folder, t)
@@ -1132,17 +1148,21 @@ def spm_from_model(path: Path) -> Tokenizer:
         elif field == 2:
             spec = dict(read_protobuf(value, path))
             kind = spec.get(3, 1)
+            if not spec.get(35) or spec.get(24):
+                refuse(path, "trainer_spec", "byte_fallback, spaces before words", "others")
             ids = {"unknown": spec.get(40, 0), "bos": spec.get(41, 1), "eos": spec.get(42, 2)}
             t.ids = {name: i for name, i in ids.items() if i < 1 << 31}     # -1: none
         elif field == 3:
             rules = dict(read_protobuf(value, path))
     if not t.tokens or kind != 2:
         refuse(path, "model_type", "a SentencePiece model of type BPE (2)", kind)
-    if rules.get(2) or not rules.get(5, 1):
-        refuse(path, "normalizer_spec", "no character map, spaces escaped", "other rules")
+    if rules.get(2) or rules.get(4, 1) or not rules.get(5, 1):
+        refuse(path, "normalizer_spec", "no character map, spaces kept and escaped", "other rules")
     t.flags = {"add_bos_token": True, "add_eos_token": False,
-               "add_space_prefix": bool(rules.get(3, 1)),
-               "remove_extra_whitespaces": bool(rules.get(4, 1))}
+               "add_space_prefix": bool(rules.get(3, 1)), "remove_extra_whitespaces": False}
+    t.lists["late"] = [i for i, kind in enumerate(t.types) if kind == USER_DEFINED]
+    if t.lists["late"]:         # they are found in the text after it got its space
+        t.normalizer = "sentencepiece"
     return t
 
 
@@ -1180,13 +1200,16 @@ def bpe_from_json(path: Path, table, pre: Optional[str]) -> Tokenizer:
         refuse(path, "model", "an object", table.get("model"))
     ids, merges = vocabulary(path, table)
     t = Tokenizer("gpt2")
-    t.pre = pre or pre_name(path, table)
+    whole = bool(table["model"].get("ignore_merges"))
+    t.pre = pre or pre_name(path, table, whole)
+    t.whole_words = None if whole == (t.pre in WHOLE_WORDS) else whole
     t.merges = [f"{a} {b}" for a, b in merges]
     fill(t, ids, lambda token: NORMAL, lambda token: 0.0)
     normalizer = table.get("normalizer")
     if normalizer == {"type": "NFC"}:
-        note(f"{path}: text is NFC-normalised by this tokenizer; GGUF has no key for that, so "
-             "text with decomposed accents gives other tokens")
+        t.normalizer = "nfc"
+        note(f"{path}: this tokenizer normalises text (NFC): written as ropescope.tokenizer."
+             "normalizer; a program that ignores this key gives decomposed accents other tokens")
     elif normalizer is not None and pre is None:
         refuse(path, "normalizer", "null (or --pre NAME)", json.dumps(normalizer)[:80])
     t.flags = {"add_bos_token": False, "add_eos_token": False}
@@ -1203,20 +1226,24 @@ def pre_steps(path, step) -> Tuple[str, ...]:
         return ("bytes+gpt2" if step.get("use_regex", True) else "bytes",)
     if kind == "Digits" and step.get("individual_digits"):
         return ("digits",)
-    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
-        return (step["pattern"].get("Regex", "?"),)
+    how = (step.get("behavior"), bool(step.get("invert")))
+    # The known expressions match all of a text: what they leave is nothing, and may be removed.
+    if kind == "Split" and how in (("Isolated", False), ("Removed", True)):
+        rule = step["pattern"].get("Regex", "?")
+        for other, usual in RE_ALIASES:
+            rule = rule.replace(other, usual)
+        return (rule,)
     return (json.dumps(step)[:80],)
 
 
-def pre_name(path: Path, table) -> str:
+def pre_name(path: Path, table, whole: bool) -> str:
     """tokenizer.ggml.pre, recognised by the structure of the pre-tokenizer."""
     steps = pre_steps(path, table.get("pre_tokenizer"))
-    whole_words = bool(table["model"].get("ignore_merges"))
-    if (steps, whole_words) not in PRE_NAMES:
-        refuse(path, "pre_tokenizer", "a known split rule (" +
-               ", ".join(sorted(set(PRE_NAMES.values()))) + ") or --pre NAME",
-               f"{' then '.join(steps)} with ignore_merges {whole_words}".lower())
-    return PRE_NAMES[steps, whole_words]
+    if steps not in PRE_NAMES:
+        names = sorted({name for pair in PRE_NAMES.values() for name in pair})
+        refuse(path, "pre_tokenizer", f"a known split rule ({', '.join(names)}) or --pre NAME",
+               repr(" then ".join(steps)))
+    return PRE_NAMES[steps][whole]
 
 
 def spm_from_json(path: Path, table, _pre) -> Tokenizer:
@@ -1238,49 +1265,51 @@ def spm_from_json(path: Path, table, _pre) -> Tokenizer:
     fill(t, ids, kind, lambda token: -float(ranks.get(token, 0)))
     if unknown in ids:
         t.ids["unknown"] = ids[unknown]
-    t.flags = {"add_bos_token": False, "add_eos_token": False,
-               "add_space_prefix": space_prefix(path, table), "remove_extra_whitespaces": False}
+    prefix, t.normalizer = space_prefix(path, table)
+    t.flags = {"add_bos_token": False, "add_eos_token": False, "add_space_prefix": prefix,
+               "remove_extra_whitespaces": False}
     return t
 
 
-def space_prefix(path, table) -> bool:
-    """Whether a space is put before the text; anything but spaces to U+2581 is refused."""
+def space_prefix(path, table) -> Tuple[bool, str]:
+    """Whether a space is put before the text, and our name of how; anything but that and spaces to
+    U+2581 is refused. Gemma's Split at spaces finds none: they are U+2581 by then."""
     low = "\u2581"
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": low}
     prepend = {"type": "Prepend", "prepend": low}
     rules, pre = table.get("normalizer"), table.get("pre_tokenizer")
     steps = rules.get("normalizers") if rules and rules.get("type") == "Sequence" else \
         [rules] if rules else []
-    if pre is None and steps in ([prepend, replace], [replace]):
-        return prepend in steps
+    none = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
+            "invert": False}
+    if pre in (None, none) and steps in ([prepend, replace], [replace]):
+        return prepend in steps, ""
     if not steps and pre and pre.get("type") == "Metaspace" and pre.get("replacement") == low \
             and not pre.get("split", True):
-        return pre.get("prepend_scheme", "always") != "never"
+        schemes = {"always": (True, "metaspace"), "first": (True, "metaspace-first"),
+                   "never": (False, "")}
+        return schemes[pre.get("prepend_scheme", "always")]
     return refuse(path, "normalizer and pre_tokenizer", "those of a SentencePiece BPE model",
                   json.dumps([rules, pre])[:120])
 
 
-def added_tokens(folder: Path, file: Path) -> Dict[int, Tuple[str, bool]]:
-    """id -> (text, special) from every place where Hugging Face keeps added tokens."""
+def added_tokens(folder: Path, file: Path) -> Dict[int, Dict[str, Any]]:
+    """id -> AddedToken from every place where Hugging Face keeps added tokens."""
     found = {}
     for text, i in read_json_object(folder / "added_tokens.json").items():
-        found[i] = (text, False)
+        found[i] = {"content": text}
     settings = read_json_object(folder / "tokenizer_config.json")
     entries = [(int(i), e) for i, e in (settings.get("added_tokens_decoder") or {}).items()]
     plain = file if file.suffix == ".json" else folder / "tokenizer.json"
     entries += [(e["id"], e) for e in read_json_object(plain).get("added_tokens") or []]
-    for i, entry in entries:
-        found[i] = (entry["content"], bool(entry.get("special")))
-        if any(entry.get(key) for key in ("lstrip", "rstrip", "single_word")):
-            note(f"token {entry['content']!r} swallows or wants spaces around it; GGUF has no "
-                 "key for that")
+    found.update(entries)
     return found
 
 
-def add_tokens(file: Path, t: Tokenizer, added: Dict[int, Tuple[str, bool]]):
+def add_tokens(file: Path, t: Tokenizer, added: Dict[int, Dict[str, Any]]):
     """Type the added tokens (special: control, others: user-defined), appending new ones."""
-    for i, (text, special) in sorted(added.items()):
-        kind = CONTROL if special else USER_DEFINED
+    for i, entry in sorted(added.items()):
+        text, kind = entry["content"], CONTROL if entry.get("special") else USER_DEFINED
         if i < len(t.tokens):
             if t.types[i] != UNUSED and t.tokens[i] != text:
                 refuse(file, f"token {i}", repr(t.tokens[i]), f"{text!r} among added tokens")
@@ -1291,6 +1320,26 @@ def add_tokens(file: Path, t: Tokenizer, added: Dict[int, Tuple[str, bool]]):
                 refuse(file, f"added token {text!r}", "an id near the others", i)
             t.pad(i)
             t.add(text, kind)
+        add_manner(file, t, i, entry)
+
+
+def add_manner(file: Path, t: Tokenizer, i: int, entry):
+    """How an added token is looked for: what it swallows, and if only in normalised text."""
+    text = entry["content"]
+    if entry.get("single_word"):
+        refuse(file, f"added token {text!r}", "one that is found inside words, too", "single_word")
+    for key in ("lstrip", "rstrip"):
+        if entry.get(key):
+            t.lists[key].append(i)
+    if not entry.get("normalized") or i in t.lists["late"]:
+        return
+    if t.model == "gpt2" and unicodedata.normalize("NFC", text) != text and t.normalizer:
+        refuse(file, f"added token {text!r}", "a composed text, since it is normalised", "another")
+    if t.model == "gpt2" or t.normalizer.startswith("metaspace"):
+        t.lists["late"].append(i)
+    elif file.suffix == ".json":
+        note(f"token {text!r} is normalised: Hugging Face finds it with the text's spaces, here it "
+             "is found as it is written")
 
 
 def post_processor_ends(path, table):
@@ -1489,6 +1538,13 @@ def tokenizer_metadata(t: Tokenizer):
         yield f"tokenizer.ggml.{name}_token_id", "u32", i
     for name, value in t.flags.items():
         yield f"tokenizer.ggml.{name}", "bool", value
+    if t.normalizer:
+        yield "ropescope.tokenizer.normalizer", "str", t.normalizer
+    if t.whole_words is not None:
+        yield "ropescope.tokenizer.whole_words", "bool", t.whole_words
+    for name, ids in t.lists.items():
+        if ids:
+            yield f"ropescope.tokenizer.{name}", "[i32]", ids
     for name, text in t.templates.items():
         key = "tokenizer.chat_template" + ("" if name == "default" else "." + name)
         yield key, "str", text

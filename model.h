@@ -806,7 +806,8 @@ uint64_t hash_bytes(const void *p, size_t n); /* FNV-1a, 64 bit: for logits hash
 typedef struct {
     int *id;
     size_t n, cap;
-} Tokens; /* growable; zero-initialise; free(t.id) */
+    size_t left_out; /* bytes of the texts encoded that have no token */
+} Tokens;            /* growable; zero-initialise; free(t.id) */
 
 void tokens_add(Tokens *t, int id);
 

@@ -4603,25 +4603,20 @@ static void prepend(Tokens *ids, int id)
 }
 
 /* Says how many bytes of a text have no token in a byte-level vocabulary and were left out. */
-static size_t warn_left_out(const Tokenizer *t, const Bytes *text, const Tokens *ids)
+static size_t warn_left_out(const Bytes *text, const Tokens *ids)
 {
-    Bytes back = {0};
-    if (strcmp(tok_model(t), "gpt2")) return 0;
-    for (size_t i = 0; i < ids->n; i++) tok_bytes(t, ids->id[i], &back);
-    size_t lost = back.n < text->n ? text->n - back.n : 0;
-    if (lost)
+    if (ids->left_out)
         note("warning: %zu of the %zu bytes of the text have no token in this vocabulary and are "
              "left out",
-             lost, text->n);
-    free(back.s);
-    return lost;
+             ids->left_out, text->n);
+    return ids->left_out;
 }
 
 /* Text to ids, with BOS in front if the policy says so. */
 static int encode(const Session *ss, const Bytes *text, int special, Tokens *ids, Err *e)
 {
     if (tok_encode(ss->tok, text->s, text->n, special, ids, e)) return -1;
-    warn_left_out(ss->tok, text, ids);
+    warn_left_out(text, ids);
     if (ss->bos >= 0) prepend(ids, ss->bos);
     if (ids->n > 1 && ss->bos >= 0 && ids->id[1] == ss->bos)
         note("warning: the text itself begins with BOS; now there are two (--bos off)");
@@ -5959,7 +5954,7 @@ static int analyze_text(Session *ss, const Options *o, Tokens *ids, Provenance *
     Bytes text = {0};
     int rc = read_text(o, NULL, &text, e) || tok_encode(ss->tok, text.s, text.n, 0, ids, e);
     if (!rc) {
-        p->bytes_left_out = warn_left_out(ss->tok, &text, ids);
+        p->bytes_left_out = warn_left_out(&text, ids);
         sha256_hex(text.s, text.n, p->text_sha256);
     }
     free(text.s);
@@ -7995,7 +7990,7 @@ static int run_tokenize(Options *o, Err *e)
     int rc = !t || bos_policy(t, o->bos, &bos, policy, e) || read_text(o, NULL, &text, e);
     if (!rc) warn_pre(t);
     rc = rc || tok_encode(t, text.s, text.n, o->special, &ids, e);
-    if (!rc) warn_left_out(t, &text, &ids);
+    if (!rc) warn_left_out(&text, &ids);
     if (!rc && bos >= 0) prepend(&ids, bos);
     rc = rc || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
