@@ -844,8 +844,8 @@ int tok_encode(const Tokenizer *t, const char *text, size_t n, int special, Toke
 typedef struct {
     const Tokenizer *t;
     int special; /* show control tokens by their text? */
-    int n_seen;  /* text tokens so far; set it to 1 to continue a text: the first may lose the space
-                  * that encoding added */
+    int n_seen;  /* tokens shown so far; set it to 1 to continue a text: the first, if it is text,
+                  * loses the space that encoding added */
     char held[4];
     int n_held;
 } Decoder;

@@ -110,17 +110,17 @@ struct Tokenizer {
     size_t vocab_mask;
     PairSlot *pair; /* gpt2 only: the merges */
     size_t pair_mask;
-    int byte_id[256]; /* token that stands for one byte; -1: none */
+    int byte_id[256];  /* token that stands for one byte; -1: none */
     int bytes_missing; /* gpt2: how many have none */
     int bos, eos, unk;
     int add_bos, add_eos, space_prefix;
-    int whole;        /* gpt2 only: a word that is a token is not merged */
+    int whole; /* gpt2 only: a word that is a token is not merged */
     Normal normal;
     Unicode *unicode; /* NFC only */
     int words;        /* llama only: no token has a space after anything else */
     Special *special; /* sorted by text, then id: a trie without nodes */
     int n_special;
-    int n_late; /* 0: none of them is late */
+    int n_late;              /* 0: none of them is late */
     int special_from[257];   /* first special token whose text begins with byte >= i */
     uint8_t *cls;            /* gpt2 only: [0x110000] class of each code point */
     uint16_t byte_code[256]; /* gpt2 only: the code point that stands for a byte in texts */
@@ -585,9 +585,9 @@ typedef struct {
     int control;       /* are control tokens recognised? */
     const char *start; /* of the whole text */
     Bytes normal;      /* the normalised text between two tokens that are not late */
-    Bytes buf;     /* llama: the fragment with U+2581; gpt2: a word in the file's spelling */
-    Bytes cls;     /* gpt2: classes of the fragment */
-    const char *s; /* the piece being merged, n bytes */
+    Bytes buf;         /* llama: the fragment with U+2581; gpt2: a word in the file's spelling */
+    Bytes cls;         /* gpt2: classes of the fragment */
+    const char *s;     /* the piece being merged, n bytes */
     size_t n, cap;
     Sym *sym;   /* [cap] */
     Cand *heap; /* [2 cap] */
@@ -1016,7 +1016,7 @@ void tok_decode(Decoder *d, int id, Bytes *out)
     d->n_held = 0;
     tok_bytes(d->t, id, out);
     int text = !tok_is_special(d->t, id);
-    if (text && !d->n_seen++ && d->t->spm && d->t->space_prefix && type_of(d->t, id) == NORMAL &&
+    if (!d->n_seen++ && text && d->t->spm && d->t->space_prefix && type_of(d->t, id) == NORMAL &&
         out->n > first && out->s[first] == ' ') {
         memmove(out->s + first, out->s + first + 1, out->n - first);
         out->n--;

@@ -56,20 +56,27 @@ CONTROLS = """0000-001F 007F-009F 00AD-00AD 061C-061C 180E-180E 200B-200F 2028-2
     FEFF-FEFF FFF9-FFFF E000-E010 1FFFE-1FFFF E0001-E007F F0000-F0005""".split()
 SPACES = " |  |    |\t|\n|\r\n|\r|\v|\f|\x1c|\x85|\xa0|\u1680|\u2003|\u2028|\u2029|\u202f|\u3000|" \
     "\u200b|\u2581|\u2581\u2581".split("|")
-EMOJI = """1F468-1F469-1F467 1F600 1F3F3-FE0F-200D-1F308 1F1E9-1F1EA 1F44D-1F3FD 2764-FE0F 23-FE0F-20E3
+EMOJI = """
+    1F468-1F469-1F467 1F600 1F3F3-FE0F-200D-1F308 1F1E9-1F1EA 1F44D-1F3FD 2764-FE0F 23-FE0F-20E3
     1F469-200D-1F469-200D-1F466 1F9D1-1F3FF-200D-1F680 263A 1FAE8 1F1FA-1F1F8-1F1FA 200D FE0F
     1F3F4-E0067-E0062-E007F""".split()
 # Single letters that normalisation changes, composes or refuses to compose.
-CANONICAL = """212B 2126 212A 0958 09DC 0A33 0B5C 0F43 0F73 0F77 0F81 FB1D FB2C FB4E 2ADC 1D15E 1D1BB
+CANONICAL = """
+    212B 2126 212A 0958 09DC 0A33 0B5C 0F43 0F73 0F77 0F81 FB1D FB2C FB4E 2ADC 1D15E 1D1BB
     0344 0340 0343 0374 037E 0387 1F71 1FFD 2000 2001 2329 F900 FA10 2F800 1E9B 00C5 1E69 0307 0323
     1100 1161 11A8 AC00 AC01 D7A3 1175 11C2 11A7 3131 0915 093C 0C46 0C56 1026 30AB 3099 0DD9 0DCF
     0DCA 11131 11127 1D157 1D165 0041 030A 0327 0065 0301 0345 0314 03B1""".split()
-WORDS = """the of and Hello world HELLO don camelCaseWord snake_case_word XMLHttpRequest int main(void)
+WORDS = """
+    the of and Hello world HELLO don camelCaseWord snake_case_word XMLHttpRequest int main(void)
     {return 0;} // comment /* x */ <html> </p> http://a.b/c?d=e&f x+=1; !== ->-> ... ?! "quoted" 'q'
-    (a) [b] $100.00 50% #tag @user a@b.c Ich Stra\xdfe caf\xe9 na\xefve \u043f\u0440\u0438\u0432\u0435\u0442
-    \u03a9\u03c3\u03c2 \u4f60\u597d\u4e16\u754c \u65e5\u672c\u8a9e\u30c6\u30ad\u30b9\u30c8 \ud55c\uad6d\uc5b4
-    \u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35
-    \u0130stanbul \u01c5ungla \u02b0\u02b0 \u2160\u2161 \u00aa\u00ba \ufb01 \u1e9e \u0149 __init__ \\n \\
+    (a) [b] $100.00 50% #tag @user a@b.c Ich Stra\xdfe caf\xe9 na\xefve
+    \u043f\u0440\u0438\u0432\u0435\u0442
+    \u03a9\u03c3\u03c2 \u4f60\u597d\u4e16\u754c \u65e5\u672c\u8a9e\u30c6\u30ad\u30b9\u30c8
+    \ud55c\uad6d\uc5b4
+    \u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947
+    \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35
+    \u0130stanbul \u01c5ungla \u02b0\u02b0 \u2160\u2161 \u00aa\u00ba \ufb01 \u1e9e \u0149 __init__
+    \\n \\
     === --- *** ~~~ ``` |||| <0x0A> \u0120the \u010a \u2581the [PAD0] <| |> <s <unk /s>""".split()
 ENDINGS = "s S t T d D m M re RE Re rE ve VE ll LL lL \u017f \u017fs x \u212a".split()
 
