@@ -1627,6 +1627,7 @@ def load_tiny():
     path = Path(__file__).resolve().parent / "tests" / "tiny.py"
     if not path.exists():
         refuse(path, "--tiny", "this file of ropescope's sources beside export.py", None)
+    sys.dont_write_bytecode = True      # leaves the folder as it is
     spec = importlib.util.spec_from_file_location("tiny", path)
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
@@ -1642,7 +1643,7 @@ def export_tiny(a):
     if a.tiny not in tiny.ARCHS:
         refuse("--tiny", "architecture", " or ".join(tiny.ARCHS), repr(a.tiny))
     a.output = a.output or a.source or Path(f"tiny-{a.tiny}.gguf")
-    a.name = a.name or f"tiny {a.tiny}, seed {a.seed}"
+    a.name = a.name or f"miniature of seed {a.seed}"     # llama.cpp minds "phi3" in a name
     check_output(a.output, [])
     with tempfile.TemporaryDirectory() as folder:
         rows = tiny.make(a.tiny, a.seed, Path(folder))
@@ -1671,8 +1672,8 @@ def arguments():
     p.add_argument("source", type=Path, nargs="?", metavar="SRC",
                    help="checkpoint folder, or llama2.c .bin file")
     p.add_argument("-o", "--output", type=Path, metavar="OUT.gguf")
-    p.add_argument("--tiny", metavar="ARCH", help="write a random model of this architecture "
-                   "to OUT.gguf (default: tiny-ARCH.gguf) and its logits beside it; help: list them")
+    p.add_argument("--tiny", metavar="ARCH", help="write a random model of this architecture to "
+                   "OUT.gguf (default: tiny-ARCH.gguf), its logits to OUT.logits; help: list them")
     p.add_argument("--seed", type=int, metavar="N", help="of --tiny: another number, another "
                    "model; the same, the same bytes (default: 1)")
     p.add_argument("--tokenizer", type=Path, metavar="FILE",
@@ -1706,7 +1707,8 @@ def main():
         print(f"export.py: {problem}", file=sys.stderr)
         return 1
     except OSError as problem:
-        print(f"export.py: {problem.filename or a.source or a.tiny}: {problem.strerror}", file=sys.stderr)
+        print(f"export.py: {problem.filename or a.source or a.output}: {problem.strerror}",
+              file=sys.stderr)
         return 1
     except RecursionError:
         print(f"export.py: {a.source}: its JSON is nested too deeply", file=sys.stderr)

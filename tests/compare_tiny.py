@@ -30,8 +30,8 @@ def load(arch: str, weights: tiny.Weights):
         tiny.write_json(Path(folder) / "config.json", tiny.config_json(tiny.ARCHS[arch]))
         config = transformers.AutoConfig.from_pretrained(folder, attn_implementation="eager")
     model = getattr(transformers, tiny.ARCHS[arch].cls)(config).eval()
-    tensors = {name: torch.tensor(rows).reshape(shape)
-               for name, (shape, rows) in weights.found.items()}
+    tensors = {name.replace("embed_out", "lm_head"): torch.tensor(rows).reshape(shape)
+               for name, (shape, rows) in weights.found.items()}    # as transformers 5 names it
     wrong = model.load_state_dict(tensors, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if set(wrong.missing_keys) - tied or wrong.unexpected_keys:
