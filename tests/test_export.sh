@@ -166,6 +166,79 @@ bad_shard "the header is JSON nested too deeply"
 "$python" -c 'print("[" * 100000 + "]" * 100000)' >"$dir/bad/config.json"
 bad_shard "config.json: the file is JSON nested too deeply"
 
+# ---- tokenizers: what GGUF cannot say
+
+# ids FOLDER TEXT: the ids of a text in the folder's exported model.
+ids() {
+    rm -f "$dir/t.gguf"
+    exporting "$1" -o "$dir/t.gguf"
+    run "$program" tokenize "$dir/t.gguf" -p "$2" --ids --bos off --special
+}
+
+# edited STATEMENT: the good folder with its tokenizer.json edited, as $dir/tok. Byte b is token
+# 2 + b; the last token, 259, makes room for an added one.
+edited() {
+    rm -rf "$dir/tok"
+    cp -R "$dir/good" "$dir/tok"
+    edit "$dir/tok/tokenizer.json" "m = c['model']
+m['merges'], m['vocab'] = m['merges'][:1], {k: i for k, i in m['vocab'].items() if i < 259}
+$1"
+}
+
+accent=$(printf 'e\314\201')
+added='{"id": 259, "content": "<r>", "single_word": False, "lstrip": False, "rstrip": True,
+    "normalized": False, "special": False}'
+edited 'pass'
+ids "$dir/tok" "$accent"
+ok "no normaliser: three bytes" says "^103 206 131$"
+edited 'c["normalizer"] = {"type": "NFC"}'
+ids "$dir/tok" "$accent"
+ok "NFC: the two bytes of the composed letter" says "^197 171$"
+edited "c['added_tokens'].append($added)"
+ids "$dir/tok" "<r>  a"
+ok "a token that swallows spaces" says "^259 99$"
+edited "c['added_tokens'].append(dict($added, rstrip=False, content='\\u00e9', normalized=True))
+c['normalizer'] = {'type': 'NFC'}"
+ids "$dir/tok" "$accent"
+ok "a token of normalised text" says "^259$"
+edited 'c["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+    {"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+"},
+     "behavior": "Removed", "invert": True},
+    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}'
+refused "pre_tokenizer: expected a known split rule" "$dir/tok" -o "$dir/bad.gguf"
+edited 'c["normalizer"] = {"type": "NFKC"}'
+refused "normalizer: expected null" "$dir/tok" -o "$dir/bad.gguf"
+edited "c['added_tokens'].append(dict($added, single_word=True))"
+refused "added token '<r>'" "$dir/tok" -o "$dir/bad.gguf"
+
+# A SentencePiece model: <unk> <s> </s>, 256 bytes, U+2581, and two spaces as the user's symbol.
+model() { # NORMALIZER_SPEC: fields as Python, number and value; $dir/tok/tokenizer.model
+    rm -rf "$dir/tok"
+    cp -R "$dir/good" "$dir/tok"
+    rm "$dir/tok/tokenizer.json" "$dir/tok/tokenizer_config.json"
+    "$python" - "$dir/tok/tokenizer.model" "$1" <<'PYTHON'
+import struct, sys
+def number(n): return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + number(n >> 7)
+def field(n, value):
+    if isinstance(value, int): return number(n << 3) + number(value)
+    return number(n << 3 | 2) + number(len(value)) + value
+def piece(text, kind): return field(1, field(1, text.encode()) + number(2 << 3 | 5) +
+                                    struct.pack("<f", 0) + field(3, kind))
+pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3)] + [("<0x%02X>" % b, 6) for b in range(256)]
+pieces += [("\u2581\u2581", 4)]
+data = b"".join(piece(*p) for p in pieces) + field(2, field(3, 2) + field(35, 1))
+data += field(3, b"".join(field(n, v) for n, v in eval(sys.argv[2])))
+open(sys.argv[1], "wb").write(data)
+PYTHON
+}
+model '[(3, 1), (4, 0), (5, 1)]'
+ids "$dir/tok" " a"
+ok "sentencepiece: the space before the text is part of a symbol" says "^259 100$"
+ids "$dir/tok" "  a"
+ok "sentencepiece: and none comes after the symbol" says "^259 229 153 132 100$"
+model '[(3, 1), (4, 1), (5, 1)]'
+refused "normalizer_spec: expected no character map" "$dir/tok" -o "$dir/bad.gguf"
+
 # ---- the output never replaces an input
 
 refused "ends in .gguf" "$dir/good" -o "$dir/good/$shard"
