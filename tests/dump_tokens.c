@@ -11,7 +11,7 @@ static void put(FILE *f, const void *data, size_t size, size_t n)
 {
     int32_t count = (int32_t)n;
     fwrite(&count, sizeof count, 1, f);
-    fwrite(data, size, n, f);
+    if (n) fwrite(data, size, n, f);
 }
 
 static int dump_text(FILE *f, const Tokenizer *t, const char *s, size_t n, int special, Err *e)
