@@ -500,8 +500,10 @@ def read_checkpoint(folder: Path) -> Dict[str, Source]:
         refuse(index, "weight_map", "an object from tensor names to files", where)
     found = {}
     for shard in sorted(set(map(str, where.values()))):
-        if os.path.basename(shard) != shard or not (folder / shard).exists():
+        if os.path.basename(shard) != shard:
             refuse(index, "weight_map", "files of the same folder", shard)
+        if not (folder / shard).exists():
+            refuse(folder, "shards", f"{shard}, which {index.name} names", None)
         for name, source in read_safetensors(folder / shard).items():
             if where.get(name) != shard:
                 refuse(index, f"file of tensor {name}", where.get(name), shard)

@@ -154,7 +154,7 @@ open(sys.argv[1], "wb").write(struct.pack("<Q", len(sys.argv[2])) + sys.argv[2].
 rm -rf "$dir/bad"
 cp -R "$dir/good" "$dir/bad"
 rm "$dir/bad/$shard"
-bad_shard "files of the same folder, found $shard"
+bad_shard "shards: expected $shard, which model.safetensors.index.json names, found nothing"
 head -c 20000 "$dir/good/$shard" >"$dir/bad/$shard"
 bad_shard "$shard: size of the file"
 head -c 100 "$dir/good/$shard" >"$dir/bad/$shard"
