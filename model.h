@@ -184,11 +184,12 @@ typedef struct {
     Bytes keys, infos; /* as in the file; written before the first values */
     uint64_t n_keys, n_tensors;
     size_t align;    /* 32, or what the key general.alignment says */
-    uint64_t place;  /* where the next tensor begins, from the first one */
-    uint64_t *bytes; /* of each tensor */
+    uint64_t end;    /* where the next tensor begins, from the first one */
+    uint64_t *place; /* where each does, */
+    uint64_t *bytes; /* and how many it has */
     uint64_t at;     /* the tensor being written, */
     uint64_t done;   /* and so many bytes of it are */
-    int begun;       /* keys and infos are written */
+    uint64_t head;   /* bytes before the first tensor; 0: nothing is written yet */
 } GgufOut;
 
 int gguf_out_open(GgufOut *w, const char *path, Err *e) MUST_USE; /* "-" is stdout */
@@ -202,6 +203,11 @@ void gguf_out_floats(GgufOut *w, const char *key, const float *v, size_t n);
 void gguf_out_ints(GgufOut *w, const char *key, const int32_t *v, size_t n);
 void gguf_out_tensor(GgufOut *w, const Tensor *t); /* all members but data and the sizes count */
 int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e) MUST_USE; /* any n */
+/* Instead, in any order, by several threads at once, but not to a pipe: first scatter, then n bytes
+ * from byte `from` of tensor i. The caller sees to it that all are written. */
+int gguf_out_scatter(GgufOut *w, Err *e) MUST_USE;
+int gguf_out_at(const GgufOut *w, size_t i, uint64_t from, const void *data, size_t n,
+                Err *e) MUST_USE;
 int gguf_out_close(GgufOut *w, Err *e) MUST_USE;
 void gguf_out_abandon(GgufOut *w);
 
@@ -231,6 +237,9 @@ typedef struct {
     int block, bytes; /* values and bytes of one block; block 0: not a type we read */
     /* n32 groups of 32 values, from the start of a row. NULL for F32, F16, BF16. */
     void (*unpack)(Q32 *out, const uint8_t *row, int n32);
+    /* n finite values, a multiple of the block, rounded to this type; an infinite scale or value
+     * stands for what was too large. NULL: a type that is only read. */
+    void (*pack)(uint8_t *restrict row, const float *restrict x, int n);
 } TensorType;
 
 const TensorType *tensor_type(int type); /* NULL if we cannot read it */
@@ -331,7 +340,7 @@ float exp_f32(float x);
 enum { ACT_SILU, ACT_GELU_TANH, ACT_GELU };
 enum { GELU_TERMS = 11 };
 extern const float gelu_terms[GELU_TERMS]; /* of P, the highest power first */
-#define GELU_CUT 36.0f
+#define GELU_CUT    36.0f
 #define GELU_TANH_1 0x1.988454p+0f /* 2 sqrt(2 / pi) */
 #define GELU_TANH_3 0x1.2444f4p-4f /* 0.044715 times that */
 /* SplitMix64 (Steele, Lea, Flood, 2014): the state advances by a constant and is then mixed. */
