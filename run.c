@@ -8400,16 +8400,17 @@ static int quant_refuse(const Quantizer *z, const QuantTensor *q, int64_t i, flo
                    (long long)(i % q->t->ne[0]), what, (double)x);
 }
 
-/* The same for the first of n values x whose new value y is not finite: of its block, the largest
- * was too large. */
-static int quant_too_large(const Quantizer *z, const QuantTensor *q, int64_t from, const float *x,
-                           const float *y, int n, Err *e)
+/* Piece p, of n values x, became y, which is not finite: the largest value of the first block of
+ * which that is so was too large. */
+static int quant_too_large(const Quantizer *z, const QuantPiece *p, const float *x, const float *y,
+                           int n, Err *e)
 {
+    const QuantTensor *q = &z->tensor[p->tensor];
     int i = not_finite(y, n), largest = i;
     MUST(i >= 0);
     for (int k = i; k < i + tensor_types[q->type].block; k++)
         if (fabsf(x[k]) > fabsf(x[largest])) largest = k;
-    return quant_refuse(z, q, from + largest, x[largest], e);
+    return quant_refuse(z, q, p->from + largest, x[largest], e);
 }
 
 /* Reads one piece and leaves it as its new type in d->out, and its size in *bytes. */
@@ -8432,7 +8433,7 @@ static int quant_piece(const Quantizer *z, QuantPiece *p, const Desk *d, size_t 
         tensor_types[q->type].pack(d->out, x, n);
     const float *y = row_floats(z->k, &to, 0, d->y, d->q);
     p->loss = loss_of(x, y, n);
-    return isfinite(p->loss.error2) ? 0 : quant_too_large(z, q, p->from, x, y, n, e);
+    return isfinite(p->loss.error2) ? 0 : quant_too_large(z, p, x, y, n, e);
 }
 
 static void desk_new(Desk *d)
@@ -8489,7 +8490,7 @@ static void quant_work(Quantizer *z)
 static int quant_run(Quantizer *z)
 {
     int n_threads = z->o->n_threads ? z->o->n_threads : default_threads();
-    (void)n_threads; /* used by OpenMP alone */
+    if ((size_t)n_threads > z->n_pieces) n_threads = max_of((int)z->n_pieces, 1);
     z->started = now();
 #pragma omp parallel num_threads(n_threads)
     quant_work(z);
@@ -8507,7 +8508,7 @@ typedef struct {
     double weights, before, after; /* values; bytes of tensors */
     size_t n[T_N_TYPES];           /* tensors that became this type, */
     double values[T_N_TYPES];      /* and their values */
-    size_t kept, same, requantized, uneven;
+    size_t kept, requantized, uneven;
     double kept_values;
 } QuantSums;
 
@@ -8524,7 +8525,6 @@ static QuantSums quant_sums(const Quantizer *z)
         if (q->type == q->t->type) {
             s.kept++;
             s.kept_values += n;
-            s.same += q->type == z->type && is_weight_matrix(q->t);
             continue;
         }
         s.n[q->type]++;
@@ -8554,11 +8554,17 @@ static void quant_warn(const Quantizer *z)
         note("warning: nothing is left to convert to %s", z->o->inputs[2]);
 }
 
+static double bits_per_weight(double bytes, double weights)
+{
+    return weights > 0 ? bytes * 8 / weights : 0;
+}
+
 static void quant_print(const Quantizer *z, const QuantSums *s, double before, double after)
 {
     char name[96];
     printf("%s: %.1f MB, %.2f bits per weight (%s: %.1f MB, %.2f)\n", z->o->inputs[1], after / 1e6,
-           s->after * 8 / s->weights, z->g.path, before / 1e6, s->before * 8 / s->weights);
+           bits_per_weight(s->after, s->weights), z->g.path, before / 1e6,
+           bits_per_weight(s->before, s->weights));
     for (int i = 0; i < N_QUANT_TYPES; i++) {
         int type = quant_types[i].type;
         if (s->n[type])
@@ -8602,9 +8608,9 @@ static void quant_json(const Quantizer *z, const QuantSums *s, double before, do
     printf(",\"type\":\"%s\",\"bytes_before\":%.0f,\"bytes_after\":%.0f,\"weights\":%.0f",
            tensor_types[z->type].name, before, after, s->weights);
     fputs(",\"bits_per_weight_before\":", stdout);
-    json_num(stdout, s->before * 8 / s->weights);
+    json_num(stdout, bits_per_weight(s->before, s->weights));
     fputs(",\"bits_per_weight_after\":", stdout);
-    json_num(stdout, s->after * 8 / s->weights);
+    json_num(stdout, bits_per_weight(s->after, s->weights));
     fputs(",\"rms_error\":", stdout);
     json_num(stdout, relative_loss(&s->loss));
     fputs(",\"max_error\":", stdout);

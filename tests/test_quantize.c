@@ -532,6 +532,20 @@ static void test_refused(void)
     spoilt.in = NULL;
 }
 
+/* Ctrl-C: no file, half or whole. */
+static void test_interrupted(void)
+{
+    Quantizer z;
+    Options o;
+    make_model(0);
+    unlink(made);
+    interrupted = SIGINT;
+    CHECK(quantized(&z, &o, "Q8_0", 2) == -1);
+    interrupted = 0;
+    CHECK(access(made, F_OK) != 0);
+    quantized_free(&z);
+}
+
 int main(void)
 {
     snprintf(path, sizeof path, "build/test_quantize_%ld.gguf", (long)getpid());
@@ -543,6 +557,7 @@ int main(void)
     test_rounding();
     test_command();
     test_refused();
+    test_interrupted();
     unlink(path);
     unlink(made);
     return check_done();
