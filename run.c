@@ -8479,7 +8479,7 @@ static void quant_work(Quantizer *z)
             gguf_out_at(&z->out, p->tensor, run_bytes(z->tensor[p->tensor].type, p->from), d.out,
                         bytes, &e))
             quant_failed(z, i, &e);
-        uint64_t done = z->done += bytes;
+        uint64_t done = atomic_fetch_add(&z->done, bytes) + bytes;
         if (omp_get_thread_num() == 0)
             progress_in("MB", "written", (double)done / 1e6, (double)z->total / 1e6, z->started);
     }
@@ -8543,13 +8543,13 @@ static void quant_warn(const Quantizer *z)
     if (!arch_named(&(Model){.g = z->g}, &e))
         note("warning: %s: which of its tensors should stay as they are is not known here", e.msg);
     if (s.requantized)
-        note("warning: %zu matrices are quantized already: the new error comes on top of the old "
-             "one; better begin with F32, F16 or BF16",
+        note("warning: matrices that are quantized already (%zu): the new error comes on top of the "
+             "old one; better begin with F32, F16 or BF16",
              s.requantized);
     if (s.uneven)
-        note("warning: %zu matrices have rows that are no multiple of %d long: they become F16, or "
+        note("warning: matrices whose rows are no multiple of %d long (%zu): they become F16, or "
              "stay as they are if that takes no more space",
-             s.uneven, tensor_types[z->type].block);
+             tensor_types[z->type].block, s.uneven);
     if (s.kept == z->g.n_tensors)
         note("warning: nothing is left to convert to %s", z->o->inputs[2]);
 }

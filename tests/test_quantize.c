@@ -163,7 +163,7 @@ static void test_scatter(void)
 static double to_half(double v)
 {
     int e;
-    if (fabs(v) >= 65520) return copysign(INFINITY, v);
+    if (fabs(v) >= 65520) return copysign((double)INFINITY, v);
     frexp(v, &e);
     int last = e - 11 > -24 ? e - 11 : -24; /* power of two of the last place */
     return ldexp(rint(ldexp(v, -last)), last);
