@@ -8543,9 +8543,10 @@ static void quant_warn(const Quantizer *z)
     if (!arch_named(&(Model){.g = z->g}, &e))
         note("warning: %s: which of its tensors should stay as they are is not known here", e.msg);
     if (s.requantized)
-        note("warning: matrices that are quantized already (%zu): the new error comes on top of the "
-             "old one; better begin with F32, F16 or BF16",
-             s.requantized);
+        note(
+            "warning: matrices that are quantized already (%zu): the new error comes on top of the "
+            "old one; better begin with F32, F16 or BF16",
+            s.requantized);
     if (s.uneven)
         note("warning: matrices whose rows are no multiple of %d long (%zu): they become F16, or "
              "stay as they are if that takes no more space",
