@@ -217,6 +217,9 @@ class Family(NamedTuple):
     rotary: Optional[float] = None      # the share of a head that turns; None: always 1
     base: float = 10000.0
     local_base: Optional[float] = None  # of layers with a window
+    local_plain: bool = False   # in GGUF, layers with a window are never scaled
+    must_say: bool = False      # in GGUF, a missing window means the usual one, not none
+    untied: bool = False        # GGUF wants an output matrix, be it a copy of the embedding
     flags: Dict[str, bool] = {}         # what config.json may switch, and the default of it
     fixed: Dict[str, Tuple] = ACT_SILU  # keys that must have one of these values if they are there
     scales: Dict[str, str] = {}         # number of config.json -> key after the architecture
@@ -230,6 +233,13 @@ GEMMA_DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "max_position_em
 SCALAR = {"query_pre_attn_scalar": 256, "sliding_window": 4096}
 QWEN = dict(windows="types", defaults={"max_position_embeddings": 32768, "sliding_window": 4096,
                                        "rms_norm_eps": 1e-6})
+OLMO2 = (qkvo("attention_bias", "attention_bias") +
+         pair("self_attn.q_norm", "attn_q_norm", "q") +
+         pair("self_attn.k_norm", "attn_k_norm", "k") +
+         pair("post_attention_layernorm", "post_attention_norm", "d") +
+         pair("post_feedforward_layernorm", "post_ffw_norm", "d") + gated())
+OLMO = dict(untied=True, flags={"attention_bias": False},
+            defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
 FAMILIES = {
     "LlamaForCausalLM": Family(
         "llama", LLAMA, adjacent=True, flags=ATTENTION_BIAS,
@@ -263,7 +273,8 @@ FAMILIES = {
         "phi2", pair("input_layernorm", "attn_norm", "d", "") +
         qkvo("", "", "dense") + two_matrices("mlp.fc1", "mlp.fc2"),
         ends(norm="model.final_layernorm", bias=""), head_bias=True, eps="layer_norm_eps",
-        rms=False, rotary=0.5, fixed={"hidden_act": ACT_TANH, "qk_layernorm": (False,)},
+        rms=False, rotary=0.5, untied=True,
+        fixed={"hidden_act": ACT_TANH, "qk_layernorm": (False,)},
         defaults={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5}),
     "Phi3ForCausalLM": Family(
         "phi3", INPUT_NORM + pair("self_attn.qkv_proj", "attn_qkv", "zd") +
@@ -277,7 +288,7 @@ FAMILIES = {
         pair("post_attention_layernorm", "ffn_norm", "d", "") +
         two_matrices("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
         ends("gpt_neox.embed_in", "gpt_neox.final_layer_norm", ""), "gpt_neox.layers.",
-        "embed_out", eps="layer_norm_eps", rms=False, rotary=0.25,
+        "embed_out", eps="layer_norm_eps", rms=False, rotary=0.25, untied=True,
         flags={"use_parallel_residual": True},
         fixed={"hidden_act": ("gelu",), "attention_bias": (True,)},
         names={"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"},
@@ -286,7 +297,7 @@ FAMILIES = {
         "gptj", pair("ln_1", "attn_norm", "d", "") + qkvo(None, None, "out_proj", "attn.") +
         two_matrices("mlp.fc_in", "mlp.fc_out"),
         ends("transformer.wte", "transformer.ln_f", ""), "transformer.h.", head_bias=True,
-        eps="layer_norm_epsilon", rms=False, rotary=1.0,
+        eps="layer_norm_epsilon", rms=False, rotary=1.0, untied=True,
         fixed={"activation_function": ACT_TANH, "rotary": (True,), "scale_attn_weights": (True,)},
         names={"hidden_size": "n_embd", "num_hidden_layers": "n_layer",
                "num_attention_heads": "n_head", "intermediate_size": "n_inner",
@@ -297,14 +308,10 @@ FAMILIES = {
         "olmo", qkvo(None, None) + gated(), pair("model.embed_tokens", "token_embd", "vd"),
         adjacent=True, eps="", rms=False, fixed={**ACT_SILU, "attention_bias": (False,)},
         scales={"clip_qkv": "attention.clamp_kqv"}, defaults={"max_position_embeddings": 2048}),
-    "Olmo2ForCausalLM": Family(
-        "olmo2", qkvo("attention_bias", "attention_bias") +
-        pair("self_attn.q_norm", "attn_q_norm", "q") +
-        pair("self_attn.k_norm", "attn_k_norm", "k") +
-        pair("post_attention_layernorm", "post_attention_norm", "d") +
-        pair("post_feedforward_layernorm", "post_ffw_norm", "d") + gated(),
-        flags={"attention_bias": False},
-        defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}),
+    "Olmo2ForCausalLM": Family("olmo2", OLMO2, **OLMO),
+    "Olmo3ForCausalLM": Family(
+        "olmo2", OLMO2, windows="types", window_every=4, base=5e5, local_base=5e5,
+        local_plain=True, **{**OLMO, "defaults": {**OLMO["defaults"], "sliding_window": 4096}}),
     "GemmaForCausalLM": Family(
         "gemma", GEMMA + pair("post_attention_layernorm", "ffn_norm", "d", None, "plus1"),
         ends(how="plus1"), flags={"attention_bias": False},
@@ -312,7 +319,7 @@ FAMILIES = {
         defaults=GEMMA_DEFAULTS),
     "Gemma2ForCausalLM": Family(
         "gemma2", GEMMA + SANDWICH, ends(how="plus1"), windows="types", window_every=2,
-        flags={"attention_bias": False},
+        must_say=True, flags={"attention_bias": False},
         fixed={"hidden_activation": ACT_TANH, "hidden_act": ACT_TANH},
         scales={"attn_logit_softcapping": "attn_logit_softcapping",
                 "final_logit_softcapping": "final_logit_softcapping"},
@@ -336,7 +343,7 @@ FAMILIES = {
              "!use_parallel_residual"),
          Row("post_attention_layernorm.bias", "ffn_norm.bias", "d", "",
              "!use_parallel_residual")) + gated(),
-        ends(bias=""), eps="layer_norm_eps", rms=False, rotary=0.25,
+        ends(bias=""), eps="layer_norm_eps", rms=False, rotary=0.25, untied=True,
         flags={"use_qkv_bias": False, "qk_layernorm": False, "use_parallel_residual": False},
         names={"partial_rotary_factor": "rope_pct"},
         defaults={"max_position_embeddings": 4096, "layer_norm_eps": 1e-5}),
@@ -647,9 +654,11 @@ def read_switches(fields: Fields, family: Family) -> Tuple[str, ...]:
 
 
 def read_scales(fields: Fields, family: Family) -> Tuple[Tuple[str, float], ...]:
-    """Numbers that activations are multiplied by or limited to; null: not."""
-    scales = [(gguf, fields.number(key, float)) for key, gguf in family.scales.items()
-              if fields.table.get(key) is not None]
+    """Numbers that activations are multiplied by or limited to; null: not, which GGUF says by 0
+    where it has a default."""
+    scales = [(gguf, 0.0 if fields.table[key] is None else fields.number(key, float))
+              for key, gguf in family.scales.items()
+              if fields.table.get(key) is not None or key in family.defaults]
     if "query_pre_attn_scalar" in family.extra:
         scalar = fields.number("query_pre_attn_scalar", float)
         scales.append(("attention.scale", scalar ** -0.5))
@@ -822,7 +831,8 @@ def settle_scaling(fields: Fields, scaling: Dict[str, Any]) -> Dict[str, Any]:
 def is_standard(c: Config) -> bool:
     """Can GGUF's own keys say the encoding of all layers?"""
     s, kind = c.scaling, c.scaling["rope_type"]
-    if c.local and (c.local[0]["rope_type"] != "default" or kind not in ("default", "linear")):
+    if c.local and (c.local[0]["rope_type"] != "default" or
+                    kind not in ("default", "linear") and not c.family.local_plain):
         return False
     if kind == "yarn":
         usual = 1 + 0.1 * math.log(max(s["factor"], 1.0))
@@ -1028,6 +1038,9 @@ def collect_tensors(place, config: Config, found: Dict[str, Source], halves: boo
     tied = head not in found if config.tied is None else config.tied
     if tied:
         found.pop(head, None)       # a copy of the embedding, by definition
+    embd = config.family.ends[0].hf
+    if tied and config.family.untied and embd in found:
+        tied, found[head] = False, found[embd]
     tensors, sizes = [], config.letters()
     for row in wanted(config, tied):
         shape = tuple(sizes[c] for c in row.letters)
@@ -1469,6 +1482,8 @@ def window_metadata(c: Config):
     """The window, and which layers have it where the architecture alone does not say so."""
     a, every = c.family.arch, c.family.window_every
     if not c.window:
+        if c.family.must_say:
+            yield f"{a}.attention.sliding_window", "u32", 0
         return
     yield f"{a}.attention.sliding_window", "u32", c.window
     usual = tuple(not every or (l + 1) % every != 0 for l in range(c.n_layer))

@@ -97,6 +97,9 @@ MODELS = {
                           num_key_value_heads=None, intermediate_size=None,
                           max_position_embeddings=None, n_embd=32, n_layer=2, n_head=2,
                           n_inner=64, n_positions=64, rotary_dim=8)),
+    "olmo3": ("Olmo3", dict(
+        sliding_window=WINDOW, num_hidden_layers=4, intermediate_size=16, tie_word_embeddings=True,
+        rope_parameters=dict(full_attention=YARN, sliding_attention=plain(1000000.0)))),
 }
 
 

@@ -113,6 +113,7 @@ int main(void)
         "phi3-long",
         "starcoder2",
         "gptj",
+        "olmo3",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) test_family(names[i]);
     return check_done();
