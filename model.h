@@ -1152,7 +1152,7 @@ typedef struct {
     Analysis *a;
     Provenance p;
     char *first, *config;      /* name of the first file, and what all must have in common */
-    char *text[8];             /* strings of p */
+    char *text[9];             /* strings of p */
     char *token[FIRST_TOKENS]; /* texts of the first tokens */
     uint64_t named_by;         /* first window of the file that p's names are from */
 } Partial;

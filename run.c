@@ -4294,8 +4294,10 @@ typedef struct {
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
         *try_layers, *ablation, *contexts, *bases, *factors;
     Strings ropes;
-    const char *kind; /* of `rope`: KIND[:key=value,...] */
-    char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
+    const char *kind;     /* of `rope`: KIND[:key=value,...] */
+    char *rope_said;      /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
+    int window;           /* -1: as the file says */
+    char window_said[24]; /* the same in words, or "" */
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
         verbose, ascii, no_analysis;
@@ -4396,6 +4398,9 @@ static const Option option_table[] = {
      "--rope in these layers only, as 4-8"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaBe", "X",
      "factor of --rope linear, instead of the file's"},
+    {"window", 0, O_INT, F(window), 0, 1e9, "igcpbaxse", "N",
+     "a query sees N keys, its own included (0: all): in the layers that the file gives a window, "
+     "or in all layers if it gives none (Mistral's in GGUF)"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
      "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
     {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
@@ -4559,6 +4564,28 @@ static char *rope_said(const ModelOptions *mo)
     return b.s;
 }
 
+/* What options make of the model, but for its encoding. */
+static ModelOptions model_options(const Options *o)
+{
+    return (ModelOptions){.windowed = o->window >= 0, .window = o->window};
+}
+
+/* --rope and what goes with it, too. */
+static ModelOptions rope_options(const Options *o)
+{
+    ModelOptions mo = model_options(o);
+    mo.rope = o->rope;
+    mo.rope_layers = o->rope_layers;
+    mo.rope_factor = o->rope_scale;
+    return mo;
+}
+
+/* For Provenance.window_override. */
+static const char *window_said(const Options *o)
+{
+    return *o->window_said ? o->window_said : NULL;
+}
+
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int sig)
@@ -4602,9 +4629,10 @@ typedef struct {
     Model m;
     State s;
     Tokenizer *tok;
-    int bos;          /* id put before a text, or -1 */
-    char policy[64];  /* how that was decided */
-    const char *rope; /* what takes the place of the file's encoding, in words; NULL: nothing */
+    int bos;            /* id put before a text, or -1 */
+    char policy[64];    /* how that was decided */
+    const char *rope;   /* what takes the place of the file's encoding, in words; NULL: nothing */
+    const char *window; /* of its window, likewise */
     double load_seconds;
 } Session;
 
@@ -4645,7 +4673,7 @@ static void warn_pre(const Tokenizer *t)
 /* The model and its tokenizer, without a state. */
 static int session_model(Session *ss, const Options *o, const ModelOptions *mo, Err *e)
 {
-    *ss = (Session){.bos = -1, .rope = o->rope_said};
+    *ss = (Session){.bos = -1, .rope = o->rope_said, .window = window_said(o)};
     if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
         return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
     if (!o->model)
@@ -4663,11 +4691,9 @@ static int session_model(Session *ss, const Options *o, const ModelOptions *mo, 
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
-    ModelOptions mo = {.rope = o->rope,
-                       .rope_layers = o->rope_layers,
-                       .rope_factor = o->rope_scale,
-                       .truncate = o->keep_rope >= 0,
-                       .rope_keep = o->keep_rope};
+    ModelOptions mo = rope_options(o);
+    mo.truncate = o->keep_rope >= 0;
+    mo.rope_keep = o->keep_rope;
     StateOptions so = {.n_ctx = o->n_ctx,
                        .n_batch = o->n_batch,
                        .n_threads = o->n_threads,
@@ -4844,6 +4870,7 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
     note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
          activations(&ss->s), ss->s.k->name, ss->s.n_threads, ss->s.n_threads > 1 ? "s" : "");
     if (ss->rope) note("encoding: %s, not the file's", ss->rope);
+    if (ss->window) note("window: %s, not the file's", ss->window);
     if (sp->temp <= 0)
         note("greedy");
     else
@@ -5409,6 +5436,7 @@ static void perplexity_json(FILE *f, const Session *ss, const Options *o, const 
     fprintf(f, ",\"model_sha256\":\"%s\",\"text_sha256\":\"%s\",\"bos\":", sha, p->text_sha256);
     json_str(f, ss->policy, strlen(ss->policy));
     json_text(f, "rope_override", ss->rope);
+    json_text(f, "window_override", ss->window);
     json_text(f, "edits", p->edits);
     fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"exact\":%s,",
             o->protocol, ss->s.n_ctx, p->first + 1, p->done, ss->s.exact ? "true" : "false");
@@ -5425,6 +5453,7 @@ static void perplexity_print(FILE *f, const Session *ss, const Options *o, const
             o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy, activations(&ss->s),
             interrupted ? ", interrupted" : "");
     if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
+    if (ss->window) fprintf(f, "window: %s, not the file's\n", ss->window);
     if (p->edits) fprintf(f, "an edited run, with %s\n", p->edits);
 }
 
@@ -5702,6 +5731,7 @@ static void bench_json(FILE *f, const Session *ss, const Bench *b)
             "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
     json_str(f, ss->m.g.path, strlen(ss->m.g.path));
     json_text(f, "rope_override", ss->rope);
+    json_text(f, "window_override", ss->window);
     fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"kv\":\"%s\",\"probe\":%s,",
             s->k->name, s->n_threads, s->exact ? "true" : "false",
             s->kv_type == T_F16 ? "f16" : "f32", b->probe ? "true" : "false");
@@ -5733,6 +5763,7 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b)
     fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", s->k->name, s->n_threads,
             s->n_threads > 1 ? "s" : "", activations(s), b->probe ? "on" : "off", b->repeat);
     if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
+    if (ss->window) fprintf(f, "window: %s, not the file's\n", ss->window);
     fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
             b->first * 1e3);
     fprintf(f, "  prompt %6d   %10.1f tok/s  %.0f %% of the peak measured here: %.1f Gflop/s",
@@ -6384,6 +6415,7 @@ static Provenance session_provenance(const Session *ss, const Options *o)
                     .model_bytes = ss->m.g.size,
                     .rope_override = ss->m.config_rope ? ss->m.config_rope : o->rope_said,
                     .pre_override = o->pre,
+                    .window_override = window_said(o),
                     .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     return p;
 }
@@ -6541,6 +6573,7 @@ static int activations_check(const Options *o, Err *e)
                                          "repeat-penalty",
                                          "repeat-last-n",
                                          "rope-layers",
+                                         "window",
                                          "bos",
                                          "pre",
                                          "exact",
@@ -7240,8 +7273,11 @@ static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *
 /* The encoding of --rope, which in `ablate` is one of the runs. */
 static ModelOptions try_options(const Options *o)
 {
-    return (ModelOptions){
-        .rope = o->try_rope, .rope_layers = o->try_layers, .rope_factor = o->try_scale};
+    ModelOptions mo = model_options(o);
+    mo.rope = o->try_rope;
+    mo.rope_layers = o->try_layers;
+    mo.rope_factor = o->try_scale;
+    return mo;
 }
 
 static int ablate_ropes(Ablate *w, Err *e)
@@ -7249,8 +7285,10 @@ static int ablate_ropes(Ablate *w, Err *e)
     const Options *o = w->o;
     int rc = 0;
     if (o->try_keep >= 0) {
-        ModelOptions mo = {.truncate = 1, .rope_keep = o->try_keep};
+        ModelOptions mo = model_options(o);
         AblationRun as = {.name = NULL};
+        mo.truncate = 1;
+        mo.rope_keep = o->try_keep;
         as.name = add_words(&w->words, "p-RoPE, p = %g", o->try_keep);
         as.edit = add_words(
             &w->words,
@@ -7505,7 +7543,9 @@ static char *cell_spec(const char *asked, int context)
 static int cell_model(const Options *o, const SweepCell *c, Model *m, Err *e)
 {
     char *spec = c->asked ? cell_spec(c->asked, c->context) : NULL;
-    ModelOptions mo = {.rope = spec, .rope_layers = o->rope_layers};
+    ModelOptions mo = model_options(o);
+    mo.rope = spec;
+    mo.rope_layers = o->rope_layers;
     int rc = model_open(m, o->model, &mo, e);
     free(spec);
     return rc;
@@ -7875,7 +7915,7 @@ static int sweep_check(const Options *o, Err *e)
 
 static int run_sweep(Options *o, Err *e)
 {
-    ModelOptions as_it_is = {.rope = NULL};
+    ModelOptions as_it_is = model_options(o);
     if (!o->protocol) o->protocol = "same";
     Sweeper w = {.o = o, .fd = -1, .ss = {.bos = -1}};
     int rc = sweep_check(o, e) || session_model(&w.ss, o, &as_it_is, e);
@@ -7892,6 +7932,7 @@ static int run_sweep(Options *o, Err *e)
                              .exact = !o->int8,
                              .n_threads = o->n_threads ? o->n_threads : default_threads(),
                              .pre_override = o->pre,
+                             .window_override = window_said(o),
                              .kv = o->kv && strcmp(o->kv, "f16") == 0 ? "f16" : "f32"};
         rc = sweep_session(&w, e);
     }
@@ -7964,6 +8005,24 @@ static void info_ropes(FILE *f, const Model *m)
     free(layer);
 }
 
+/* The windows of attention, if some layer has one. */
+static void info_windows(FILE *f, const Model *m)
+{
+    char layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
+    for (int l = 0; l < m->n_layers; l++) {
+        int window = m->layer[l].window, first = window > 0;
+        for (int k = 0; k < m->n_layers; k++) {
+            layer[k] = m->layer[k].window == window;
+            if (k < l && layer[k]) first = 0;
+        }
+        if (!first) continue;
+        list_runs(layer, m->n_layers, layers, sizeof layers);
+        fprintf(f, "  window        %d tokens, in layer%s %s\n", window,
+                strpbrk(layers, " ") ? "s" : "", layers);
+    }
+    free(layer);
+}
+
 /* "ropes":[...]: every encoding, in words, and its layers. */
 static void info_ropes_json(FILE *f, const Model *m)
 {
@@ -8013,6 +8072,7 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
         fprintf(f, "  angles        %s\n", angles_of(r));
     else
         info_slow_pairs(f, r);
+    info_windows(f, m);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
@@ -8029,11 +8089,12 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
             m->output == m->tok_embd ? "true" : "false");
     fprintf(f, ",\"layers\":%d,\"n_embd\":%d,\"head_dim\":%d,\"n_vocab\":%d,\"n_ctx\":%d",
             m->n_layers, m->n_embd, m->head_dim, m->n_vocab, m->n_ctx_train);
-    for (int k = 0; k < 3; k++) {
-        fprintf(f, ",\"%s\":[", (const char *[]){"heads", "kv_heads", "n_ff"}[k]);
+    for (int k = 0; k < 4; k++) {
+        fprintf(f, ",\"%s\":[", (const char *[]){"heads", "kv_heads", "n_ff", "windows"}[k]);
         for (int l = 0; l < m->n_layers; l++) {
             const Layer *ly = &m->layer[l];
-            fprintf(f, "%s%d", l ? "," : "", (int[]){ly->n_heads, ly->n_kv_heads, ly->n_ff}[k]);
+            fprintf(f, "%s%d", l ? "," : "",
+                    (int[]){ly->n_heads, ly->n_kv_heads, ly->n_ff, ly->window}[k]);
         }
         fputc(']', f);
     }
@@ -8058,8 +8119,7 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
 static int run_info(Options *o, Err *e)
 {
     Model m = {0};
-    ModelOptions mo = {
-        .rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
+    ModelOptions mo = rope_options(o);
     OutFile out;
     Tokenizer *t = NULL;
     if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");
@@ -8404,6 +8464,7 @@ int main(int argc, char **argv)
                  .repeat_last_n = 64,
                  .seed = -1,
                  .controls = 3,
+                 .window = -1,
                  .keep_rope = -1,
                  .try_keep = -1,
                  .analysis = analysis_defaults(),
@@ -8413,8 +8474,10 @@ int main(int argc, char **argv)
                  .checkpoint_every = 60};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
-    ModelOptions mo = {.rope = o.rope, .rope_layers = o.rope_layers, .rope_factor = o.rope_scale};
+    ModelOptions mo = rope_options(&o);
     o.rope_said = rope_said(&mo);
+    if (o.window >= 0)
+        snprintf(o.window_said, sizeof o.window_said, o.window ? "%d tokens" : "none", o.window);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
     /* Without SA_RESTART, so that waiting for a line of chat ends too. */
     struct sigaction act = {.sa_handler = on_interrupt};

@@ -14,9 +14,9 @@ static Err err;
 
 enum { N_EDITS = 8, N_TOKENS = 20 };
 
-/* One change, from a word: "-T" without tensor T, "+T=cols,rows" with a tensor of this shape instead
- * of it or besides, "half:T" tensor T as F16; "-@K" without key K (after the architecture), "@K=f:5"
- * with it: f32, u32, bool, and a list of i32 (I). */
+/* One change, from a word: "-T" without tensor T, "+T=cols,rows" with a tensor of this shape in its
+ * place or besides, "half:T" tensor T as F16; "-@K" without key K (what follows the architecture),
+ * "@K=f:5" with it: f32, u32, bool, and a list of i32 (I). */
 typedef struct {
     char op, name[80], type;
     float v[8];
@@ -175,14 +175,15 @@ static void check_refused(int line, const char *family, const char *words, const
 }
 #define REFUSED(family, words, want) check_refused(__LINE__, family, words, want)
 
-/* Two changes of a miniature come to the same bits, or (same 0) do not. */
+/* Two changes of a miniature, the first one under options, come to the same bits, or (same 0) do
+ * not. */
 static void check_alike(int line, const char *family, const char *words, const char *others,
-                        int same)
+                        int same, const ModelOptions *o)
 {
     Model m[2];
     for (int i = 0; i < 2; i++)
-        if (!CHECK_MSG(!load(&m[i], family, i ? others : words, NULL), "line %d: %s %s: %s", line,
-                       family, i ? others : words, err.msg))
+        if (!CHECK_MSG(!load(&m[i], family, i ? others : words, i ? NULL : o), "line %d: %s %s: %s",
+                       line, family, i ? others : words, err.msg))
             return;
     float *a = logits_of(&m[0]), *b = logits_of(&m[1]);
     int finite = 1, equal = !memcmp(a, b, (size_t)m[0].n_vocab * sizeof *a);
@@ -195,8 +196,8 @@ static void check_alike(int line, const char *family, const char *words, const c
     free(a);
     free(b);
 }
-#define ALIKE(family, words, others)  check_alike(__LINE__, family, words, others, 1)
-#define DIFFER(family, words, others) check_alike(__LINE__, family, words, others, 0)
+#define ALIKE(family, words, others)  check_alike(__LINE__, family, words, others, 1, NULL)
+#define DIFFER(family, words, others) check_alike(__LINE__, family, words, others, 0, NULL)
 
 /* Norms of queries and keys, one kind for both. The miniatures have heads of 16 values: qwen3 4 and
  * 2 of them, olmo2 2 and 1, stablelm-parallel 2 and 1. */
@@ -403,6 +404,28 @@ static void test_scaled_windows(void)
     REFUSED("llama", "@rope.freq_base_swa=f:5000", "expected layers that see a window only");
 }
 
+/* --window: the logits of a Mistral that has lost its window come back (those of the file that has
+ * it are transformers', see test_families); layers without a window beside others have none. */
+static void test_window(void)
+{
+    const char *lost = "-@attention.sliding_window";
+    ModelOptions eight = {.windowed = 1, .window = 8}, five = {.windowed = 1, .window = 5},
+                 none = {.windowed = 1}, wide = {.windowed = 1, .window = N_TOKENS};
+    Model m;
+    check_alike(__LINE__, "mistral", lost, "", 1, &eight);
+    check_alike(__LINE__, "mistral", lost, "", 0, NULL);
+    check_alike(__LINE__, "mistral", "", "@attention.sliding_window=u:5", 1, &five);
+    check_alike(__LINE__, "mistral", "", lost, 1, &none);
+    check_alike(__LINE__, "mistral", "", lost, 1, &wide);
+    check_alike(__LINE__, "gemma3", "", "@attention.sliding_window=u:5", 1, &five);
+    check_alike(__LINE__, "gemma3", "", "@attention.sliding_window=u:20", 1, &none);
+    check_alike(__LINE__, "olmo3", "", "@attention.sliding_window=u:5", 1, &five);
+    if (CHECK_MSG(!load(&m, "gemma3", "", &five), "%s", err.msg)) {
+        for (int l = 0; l < m.n_layers; l++) CHECK(m.layer[l].window == (l == 5 ? 0 : 5));
+        model_close(&m);
+    }
+}
+
 int main(void)
 {
     test_head_norms();
@@ -410,5 +433,6 @@ int main(void)
     test_required();
     test_defaults();
     test_scaled_windows();
+    test_window();
     return check_done();
 }
