@@ -16,14 +16,28 @@ enum { N_EDITS = 8, N_TOKENS = 20 };
 
 /* One change, from a word: "-T" without tensor T, "+T=cols,rows" with a tensor of this shape in its
  * place or besides, "half:T" tensor T as F16; "-@K" without key K (what follows the architecture),
- * "@K=f:5" with it: f32, u32, bool, and a list of i32 (I). */
+ * "@K=f:5" with it: f32, u32, bool, and a list of i32 (I). Shapes are letters, as the miniature has
+ * them: E embedding, D head size, Q and K all query and all key heads, H and J how many these are,
+ * F feed-forward, V vocabulary; and R is 1 / sqrt(D). */
 typedef struct {
     char op, name[80], type;
     float v[8];
     int n;
 } Change;
 
-static Change change_of(const char *word)
+static float value_of(const Model *m, const char *at, char **end)
+{
+    const Layer *ly = &m->layer[0];
+    float D = (float)m->head_dim, H = (float)ly->n_heads, J = (float)ly->n_kv_heads;
+    const float size[] = {(float)m->n_embd,  D,           H * D, J * D, H, J, (float)ly->n_ff,
+                          (float)m->n_vocab, 1 / sqrtf(D)};
+    const char *letters = "EDQKHJFVR", *letter = strchr(letters, *at);
+    if (!letter) return strtof(at, end);
+    *end = (char *)(uintptr_t)(at + 1);
+    return size[letter - letters];
+}
+
+static Change change_of(const Model *m, const char *word)
 {
     Change c = {.op = word[0]};
     const char *at = word + 1;
@@ -32,7 +46,7 @@ static Change change_of(const char *word)
     snprintf(c.name, sizeof c.name, "%.*s", (int)n, at);
     at += n + (at[n] == '=');
     if (c.op == '@') c.type = *at, at += 2;
-    for (char *end; *at && c.n < 8; at = end + (*end == ',')) c.v[c.n++] = strtof(at, &end);
+    for (char *end; *at && c.n < 8; at = end + (*end == ',')) c.v[c.n++] = value_of(m, at, &end);
     return c;
 }
 
@@ -50,7 +64,7 @@ static const Change *about(const Change *c, int n, Str name, const char *ops, in
 
 static void put_key(GgufBuilder *b, const char *arch, const Change *c)
 {
-    char key[128];
+    char key[160];
     int list[8];
     snprintf(key, sizeof key, "%s.%s", arch, c->name);
     for (int i = 0; i < c->n; i++) list[i] = (int)c->v[i];
@@ -85,21 +99,16 @@ static void put_tensor(GgufBuilder *b, const Tensor *t, int half)
     free(h);
 }
 
-/* The miniature, changed, from memory of its exact size. */
-static uint8_t *changed(const char *family, const Change *c, int n, size_t *size)
+/* The miniature, changed, in memory of its exact size. */
+static uint8_t *changed(const Model *m, const Change *c, int n, size_t *size)
 {
-    Gguf g;
+    const Gguf *g = &m->g;
     GgufBuilder b = {0};
-    Str arch = {"", 0};
-    char path[128], name[64];
-    snprintf(path, sizeof path, "tests/families/%s.gguf", family);
-    if (!CHECK_MSG(!gguf_open(&g, path, &err), "%s", err.msg)) exit(check_done());
-    CHECK(gguf_str(&g, "general.architecture", &arch, &err) == 1);
-    snprintf(name, sizeof name, "%.*s", (int)arch.n, arch.s);
-    for (size_t i = 0; i < g.n_keys; i++) {
-        const GgufKey *k = &g.keys[i];
+    int arch = (int)strlen(m->arch->name) + 1;
+    for (size_t i = 0; i < g->n_keys; i++) {
+        const GgufKey *k = &g->keys[i];
         char key[128];
-        if (about(c, n, k->key, "@-", (int)arch.n + 1)) continue;
+        if (about(c, n, k->key, "@-", arch)) continue;
         snprintf(key, sizeof key, "%.*s", (int)k->key.n, k->key.s);
         if (k->type == GGUF_ARR)
             gb_key_arr(&b, key, k->elem, k->n);
@@ -107,30 +116,39 @@ static uint8_t *changed(const char *family, const Change *c, int n, size_t *size
             gb_key(&b, key, k->type);
         bytes_add(&b.keys, (const char *)k->val, k->bytes);
     }
-    for (size_t i = 0; i < g.n_tensors; i++) {
-        const Tensor *t = &g.tensors[i];
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        const Tensor *t = &g->tensors[i];
         if (!about(c, n, t->name, "-+", 0)) put_tensor(&b, t, about(c, n, t->name, "h", 0) != NULL);
     }
     for (int i = 0; i < n; i++) {
-        if (c[i].op == '@') put_key(&b, name, &c[i]);
+        if (c[i].op == '@') put_key(&b, m->arch->name, &c[i]);
         if (c[i].op == '+') put_ones(&b, &c[i]);
     }
-    gguf_close(&g);
     return gb_finish(&b, size);
 }
 
-/* The miniature after the changes that words (split at spaces) ask for. */
-static int load(Model *m, const char *family, const char *words, const ModelOptions *o)
+/* The file of the miniature after the changes that words (split at spaces) ask for. */
+static uint8_t *file_of(const char *family, const char *words, size_t *size)
 {
     Change c[N_EDITS];
-    Gguf g;
-    char text[512], *save = NULL;
+    Model m;
+    char text[512], path[128], *save = NULL;
     int n = 0;
-    size_t size;
+    snprintf(path, sizeof path, "tests/families/%s.gguf", family);
+    if (!CHECK_MSG(!model_open(&m, path, NULL, &err), "%s", err.msg)) exit(check_done());
     snprintf(text, sizeof text, "%s", words);
     for (char *w = strtok_r(text, " ", &save); w && n < N_EDITS; w = strtok_r(NULL, " ", &save))
-        c[n++] = change_of(w);
-    uint8_t *file = changed(family, c, n, &size);
+        c[n++] = change_of(&m, w);
+    uint8_t *file = changed(&m, c, n, size);
+    model_close(&m);
+    return file;
+}
+
+static int load(Model *m, const char *family, const char *words, const ModelOptions *o)
+{
+    Gguf g;
+    size_t size;
+    uint8_t *file = file_of(family, words, &size);
     err = (Err){.usage = 0};
     int rc = gguf_parse(&g, family, file, size, &err);
     if (rc == 0) rc = model_bind(m, &g, o, &err);
@@ -151,7 +169,7 @@ static float *logits_of(const Model *m)
     int ids[N_TOKENS];
     StateOptions so = {.n_ctx = N_TOKENS, .n_batch = N_TOKENS, .exact = 1, .n_threads = 1};
     float *out = xcalloc((size_t)m->n_vocab, sizeof *out);
-    for (int i = 0; i < N_TOKENS; i++) ids[i] = (7 * i * i + 13 * i + 3) % 97;
+    for (int i = 0; i < N_TOKENS; i++) ids[i] = (7 * i * i + 13 * i + 3) % m->n_vocab;
     if (!CHECK_MSG(!state_new(&s, m, &so, &err), "%s", err.msg)) return out;
     forward(&s, ids, N_TOKENS, 1);
     memcpy(out, s.logits, (size_t)m->n_vocab * sizeof *out);
@@ -199,34 +217,33 @@ static void check_alike(int line, const char *family, const char *words, const c
 #define ALIKE(family, words, others)  check_alike(__LINE__, family, words, others, 1, NULL)
 #define DIFFER(family, words, others) check_alike(__LINE__, family, words, others, 0, NULL)
 
-/* Norms of queries and keys, one kind for both. The miniatures have heads of 16 values: qwen3 4 and
- * 2 of them, olmo2 2 and 1, stablelm-parallel 2 and 1. */
+/* Norms of queries and keys, one kind for both. qwen3 has several key heads, the others one. */
 static void test_head_norms(void)
 {
     REFUSED("qwen3", "-blk.1.attn_k_norm.weight", "'blk.1.attn_k_norm.weight' is missing");
     REFUSED("qwen3", "-blk.1.attn_q_norm.weight", "'blk.1.attn_q_norm.weight' is missing");
     REFUSED("gemma3", "-blk.2.attn_k_norm.weight", "'blk.2.attn_k_norm.weight' is missing");
-    REFUSED("qwen3", "+blk.0.attn_k_norm.weight=32", "'blk.0.attn_k_norm.weight'|same weights");
-    REFUSED("qwen3", "+blk.0.attn_k_norm.weight=16,2", "'blk.0.attn_k_norm.weight'|[16, 1]");
-    REFUSED("qwen3", "+blk.0.attn_q_norm.weight=64", "'blk.0.attn_q_norm.weight'");
-    REFUSED("qwen3", "+blk.0.attn_q_norm.weight=16,4 +blk.0.attn_k_norm.weight=16,2",
+    REFUSED("qwen3", "+blk.0.attn_k_norm.weight=K", "'blk.0.attn_k_norm.weight'|same weights");
+    REFUSED("qwen3", "+blk.0.attn_k_norm.weight=D,J", "'blk.0.attn_k_norm.weight'|same weights");
+    REFUSED("qwen3", "+blk.0.attn_q_norm.weight=Q", "'blk.0.attn_q_norm.weight'");
+    REFUSED("qwen3", "+blk.0.attn_q_norm.weight=D,H +blk.0.attn_k_norm.weight=D,J",
             "'blk.0.attn_q_norm.weight'");
-    REFUSED("olmo2", "+blk.1.attn_q_norm.weight=16", "'blk.1.attn_q_norm.weight'|together");
-    REFUSED("olmo2", "+blk.1.attn_k_norm.weight=32", "'blk.1.attn_k_norm.weight'");
+    REFUSED("olmo2", "+blk.1.attn_q_norm.weight=D", "'blk.1.attn_q_norm.weight'|together");
+    REFUSED("olmo2", "+blk.1.attn_k_norm.weight=Q", "'blk.1.attn_k_norm.weight'");
     REFUSED("olmo2", "-blk.1.attn_k_norm.weight", "'blk.1.attn_k_norm.weight' is missing");
-    REFUSED("stablelm-parallel", "+blk.0.attn_q_norm.weight=16",
+    REFUSED("stablelm-parallel", "+blk.0.attn_q_norm.weight=D",
             "'blk.0.attn_q_norm.weight'|own weights");
     REFUSED("stablelm-parallel", "-blk.0.attn_q_norm.weight", "'blk.0.attn_q_norm.weight'");
     REFUSED("stablelm-parallel", "-blk.1.attn_k_norm.weight", "'blk.1.attn_k_norm.weight'");
     REFUSED("stablelm-parallel", "-blk.1.attn_q_norm.weight -blk.1.attn_k_norm.weight",
             "'blk.1.attn_q_norm.weight' is missing");
-    REFUSED("llama", "+blk.0.attn_q_norm.weight=16 +blk.0.attn_k_norm.weight=16",
+    REFUSED("llama", "+blk.0.attn_q_norm.weight=D +blk.0.attn_k_norm.weight=D",
             "'blk.0.attn_k_norm.weight' is not part of");
     /* A single key head: what its norm is, that of the queries says. F16 is widened to its size. */
     ALIKE("olmo2", "", "half:blk.0.attn_q_norm.weight half:blk.0.attn_k_norm.weight");
     ALIKE("qwen3", "", "half:blk.0.attn_q_norm.weight half:blk.0.attn_k_norm.weight");
     ALIKE("stablelm-parallel", "", "half:blk.0.attn_q_norm.weight half:blk.0.attn_k_norm.weight");
-    DIFFER("qwen3", "", "+blk.0.attn_k_norm.weight=16");
+    DIFFER("qwen3", "", "+blk.0.attn_k_norm.weight=D");
 }
 
 /* A tensor that forward would not read. */
@@ -234,24 +251,16 @@ static void test_not_read(void)
 {
     static const struct {
         const char *family, *add;
-    } rows[] = {{"llama", "blk.0.attn_norm.bias=32"},
-                {"llama", "blk.1.ffn_norm.bias=32"},
-                {"llama", "output_norm.bias=32"},
-                {"llama", "blk.0.post_attention_norm.weight=32"},
-                {"qwen3", "blk.0.post_ffw_norm.weight=32"},
-                {"olmo", "blk.0.attn_norm.weight=32"},
-                {"olmo", "blk.0.ffn_norm.weight=32"},
-                {"olmo", "output_norm.weight=32"},
-                {"olmo2", "blk.0.attn_norm.weight=32"},
-                {"olmo2", "blk.0.ffn_norm.weight=32"},
-                {"phi2", "blk.0.ffn_norm.weight=32"},
-                {"phi2", "blk.0.ffn_norm.bias=32"},
-                {"gptj", "blk.1.ffn_norm.weight=32"},
-                {"phi2", "blk.0.ffn_gate.bias=32"},
-                {"gptneox", "blk.0.ffn_gate.bias=32"},
-                {"starcoder2", "blk.0.ffn_gate.weight=32,32"},
-                {"gptneox", "blk.0.attn_q_norm.weight=16"},
-                {"gptneox", "blk.0.attn_q.bias=32"}};
+    } rows[] = {
+        {"llama", "blk.0.attn_norm.bias=E"},       {"llama", "blk.1.ffn_norm.bias=E"},
+        {"llama", "output_norm.bias=E"},           {"llama", "blk.0.post_attention_norm.weight=E"},
+        {"qwen3", "blk.0.post_ffw_norm.weight=E"}, {"olmo", "blk.0.attn_norm.weight=E"},
+        {"olmo", "blk.0.ffn_norm.weight=E"},       {"olmo", "output_norm.weight=E"},
+        {"olmo2", "blk.0.attn_norm.weight=E"},     {"olmo2", "blk.0.ffn_norm.weight=E"},
+        {"phi2", "blk.0.ffn_norm.weight=E"},       {"phi2", "blk.0.ffn_norm.bias=E"},
+        {"gptj", "blk.1.ffn_norm.weight=E"},       {"phi2", "blk.0.ffn_gate.bias=F"},
+        {"gptneox", "blk.0.ffn_gate.bias=F"},      {"starcoder2", "blk.0.ffn_gate.weight=E,F"},
+        {"gptneox", "blk.0.attn_q_norm.weight=D"}, {"gptneox", "blk.0.attn_q.bias=Q"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char words[96], want[96];
         snprintf(words, sizeof words, "+%s", rows[i].add);
@@ -261,11 +270,11 @@ static void test_not_read(void)
     }
     /* These are read. */
     DIFFER("llama", "",
-           "+blk.0.attn_q.bias=32 +blk.0.attn_k.bias=16 +blk.0.attn_v.bias=16 "
-           "+blk.1.attn_q.bias=32 +blk.1.attn_k.bias=16 +blk.1.attn_v.bias=16");
-    DIFFER("llama", "", "+blk.1.attn_output.bias=32");
-    DIFFER("llama", "", "+blk.0.ffn_gate.bias=32");
-    DIFFER("qwen2", "", "+output.bias=100");
+           "+blk.0.attn_q.bias=Q +blk.0.attn_k.bias=K +blk.0.attn_v.bias=K "
+           "+blk.1.attn_q.bias=Q +blk.1.attn_k.bias=K +blk.1.attn_v.bias=K");
+    DIFFER("llama", "", "+blk.1.attn_output.bias=E");
+    DIFFER("llama", "", "+blk.0.ffn_gate.bias=F");
+    DIFFER("qwen2", "", "+output.bias=V");
 }
 
 /* Without this tensor of it, no file of the family loads. */
@@ -342,7 +351,7 @@ static void test_defaults(void)
     ALIKE("granite", "@embedding_scale=f:0", "@embedding_scale=f:1");
     ALIKE("granite", "@logit_scale=f:0", "@logit_scale=f:1");
     ALIKE("gemma", "", "@embedding_scale=f:0");
-    ALIKE("granite", "@attention.scale=f:0", "@attention.scale=f:0.25"); /* 1 / sqrt(16) */
+    ALIKE("granite", "@attention.scale=f:0", "@attention.scale=f:R");
     ALIKE("granite", "-@residual_scale", "@residual_scale=f:1");
     ALIKE("phi3", "-@attention.sliding_window", "@attention.sliding_window=u:0");
     ALIKE("granite", "", "@rope.scaling.finetuned=b:1");
@@ -368,14 +377,16 @@ static const char *text_of(const Model *m, int l)
     return text;
 }
 
+/* What the texts of layer 0, which has a window, and of one without begin with. */
 static void check_ropes(int line, const char *family, const char *words, const char *local,
                         const char *full, int full_layer)
 {
     Model m;
     if (!CHECK_MSG(!load(&m, family, words, NULL), "line %d: %s", line, err.msg)) return;
-    CHECK_MSG(!strcmp(text_of(&m, 0), local), "line %d: %s: %s", line, family, text_of(&m, 0));
-    CHECK_MSG(!strcmp(text_of(&m, full_layer), full), "line %d: %s: %s", line, family,
-              text_of(&m, full_layer));
+    CHECK_MSG(!strncmp(text_of(&m, 0), local, strlen(local)), "line %d: %s: %s", line, family,
+              text_of(&m, 0));
+    CHECK_MSG(!strncmp(text_of(&m, full_layer), full, strlen(full)), "line %d: %s: %s", line,
+              family, text_of(&m, full_layer));
     model_close(&m);
 }
 #define ROPES(family, words, local, full, l) check_ropes(__LINE__, family, words, local, full, l)
@@ -392,13 +403,11 @@ static void test_scaled_windows(void)
     ROPES("gemma3", "-@rope.freq_base_swa", "plain:base=10000", "linear:base=1e+06,factor=8", 5);
     ROPES("gemma3", "-@attention.sliding_window", "linear:base=1e+06,factor=8",
           "linear:base=1e+06,factor=8", 5);
-    ROPES("olmo3", "", "plain:base=1e+06", "yarn:base=1e+06,original=16,factor=4", 3);
-    ROPES("olmo3", "-@rope.freq_base_swa", "plain:base=1e+06",
-          "yarn:base=1e+06,original=16,factor=4", 3);
-    ROPES("olmo3", "-@attention.sliding_window -@rope.freq_base_swa",
-          "yarn:base=1e+06,original=16,factor=4", "yarn:base=1e+06,original=16,factor=4", 3);
-    ROPES("qwen2", "", "yarn:base=1e+06,original=16,factor=4",
-          "yarn:base=1e+06,original=16,factor=4", 2);
+    ROPES("olmo3", "", "plain:base=1e+06", "yarn:base=1e+06,", 3);
+    ROPES("olmo3", "-@rope.freq_base_swa", "plain:base=1e+06", "yarn:base=1e+06,", 3);
+    ROPES("olmo3", "-@attention.sliding_window -@rope.freq_base_swa", "yarn:base=1e+06,",
+          "yarn:base=1e+06,", 3);
+    ROPES("qwen2", "", "yarn:base=1e+06,", "yarn:base=1e+06,", 2);
     ROPES("mistral", "@rope.scaling.factor=f:4", "linear:base=10000,factor=4",
           "linear:base=10000,factor=4", 1);
     REFUSED("llama", "@rope.freq_base_swa=f:5000", "expected layers that see a window only");
@@ -426,8 +435,44 @@ static void test_window(void)
     }
 }
 
-int main(void)
+/* Seeds for the fuzzer, which tests/test_file.c has no kind of: norms of heads of all three kinds,
+ * which are copied when they are F16, and files that have all or nothing of what is optional. */
+static int write_seeds(const char *dir)
 {
+    static const struct {
+        const char *name, *family, *words;
+    } seeds[] = {
+        {"head-norms", "qwen3",
+         "half:blk.0.attn_q_norm.weight half:blk.0.attn_k_norm.weight "
+         "half:blk.1.attn_q_norm.weight half:blk.1.attn_k_norm.weight"},
+        {"all-norms", "olmo3", "half:blk.0.attn_q_norm.weight half:blk.0.attn_k_norm.weight"},
+        {"own-norms", "stablelm-parallel",
+         "half:blk.0.attn_q_norm.weight half:blk.0.attn_k_norm.weight"},
+        {"poor", "stablelm-parallel",
+         "-blk.0.attn_q_norm.weight -blk.0.attn_k_norm.weight -blk.1.attn_q_norm.weight "
+         "-blk.1.attn_k_norm.weight"},
+        {"norms-and-biases", "stablelm", ""},
+        {"fused", "gptneox", ""},
+        {"biases", "phi2", ""},
+        {"windows", "qwen2", ""},
+    };
+    for (size_t i = 0; i < sizeof seeds / sizeof *seeds; i++) {
+        char path[1024];
+        size_t size;
+        uint8_t *file = file_of(seeds[i].family, seeds[i].words, &size);
+        snprintf(path, sizeof path, "%s/%s.gguf", dir, seeds[i].name);
+        FILE *f = fopen(path, "wb");
+        int bad = !f || fwrite(file, 1, size, f) != size;
+        if (f && fclose(f)) bad = 1;
+        free(file);
+        if (bad) return 1;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && !strcmp(argv[1], "--seeds")) return write_seeds(argv[2]);
     test_head_norms();
     test_not_read();
     test_required();
