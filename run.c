@@ -4400,7 +4400,7 @@ static const Option option_table[] = {
      "factor of --rope linear, instead of the file's"},
     {"window", 0, O_INT, F(window), 0, 1e9, "igcpbaxse", "N",
      "a query sees N keys, its own included (0: all): in the layers that the file gives a window, "
-     "or in all layers if it gives none (Mistral's in GGUF)"},
+     "in all layers if it gives none (GGUF files of Mistral lose theirs)"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
      "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
     {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
