@@ -169,6 +169,48 @@ int gguf_ints(const Gguf *g, const char *key, int **out, size_t *n, Err *e) MUST
 int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *out, int n,
                    Err *e) MUST_USE;
 
+/* A GGUF 3 file to be written from front to back, so that memory holds only a piece of it:
+ *
+ *     gguf_out_open(&w, path, &e);                         nothing is at path before the end
+ *     gguf_out_str(&w, "general.architecture", "llama");   every key
+ *     gguf_out_tensor(&w, &tensor);                        every tensor: name, type and shape
+ *     gguf_out_data(&w, values, n_bytes, &e);              all their values, in the same order
+ *     gguf_out_close(&w, &e);                              now it is
+ *
+ * After a -1 of the last two: gguf_out_abandon(&w). No name may occur twice. */
+typedef struct {
+    OutFile out;
+    char *path;        /* for messages */
+    Bytes keys, infos; /* as in the file; written before the first values */
+    uint64_t n_keys, n_tensors;
+    size_t align;    /* 32, or what the key general.alignment says */
+    uint64_t end;    /* where the next tensor begins, from the first one */
+    uint64_t *place; /* where each does, */
+    uint64_t *bytes; /* and how many it has */
+    uint64_t at;     /* the tensor being written, */
+    uint64_t done;   /* and so many bytes of it are */
+    uint64_t head;   /* bytes before the first tensor; 0: nothing is written yet */
+} GgufOut;
+
+int gguf_out_open(GgufOut *w, const char *path, Err *e) MUST_USE; /* "-" is stdout */
+void gguf_out_key(GgufOut *w, const GgufKey *k); /* of any type: n counts for arrays only */
+void gguf_out_int(GgufOut *w, const char *key, uint32_t type, int64_t v); /* GGUF_U8 .. I64 */
+void gguf_out_bool(GgufOut *w, const char *key, int v);
+void gguf_out_float(GgufOut *w, const char *key, float v);
+void gguf_out_str(GgufOut *w, const char *key, const char *v);
+void gguf_out_strs(GgufOut *w, const char *key, const Str *v, size_t n);
+void gguf_out_floats(GgufOut *w, const char *key, const float *v, size_t n);
+void gguf_out_ints(GgufOut *w, const char *key, const int32_t *v, size_t n);
+void gguf_out_tensor(GgufOut *w, const Tensor *t); /* all members but data and the sizes count */
+int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e) MUST_USE; /* any n */
+/* Instead, in any order, by several threads at once, but not to a pipe: first scatter, then n bytes
+ * from byte `from` of tensor i. The caller sees to it that all are written. */
+int gguf_out_scatter(GgufOut *w, Err *e) MUST_USE;
+int gguf_out_at(const GgufOut *w, size_t i, uint64_t from, const void *data, size_t n,
+                Err *e) MUST_USE;
+int gguf_out_close(GgufOut *w, Err *e) MUST_USE;
+void gguf_out_abandon(GgufOut *w);
+
 /* ---------------------------------------------------------------- run.c: numbers and kernels */
 
 #define QB      32  /* values in one block of quantized weights or activations */
@@ -195,6 +237,9 @@ typedef struct {
     int block, bytes; /* values and bytes of one block; block 0: not a type we read */
     /* n32 groups of 32 values, from the start of a row. NULL for F32, F16, BF16. */
     void (*unpack)(Q32 *out, const uint8_t *row, int n32);
+    /* n finite values, a multiple of the block, rounded to this type; an infinite scale or value
+     * stands for what was too large. NULL: a type that is only read. */
+    void (*pack)(uint8_t *restrict row, const float *restrict x, int n);
 } TensorType;
 
 const TensorType *tensor_type(int type); /* NULL if we cannot read it */
@@ -295,7 +340,7 @@ float exp_f32(float x);
 enum { ACT_SILU, ACT_GELU_TANH, ACT_GELU };
 enum { GELU_TERMS = 11 };
 extern const float gelu_terms[GELU_TERMS]; /* of P, the highest power first */
-#define GELU_CUT 36.0f
+#define GELU_CUT    36.0f
 #define GELU_TANH_1 0x1.988454p+0f /* 2 sqrt(2 / pi) */
 #define GELU_TANH_3 0x1.2444f4p-4f /* 0.044715 times that */
 /* SplitMix64 (Steele, Lea, Flood, 2014): the state advances by a constant and is then mixed. */
@@ -459,9 +504,11 @@ typedef struct {
     const Gguf *g;
     const char *arch; /* its keys begin with this and a point */
     int n_layers;
-    const int *local;  /* [n_layers] 1: the layer sees a window only */
-    double local_base; /* of those, unless the file says it; 0: as the others */
-    int nope_every;    /* the last of so many layers does not turn, unless the file says it */
+    const int *local; /* [n_layers] 1: the layer sees a window only */
+    /* As in Arch: local_base and nope_every unless the file says it; mixed: its models have layers
+     * with and without a window. */
+    double local_base;
+    int local_scaling, mixed, nope_every, untuned_nope;
 } RopeFile;
 
 /* spec[n_layers], whose params come with defaults: base, n_rot and n_ctx_orig as the file says. */
@@ -578,7 +625,7 @@ enum { NORM_RMS, NORM_LAYER, NORM_UNIT }; /* x / rms(x); (x - mean) / std; that 
 enum { RES_SEQUENTIAL, RES_SHARED_NORM, RES_TWO_NORMS };
 /* Queries and keys before rotation: each head by the same weights, by its own, all together. */
 enum { QK_PLAIN, QK_HEAD, QK_OWN, QK_ALL };
-/* Tensors that a layer has besides its matrices; a bit each. */
+/* What a file has besides the matrices of every layer; a bit each. */
 enum {
     HAS_PRE_NORM = 1,      /* attn_norm */
     HAS_FFN_NORM = 2,      /* ffn_norm */
@@ -586,10 +633,15 @@ enum {
     HAS_QK_NORM = 8,       /* attn_q_norm, attn_k_norm */
     HAS_GATE = 32,         /* ffn_gate, or gate and up in one matrix */
     HAS_NORM_BIAS = 64,    /* biases of norms */
-    HAS_BIASES = 128,      /* biases of all projections */
-    HAS_QKV_BIAS = 256,    /* those of q, k and v */
-    HAS_OUTPUT_BIAS = 512, /* of the output matrix */
+    HAS_ATTN_BIAS = 128,   /* attn_output.bias */
+    HAS_QKV_BIAS = 256,    /* biases of q, k and v */
+    HAS_OUTPUT_BIAS = 512, /* output.bias */
+    HAS_OUTPUT = 2048,     /* output.weight: the embedding is not used twice */
+    HAS_FFN_BIAS = 4096,   /* ffn_up.bias, ffn_down.bias, and ffn_gate.bias if there is a gate */
 };
+/* How layers with a window turn where the file scales its angles: like the others, unless they have
+ * a base of their own; like the others; never scaled. */
+enum { LOCAL_BY_BASE, LOCAL_SCALED, LOCAL_PLAIN };
 
 /* One row per architecture: what the file does not say. */
 typedef struct {
@@ -597,13 +649,19 @@ typedef struct {
     int layout;       /* ROPE_ADJACENT or ROPE_HALF */
     double rope_base; /* when the file has no rope.freq_base */
     int norm, act, residual;
-    unsigned has;
+    unsigned has, may;  /* HAS_...: in every file; in all layers of some files (biases of matrices:
+                         * in any file) */
+    int qk_norm;        /* QK_...; QK_PLAIN: as the shape of attn_q_norm says */
     int embd_sqrt;      /* embeddings are multiplied by sqrt(E) */
-    int logits_divided; /* logit_scale is a divisor */
-    int window_every;   /* the last of so many layers has no window; 0: all have the same */
-    int wide_layers;    /* a model of so many layers has scores by 1 / sqrt(E / H) */
-    double local_base;  /* rope_base of layers with a window, never scaled; 0: as the others */
-    int nope_every;     /* the last of so many layers does not turn; 0: all turn */
+    int logits_divided; /* logit_scale is a divisor, and must be there */
+    double attn_cap, final_cap; /* unless the file has others; 0: none */
+    int window;                 /* keys, unless the file has another; 0: none */
+    int window_every;           /* the last of so many layers has no window; 0: all have the same */
+    int wide_layers;            /* a model of so many layers has scores by 1 / sqrt(E / H) */
+    double local_base;          /* rope_base of layers with a window; 0: as the others */
+    int local_scaling;          /* LOCAL_...: of their angles */
+    int nope_every;             /* the last of so many layers does not turn; 0: all turn */
+    int untuned_nope;           /* no layer turns if rope.scaling.finetuned is false */
 } Arch;
 
 /* One layer: its own shape, then its tensors (NULL: absent). */
@@ -625,6 +683,7 @@ typedef struct {
 typedef struct {
     Gguf g;
     const Arch *arch;
+    unsigned has; /* HAS_...: tensors that this file must have, see Arch.may */
     int n_layers, n_embd, n_vocab, head_dim, n_ctx_train;
     int max_heads, max_kv_heads, max_ff; /* over the layers */
     float norm_eps, score_scale;
@@ -652,6 +711,9 @@ typedef struct {
     double rope_factor;      /* context scaling, 0 = as the file says */
     int truncate;            /* p-RoPE: only the fraction rope_keep of the pairs turns */
     double rope_keep;
+    /* 1: a query sees `window` keys (0: all), in the layers that have a window; in a model without
+     * one, in all layers. */
+    int windowed, window;
 } ModelOptions;
 
 /* What an analysis needs to know of a model when there is no file of weights. */
@@ -896,13 +958,14 @@ typedef struct {
     uint64_t model_bytes;
     int n_ctx, bos_id, exact, n_threads;
     uint64_t n_tokens, n_windows;
-    int interrupted;           /* the text was not read to its end */
-    const char *rope_override; /* --rope KIND: not what the file says; NULL: as the file says */
-    const char *pre_override;  /* --pre NAME, or NULL */
-    const char *edits;         /* an edited run: what was changed, in a clause; NULL: nothing */
-    uint64_t edit_hash;        /* of every value replaced: edit_hash() */
-    int text_cut;              /* -n left out the rest of the text */
-    size_t bytes_left_out;     /* bytes of the text without a token */
+    int interrupted;             /* the text was not read to its end */
+    const char *rope_override;   /* --rope KIND: not what the file says; NULL: as the file says */
+    const char *pre_override;    /* --pre NAME, or NULL */
+    const char *window_override; /* --window N, in words; NULL: as the file says */
+    const char *edits;           /* an edited run: what was changed, in a clause; NULL: nothing */
+    uint64_t edit_hash;          /* of every value replaced: edit_hash() */
+    int text_cut;                /* -n left out the rest of the text */
+    size_t bytes_left_out;       /* bytes of the text without a token */
     const struct Activations *files;        /* q and k are from files, no model was run; or NULL */
     const char *kv;                         /* type of the cached keys and values: "f32" or "f16" */
     uint64_t n_text_tokens, n_text_windows; /* of the whole text, without BOS */
@@ -1149,7 +1212,7 @@ typedef struct {
     Analysis *a;
     Provenance p;
     char *first, *config;      /* name of the first file, and what all must have in common */
-    char *text[8];             /* strings of p */
+    char *text[9];             /* strings of p */
     char *token[FIRST_TOKENS]; /* texts of the first tokens */
     uint64_t named_by;         /* first window of the file that p's names are from */
 } Partial;

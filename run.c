@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -861,22 +862,141 @@ static void unpack_iq4_xs(Q32 *o, const uint8_t *p, int n)
     }
 }
 
+/* Packing, the other direction, as files of llama.cpp have it, bit for bit (ggml-quants.c, the
+ * functions quantize_row_*_ref on x86): d is found in float and stored as F16, the integers come
+ * from d before that rounding. No value may be NaN or infinite. */
+
+static void half_put(uint8_t *p, float f)
+{
+    uint16_t h = f32_to_f16(f);
+    memcpy(p, &h, sizeof h);
+}
+
+/* Least and largest of a block. */
+static void block_range(const float *x, float *lo, float *hi)
+{
+    enum { W = 4 }; /* lanes that the compiler turns into one register */
+    float a[W], b[W];
+    for (int i = 0; i < W; i++) a[i] = b[i] = x[i];
+    for (int j = W; j < QB; j += W)
+        for (int i = 0; i < W; i++) {
+            a[i] = x[j + i] < a[i] ? x[j + i] : a[i];
+            b[i] = x[j + i] > b[i] ? x[j + i] : b[i];
+        }
+    *lo = a[0];
+    *hi = b[0];
+    for (int i = 1; i < W; i++) {
+        *lo = a[i] < *lo ? a[i] : *lo;
+        *hi = b[i] > *hi ? b[i] : *hi;
+    }
+}
+
+/* 1 / d; 0 where that is no number in range: F16 makes a d below 2.9e-39 0 in any case. */
+static float inverse(float d)
+{
+    float inv = fabsf(d) > 0 ? 1.0f / d : 0;
+    return fabsf(inv) <= FLT_MAX ? inv : 0;
+}
+
+/* d = max|x| / 127, q = x / d to the nearest, ties away from zero: adding the float below a half
+ * and cutting off does that for every |x / d| <= 128. */
+static void pack_q8_0(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 34) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float d = fmaxf(fabsf(lo), fabsf(hi)) / 127.0f, inv = inverse(d);
+        half_put(p, d);
+        for (int i = 0; i < QB; i++) {
+            float v = x[i] * inv;
+            p[2 + i] = (uint8_t)(int)(v + (v < 0 ? -0x1.fffffep-2f : 0x1.fffffep-2f));
+        }
+    }
+}
+
+/* The low nibbles of 16 bytes are floor(x * inv + shift) of the first values, the high ones of the
+ * last; at most 15. The sum is never negative. */
+static void put_nibbles(uint8_t *restrict p, const float *restrict x, float from, float inv,
+                        float shift)
+{
+    int q[QB];
+    for (int i = 0; i < QB; i++) {
+        float v = (x[i] - from) * inv + shift;
+        q[i] = (int)(v < 15.5f ? v : 15.5f);
+    }
+    for (int i = 0; i < 16; i++) p[i] = (uint8_t)(q[i] | q[i + 16] << 4);
+}
+
+/* d = m / -8, m the value of largest size, of several the first: so that it becomes -8 exactly. */
+static void pack_q4_0(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 18) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float m = hi > -lo ? hi : lo;
+        for (int i = 0; hi == -lo && hi > 0; i++)
+            if (fabsf(x[i]) == hi) {
+                m = x[i];
+                break;
+            }
+        if (hi == -lo && hi == 0) m = 0; /* not -0 */
+        float d = m / -8.0f, inv = inverse(d);
+        half_put(p, d);
+        put_nibbles(p + 2, x, 0, inv, fabsf(d) > 0 && inv == 0 ? 0 : 8.5f);
+    }
+}
+
+/* From m, the least, of several the first, to the largest in 15 steps. */
+static void pack_q4_1(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 20) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float d = (hi - lo) / 15.0f;
+        for (int i = QB - 1; lo == 0 && i >= 0; i--) lo = x[i] == 0 ? x[i] : lo; /* of 0 and -0 */
+        half_put(p, d);
+        half_put(p + 2, lo);
+        put_nibbles(p + 4, x, lo, inverse(d), 0.5f);
+    }
+}
+
+static void pack_f32(uint8_t *restrict p, const float *restrict x, int n)
+{
+    memcpy(p, x, (size_t)n * sizeof *x);
+}
+
+static void pack_f16(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (int i = 0; i < n; i++) half_put(p + 2 * i, x[i]);
+}
+
+/* The upper half of the float, to nearest, ties to even. */
+static void pack_bf16(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (int i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        uint16_t h = (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+        memcpy(p + 2 * i, &h, sizeof h);
+    }
+}
+
 static const TensorType tensor_types[T_N_TYPES] = {
-    [T_F32] = {"F32", 1, 4, NULL},
-    [T_F16] = {"F16", 1, 2, NULL},
-    [T_BF16] = {"BF16", 1, 2, NULL},
-    [T_Q4_0] = {"Q4_0", 32, 18, unpack_q4_0},
-    [T_Q4_1] = {"Q4_1", 32, 20, unpack_q4_1},
-    [T_Q5_0] = {"Q5_0", 32, 22, unpack_q5_0},
-    [T_Q5_1] = {"Q5_1", 32, 24, unpack_q5_1},
-    [T_Q8_0] = {"Q8_0", 32, 34, unpack_q8_0},
-    [T_Q2_K] = {"Q2_K", 256, 84, unpack_q2_k},
-    [T_Q3_K] = {"Q3_K", 256, 110, unpack_q3_k},
-    [T_Q4_K] = {"Q4_K", 256, 144, unpack_q4_k},
-    [T_Q5_K] = {"Q5_K", 256, 176, unpack_q5_k},
-    [T_Q6_K] = {"Q6_K", 256, 210, unpack_q6_k},
-    [T_IQ4_NL] = {"IQ4_NL", 32, 18, unpack_iq4_nl},
-    [T_IQ4_XS] = {"IQ4_XS", 256, 136, unpack_iq4_xs},
+    [T_F32] = {"F32", 1, 4, NULL, pack_f32},
+    [T_F16] = {"F16", 1, 2, NULL, pack_f16},
+    [T_BF16] = {"BF16", 1, 2, NULL, pack_bf16},
+    [T_Q4_0] = {"Q4_0", 32, 18, unpack_q4_0, pack_q4_0},
+    [T_Q4_1] = {"Q4_1", 32, 20, unpack_q4_1, pack_q4_1},
+    [T_Q5_0] = {"Q5_0", 32, 22, unpack_q5_0, NULL},
+    [T_Q5_1] = {"Q5_1", 32, 24, unpack_q5_1, NULL},
+    [T_Q8_0] = {"Q8_0", 32, 34, unpack_q8_0, pack_q8_0},
+    [T_Q2_K] = {"Q2_K", 256, 84, unpack_q2_k, NULL},
+    [T_Q3_K] = {"Q3_K", 256, 110, unpack_q3_k, NULL},
+    [T_Q4_K] = {"Q4_K", 256, 144, unpack_q4_k, NULL},
+    [T_Q5_K] = {"Q5_K", 256, 176, unpack_q5_k, NULL},
+    [T_Q6_K] = {"Q6_K", 256, 210, unpack_q6_k, NULL},
+    [T_IQ4_NL] = {"IQ4_NL", 32, 18, unpack_iq4_nl, NULL},
+    [T_IQ4_XS] = {"IQ4_XS", 256, 136, unpack_iq4_xs, NULL},
 };
 
 const TensorType *tensor_type(int type)
@@ -2725,10 +2845,241 @@ int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *
     return 1;
 }
 
+/* Writing a GGUF file. What a caller may get wrong is a bug here, not bad input. */
+
+int gguf_out_open(GgufOut *w, const char *path, Err *e)
+{
+    *w = (GgufOut){.align = 32};
+    if (out_open(&w->out, path, e)) return -1;
+    w->path = xcalloc(strlen(path) + 1, 1);
+    memcpy(w->path, path, strlen(path));
+    return 0;
+}
+
+static void add_uint(Bytes *b, uint64_t v, size_t n_bytes)
+{
+    bytes_add(b, (const char *)&v, n_bytes);
+}
+
+static void add_name(Bytes *b, Str s)
+{
+    add_uint(b, s.n, 8);
+    if (s.n) bytes_add(b, s.s, s.n);
+}
+
+void gguf_out_key(GgufOut *w, const GgufKey *k)
+{
+    int64_t align;
+    MUST(!w->head && k->key.n > 0 && k->key.n <= 65535 && k->type < GGUF_N_TYPES);
+    add_name(&w->keys, k->key);
+    add_uint(&w->keys, k->type, 4);
+    if (k->type == GGUF_ARR) {
+        add_uint(&w->keys, k->elem, 4);
+        add_uint(&w->keys, k->n, 8);
+    }
+    if (k->bytes) bytes_add(&w->keys, (const char *)k->val, k->bytes);
+    w->n_keys++;
+    if (!str_is(k->key, "general.alignment")) return;
+    MUST(int_at(k, 0, &align) == 0 && align >= 8 && (align & (align - 1)) == 0 && !w->n_tensors);
+    w->align = (size_t)align;
+}
+
+static void put_value(GgufOut *w, const char *key, uint32_t type, const void *v, size_t bytes)
+{
+    gguf_out_key(w, &(GgufKey){{key, strlen(key)}, type, type, 1, v, bytes});
+}
+
+static void put_array(GgufOut *w, const char *key, uint32_t elem, size_t n, const void *v,
+                      size_t bytes)
+{
+    gguf_out_key(w, &(GgufKey){{key, strlen(key)}, GGUF_ARR, elem, n, v, bytes});
+}
+
+void gguf_out_int(GgufOut *w, const char *key, uint32_t type, int64_t v)
+{
+    MUST(type <= GGUF_I32 || type == GGUF_U64 || type == GGUF_I64);
+    put_value(w, key, type, &v, gguf_size[type]);
+}
+
+void gguf_out_bool(GgufOut *w, const char *key, int v)
+{
+    uint8_t u = v != 0;
+    put_value(w, key, GGUF_BOOL, &u, sizeof u);
+}
+
+void gguf_out_float(GgufOut *w, const char *key, float v)
+{
+    put_value(w, key, GGUF_F32, &v, sizeof v);
+}
+
+void gguf_out_str(GgufOut *w, const char *key, const char *v)
+{
+    Bytes b = {0};
+    add_name(&b, (Str){v, strlen(v)});
+    put_value(w, key, GGUF_STR, b.s, b.n);
+    free(b.s);
+}
+
+void gguf_out_strs(GgufOut *w, const char *key, const Str *v, size_t n)
+{
+    Bytes b = {0};
+    for (size_t i = 0; i < n; i++) add_name(&b, v[i]);
+    put_array(w, key, GGUF_STR, n, n ? b.s : "", b.n);
+    free(b.s);
+}
+
+void gguf_out_floats(GgufOut *w, const char *key, const float *v, size_t n)
+{
+    put_array(w, key, GGUF_F32, n, v, n * sizeof *v);
+}
+
+void gguf_out_ints(GgufOut *w, const char *key, const int32_t *v, size_t n)
+{
+    put_array(w, key, GGUF_I32, n, v, n * sizeof *v);
+}
+
+static uint64_t aligned(uint64_t n, size_t align)
+{
+    return (n + align - 1) / align * align;
+}
+
+/* Tensors follow each other, each at the next multiple of the alignment, as readers expect. */
+void gguf_out_tensor(GgufOut *w, const Tensor *t)
+{
+    const TensorType *tt = tensor_type(t->type);
+    MUST(!w->head && tt && t->ne[0] % tt->block == 0 && t->n_dims >= 1 && t->n_dims <= 4);
+    uint64_t bytes = (uint64_t)(t->ne[0] / tt->block) * (uint64_t)tt->bytes;
+    add_name(&w->infos, t->name);
+    add_uint(&w->infos, (uint64_t)t->n_dims, 4);
+    for (int d = 0; d < t->n_dims; d++) {
+        add_uint(&w->infos, (uint64_t)t->ne[d], 8);
+        bytes *= d ? (uint64_t)t->ne[d] : 1;
+    }
+    add_uint(&w->infos, (uint64_t)t->type, 4);
+    add_uint(&w->infos, w->end, 8);
+    w->place = xrealloc(w->place, w->n_tensors + 1, sizeof *w->place);
+    w->bytes = xrealloc(w->bytes, w->n_tensors + 1, sizeof *w->bytes);
+    w->place[w->n_tensors] = w->end;
+    w->bytes[w->n_tensors++] = bytes;
+    w->end = aligned(w->end + bytes, w->align);
+}
+
+static int gguf_out_failed(const GgufOut *w, Err *e)
+{
+    return err_set(e, "%s: writing failed: %s", w->path, strerror(errno));
+}
+
+static int gguf_put(GgufOut *w, const void *p, size_t n, Err *e)
+{
+    return fwrite(p, 1, n, w->out.f) == n ? 0 : gguf_out_failed(w, e);
+}
+
+/* From a place of n bytes to the next multiple of the alignment. */
+static int put_padding(GgufOut *w, uint64_t n, Err *e)
+{
+    static const uint8_t zeros[64];
+    for (size_t pad = (size_t)(aligned(n, w->align) - n), k; pad > 0; pad -= k) {
+        k = pad < sizeof zeros ? pad : sizeof zeros;
+        if (gguf_put(w, zeros, k, e)) return -1;
+    }
+    return 0;
+}
+
+static int put_head(GgufOut *w, Err *e)
+{
+    Bytes b = {0};
+    bytes_add(&b, "GGUF", 4);
+    add_uint(&b, 3, 4);
+    add_uint(&b, w->n_tensors, 8);
+    add_uint(&b, w->n_keys, 8);
+    if (w->keys.n) bytes_add(&b, w->keys.s, w->keys.n);
+    if (w->infos.n) bytes_add(&b, w->infos.s, w->infos.n);
+    int rc = gguf_put(w, b.s, b.n, e) || put_padding(w, b.n, e);
+    w->head = aligned(b.n, w->align);
+    free(b.s);
+    return rc ? -1 : 0;
+}
+
+int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e)
+{
+    const uint8_t *p = data;
+    if (!w->head && put_head(w, e)) return -1;
+    while (n > 0) {
+        MUST(w->at < w->n_tensors);
+        uint64_t room = w->bytes[w->at] - w->done;
+        size_t k = n < room ? n : (size_t)room;
+        if (gguf_put(w, p, k, e)) return -1;
+        p += k;
+        n -= k;
+        w->done += k;
+        if (w->done < w->bytes[w->at]) continue;
+        if (put_padding(w, w->done, e)) return -1;
+        w->at++;
+        w->done = 0;
+    }
+    return 0;
+}
+
+/* The file gets its size now: what is not written, the padding, is zero. */
+int gguf_out_scatter(GgufOut *w, Err *e)
+{
+    struct stat st;
+    int fd = fileno(w->out.f);
+    MUST(!w->head);
+    if (put_head(w, e)) return -1;
+    w->at = w->n_tensors;
+    if (fflush(w->out.f) || fstat(fd, &st) ||
+        (S_ISREG(st.st_mode) && ftruncate(fd, (off_t)(w->head + w->end))))
+        return gguf_out_failed(w, e);
+    return 0;
+}
+
+int gguf_out_at(const GgufOut *w, size_t i, uint64_t from, const void *data, size_t n, Err *e)
+{
+    const uint8_t *p = data;
+    MUST(i < w->n_tensors && from <= w->bytes[i] && n <= w->bytes[i] - from);
+    for (uint64_t at = w->head + w->place[i] + from; n > 0;) {
+        ssize_t put = pwrite(fileno(w->out.f), p, n, (off_t)at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put <= 0) return gguf_out_failed(w, e);
+        p += put;
+        n -= (size_t)put;
+        at += (uint64_t)put;
+    }
+    return 0;
+}
+
+static void gguf_out_free(GgufOut *w)
+{
+    free(w->path);
+    free(w->place);
+    free(w->keys.s);
+    free(w->infos.s);
+    free(w->bytes);
+    *w = (GgufOut){0};
+}
+
+int gguf_out_close(GgufOut *w, Err *e)
+{
+    if (!w->head && put_head(w, e)) return -1;
+    MUST(w->at == w->n_tensors);
+    if (fflush(w->out.f)) return gguf_out_failed(w, e);
+    int rc = out_close(&w->out, e);
+    gguf_out_free(w);
+    return rc;
+}
+
+void gguf_out_abandon(GgufOut *w)
+{
+    if (w->out.f) out_abandon(&w->out);
+    gguf_out_free(w);
+}
+
 /* What a file does not say about its architecture (one row each; see model.h). */
 enum {
     LLAMA_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_GATE,
-    GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_NORM_BIAS | HAS_BIASES,
+    ALL_BIASES = HAS_NORM_BIAS | HAS_QKV_BIAS | HAS_ATTN_BIAS | HAS_FFN_BIAS,
+    GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | ALL_BIASES,
 };
 static const Arch archs[] = {
     {.name = "llama", .layout = ROPE_ADJACENT, .rope_base = 10000, .has = LLAMA_PARTS},
@@ -2741,9 +3092,14 @@ static const Arch archs[] = {
      .layout = ROPE_ADJACENT,
      .rope_base = 10000,
      .has = LLAMA_PARTS,
-     .logits_divided = 1},
-    {.name = "qwen2", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS | HAS_QKV_BIAS},
-    {.name = "qwen3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS | HAS_QK_NORM},
+     .logits_divided = 1,
+     .untuned_nope = 1},
+    {.name = "qwen2", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS},
+    {.name = "qwen3",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD},
     {.name = "phi3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS},
     {.name = "olmo",
      .layout = ROPE_ADJACENT,
@@ -2753,7 +3109,10 @@ static const Arch archs[] = {
     {.name = "olmo2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
-     .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE},
+     .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE | HAS_OUTPUT,
+     .qk_norm = QK_ALL,
+     .window_every = 4,
+     .local_scaling = LOCAL_PLAIN},
     {.name = "gemma",
      .layout = ROPE_HALF,
      .rope_base = 10000,
@@ -2766,22 +3125,30 @@ static const Arch archs[] = {
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS | HAS_POST_NORMS,
      .embd_sqrt = 1,
+     .attn_cap = 50,
+     .final_cap = 30,
+     .window = 4096,
      .window_every = 2,
-     .wide_layers = 46},
+     .wide_layers = 46,
+     .local_scaling = LOCAL_SCALED},
     {.name = "gemma3",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS | HAS_POST_NORMS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD,
      .embd_sqrt = 1,
      .window_every = 6,
      .wide_layers = 62,
-     .local_base = 10000},
+     .local_base = 10000,
+     .local_scaling = LOCAL_PLAIN},
     {.name = "stablelm",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .norm = NORM_LAYER,
-     .has = HAS_PRE_NORM | HAS_GATE | HAS_NORM_BIAS},
+     .has = HAS_PRE_NORM | HAS_GATE | HAS_NORM_BIAS | HAS_OUTPUT,
+     .may = HAS_FFN_NORM | HAS_QK_NORM,
+     .qk_norm = QK_OWN},
     {.name = "starcoder2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
@@ -2794,39 +3161,45 @@ static const Arch archs[] = {
      .norm = NORM_LAYER,
      .act = ACT_GELU,
      .residual = RES_TWO_NORMS,
-     .has = GPT_PARTS},
+     .has = GPT_PARTS | HAS_OUTPUT},
     {.name = "phi2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
-     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_BIASES | HAS_OUTPUT_BIAS},
+     .has = HAS_PRE_NORM | ALL_BIASES | HAS_OUTPUT | HAS_OUTPUT_BIAS},
     {.name = "gptj",
      .layout = ROPE_ADJACENT,
      .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
-     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_OUTPUT_BIAS},
+     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_FFN_BIAS | HAS_OUTPUT | HAS_OUTPUT_BIAS},
 };
 
 /* Binding: every tensor of an architecture by name, kind and full shape. Sizes by letter. */
 enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F, DIM_O };
-enum { MUST_HAVE = INT_MAX, MAY_HAVE = 0 };
+/* Biases of matrices are optional where they are not required: forward adds what there is. */
+enum { ANY_BIAS = HAS_QKV_BIAS | HAS_ATTN_BIAS | HAS_FFN_BIAS | HAS_OUTPUT_BIAS };
 typedef struct {
     const char *name; /* of a layer tensor: what follows "blk.N." */
     size_t field;     /* in Layer */
     int vector;
-    int needed;    /* MUST_HAVE, MAY_HAVE, or HAS_...: by architectures with all these bits */
+    unsigned of;   /* HAS_...: a file with all these bits has it, others have not (see ANY_BIAS) */
     int row, rows; /* DIM_ of ne[0] and ne[1] */
 } Bind;
 
-enum { NORMS_BIASED = HAS_FFN_NORM | HAS_NORM_BIAS };
+enum {
+    MUST_HAVE = 0,
+    PRE_BIAS = HAS_PRE_NORM | HAS_NORM_BIAS,
+    FFN_NORM_BIAS = HAS_FFN_NORM | HAS_NORM_BIAS,
+    GATE_BIAS = HAS_GATE | HAS_FFN_BIAS
+};
 
 static const Bind layer_binds[] = {
     {"attn_norm.weight", offsetof(Layer, attn_norm), 1, HAS_PRE_NORM, DIM_E, DIM_ONE},
-    {"attn_norm.bias", offsetof(Layer, attn_norm_bias), 1, HAS_NORM_BIAS, DIM_E, DIM_ONE},
+    {"attn_norm.bias", offsetof(Layer, attn_norm_bias), 1, PRE_BIAS, DIM_E, DIM_ONE},
     {"attn_q.weight", offsetof(Layer, wq), 0, MUST_HAVE, DIM_E, DIM_Q},
     {"attn_k.weight", offsetof(Layer, wk), 0, MUST_HAVE, DIM_E, DIM_KV},
     {"attn_v.weight", offsetof(Layer, wv), 0, MUST_HAVE, DIM_E, DIM_KV},
@@ -2834,17 +3207,17 @@ static const Bind layer_binds[] = {
     {"attn_q.bias", offsetof(Layer, bq), 1, HAS_QKV_BIAS, DIM_Q, DIM_ONE},
     {"attn_k.bias", offsetof(Layer, bk), 1, HAS_QKV_BIAS, DIM_KV, DIM_ONE},
     {"attn_v.bias", offsetof(Layer, bv), 1, HAS_QKV_BIAS, DIM_KV, DIM_ONE},
-    {"attn_output.bias", offsetof(Layer, bo), 1, HAS_BIASES, DIM_E, DIM_ONE},
+    {"attn_output.bias", offsetof(Layer, bo), 1, HAS_ATTN_BIAS, DIM_E, DIM_ONE},
     {"post_attention_norm.weight", offsetof(Layer, post_attn_norm), 1, HAS_POST_NORMS, DIM_E,
      DIM_ONE},
     {"ffn_norm.weight", offsetof(Layer, ffn_norm), 1, HAS_FFN_NORM, DIM_E, DIM_ONE},
-    {"ffn_norm.bias", offsetof(Layer, ffn_norm_bias), 1, NORMS_BIASED, DIM_E, DIM_ONE},
+    {"ffn_norm.bias", offsetof(Layer, ffn_norm_bias), 1, FFN_NORM_BIAS, DIM_E, DIM_ONE},
     {"ffn_gate.weight", offsetof(Layer, w_gate), 0, HAS_GATE, DIM_E, DIM_F},
     {"ffn_up.weight", offsetof(Layer, w_up), 0, MUST_HAVE, DIM_E, DIM_F},
     {"ffn_down.weight", offsetof(Layer, w_down), 0, MUST_HAVE, DIM_F, DIM_E},
-    {"ffn_gate.bias", offsetof(Layer, b_gate), 1, MAY_HAVE, DIM_F, DIM_ONE},
-    {"ffn_up.bias", offsetof(Layer, b_up), 1, HAS_BIASES, DIM_F, DIM_ONE},
-    {"ffn_down.bias", offsetof(Layer, b_down), 1, HAS_BIASES, DIM_E, DIM_ONE},
+    {"ffn_gate.bias", offsetof(Layer, b_gate), 1, GATE_BIAS, DIM_F, DIM_ONE},
+    {"ffn_up.bias", offsetof(Layer, b_up), 1, HAS_FFN_BIAS, DIM_F, DIM_ONE},
+    {"ffn_down.bias", offsetof(Layer, b_down), 1, HAS_FFN_BIAS, DIM_E, DIM_ONE},
     {"post_ffw_norm.weight", offsetof(Layer, post_ffn_norm), 1, HAS_POST_NORMS, DIM_E, DIM_ONE},
 };
 #define N_LAYER_BINDS (sizeof layer_binds / sizeof *layer_binds)
@@ -2951,8 +3324,10 @@ static int bind_fused(Binder *b, int l)
         ly->wq = view_rows(m, t, 0, Q);
         ly->wk = view_rows(m, t, Q, KV);
         ly->wv = view_rows(m, t, Q + KV, KV);
+        snprintf(name, sizeof name, "blk.%d.attn_q.bias", l);
+        int needed = m->has & HAS_QKV_BIAS && !gguf_tensor(&m->g, name);
         snprintf(name, sizeof name, "blk.%d.attn_qkv.bias", l);
-        if (bind_vector(b, name, Q + 2 * KV, 0, &bias) < 0) return -1;
+        if (bind_vector(b, name, Q + 2 * KV, needed, &bias) < 0) return -1;
         ly->bq = bias;
         ly->bk = bias ? bias + Q : NULL;
         ly->bv = bias ? bias + Q + KV : NULL;
@@ -2966,49 +3341,70 @@ static int bind_fused(Binder *b, int l)
     return 0;
 }
 
-/* The weights of a norm of queries or keys: D for every head alike, all heads of a token normed
- * together, or D for each head. */
-static int bind_qk_norm(Binder *b, int l, const char *what, int heads, const float **out)
+/* The weights of a norm of queries or keys: D for every head alike (QK_HEAD), D for each head
+ * (QK_OWN), or those of all heads of a token, which are normed together (QK_ALL). */
+static int bind_head_norm(Binder *b, int l, const char *what, int heads, const float **out)
 {
-    Layer *ly = &b->m->layer[l];
-    int D = b->m->head_dim;
+    static const char *const ways[] = {"", "each head by the same weights",
+                                       "each head by its own weights", "all heads together"};
+    const Layer *ly = &b->m->layer[l];
+    int64_t D = b->m->head_dim, cols = ly->qk_norm == QK_ALL ? heads * D : D;
+    int64_t rows = ly->qk_norm == QK_OWN ? heads : 1;
     char name[64];
     snprintf(name, sizeof name, "blk.%d.%s.weight", l, what);
     const Tensor *t = gguf_tensor(&b->m->g, name);
-    if (!t) {
-        if (!(b->m->arch->has & HAS_QK_NORM)) return 0;
-        return err_set(b->e, "%s: tensor '%s' is missing", b->m->g.path, name);
-    }
-    if (heads > 1 || !ly->qk_norm) /* a single head is normed alike in all three ways */
-        ly->qk_norm = t->ne[1] > 1 ? QK_OWN : t->ne[0] == D ? QK_HEAD : QK_ALL;
-    int64_t cols = ly->qk_norm == QK_ALL ? (int64_t)heads * D : D;
-    return bind_floats(b, name, cols, ly->qk_norm == QK_OWN ? heads : 1, 1, out);
+    if (t && (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1))
+        return err_set(b->e,
+                       "%s: tensor '%s': queries and keys are normed %s: expected shape [%lld, "
+                       "%lld], found [%lld, %lld, %lld, %lld]",
+                       b->m->g.path, name, ways[ly->qk_norm], (long long)cols, (long long)rows,
+                       (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2],
+                       (long long)t->ne[3]);
+    return bind_floats(b, name, cols, rows, 1, out);
 }
 
+/* Norms of queries and keys: both, of the same kind, which the shape for the queries tells where
+ * the architecture does not; a single head is normed alike in all three ways. */
+static int bind_qk_norm(Binder *b, int l)
+{
+    Layer *ly = &b->m->layer[l];
+    char name[64];
+    if (!(b->m->has & HAS_QK_NORM)) return 0;
+    snprintf(name, sizeof name, "blk.%d.attn_q_norm.weight", l);
+    const Tensor *t = gguf_tensor(&b->m->g, name);
+    ly->qk_norm = b->m->arch->qk_norm;
+    if (!ly->qk_norm)
+        ly->qk_norm = t && t->ne[1] > 1                 ? QK_OWN
+                      : t && t->ne[0] != b->m->head_dim ? QK_ALL
+                                                        : QK_HEAD;
+    return bind_head_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
+                   bind_head_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0
+               ? -1
+               : 0;
+}
+
+/* Only what forward reads is bound: see refuse_unknown. */
 static int bind_layer(Binder *b, int l)
 {
     Layer *ly = &b->m->layer[l];
-    int has = (int)b->m->arch->has;
+    unsigned has = b->m->has;
     if (bind_fused(b, l)) return -1;
     for (size_t i = 0; i < N_LAYER_BINDS; i++) {
         const Bind *row = &layer_binds[i];
         char name[64];
         void *field = (char *)ly + row->field;
         int64_t ne0 = dim_of(b->m, ly, row->row), ne1 = dim_of(b->m, ly, row->rows);
-        int needed =
-            row->needed == MUST_HAVE || (row->needed && (has & row->needed) == row->needed);
         const void *bound;
         memcpy(&bound, field, sizeof bound);
         if (bound) continue; /* a part of another one */
-        if (b->m->arch->norm == NORM_UNIT && strstr(row->name, "norm")) continue;
+        if (((has | ANY_BIAS) & row->of) != row->of) continue;
+        int needed = (has & row->of) == row->of;
         snprintf(name, sizeof name, "blk.%d.%s", l, row->name);
         int found = row->vector ? bind_vector(b, name, ne0, needed, field)
                                 : bind_tensor(b, name, ne0, ne1, needed, field);
         if (found < 0) return -1;
     }
-    if (bind_qk_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
-        bind_qk_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0)
-        return -1;
+    if (bind_qk_norm(b, l)) return -1;
     if (!ly->surplus) return 0; /* the first half of the rows is used */
     ly->wq = view_rows(b->m, ly->wq, 0, ly->wq->ne[1] / 2);
     ly->wk = view_rows(b->m, ly->wk, 0, ly->wk->ne[1] / 2);
@@ -3038,9 +3434,11 @@ static int bind_tensors(Binder *b)
     Model *m = b->m;
     int bad = bind_tensor(b, "token_embd.weight", m->n_embd, m->n_vocab, 1, &m->tok_embd) < 0;
     m->output = m->tok_embd; /* tied, unless the file has a matrix of its own */
-    int normed = m->arch->norm != NORM_UNIT, biased = (m->arch->has & HAS_NORM_BIAS) != 0;
-    bad = bad || bind_tensor(b, "output.weight", m->n_embd, m->n_vocab, 0, &m->output) < 0 ||
-          bind_vector(b, "output.bias", m->n_vocab, (m->arch->has & HAS_OUTPUT_BIAS) != 0,
+    int normed = m->arch->norm != NORM_UNIT, biased = (m->has & HAS_NORM_BIAS) != 0;
+    bad = bad ||
+          bind_tensor(b, "output.weight", m->n_embd, m->n_vocab, (m->has & HAS_OUTPUT) != 0,
+                      &m->output) < 0 ||
+          bind_vector(b, "output.bias", m->n_vocab, (m->has & HAS_OUTPUT_BIAS) != 0,
                       &m->output_bias) < 0 ||
           (normed && bind_vector(b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0) ||
           (biased && bind_vector(b, "output_norm.bias", m->n_embd, 1, &m->output_norm_bias) < 0);
@@ -3160,7 +3558,7 @@ static int read_layers(Model *m, Err *e)
     int bad = hyper_layers(m, "attention.head_count", 1 << 16, NULL, n, e) ||
               hyper_layers(m, "attention.head_count_kv", 1 << 16, n, n + L, e) ||
               hyper_layers(m, "feed_forward_length", 1 << 24, NULL, n + 2 * L, e) ||
-              hyper_int(m, "attention.sliding_window", 0, INT_MAX, 0, &window, e) ||
+              hyper_int(m, "attention.sliding_window", 0, INT_MAX, m->arch->window, &window, e) ||
               read_local(m, local, e);
     m->layer = xcalloc(L, sizeof *m->layer);
     for (size_t l = 0; !bad && l < L; l++) {
@@ -3239,8 +3637,15 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
     Model *m = b->m;
     int replaced = (opt->rope || opt->rope_factor > 0) && !opt->rope_layers;
     int *local = xcalloc((size_t)m->n_layers, sizeof *local);
-    RopeFile f = {&m->g, m->arch->name,       m->n_layers,
-                  local, m->arch->local_base, m->arch->nope_every};
+    RopeFile f = {.g = &m->g,
+                  .arch = m->arch->name,
+                  .n_layers = m->n_layers,
+                  .local = local,
+                  .local_base = m->arch->local_base,
+                  .local_scaling = m->arch->local_scaling,
+                  .mixed = m->arch->window_every > 0,
+                  .nope_every = m->arch->nope_every,
+                  .untuned_nope = m->arch->untuned_nope};
     Err ignored;
     for (int l = 0; l < m->n_layers; l++) {
         local[l] = m->layer[l].window > 0;
@@ -3586,35 +3991,84 @@ static int hyper_float(const Model *m, const char *name, double lo, double hi, d
     return gguf_float(&m->g, arch_key(m, name, key), lo, hi, out, e) < 0 ? -1 : 0;
 }
 
+/* The epsilon of the architecture's norm. */
+static int read_epsilon(Model *m, Err *e)
+{
+    char key[128];
+    double eps = 0;
+    arch_key(m,
+             m->arch->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon"
+                                       : "attention.layer_norm_epsilon",
+             key);
+    int found = gguf_float(&m->g, key, 0, 1, &eps, e);
+    if (found == 0) return err_set(e, "%s: key '%s' is missing; expected a number", m->g.path, key);
+    m->norm_eps = (float)eps;
+    return found < 0 ? -1 : 0;
+}
+
+/* A factor that the file may have; 0 says that there is none. */
+static int hyper_scale(const Model *m, const char *name, double *out, Err *e)
+{
+    double v = 0;
+    if (hyper_float(m, name, -1e30, 1e30, &v, e)) return -1;
+    if (v < 0 || v > 0) *out = v;
+    return 0;
+}
+
 /* Numbers by which activations are multiplied or limited; what the file does not say, the
  * architecture does. */
 static int read_scales(Model *m, Err *e)
 {
     const Arch *a = m->arch;
-    double D = m->head_dim, eps = 1e-5, score = 0;
+    char key[128];
+    double D = m->head_dim, score = 0;
     m->residual_scale = m->logit_scale = 1;
     m->embd_scale = a->embd_sqrt ? (double)(float)sqrt((double)m->n_embd) : 1;
-    if (hyper_float(m, "attention.layer_norm_rms_epsilon", 0, 1, &eps, e) ||
-        hyper_float(m, "attention.layer_norm_epsilon", 0, 1, &eps, e) ||
-        hyper_float(m, "attention.scale", 0, 1e6, &score, e) ||
+    m->attn_cap = a->attn_cap;
+    m->final_cap = a->final_cap;
+    if (a->logits_divided && !gguf_find(&m->g, arch_key(m, "logit_scale", key)))
+        return err_set(e, "%s: key '%s' is missing; expected a number", m->g.path, key);
+    if (read_epsilon(m, e) || hyper_float(m, "attention.scale", 0, 1e6, &score, e) ||
         hyper_float(m, "attention.clamp_kqv", 0, 1e30, &m->clamp, e) ||
         hyper_float(m, "attn_logit_softcapping", 0, 1e30, &m->attn_cap, e) ||
         hyper_float(m, "final_logit_softcapping", 0, 1e30, &m->final_cap, e) ||
-        hyper_float(m, "embedding_scale", -1e30, 1e30, &m->embd_scale, e) ||
-        hyper_float(m, "residual_scale", -1e30, 1e30, &m->residual_scale, e) ||
-        hyper_float(m, "logit_scale", -1e30, 1e30, &m->logit_scale, e))
+        hyper_scale(m, "embedding_scale", &m->embd_scale, e) ||
+        hyper_scale(m, "residual_scale", &m->residual_scale, e) ||
+        hyper_scale(m, "logit_scale", &m->logit_scale, e))
         return -1;
-    if (a->logits_divided && (m->logit_scale < 0 || m->logit_scale > 0))
-        m->logit_scale = 1 / m->logit_scale;
+    if (a->logits_divided) m->logit_scale = 1 / m->logit_scale;
     if (a->wide_layers && m->n_layers == a->wide_layers)
         D = (double)m->n_embd / m->layer[0].n_heads;
-    m->norm_eps = (float)eps;
     m->score_scale = (float)(score > 0 ? score : 1.0 / sqrt(D));
     return 0;
 }
 
-/* How attention and feed-forward network join the stream: the file may say it for gptneox. A
- * stablelm layer without a second norm is parallel, whatever the key says: converters write true
+/* Tensors that some files of an architecture have, in all layers, and others have not. */
+static const struct {
+    unsigned of; /* HAS_... */
+    const char *names[4];
+} optional_parts[] = {
+    {HAS_FFN_NORM, {"ffn_norm.weight", "ffn_norm.bias"}},
+    {HAS_QK_NORM, {"attn_q_norm.weight", "attn_k_norm.weight"}},
+    {HAS_QKV_BIAS, {"attn_qkv.bias", "attn_q.bias", "attn_k.bias", "attn_v.bias"}},
+};
+
+/* HAS_... of this file: one tensor of a part, in any layer, asks for all of it in all layers. */
+static unsigned parts_of(const Model *m)
+{
+    const Arch *a = m->arch;
+    unsigned has = a->has;
+    if (a->norm == NORM_UNIT) has &= ~(unsigned)(HAS_PRE_NORM | HAS_FFN_NORM);
+    for (size_t i = 0; i < sizeof optional_parts / sizeof *optional_parts; i++) {
+        unsigned of = optional_parts[i].of & (a->may | ANY_BIAS);
+        for (int k = 0; of && k < 4 && optional_parts[i].names[k]; k++)
+            if (other_layer(&m->g, optional_parts[i].names[k])) has |= of;
+    }
+    return has;
+}
+
+/* How attention and feed-forward network join the stream: the file must say it for gptneox. A
+ * stablelm model without the second norms is parallel, whatever the key says: converters write true
  * for models that are not. */
 static int read_residual(Model *m, Err *e)
 {
@@ -3622,15 +4076,28 @@ static int read_residual(Model *m, Err *e)
     const Arch *a = m->arch;
     int parallel = a->residual != RES_SEQUENTIAL;
     m->residual = a->residual;
-    if (gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e) < 0) return -1;
-    if (a->norm == NORM_LAYER && !(a->has & HAS_FFN_NORM) && a->residual == RES_SEQUENTIAL) {
-        if (!gguf_tensor(&m->g, "blk.0.ffn_norm.weight")) m->residual = RES_SHARED_NORM;
+    int found = gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e);
+    if (found < 0) return -1;
+    if (!found && a->residual == RES_TWO_NORMS)
+        return err_set(e, "%s: key '%s' is missing; expected true or false", m->g.path, key);
+    if (a->may & HAS_FFN_NORM) {
+        if (!(m->has & HAS_FFN_NORM)) m->residual = RES_SHARED_NORM;
         return 0;
     }
     if (!parallel && a->residual == RES_TWO_NORMS) m->residual = RES_SEQUENTIAL;
     if (parallel == (m->residual != RES_SEQUENTIAL)) return 0;
     return err_set(e, "%s: key '%s': expected %s for this architecture, found %s", m->g.path, key,
                    parallel ? "false" : "true", parallel ? "true" : "false");
+}
+
+/* --window. The encodings are those of the file: they go by the windows that it has. */
+static void override_window(Model *m, const ModelOptions *opt)
+{
+    int some = 0;
+    if (!opt->windowed) return;
+    for (int l = 0; l < m->n_layers; l++) some |= m->layer[l].window;
+    for (int l = 0; l < m->n_layers; l++)
+        if (!some || m->layer[l].window) m->layer[l].window = opt->window;
 }
 
 static const Arch *arch_named(const Model *m, Err *e)
@@ -3659,6 +4126,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     if (m->g.n_tensors == 0)
         return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
                        m->g.path);
+    m->has = parts_of(m);
     if (refuse_keys(m, e) || read_shape(m, e) || read_scales(m, e) || read_residual(m, e))
         return -1;
     for (size_t i = 0; i < m->g.n_tensors; i++) {
@@ -3667,6 +4135,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     }
     Binder b = {.m = m, .e = e, .used = xcalloc(m->g.n_tensors, 1)};
     int bad = read_rope(&b, opt) || bind_tensors(&b);
+    override_window(m, opt);
     free(b.used);
     return bad ? -1 : 0;
 }
@@ -4173,11 +4642,13 @@ typedef struct {
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
         *try_layers, *ablation, *contexts, *bases, *factors;
     Strings ropes;
-    const char *kind; /* of `rope`: KIND[:key=value,...] */
-    char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
+    const char *kind;     /* of `rope`: KIND[:key=value,...] */
+    char *rope_said;      /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
+    int window;           /* -1: as the file says */
+    char window_said[24]; /* the same in words, or "" */
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
-        verbose, ascii, no_analysis;
+        verbose, ascii, no_analysis, pure;
     int head_dim, n_heads, n_layers, span; /* of `rope` */
     double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
     int top_k, repeat_last_n;
@@ -4236,7 +4707,7 @@ static const Option option_table[] = {
     {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
      "the perplexities alone, which is faster"},
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbaxe", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxse", "N",
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxseq", "N",
      "threads (default: as many CPUs as it may use)"},
     {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxse", "N", "tokens of one batch (512)"},
     {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
@@ -4275,6 +4746,9 @@ static const Option option_table[] = {
      "--rope in these layers only, as 4-8"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaBe", "X",
      "factor of --rope linear, instead of the file's"},
+    {"window", 0, O_INT, F(window), 0, 1e9, "igcpbaxse", "N",
+     "a query sees N keys, its own included (0: all): in the layers that the file gives a window, "
+     "in all layers if it gives none (GGUF files of Mistral lose theirs)"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
      "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
     {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
@@ -4294,7 +4768,7 @@ static const Option option_table[] = {
      "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
     {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxse", "f32|f16",
      "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxse", "NAME",
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxseq", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
     {"layer", 0, O_INT, F(logit.l), 0, 1e6, "e", "N", "layer of the logit, from 0 (0)"},
     {"head", 0, O_INT, F(logit.h), 0, 1e6, "e", "N", "query head, from 0 (0)"},
@@ -4394,13 +4868,15 @@ static const Option option_table[] = {
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
-    {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
+    {"pure", 0, O_FLAG, F(pure), 0, 0, "q", "",
+     "the output matrix, too, becomes Q4_0 or Q4_1 (instead of Q8_0)"},
+    {"tensors", 0, O_FLAG, F(tensors), 0, 0, "iq", "", "list every tensor"},
     {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxRe", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
     {"output", 'o', O_STR, F(out), 0, 0, "s", "FILE",
      "keep a line of JSON for each cell in FILE, and go on from those that are there"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxRe", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxReq", "", "data as JSON"},
     {"json", 0, O_FLAG, F(json), 0, 0, "s", "", "a line of JSON for each cell, and no chart"},
 };
 #undef F
@@ -4438,6 +4914,28 @@ static char *rope_said(const ModelOptions *mo)
     return b.s;
 }
 
+/* What options make of the model, but for its encoding. */
+static ModelOptions model_options(const Options *o)
+{
+    return (ModelOptions){.windowed = o->window >= 0, .window = o->window};
+}
+
+/* --rope and what goes with it, too. */
+static ModelOptions rope_options(const Options *o)
+{
+    ModelOptions mo = model_options(o);
+    mo.rope = o->rope;
+    mo.rope_layers = o->rope_layers;
+    mo.rope_factor = o->rope_scale;
+    return mo;
+}
+
+/* For Provenance.window_override. */
+static const char *window_said(const Options *o)
+{
+    return *o->window_said ? o->window_said : NULL;
+}
+
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int sig)
@@ -4454,16 +4952,22 @@ static double now(void)
 }
 
 /* "done / total  rate  ETA" on one line of a terminal, at most ten times a second. */
-static void progress(const char *what, double done, double total, double started)
+static void progress_in(const char *unit, const char *what, double done, double total,
+                        double started)
 {
     static double last;
     double t = now();
     if (!isatty(2) || (t - last < 0.1 && done < total)) return;
     last = t;
     double rate = done / (t - started + 1e-9), eta = (total - done) / (rate + 1e-9);
-    fprintf(stderr, "\r%s %.0f / %.0f tokens  %.0f/s  %dm%02ds left \033[K", what, done, total,
+    fprintf(stderr, "\r%s %.0f / %.0f %s  %.0f/s  %dm%02ds left \033[K", what, done, total, unit,
             rate, (int)eta / 60, (int)eta % 60);
     if (done >= total) fputs("\r\033[K", stderr);
+}
+
+static void progress(const char *what, double done, double total, double started)
+{
+    progress_in("tokens", what, done, total, started);
 }
 
 static void note(const char *fmt, ...) PRINTF_LIKE(1, 2);
@@ -4481,9 +4985,10 @@ typedef struct {
     Model m;
     State s;
     Tokenizer *tok;
-    int bos;          /* id put before a text, or -1 */
-    char policy[64];  /* how that was decided */
-    const char *rope; /* what takes the place of the file's encoding, in words; NULL: nothing */
+    int bos;            /* id put before a text, or -1 */
+    char policy[64];    /* how that was decided */
+    const char *rope;   /* what takes the place of the file's encoding, in words; NULL: nothing */
+    const char *window; /* of its window, likewise */
     double load_seconds;
 } Session;
 
@@ -4524,7 +5029,7 @@ static void warn_pre(const Tokenizer *t)
 /* The model and its tokenizer, without a state. */
 static int session_model(Session *ss, const Options *o, const ModelOptions *mo, Err *e)
 {
-    *ss = (Session){.bos = -1, .rope = o->rope_said};
+    *ss = (Session){.bos = -1, .rope = o->rope_said, .window = window_said(o)};
     if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
         return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
     if (!o->model)
@@ -4542,11 +5047,9 @@ static int session_model(Session *ss, const Options *o, const ModelOptions *mo, 
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
-    ModelOptions mo = {.rope = o->rope,
-                       .rope_layers = o->rope_layers,
-                       .rope_factor = o->rope_scale,
-                       .truncate = o->keep_rope >= 0,
-                       .rope_keep = o->keep_rope};
+    ModelOptions mo = rope_options(o);
+    mo.truncate = o->keep_rope >= 0;
+    mo.rope_keep = o->keep_rope;
     StateOptions so = {.n_ctx = o->n_ctx,
                        .n_batch = o->n_batch,
                        .n_threads = o->n_threads,
@@ -4718,6 +5221,7 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
     note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
          activations(&ss->s), ss->s.k->name, ss->s.n_threads, ss->s.n_threads > 1 ? "s" : "");
     if (ss->rope) note("encoding: %s, not the file's", ss->rope);
+    if (ss->window) note("window: %s, not the file's", ss->window);
     if (sp->temp <= 0)
         note("greedy");
     else
@@ -5283,6 +5787,7 @@ static void perplexity_json(FILE *f, const Session *ss, const Options *o, const 
     fprintf(f, ",\"model_sha256\":\"%s\",\"text_sha256\":\"%s\",\"bos\":", sha, p->text_sha256);
     json_str(f, ss->policy, strlen(ss->policy));
     json_text(f, "rope_override", ss->rope);
+    json_text(f, "window_override", ss->window);
     json_text(f, "edits", p->edits);
     fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"exact\":%s,",
             o->protocol, ss->s.n_ctx, p->first + 1, p->done, ss->s.exact ? "true" : "false");
@@ -5299,6 +5804,7 @@ static void perplexity_print(FILE *f, const Session *ss, const Options *o, const
             o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy, activations(&ss->s),
             interrupted ? ", interrupted" : "");
     if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
+    if (ss->window) fprintf(f, "window: %s, not the file's\n", ss->window);
     if (p->edits) fprintf(f, "an edited run, with %s\n", p->edits);
 }
 
@@ -5576,6 +6082,7 @@ static void bench_json(FILE *f, const Session *ss, const Bench *b)
             "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
     json_str(f, ss->m.g.path, strlen(ss->m.g.path));
     json_text(f, "rope_override", ss->rope);
+    json_text(f, "window_override", ss->window);
     fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"kv\":\"%s\",\"probe\":%s,",
             s->k->name, s->n_threads, s->exact ? "true" : "false",
             s->kv_type == T_F16 ? "f16" : "f32", b->probe ? "true" : "false");
@@ -5607,6 +6114,7 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b)
     fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", s->k->name, s->n_threads,
             s->n_threads > 1 ? "s" : "", activations(s), b->probe ? "on" : "off", b->repeat);
     if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
+    if (ss->window) fprintf(f, "window: %s, not the file's\n", ss->window);
     fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
             b->first * 1e3);
     fprintf(f, "  prompt %6d   %10.1f tok/s  %.0f %% of the peak measured here: %.1f Gflop/s",
@@ -6258,6 +6766,7 @@ static Provenance session_provenance(const Session *ss, const Options *o)
                     .model_bytes = ss->m.g.size,
                     .rope_override = ss->m.config_rope ? ss->m.config_rope : o->rope_said,
                     .pre_override = o->pre,
+                    .window_override = window_said(o),
                     .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     return p;
 }
@@ -6415,6 +6924,7 @@ static int activations_check(const Options *o, Err *e)
                                          "repeat-penalty",
                                          "repeat-last-n",
                                          "rope-layers",
+                                         "window",
                                          "bos",
                                          "pre",
                                          "exact",
@@ -7114,8 +7624,11 @@ static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *
 /* The encoding of --rope, which in `ablate` is one of the runs. */
 static ModelOptions try_options(const Options *o)
 {
-    return (ModelOptions){
-        .rope = o->try_rope, .rope_layers = o->try_layers, .rope_factor = o->try_scale};
+    ModelOptions mo = model_options(o);
+    mo.rope = o->try_rope;
+    mo.rope_layers = o->try_layers;
+    mo.rope_factor = o->try_scale;
+    return mo;
 }
 
 static int ablate_ropes(Ablate *w, Err *e)
@@ -7123,8 +7636,10 @@ static int ablate_ropes(Ablate *w, Err *e)
     const Options *o = w->o;
     int rc = 0;
     if (o->try_keep >= 0) {
-        ModelOptions mo = {.truncate = 1, .rope_keep = o->try_keep};
+        ModelOptions mo = model_options(o);
         AblationRun as = {.name = NULL};
+        mo.truncate = 1;
+        mo.rope_keep = o->try_keep;
         as.name = add_words(&w->words, "p-RoPE, p = %g", o->try_keep);
         as.edit = add_words(
             &w->words,
@@ -7379,7 +7894,9 @@ static char *cell_spec(const char *asked, int context)
 static int cell_model(const Options *o, const SweepCell *c, Model *m, Err *e)
 {
     char *spec = c->asked ? cell_spec(c->asked, c->context) : NULL;
-    ModelOptions mo = {.rope = spec, .rope_layers = o->rope_layers};
+    ModelOptions mo = model_options(o);
+    mo.rope = spec;
+    mo.rope_layers = o->rope_layers;
     int rc = model_open(m, o->model, &mo, e);
     free(spec);
     return rc;
@@ -7749,7 +8266,7 @@ static int sweep_check(const Options *o, Err *e)
 
 static int run_sweep(Options *o, Err *e)
 {
-    ModelOptions as_it_is = {.rope = NULL};
+    ModelOptions as_it_is = model_options(o);
     if (!o->protocol) o->protocol = "same";
     Sweeper w = {.o = o, .fd = -1, .ss = {.bos = -1}};
     int rc = sweep_check(o, e) || session_model(&w.ss, o, &as_it_is, e);
@@ -7766,6 +8283,7 @@ static int run_sweep(Options *o, Err *e)
                              .exact = !o->int8,
                              .n_threads = o->n_threads ? o->n_threads : default_threads(),
                              .pre_override = o->pre,
+                             .window_override = window_said(o),
                              .kv = o->kv && strcmp(o->kv, "f16") == 0 ? "f16" : "f32"};
         rc = sweep_session(&w, e);
     }
@@ -7774,6 +8292,547 @@ static int run_sweep(Options *o, Err *e)
     free(w.s.cell), free(w.ids.id);
     session_close(&w.ss);
     free(o->ropes.at);
+    return rc ? -1 : 0;
+}
+
+/* ---- quantize */
+
+#define PIECE 131072 /* values converted at a time: what a thread needs for them stays in L2 */
+
+/* What one conversion made of the weights w: sums over them, in 32 lanes, lane after lane, so that
+ * the threads do not matter. */
+typedef struct {
+    double error2, weight2; /* of (w' - w)^2 and of w^2 */
+    float most;             /* largest |w' - w| */
+} Loss;
+
+static void add_up(Loss *to, const Loss *l)
+{
+    to->error2 += l->error2;
+    to->weight2 += l->weight2;
+    to->most = l->most > to->most ? l->most : to->most;
+}
+
+/* Root mean square of the error, over that of the weights. */
+static double relative_loss(const Loss *l)
+{
+    return l->weight2 > 0 ? sqrt(l->error2 / l->weight2) : 0;
+}
+
+/* One tensor of the file, and what becomes of it. */
+typedef struct {
+    const Tensor *t;
+    int type;   /* of it in the new file */
+    int uneven; /* its rows do not divide into blocks */
+    Loss loss;
+} QuantTensor;
+
+typedef struct {
+    size_t tensor;
+    int64_t from; /* its first value */
+    Loss loss;
+} QuantPiece;
+
+typedef struct {
+    const Options *o;
+    Gguf g;
+    int fd; /* of the same file: reading shows errors, and keeps nothing in memory */
+    int type;
+    const Kernels *k;
+    QuantTensor *tensor; /* in the order of the file */
+    QuantPiece *piece;
+    size_t n_pieces;
+    GgufOut out;
+    double started;
+    uint64_t total; /* bytes of tensors to be written */
+    _Atomic uint64_t done;
+    _Atomic size_t next; /* piece */
+    atomic_int failed;
+    size_t failed_piece;
+    Err *e;
+} Quantizer;
+
+/* What one thread works with. */
+typedef struct {
+    uint8_t *in, *out;
+    float *x, *y;
+    Q32 *q;
+} Desk;
+
+static int64_t n_values(const Tensor *t)
+{
+    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+}
+
+/* Bytes of n values of a type. */
+static size_t run_bytes(int type, int64_t n)
+{
+    return (size_t)(n / tensor_types[type].block) * (size_t)tensor_types[type].bytes;
+}
+
+/* Is t a matrix that is multiplied with, or looked up in: not a norm or a bias, of which each value
+ * counts, nor the small matrix that picks experts? As llama-quantize has it. */
+static int is_weight_matrix(const Tensor *t)
+{
+    static const char *const never[] = {"_norm.weight", "ffn_gate_inp.weight",
+                                        "position_embd.weight"};
+    const char end[] = "weight";
+    const size_t n = sizeof end - 1;
+    if (t->ne[1] * t->ne[2] * t->ne[3] == 1) return 0;
+    if (t->name.n < n || memcmp(t->name.s + t->name.n - n, end, n)) return 0;
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++)
+        if (contains(t->name, never[i])) return 0;
+    return 1;
+}
+
+/* The matrix that makes the logits, where an error is felt most. */
+static int is_output(const Gguf *g, const Tensor *t)
+{
+    return str_is(t->name, gguf_tensor(g, "output.weight") ? "output.weight" : "token_embd.weight");
+}
+
+/* The type of a tensor in the new file. Of four bits, the output matrix gets eight, unless it has
+ * no more already. Rows that do not divide into blocks become F16, or stay what they are if that
+ * takes no more space. */
+static void quant_target(const Quantizer *z, QuantTensor *q)
+{
+    const Tensor *t = q->t;
+    const TensorType *want = &tensor_types[z->type], *q8 = &tensor_types[T_Q8_0];
+    q->type = t->type;
+    if (!is_weight_matrix(t)) return;
+    q->uneven = t->ne[0] % want->block != 0;
+    if (q->uneven) {
+        if (t->type == T_F32) q->type = T_F16;
+        return;
+    }
+    q->type = z->type;
+    int bump = want->block > 1 && want->bytes < q8->bytes && !z->o->pure && is_output(&z->g, t);
+    if (bump) q->type = t->row_bytes > (size_t)(t->ne[0] / QB * q8->bytes) ? T_Q8_0 : t->type;
+}
+
+static int place_in_file_cmp(const void *a, const void *b)
+{
+    const QuantTensor *x = a, *y = b;
+    return (x->t->name.s > y->t->name.s) - (x->t->name.s < y->t->name.s);
+}
+
+static int key_place_cmp(const void *a, const void *b)
+{
+    const GgufKey *x = a, *y = b;
+    return (x->key.s > y->key.s) - (x->key.s < y->key.s);
+}
+
+/* Every tensor in the order of the file, and the pieces that they are cut into. */
+static void quant_plan(Quantizer *z)
+{
+    size_t n = z->g.n_tensors, at = 0;
+    z->tensor = xcalloc(n, sizeof *z->tensor);
+    for (size_t i = 0; i < n; i++) z->tensor[i].t = &z->g.tensors[i];
+    qsort(z->tensor, n, sizeof *z->tensor, place_in_file_cmp);
+    for (size_t i = 0; i < n; i++) {
+        quant_target(z, &z->tensor[i]);
+        z->n_pieces += (size_t)((n_values(z->tensor[i].t) + PIECE - 1) / PIECE);
+        z->total += run_bytes(z->tensor[i].type, n_values(z->tensor[i].t));
+    }
+    z->piece = xcalloc(z->n_pieces, sizeof *z->piece);
+    for (size_t i = 0; i < n; i++)
+        for (int64_t from = 0; from < n_values(z->tensor[i].t); from += PIECE)
+            z->piece[at++] = (QuantPiece){.tensor = i, .from = from};
+}
+
+/* What can be asked for, and the number that general.file_type has for it. */
+static const struct {
+    int type, file_type;
+} quant_types[] = {{T_F32, 0}, {T_F16, 1}, {T_BF16, 32}, {T_Q8_0, 7}, {T_Q4_1, 3}, {T_Q4_0, 2}};
+#define N_QUANT_TYPES ((int)(sizeof quant_types / sizeof *quant_types))
+
+static int quant_type(const char *name, int *type, Err *e)
+{
+    for (int i = 0; i < N_QUANT_TYPES; i++)
+        if (strcasecmp(name, tensor_types[quant_types[i].type].name) == 0) {
+            *type = quant_types[i].type;
+            return 0;
+        }
+    return err_usage(e, "type '%s': expected F32, F16, BF16, Q8_0, Q4_1 or Q4_0", name);
+}
+
+/* Keys of the file, in its order and byte for byte, but for the two that say what it is. */
+static void quant_keys(Quantizer *z)
+{
+    const char *const own[2] = {"general.file_type", "general.quantization_version"};
+    int32_t value[2] = {0, 2};
+    for (int i = 0; i < N_QUANT_TYPES; i++)
+        if (quant_types[i].type == z->type) value[0] = quant_types[i].file_type;
+    GgufKey *keys = xcalloc(z->g.n_keys, sizeof *keys);
+    memcpy(keys, z->g.keys, z->g.n_keys * sizeof *keys);
+    qsort(keys, z->g.n_keys, sizeof *keys, key_place_cmp);
+    for (size_t i = 0; i < z->g.n_keys; i++) {
+        int k = str_is(keys[i].key, own[0]) ? 0 : str_is(keys[i].key, own[1]) ? 1 : -1;
+        if (k < 0)
+            gguf_out_key(&z->out, &keys[i]);
+        else
+            gguf_out_int(&z->out, own[k], GGUF_U32, value[k]);
+    }
+    for (int k = 0; k < 2; k++)
+        if (!gguf_find(&z->g, own[k])) gguf_out_int(&z->out, own[k], GGUF_U32, value[k]);
+    free(keys);
+}
+
+/* A run of n values of a type as a tensor, for row_floats. */
+static Tensor run_of(int type, const uint8_t *data, int n)
+{
+    return (Tensor){.type = type, .ne = {n, 1, 1, 1}, .data = data};
+}
+
+/* Index of the first value that is NaN or infinite, or -1. */
+static int not_finite(const float *x, int n)
+{
+    uint32_t bad = 0, u;
+    for (int i = 0; i < n; i++) {
+        memcpy(&u, &x[i], sizeof u);
+        bad |= (u & 0x7f800000) == 0x7f800000;
+    }
+    for (int i = 0; bad && i < n; i++)
+        if (!(fabsf(x[i]) <= FLT_MAX)) return i;
+    return -1;
+}
+
+typedef struct {
+    double error2[LANES], weight2[LANES];
+    float most[LANES];
+} LossLanes;
+
+static void add_loss(LossLanes *s, const float *restrict x, const float *restrict y)
+{
+    float d[LANES];
+    for (int l = 0; l < LANES; l++) d[l] = y[l] - x[l];
+    for (int l = 0; l < LANES; l++)
+        s->most[l] = fabsf(d[l]) > s->most[l] ? fabsf(d[l]) : s->most[l];
+    for (int l = 0; l < LANES; l++) s->error2[l] += (double)d[l] * (double)d[l];
+    for (int l = 0; l < LANES; l++) s->weight2[l] += (double)x[l] * (double)x[l];
+}
+
+/* Of n weights x that have become y. */
+static Loss loss_of(const float *x, const float *y, int n)
+{
+    LossLanes s = {0};
+    Loss all = {0};
+    float last[2][LANES] = {0};
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) add_loss(&s, x + i, y + i);
+    memcpy(last[0], x + i, (size_t)(n - i) * sizeof *x);
+    memcpy(last[1], y + i, (size_t)(n - i) * sizeof *y);
+    add_loss(&s, last[0], last[1]);
+    for (int l = 0; l < LANES; l++) add_up(&all, &(Loss){s.error2[l], s.weight2[l], s.most[l]});
+    return all;
+}
+
+static int quant_read(const Quantizer *z, void *to, size_t n, size_t at, Err *e)
+{
+    for (uint8_t *p = to; n > 0;) {
+        ssize_t got = pread(z->fd, p, n, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0)
+            return err_set(e, "%s: reading failed: %s", z->g.path,
+                           got ? strerror(errno) : "the file has become shorter");
+        p += got;
+        n -= (size_t)got;
+        at += (size_t)got;
+    }
+    return 0;
+}
+
+/* Value i of the tensor is x, which its new type cannot have. */
+static int quant_refuse(const Quantizer *z, const QuantTensor *q, int64_t i, float x, Err *e)
+{
+    char name[96], what[64];
+    if (fabsf(x) <= FLT_MAX)
+        snprintf(what, sizeof what, "what %s can hold", tensor_types[q->type].name);
+    else
+        snprintf(what, sizeof what, "a finite number");
+    return err_set(e, "%s: tensor '%s', row %lld, value %lld: expected %s, found %g", z->g.path,
+                   show(q->t->name, name), (long long)(i / q->t->ne[0]),
+                   (long long)(i % q->t->ne[0]), what, (double)x);
+}
+
+/* Piece p, of n values x, became y, which is not finite: the largest value of the first block of
+ * which that is so was too large. */
+static int quant_too_large(const Quantizer *z, const QuantPiece *p, const float *x, const float *y,
+                           int n, Err *e)
+{
+    const QuantTensor *q = &z->tensor[p->tensor];
+    int i = not_finite(y, n), largest = i;
+    MUST(i >= 0);
+    for (int k = i; k < i + tensor_types[q->type].block; k++)
+        if (fabsf(x[k]) > fabsf(x[largest])) largest = k;
+    return quant_refuse(z, q, p->from + largest, x[largest], e);
+}
+
+/* Reads one piece and leaves it as its new type in d->out, and its size in *bytes. */
+static int quant_piece(const Quantizer *z, QuantPiece *p, const Desk *d, size_t *bytes, Err *e)
+{
+    const QuantTensor *q = &z->tensor[p->tensor];
+    int64_t left_over = n_values(q->t) - p->from;
+    int n = left_over < PIECE ? (int)left_over : PIECE, bad;
+    size_t at = (size_t)(q->t->data - z->g.map) + run_bytes(q->t->type, p->from);
+    int copy = q->type == q->t->type;
+    *bytes = run_bytes(q->type, n);
+    if (quant_read(z, copy ? d->out : d->in, run_bytes(q->t->type, n), at, e)) return -1;
+    if (copy) return 0;
+    Tensor from = run_of(q->t->type, d->in, n), to = run_of(q->type, d->out, n);
+    const float *x = row_floats(z->k, &from, 0, d->x, d->q);
+    if ((bad = not_finite(x, n)) >= 0) return quant_refuse(z, q, p->from + bad, x[bad], e);
+    if (q->type == T_F16)
+        z->k->pack_f16((uint16_t *)(void *)d->out, x, n);
+    else
+        tensor_types[q->type].pack(d->out, x, n);
+    const float *y = row_floats(z->k, &to, 0, d->y, d->q);
+    p->loss = loss_of(x, y, n);
+    return isfinite(p->loss.error2) ? 0 : quant_too_large(z, p, x, y, n, e);
+}
+
+static void desk_new(Desk *d)
+{
+    d->in = xcalloc(PIECE, 4);
+    d->out = xcalloc(PIECE, 4);
+    d->x = xcalloc(PIECE, sizeof *d->x);
+    d->y = xcalloc(PIECE, sizeof *d->y);
+    d->q = xcalloc(PIECE / QB, sizeof *d->q);
+}
+
+static void desk_free(Desk *d)
+{
+    free(d->in);
+    free(d->out);
+    free(d->x);
+    free(d->y);
+    free(d->q);
+}
+
+/* Piece i failed: of several, the first of the file is reported, whoever came first. (Those before
+ * it have been taken already, and are ended.) */
+static void quant_failed(Quantizer *z, size_t i, const Err *e)
+{
+#pragma omp critical
+    if (!z->failed || i < z->failed_piece) {
+        *z->e = *e;
+        z->failed_piece = i;
+        z->failed = 1;
+    }
+}
+
+/* The work of one thread: the next piece that nobody has, until there is none. */
+static void quant_work(Quantizer *z)
+{
+    Desk d;
+    desk_new(&d);
+    for (size_t i; !z->failed && !interrupted && (i = z->next++) < z->n_pieces;) {
+        QuantPiece *p = &z->piece[i];
+        Err e;
+        size_t bytes;
+        if (quant_piece(z, p, &d, &bytes, &e) ||
+            gguf_out_at(&z->out, p->tensor, run_bytes(z->tensor[p->tensor].type, p->from), d.out,
+                        bytes, &e))
+            quant_failed(z, i, &e);
+        uint64_t done = atomic_fetch_add(&z->done, bytes) + bytes;
+        if (omp_get_thread_num() == 0)
+            progress_in("MB", "written", (double)done / 1e6, (double)z->total / 1e6, z->started);
+    }
+    desk_free(&d);
+}
+
+/* Every piece. What is measured is added up in the order of the file, after all have ended. */
+static int quant_run(Quantizer *z)
+{
+    int n_threads = z->o->n_threads ? z->o->n_threads : default_threads();
+    if ((size_t)n_threads > z->n_pieces) n_threads = max_of((int)z->n_pieces, 1);
+    z->started = now();
+#pragma omp parallel num_threads(n_threads)
+    quant_work(z);
+    if (z->failed || interrupted) return -1;
+    for (size_t i = 0; i < z->n_pieces; i++)
+        add_up(&z->tensor[z->piece[i].tensor].loss, &z->piece[i].loss);
+    progress_in("MB", "written", (double)z->total / 1e6, (double)z->total / 1e6, z->started);
+    return 0;
+}
+
+/* Sums over the tensors, for the report. */
+typedef struct {
+    Loss loss;                     /* of those that were converted */
+    const Tensor *most;            /* where the largest error is; NULL: there is none */
+    double weights, before, after; /* values; bytes of tensors */
+    size_t n[T_N_TYPES];           /* tensors that became this type, */
+    double values[T_N_TYPES];      /* and their values */
+    size_t kept, requantized, uneven;
+    double kept_values;
+} QuantSums;
+
+static QuantSums quant_sums(const Quantizer *z)
+{
+    QuantSums s = {0};
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        const QuantTensor *q = &z->tensor[i];
+        double n = (double)n_values(q->t);
+        s.weights += n;
+        s.before += (double)q->t->bytes;
+        s.after += (double)run_bytes(q->type, n_values(q->t));
+        s.uneven += (size_t)q->uneven;
+        if (q->type == q->t->type) {
+            s.kept++;
+            s.kept_values += n;
+            continue;
+        }
+        s.n[q->type]++;
+        s.values[q->type] += n;
+        s.requantized += tensor_types[q->t->type].block > 1 && tensor_types[q->type].block > 1;
+        if (q->loss.most > s.loss.most) s.most = q->t;
+        add_up(&s.loss, &q->loss);
+    }
+    return s;
+}
+
+static void quant_warn(const Quantizer *z)
+{
+    QuantSums s = quant_sums(z);
+    Err e;
+    if (!arch_named(&(Model){.g = z->g}, &e))
+        note("warning: %s: which of its tensors should stay as they are is not known here", e.msg);
+    if (s.requantized)
+        note(
+            "warning: matrices that are quantized already (%zu): the new error comes on top of the "
+            "old one; better begin with F32, F16 or BF16",
+            s.requantized);
+    if (s.uneven)
+        note("warning: matrices whose rows are no multiple of %d long (%zu): they become F16, or "
+             "stay as they are if that takes no more space",
+             tensor_types[z->type].block, s.uneven);
+    if (s.kept == z->g.n_tensors)
+        note("warning: nothing is left to convert to %s", z->o->inputs[2]);
+}
+
+static double bits_per_weight(double bytes, double weights)
+{
+    return weights > 0 ? bytes * 8 / weights : 0;
+}
+
+static void quant_print(const Quantizer *z, const QuantSums *s, double before, double after)
+{
+    char name[96];
+    printf("%s: %.1f MB, %.2f bits per weight (%s: %.1f MB, %.2f)\n", z->o->inputs[1], after / 1e6,
+           bits_per_weight(s->after, s->weights), z->g.path, before / 1e6,
+           bits_per_weight(s->before, s->weights));
+    for (int i = 0; i < N_QUANT_TYPES; i++) {
+        int type = quant_types[i].type;
+        if (s->n[type])
+            printf("  %-8s %zu tensors, %.1fM weights\n", tensor_types[type].name, s->n[type],
+                   s->values[type] / 1e6);
+    }
+    printf("  %-8s %zu tensors, %.1fM weights\n", "kept", s->kept, s->kept_values / 1e6);
+    printf("  %-8s RMS %.3g of the RMS weight; largest %.3g", "error", relative_loss(&s->loss),
+           (double)s->loss.most);
+    if (s->most) printf(" in %s", show(s->most->name, name));
+    printf("\n");
+    for (size_t i = 0; i < z->g.n_tensors && z->o->tensors; i++) {
+        const QuantTensor *q = &z->tensor[i];
+        printf("  %-32s %-6s", show(q->t->name, name), tensor_types[q->t->type].name);
+        if (q->type != q->t->type)
+            printf(" %-6s RMS %.3g, largest %.3g", tensor_types[q->type].name,
+                   relative_loss(&q->loss), (double)q->loss.most);
+        printf("\n");
+    }
+}
+
+static void quant_tensor_json(const QuantTensor *q)
+{
+    fputs("{\"name\":", stdout);
+    json_str(stdout, q->t->name.s, q->t->name.n);
+    printf(",\"from\":\"%s\",\"to\":\"%s\",\"weights\":%lld,\"bytes\":%zu,\"rms_error\":",
+           tensor_types[q->t->type].name, tensor_types[q->type].name, (long long)n_values(q->t),
+           run_bytes(q->type, n_values(q->t)));
+    json_num(stdout, relative_loss(&q->loss));
+    fputs(",\"max_error\":", stdout);
+    json_num(stdout, (double)q->loss.most);
+    putchar('}');
+}
+
+/* rms_error is relative to the RMS of the weights, max_error is not. */
+static void quant_json(const Quantizer *z, const QuantSums *s, double before, double after)
+{
+    fputs("{\"schema\":\"ropescope.quantize/1\"", stdout);
+    json_text(stdout, "input", z->o->inputs[0]);
+    json_text(stdout, "output", z->o->inputs[1]);
+    printf(",\"type\":\"%s\",\"bytes_before\":%.0f,\"bytes_after\":%.0f,\"weights\":%.0f",
+           tensor_types[z->type].name, before, after, s->weights);
+    fputs(",\"bits_per_weight_before\":", stdout);
+    json_num(stdout, bits_per_weight(s->before, s->weights));
+    fputs(",\"bits_per_weight_after\":", stdout);
+    json_num(stdout, bits_per_weight(s->after, s->weights));
+    fputs(",\"rms_error\":", stdout);
+    json_num(stdout, relative_loss(&s->loss));
+    fputs(",\"max_error\":", stdout);
+    json_num(stdout, (double)s->loss.most);
+    fputs(",\"max_error_in\":", stdout);
+    if (s->most)
+        json_str(stdout, s->most->name.s, s->most->name.n);
+    else
+        fputs("null", stdout);
+    fputs(",\"tensors\":[", stdout);
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        if (i) putchar(',');
+        quant_tensor_json(&z->tensor[i]);
+    }
+    fputs("]}\n", stdout);
+}
+
+/* The input, and what is to become of it; nothing is written yet. */
+static int quant_open(Quantizer *z, const Options *o, Err *e)
+{
+    struct stat st;
+    *z = (Quantizer){.o = o, .fd = -1, .e = e};
+    if (o->n_inputs != 3 || strcmp(o->inputs[1], "-") == 0)
+        return err_usage(e, "quantize: expected two files and a type: ropescope quantize IN.gguf "
+                            "OUT.gguf Q8_0");
+    if (quant_type(o->inputs[2], &z->type, e) ||
+        not_this_input("the output", o->inputs[1], o->inputs[0], e) ||
+        !(z->k = kernels_pick(o->isa, e)) || gguf_open(&z->g, o->inputs[0], e))
+        return -1;
+    z->fd = open(o->inputs[0], O_RDONLY | O_CLOEXEC);
+    if (z->fd < 0 || fstat(z->fd, &st) || (size_t)st.st_size != z->g.size)
+        return err_set(e, "%s: cannot be read", z->g.path);
+    quant_plan(z);
+    return 0;
+}
+
+static int quant_file(Quantizer *z)
+{
+    if (gguf_out_open(&z->out, z->o->inputs[1], z->e)) return -1;
+    quant_keys(z);
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        Tensor t = *z->tensor[i].t;
+        t.type = z->tensor[i].type;
+        gguf_out_tensor(&z->out, &t);
+    }
+    quant_warn(z);
+    int rc = gguf_out_scatter(&z->out, z->e) || quant_run(z) || gguf_out_close(&z->out, z->e);
+    if (rc) gguf_out_abandon(&z->out);
+    return rc ? -1 : 0;
+}
+
+static int run_quantize(Options *o, Err *e)
+{
+    Quantizer z;
+    struct stat st;
+    int rc = quant_open(&z, o, e) || quant_file(&z);
+    if (!rc) {
+        QuantSums s = quant_sums(&z);
+        double after = stat(o->inputs[1], &st) == 0 ? (double)st.st_size : 0;
+        (o->json ? quant_json : quant_print)(&z, &s, (double)z.g.size, after);
+    }
+    if (z.fd >= 0) close(z.fd);
+    free(z.tensor);
+    free(z.piece);
+    gguf_close(&z.g);
+    free(o->inputs);
     return rc ? -1 : 0;
 }
 
@@ -7838,6 +8897,24 @@ static void info_ropes(FILE *f, const Model *m)
     free(layer);
 }
 
+/* The windows of attention, if some layer has one. */
+static void info_windows(FILE *f, const Model *m)
+{
+    char layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
+    for (int l = 0; l < m->n_layers; l++) {
+        int window = m->layer[l].window, first = window > 0;
+        for (int k = 0; k < m->n_layers; k++) {
+            layer[k] = m->layer[k].window == window;
+            if (k < l && layer[k]) first = 0;
+        }
+        if (!first) continue;
+        list_runs(layer, m->n_layers, layers, sizeof layers);
+        fprintf(f, "  window        %d tokens, in layer%s %s\n", window,
+                strpbrk(layers, " ") ? "s" : "", layers);
+    }
+    free(layer);
+}
+
 /* "ropes":[...]: every encoding, in words, and its layers. */
 static void info_ropes_json(FILE *f, const Model *m)
 {
@@ -7887,6 +8964,7 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
         fprintf(f, "  angles        %s\n", angles_of(r));
     else
         info_slow_pairs(f, r);
+    info_windows(f, m);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
@@ -7903,11 +8981,12 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
             m->output == m->tok_embd ? "true" : "false");
     fprintf(f, ",\"layers\":%d,\"n_embd\":%d,\"head_dim\":%d,\"n_vocab\":%d,\"n_ctx\":%d",
             m->n_layers, m->n_embd, m->head_dim, m->n_vocab, m->n_ctx_train);
-    for (int k = 0; k < 3; k++) {
-        fprintf(f, ",\"%s\":[", (const char *[]){"heads", "kv_heads", "n_ff"}[k]);
+    for (int k = 0; k < 4; k++) {
+        fprintf(f, ",\"%s\":[", (const char *[]){"heads", "kv_heads", "n_ff", "windows"}[k]);
         for (int l = 0; l < m->n_layers; l++) {
             const Layer *ly = &m->layer[l];
-            fprintf(f, "%s%d", l ? "," : "", (int[]){ly->n_heads, ly->n_kv_heads, ly->n_ff}[k]);
+            fprintf(f, "%s%d", l ? "," : "",
+                    (int[]){ly->n_heads, ly->n_kv_heads, ly->n_ff, ly->window}[k]);
         }
         fputc(']', f);
     }
@@ -7932,8 +9011,7 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
 static int run_info(Options *o, Err *e)
 {
     Model m = {0};
-    ModelOptions mo = {
-        .rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
+    ModelOptions mo = rope_options(o);
     OutFile out;
     Tokenizer *t = NULL;
     if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");
@@ -8020,6 +9098,20 @@ static const char rope_help[] =
     "  ropescope rope none -m model.gguf --rope-layers 4-8  another one in some layers\n"
     "  ropescope rope yarn:factor=4 --json -o yarn.json    the numbers\n";
 
+static const char quantize_help[] =
+    "Examples:\n"
+    "  ropescope quantize model.gguf small.gguf Q8_0          8.5 bits per weight\n"
+    "  ropescope quantize model.gguf smaller.gguf Q4_0        4.5, the output matrix in Q8_0\n"
+    "  ropescope quantize model.gguf smallest.gguf Q4_0 --pure\n"
+    "  ropescope quantize model.gguf half.gguf BF16 --json    what became of each tensor\n"
+    "  ropescope quantize small.gguf large.gguf F32           back, with the errors it has\n";
+
+static const char quantize_notes[] =
+    "\nTYPE is F32, F16, BF16, Q8_0, Q4_1 or Q4_0. Matrices are converted; norms, biases, other\n"
+    "vectors and the router of a mixture of experts stay as they are, and so does all metadata\n"
+    "but general.file_type and general.quantization_version. Blocks are those of llama.cpp. The\n"
+    "error is that of the weights: its root mean square over theirs, and its largest size.\n";
+
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
     {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
@@ -8043,6 +9135,10 @@ static const Command commands[] = {
      run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
+    {"quantize", 'q', "IN.gguf OUT.gguf TYPE",
+     "the same model in fewer bits: Q8_0, Q4_1, Q4_0, "
+     "BF16, F16",
+     run_quantize},
     {"rope", 'R', "KIND:key=value", "every position encoding, or one explained and drawn",
      run_rope},
 };
@@ -8066,6 +9162,7 @@ static void help(FILE *f)
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
+          "  ropescope quantize model.gguf small.gguf Q8_0     the same model in fewer bits\n"
           "  echo 'Hello world' | ropescope tokenize model.gguf -f -\n\n"
           "ropescope " ROPESCOPE_VERSION ": transformer inference that shows rotary position "
           "embeddings at work\n\nCommands:\n",
@@ -8087,8 +9184,8 @@ static int belongs(const Option *o, const Command *c)
 
 static void command_help(FILE *f, const Command *c)
 {
-    if (c->run == run_rope)
-        fputs(rope_help, f);
+    if (c->run == run_rope || c->run == run_quantize)
+        fputs(c->run == run_rope ? rope_help : quantize_help, f);
     else
         fprintf(f, "Example:\n  ropescope %s %s\n", c->name, c->args);
     fprintf(f, "\n%s: %s\n\nOptions:\n", c->name, c->what);
@@ -8101,6 +9198,7 @@ static void command_help(FILE *f, const Command *c)
         fprintf(f, "  %-34s %s\n", left_side, o->help);
     }
     if (c->run == run_check) fputs(check_help, f);
+    if (c->run == run_quantize) fputs(quantize_notes, f);
 }
 
 /* Edits (insert, delete, replace) from a to b, both short. */
@@ -8208,7 +9306,7 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
     for (int i = 0; i < argc; i++) {
         char *arg = argv[i];
         if (positional_only || arg[0] != '-' || !arg[1]) {
-            if (strstr(c->args, "...")) {
+            if (strstr(c->args, "...") || c->run == run_quantize) {
                 o->inputs = xrealloc(o->inputs, (size_t)o->n_inputs + 1, sizeof *o->inputs);
                 o->inputs[o->n_inputs++] = arg;
                 continue;
@@ -8278,6 +9376,7 @@ int main(int argc, char **argv)
                  .repeat_last_n = 64,
                  .seed = -1,
                  .controls = 3,
+                 .window = -1,
                  .keep_rope = -1,
                  .try_keep = -1,
                  .analysis = analysis_defaults(),
@@ -8287,8 +9386,10 @@ int main(int argc, char **argv)
                  .checkpoint_every = 60};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
-    ModelOptions mo = {.rope = o.rope, .rope_layers = o.rope_layers, .rope_factor = o.rope_scale};
+    ModelOptions mo = rope_options(&o);
     o.rope_said = rope_said(&mo);
+    if (o.window >= 0)
+        snprintf(o.window_said, sizeof o.window_said, o.window ? "%d tokens" : "none", o.window);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
     /* Without SA_RESTART, so that waiting for a line of chat ends too. */
     struct sigaction act = {.sa_handler = on_interrupt};

@@ -132,6 +132,7 @@ int main(int argc, char **argv)
         "phi3-long",
         "starcoder2",
         "gptj",
+        "olmo3",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char name[128];
