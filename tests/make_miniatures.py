@@ -34,6 +34,7 @@ SMALL = dict(vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_la
              bos_token_id=0, eos_token_id=1, pad_token_id=None)
 LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0,
               high_freq_factor=4.0, original_max_position_embeddings=32)
+EXPERTS = dict(hidden_size=16, intermediate_size=16, num_experts=6, num_experts_per_tok=3)
 YARN = dict(rope_type="yarn", rope_theta=1000000.0, factor=4.0,
             original_max_position_embeddings=16)
 
@@ -97,6 +98,17 @@ MODELS = {
                           num_key_value_heads=None, intermediate_size=None,
                           max_position_embeddings=None, n_embd=32, n_layer=2, n_head=2,
                           n_inner=64, n_positions=64, rotary_dim=8)),
+    "olmoe": ("Olmoe", dict(num_key_value_heads=2, **EXPERTS)),
+    "qwen2moe": ("Qwen2Moe", dict(moe_intermediate_size=12, shared_expert_intermediate_size=20,
+                                  **EXPERTS)),
+    "qwen3moe": ("Qwen3Moe", dict(head_dim=8, num_attention_heads=4, norm_topk_prob=True,
+                                  moe_intermediate_size=12, **EXPERTS)),
+    "qwen3moe-dense": ("Qwen3Moe", dict(
+        EXPERTS, head_dim=8, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=12,
+        num_hidden_layers=4, decoder_sparse_step=2, mlp_only_layers=[1], use_sliding_window=True,
+        sliding_window=WINDOW)),
+    "mixtral": ("Mixtral", dict(EXPERTS, num_experts=None, num_local_experts=5,
+                                num_experts_per_tok=2, rope_parameters=plain(1000000.0))),
 }
 
 

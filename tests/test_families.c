@@ -113,6 +113,11 @@ int main(void)
         "phi3-long",
         "starcoder2",
         "gptj",
+        "olmoe",
+        "qwen2moe",
+        "qwen3moe",
+        "qwen3moe-dense",
+        "mixtral",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) test_family(names[i]);
     return check_done();
