@@ -578,7 +578,7 @@ enum {
     HAS_OUTPUT_BIAS = 512, /* of the output matrix */
     HAS_SHARED = 1024,     /* an expert that every token takes, and its gate */
 };
-/* Layers of experts: not known there; weighted by their softmax over all experts; by that divided by
+/* Layers of experts: not known there; weighted by the softmax over all experts; by that divided by
  * its sum over the chosen ones. The file may say which of the two. */
 enum { EXPERTS_NONE, EXPERTS_PLAIN, EXPERTS_NORMED };
 
@@ -624,10 +624,10 @@ typedef struct {
     Gguf g;
     const Arch *arch;
     int n_layers, n_embd, n_vocab, head_dim, n_ctx_train;
-    int max_heads, max_kv_heads, max_ff;  /* over the layers */
-    int n_expert, max_used, max_ff_exp;   /* of layers with experts; 0: there are none */
-    int experts_normed;                   /* see EXPERTS_NORMED */
-    double expert_scale;                  /* times the weights of the experts (1) */
+    int max_heads, max_kv_heads, max_ff; /* over the layers */
+    int n_expert, max_used, max_ff_exp;  /* of layers with experts; 0: there are none */
+    int experts_normed;                  /* see EXPERTS_NORMED */
+    double expert_scale;                 /* times the weights of the experts (1) */
     float norm_eps, score_scale;
     double embd_scale, residual_scale, logit_scale; /* factors; 1: none */
     double attn_cap, final_cap;                     /* x becomes cap tanh(x / cap); 0: not */
@@ -644,7 +644,7 @@ typedef struct {
     float **owned;         /* vectors that had to be widened to float32 */
     int n_owned;
     uint64_t n_params, n_active; /* all, and those that one token meets */
-    float *read_share;           /* [g.n_tensors] the part of each that one token meets: 1, or U / X */
+    float *read_share;           /* [g.n_tensors] the part that one token meets: 1, or U / X */
 } Model;
 
 /* Options that override the file. Zero-initialise for none. */
@@ -771,14 +771,6 @@ typedef struct {
     float *ff_up, *ff_gate;      /* [N][F], of experts [N U][n_ff_exp] */
     Q8 *xq;                      /* [N][xq_stride]: the input of the next matmul in int8 */
     size_t xq_stride;            /* widest input / 32 */
-    /* A layer of experts: each token is U rows, sorted by expert. */
-    float *route;                  /* [N][X] logits, then probabilities */
-    int *pick;                     /* [N][U] experts of a token, ascending */
-    float *pick_weight;            /* [N][U] */
-    int *pick_row, *expert_start;  /* [N][U] row of a pick; [X + 1] first row of an expert */
-    float *expert_x;               /* [N U][E] input, then output */
-    Q8 *expert_q;                  /* [N U][expert_stride] what meets the next matrix in int8 */
-    size_t expert_stride;
     float *cos, *sin;            /* [n_tables][N][P] of this batch's positions */
     int max_pairs;               /* over the ropes */
     RopeNow *now;                /* [n_ropes] the frequencies in force */
@@ -798,6 +790,14 @@ typedef struct {
     Loop *loop;     /* [n_loops] of one forward pass */
     size_t n_loops;
     Progress *progress;
+    /* A layer of experts: each token is U rows, sorted by expert. */
+    float *route;                 /* [N][X] logits, then probabilities */
+    int *pick;                    /* [N][U] experts of a token, ascending */
+    float *pick_weight;           /* [N][U] */
+    int *pick_row, *expert_start; /* [N][U] row of a pick; [X + 1] first row of an expert */
+    float *expert_x;              /* [N U][E] input, then output */
+    Q8 *expert_q;                 /* [N U][expert_stride] what meets the next matrix in int8 */
+    size_t expert_stride;
 } State;
 
 typedef struct {

@@ -2080,9 +2080,9 @@ static void dense(State *s, const Layer *ly, int n)
     team_wait(s);
 }
 
-/* The U experts of one token, pick[U] ascending: those of the largest p[X] = softmax(logits), of equal
- * ones the first; and their weight[U] = scale p / (normed: the sum of the chosen p). Whatever the
- * logits are, NaN too, they are U different experts. */
+/* The U experts of one token, pick[U] ascending: those of the largest p[X] = softmax(logits), of
+ * equal ones the first; and their weight[U] = scale p / (normed: the sum of the chosen p). Whatever
+ * the logits are, NaN too, they are U different experts. */
 static void choose(const State *s, const Layer *ly, float *p, int *pick, float *weight)
 {
     int U = ly->n_used, n = 0, r;
@@ -2124,7 +2124,10 @@ static void route(State *s, const Layer *ly, int n)
     matmul(s, s->route, X, ly->router, NULL, s->xb, E, n);
     team_wait(s);
     SHARED_RUNS(i, s, n)
-    choose(s, ly, s->route + (size_t)i * X, s->pick + (size_t)i * U, s->pick_weight + (size_t)i * U);
+    {
+        size_t at = (size_t)i * U;
+        choose(s, ly, s->route + (size_t)i * X, s->pick + at, s->pick_weight + at);
+    }
     team_wait(s);
     SHARED(once, s, 1) sort_picks(s, ly, n);
     team_wait(s);
@@ -3881,8 +3884,9 @@ static int hyper_float(const Model *m, const char *name, double lo, double hi, d
 /* How many experts there are and a token uses, and how their outputs are weighted. */
 static int read_experts(Model *m, Err *e)
 {
-    char key[128];
+    char key[128], norm_key[128];
     size_t L = (size_t)m->n_layers;
+    arch_key(m, "expert_weights_norm", norm_key);
     m->experts_normed = m->arch->experts == EXPERTS_NORMED;
     m->expert_scale = 1;
     if (hyper_int(m, "expert_count", 0, MAX_EXPERTS, 0, &m->n_expert, e)) return -1;
@@ -3893,7 +3897,7 @@ static int read_experts(Model *m, Err *e)
     int *n = xcalloc(3 * L, sizeof *n);
     int bad = hyper_layers(m, "expert_used_count", m->n_expert, NULL, n, e) ||
               hyper_layers(m, "expert_feed_forward_length", MAX_FF, n + 2 * L, n + L, e) ||
-              gguf_bool(&m->g, arch_key(m, "expert_weights_norm", key), &m->experts_normed, e) < 0 ||
+              gguf_bool(&m->g, norm_key, &m->experts_normed, e) < 0 ||
               hyper_float(m, "expert_weights_scale", -1e30, 1e30, &m->expert_scale, e);
     for (size_t l = 0; l < L; l++) {
         m->layer[l].n_used = n[l];
@@ -4253,6 +4257,15 @@ static int state_allocate(State *s, const Buffer *b, int n, Err *e)
     return 0;
 }
 
+/* Floats of a thread's scratch: unpacked rows of the widest input, or scores and keys. */
+static double scratch_size(const State *s, double widest)
+{
+    double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD));
+    double q32 = floor(widest / QB) * sizeof(Q32) / 4;
+    double attention = 2 * SCORE_ROWS * (double)s->n_ctx + SUM_SEG * (double)s->m->head_dim;
+    return ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
+}
+
 int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
 {
     static const StateOptions defaults = {0};
@@ -4260,16 +4273,13 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
     if (state_sizes(s, opt ? opt : &defaults, e)) return -1;
     double N = s->n_batch, E = m->n_embd, T = s->n_ctx, NU = N * m->max_used;
     double F = fmax(m->max_ff, m->max_ff_exp), hidden = fmax(N * m->max_ff, NU * m->max_ff_exp);
-    double expert_blocks = floor(fmax(E, m->max_ff_exp) / QB);
     double Q = (double)m->max_heads * m->head_dim, KV = (double)m->max_kv_heads * m->head_dim;
     double angles = N * m->n_tables * s->max_pairs, cache = m->n_layers * KV * T;
     double kv_bytes = s->kv_type == T_F16 ? 2 : 4;
     double widest = fmax(fmax(E, F), Q), blocks = floor(widest / QB);
-    double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD)), q32 = blocks * sizeof(Q32) / 4;
-    double attention = 2 * SCORE_ROWS * T + SUM_SEG * (double)m->head_dim;
-    double scratch = ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
+    double scratch = scratch_size(s, widest);
     s->xq_stride = (size_t)blocks;
-    s->expert_stride = (size_t)expert_blocks;
+    s->expert_stride = (size_t)(fmax(E, m->max_ff_exp) / QB);
     s->scratch_floats = (size_t)scratch;
     s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 8;
     RopeSizes z;
@@ -4292,7 +4302,7 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->pick_row, NU, 4},
         {&s->expert_start, m->n_expert + 1, 4},
         {&s->expert_x, NU * E, 4},
-        {&s->expert_q, NU * expert_blocks, sizeof(Q8)},
+        {&s->expert_q, NU * (double)s->expert_stride, sizeof(Q8)},
         {&s->cos, angles, 4},
         {&s->sin, angles, 4},
         {&s->now, m->n_ropes, sizeof(RopeNow)},
@@ -8231,8 +8241,10 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
     fprintf(f, "%s: GGUF %u, %.1f MB\n", m->g.path, m->g.version, (double)m->g.size / 1e6);
     fprintf(f, "  architecture  %s, %.1fM parameters, %s output matrix\n", m->arch->name,
             (double)m->n_params / 1e6, m->output == m->tok_embd ? "tied" : "untied");
-    fprintf(f, "  shape         %d layers, embedding %d, %d heads (%d kv) of %d, feed-forward %d\n",
-            m->n_layers, m->n_embd, l0->n_heads, l0->n_kv_heads, m->head_dim, l0->n_ff);
+    fprintf(f, "  shape         %d layers, embedding %d, %d heads (%d kv) of %d", m->n_layers,
+            m->n_embd, l0->n_heads, l0->n_kv_heads, m->head_dim);
+    if (l0->n_ff && !l0->n_expert) fprintf(f, ", feed-forward %d", l0->n_ff);
+    fputc('\n', f);
     info_experts(f, m);
     fprintf(f, "  vocabulary    %d tokens, %s%s%s, BOS %d%s, EOS %d\n", m->n_vocab, tok_model(t),
             *tok_pre(t) ? " / " : "", tok_pre(t), tok_bos(t), tok_add_bos(t) ? " (added)" : "",
@@ -8274,8 +8286,7 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
         }
         fputc(']', f);
     }
-    if (m->n_expert)
-        fprintf(f, ",\"active_parameters\":%llu", (unsigned long long)m->n_active);
+    if (m->n_expert) fprintf(f, ",\"active_parameters\":%llu", (unsigned long long)m->n_active);
     fprintf(
         f,
         ",\"rope\":{\"kind\":\"%s\",\"base\":%.17g,\"factor\":%.17g,\"n_rot\":%d,\"n_ctx_orig\":%d,"
