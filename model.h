@@ -795,6 +795,7 @@ typedef struct {
     int *pick;                    /* [N][U] experts of a token, ascending */
     float *pick_weight;           /* [N][U] */
     int *pick_row, *expert_start; /* [N][U] row of a pick; [X + 1] first row of an expert */
+    int *expert_taken;            /* [X] those that some token takes; -1: no more */
     float *expert_x;              /* [N U][E] input, then output */
     Q8 *expert_q;                 /* [N U][expert_stride] what meets the next matrix in int8 */
     size_t expert_stride;

@@ -871,7 +871,10 @@ const TensorType *tensor_type(int type)
  *
  * Waiting is for pieces, not for threads: one that the system has taken off its processor is missed
  * only if it holds a piece; then the others soon sleep, so that it can be moved to where they ran.
- * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.) */
+ * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.)
+ *
+ * Pitfall: a thread may come to a loop when the others are layers ahead. It finds no piece left, but
+ * counts them: their number must not depend on anything that was computed. */
 
 static Worker *me(const State *s)
 {
@@ -2108,13 +2111,16 @@ static void choose(const State *s, const Layer *ly, float *p, int *pick, float *
 /* Rows of the picks of n tokens: sorted by expert, then by token. */
 static void sort_picks(const State *s, const Layer *ly, int n)
 {
-    int *start = s->expert_start, picks = n * ly->n_used;
+    int *start = s->expert_start, picks = n * ly->n_used, taken = 0;
     memset(start, 0, (size_t)(ly->n_expert + 1) * sizeof *start);
     for (int i = 0; i < picks; i++) start[s->pick[i] + 1]++;
     for (int x = 0; x < ly->n_expert; x++) start[x + 1] += start[x];
     for (int i = 0; i < picks; i++) s->pick_row[i] = start[s->pick[i]]++;
     for (int x = ly->n_expert; x > 0; x--) start[x] = start[x - 1];
     start[0] = 0;
+    for (int x = 0; x < ly->n_expert; x++)
+        if (start[x + 1] > start[x]) s->expert_taken[taken++] = x;
+    while (taken < ly->n_expert) s->expert_taken[taken++] = -1;
 }
 
 /* Which experts n tokens take; their inputs (xb, and in int8) go side by side. */
@@ -2142,30 +2148,23 @@ static void route(State *s, const Layer *ly, int n)
     team_wait(s);
 }
 
-/* Pieces of the work of expert x with its matrix w: none if no token takes it. */
-static int expert_pieces(const State *s, const Tensor *w, int x)
-{
-    int n = s->expert_start[x + 1] - s->expert_start[x];
-    int step = n ? piece_rows(s, w, n) : 1;
-    return n ? ((int)w->ne[1] + step - 1) / step : 0;
-}
-
 /* y[row][r] = sum_c w[x][r][c] in[row][c] for the rows of every expert x: a matrix is read once for
- * all tokens that take it. Does not wait for the team. */
+ * all tokens that take it. n tokens take at most n U experts; fewer leave pieces without work. Does
+ * not wait for the team. */
 static void expert_matmul(const State *s, float *y, const Tensor *w, const Layer *ly,
                           const Input *in)
 {
-    int pieces = 0, all = (int)w->ne[1];
-    for (int x = 0; x < ly->n_expert; x++) pieces += expert_pieces(s, &w[x], x);
-    SHARED(piece, s, pieces)
+    int most = in->n < ly->n_expert ? in->n : ly->n_expert, all = (int)w->ne[1];
+    int step = piece_rows(s, w, in->n / most), each = (all + step - 1) / step;
+    SHARED(piece, s, most * each)
     {
-        int x = 0, left = piece;
-        for (int of; (of = expert_pieces(s, &w[x], x)) <= left; x++) left -= of;
+        int x = s->expert_taken[piece / each], r0 = piece % each * step;
+        if (x < 0) continue;
         size_t at = (size_t)s->expert_start[x];
-        int n = s->expert_start[x + 1] - s->expert_start[x], step = piece_rows(s, &w[x], n);
-        int r0 = left * step, rows = all - r0 < step ? all - r0 : step;
+        int n = s->expert_start[x + 1] - s->expert_start[x];
         Input part = {in->x + at * in->xs, in->xs, in->q + at * in->qs, in->qs, n};
-        matmul_piece(s, y + at * (size_t)all, (size_t)all, &w[x], &part, r0, rows);
+        matmul_piece(s, y + at * (size_t)all, (size_t)all, &w[x], &part, r0,
+                     all - r0 < step ? all - r0 : step);
     }
 }
 
@@ -4301,6 +4300,7 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->pick_weight, NU, 4},
         {&s->pick_row, NU, 4},
         {&s->expert_start, m->n_expert + 1, 4},
+        {&s->expert_taken, m->n_expert, 4},
         {&s->expert_x, NU * E, 4},
         {&s->expert_q, NU * (double)s->expert_stride, sizeof(Q8)},
         {&s->cos, angles, 4},
