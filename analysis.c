@@ -2424,6 +2424,11 @@ static void say_made(const Reading *r, Bytes *out)
             "Intervention: an option made the position encoding '%s', not what the file says; "
             "all that follows is of the model so changed.",
             p->rope_override);
+    if (p->window_override)
+        say(out,
+            "Intervention: an option made the sliding window of attention '%s', not what the file "
+            "says; all that follows is of the model so changed.",
+            p->window_override);
     say_besides(r->a->m, out);
     if (p->pre_override)
         say(out, "The text was split by '%s' (--pre), not as the file says.", p->pre_override);
@@ -2723,6 +2728,16 @@ static void print_beyond(const Term *t, const Model *m, const Provenance *p)
                 t->mark, most, m->n_ctx_train, t->off);
 }
 
+/* Options that stand in the place of what the file says. */
+static void print_overrides(const Term *t, const Provenance *p)
+{
+    const char *const made[] = {p->rope_override, p->window_override};
+    for (int i = 0; i < 2; i++)
+        if (made[i])
+            fprintf(t->f, "        %sintervention: %s'%s' by an option, not as the file says%s\n",
+                    t->mark, i ? "sliding window " : "", made[i], t->off);
+}
+
 /* What the model wrote itself; control characters, ends of lines too, become spaces. */
 static void print_generated(const Term *t, const Provenance *p)
 {
@@ -2757,9 +2772,7 @@ static void print_model(const Term *t, const Analysis *a, const Provenance *p)
     for (int i = 0; i < m->n_ropes; i++)
         if (first_alike(a, i) == i) print_axis(f, a, i);
     if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
-    if (p->rope_override)
-        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
-                p->rope_override, t->off);
+    print_overrides(t, p);
     fprintf(f, "text    %s  sha256 %.12s\n", or_dash(p->text_path), or_dash(p->text_sha256));
     fprintf(f, "        %llu token%s, %llu window%s of up to %d; BOS: %s\n",
             (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
@@ -3523,6 +3536,7 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
     json_text(f, "text_sha256", p->text_sha256);
     json_text(f, "bos_policy", p->bos_policy);
     json_text(f, "rope_override", p->rope_override);
+    json_text(f, "window_override", p->window_override);
     json_text(f, "pre_override", p->pre_override);
     json_text(f, "edits", p->edits);
     json_text(f, "sampling", p->sampling);
@@ -4982,9 +4996,7 @@ static void print_bounds_header(const Term *t, const Model *m, const Provenance 
                 m->n_layers, plural((uint64_t)m->n_layers));
     else
         fputs("model   none: base, pairs and context as asked for\n", f);
-    if (p->rope_override)
-        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
-                p->rope_override, t->off);
+    print_overrides(t, p);
     fputs(
         "gain    sinc(x/2): the mean over the distances is gain cos(phi + x/2)\n"
         "T2      this mean is negative for phi between (mod 2 pi); the lower end is B3\n"
@@ -5784,9 +5796,7 @@ static void print_explain_header(const Term *t, const Explain *x, const Provenan
         fprintf(f, "        %d pairs%s\n", x->P,
                 x->P ? ": pair p is values 2p and 2p + 1 of a head (adjacent)" : "");
     if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
-    if (p->rope_override)
-        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
-                p->rope_override, t->off);
+    print_overrides(t, p);
     fprintf(f, "text    %s  %llu token%s; run up to the query: %llu; BOS: %s\n",
             or_dash(p->text_path), (unsigned long long)p->n_text_tokens, plural(p->n_text_tokens),
             (unsigned long long)p->n_tokens, or_dash(p->bos_policy));
@@ -7071,6 +7081,7 @@ static void print_ablation_header(const Term *t, const Ablation *b, const Model 
             plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy),
             p->text_cut ? "; cut by -n" : "", p->interrupted ? "; interrupted" : "");
     print_beyond(t, m, p);
+    print_overrides(t, p);
     fprintf(f, "run     %s, %s kernels, %d thread%s; perplexity: protocol %s, %ld tokens scored\n",
             p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads), b->protocol, b->run->n_tokens);
@@ -7552,7 +7563,8 @@ static void page_made(FILE *f, const Page *p)
                  "n_layers", "Layers", "n_embd", "Width", "n_heads", "Query heads", "n_kv_heads",
                  "Key heads", "head_dim", "Head size", "n_vocab", "Tokens known", "n_ctx_train",
                  "Trained context", "rope_override",
-                 "Intervention: position encoding, not as the file says", "edits",
+                 "Intervention: position encoding, not as the file says", "window_override",
+                 "Intervention: sliding window, not as the file says", "edits",
                  "Intervention: an edited run, with");
     size_t i = 1;
     for (Str r = json_item(ropes, &i); r.n; r = json_item(ropes, &i))
@@ -8061,6 +8073,7 @@ static void sweep_settings(FILE *f, const Sweep *s)
     json_text(f, "text_sha256", s->p.text_sha256);
     json_text(f, "bos_policy", s->p.bos_policy);
     json_text(f, "pre_override", s->p.pre_override);
+    json_text(f, "window_override", s->p.window_override);
     json_text(f, "rope_layers", s->rope_layers);
     json_text(f, "activations", s->p.exact ? "float" : "int8");
     json_text(f, "kv", s->p.kv);
@@ -8291,6 +8304,7 @@ static void print_sweep_header(const Term *t, const Sweep *s)
     fprintf(f, "run     %s, keys and values %s, %s kernels, %d thread%s; protocol %s\n",
             p->exact ? "exact (float activations)" : "int8 activations", p->kv, or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads), s->protocol);
+    print_overrides(t, p);
     if (s->rope_layers)
         fprintf(f, "layers  %s%s alone have the encoding asked for%s\n", t->mark, s->rope_layers,
                 t->off);
@@ -9729,9 +9743,13 @@ static int capture_arrays(const Capture *c, int l, int T, NamedArray *a, char (*
 static Bytes interventions(const Provenance *p)
 {
     Bytes b = {0};
-    const char *part[] = {"position encoding '", p->rope_override,
-                          "' by an option, not as the file says", p->edits ? "; " : ""};
-    for (int i = 0; i < 4 && p->rope_override; i++) bytes_add(&b, part[i], strlen(part[i]));
+    const char *const made[] = {p->rope_override, p->window_override};
+    for (int k = 0; k < 2; k++) {
+        const char *part[] = {b.n ? "; " : "", k ? "sliding window '" : "position encoding '",
+                              made[k], "' by an option, not as the file says"};
+        for (int i = 0; i < 4 && made[k]; i++) bytes_add(&b, part[i], strlen(part[i]));
+    }
+    if (p->edits && b.n) bytes_add(&b, "; ", 2);
     if (p->edits) bytes_add(&b, p->edits, strlen(p->edits));
     if (!b.n) bytes_add(&b, "-", 1);
     bytes_add(&b, "", 1);
@@ -10172,6 +10190,7 @@ static void part_config(FILE *f, const Analysis *a, const Provenance *p)
     json_text(f, "text_sha256", p->text_sha256);
     json_text(f, "bos_policy", p->bos_policy);
     json_text(f, "rope_override", p->rope_override);
+    json_text(f, "window_override", p->window_override);
     json_text(f, "pre_override", p->pre_override);
     json_text(f, "edits", p->edits); /* a clause, which may be cut short: hence the hash */
     fprintf(f, ",\"edit_hash\":\"%016llx\"", (unsigned long long)p->edit_hash);
@@ -10631,7 +10650,17 @@ static Model *read_skeleton(const PartFile *f, Err *e)
 
 /* ---- merging */
 
-enum { TEXT_MODEL, TEXT_TEXT, TEXT_ISA, TEXT_BOS, TEXT_ROPE, TEXT_PRE, TEXT_EDITS, TEXT_KV };
+enum {
+    TEXT_MODEL,
+    TEXT_TEXT,
+    TEXT_ISA,
+    TEXT_BOS,
+    TEXT_ROPE,
+    TEXT_WINDOW,
+    TEXT_PRE,
+    TEXT_EDITS,
+    TEXT_KV
+};
 
 static int part_hash(const char *path, Str config, const char *key, char out[65], Err *e)
 {
@@ -10676,6 +10705,7 @@ static int read_made(Partial *x, const PartFile *f, Err *e)
              part_hash(path, f->config, "text_sha256", p->text_sha256, e) ||
              part_text(path, f->config, "bos_policy", &x->text[TEXT_BOS], e) ||
              part_text(path, f->config, "rope_override", &x->text[TEXT_ROPE], e) ||
+             part_text(path, f->config, "window_override", &x->text[TEXT_WINDOW], e) ||
              part_text(path, f->config, "pre_override", &x->text[TEXT_PRE], e) ||
              part_text(path, f->config, "edits", &x->text[TEXT_EDITS], e) ||
              part_text(path, f->config, "kv", &x->text[TEXT_KV], e) ||
@@ -10691,6 +10721,7 @@ static int read_made(Partial *x, const PartFile *f, Err *e)
     p->bytes_left_out = (size_t)left_out;
     p->bos_policy = x->text[TEXT_BOS];
     p->rope_override = x->text[TEXT_ROPE];
+    p->window_override = x->text[TEXT_WINDOW];
     p->pre_override = x->text[TEXT_PRE];
     p->edits = x->text[TEXT_EDITS];
     p->kv = x->text[TEXT_KV];

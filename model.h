@@ -505,9 +505,11 @@ typedef struct {
     const Gguf *g;
     const char *arch; /* its keys begin with this and a point */
     int n_layers;
-    const int *local;  /* [n_layers] 1: the layer sees a window only */
-    double local_base; /* of those, unless the file says it; 0: as the others */
-    int nope_every;    /* the last of so many layers does not turn, unless the file says it */
+    const int *local; /* [n_layers] 1: the layer sees a window only */
+    /* As in Arch: local_base and nope_every unless the file says it; mixed: its models have layers
+     * with and without a window. */
+    double local_base;
+    int local_scaling, mixed, nope_every, untuned_nope;
 } RopeFile;
 
 /* spec[n_layers], whose params come with defaults: base, n_rot and n_ctx_orig as the file says. */
@@ -624,7 +626,7 @@ enum { NORM_RMS, NORM_LAYER, NORM_UNIT }; /* x / rms(x); (x - mean) / std; that 
 enum { RES_SEQUENTIAL, RES_SHARED_NORM, RES_TWO_NORMS };
 /* Queries and keys before rotation: each head by the same weights, by its own, all together. */
 enum { QK_PLAIN, QK_HEAD, QK_OWN, QK_ALL };
-/* Tensors that a layer has besides its matrices; a bit each. */
+/* What a file has besides the matrices of every layer; a bit each. */
 enum {
     HAS_PRE_NORM = 1,      /* attn_norm */
     HAS_FFN_NORM = 2,      /* ffn_norm */
@@ -632,11 +634,16 @@ enum {
     HAS_QK_NORM = 8,       /* attn_q_norm, attn_k_norm */
     HAS_GATE = 32,         /* ffn_gate, or gate and up in one matrix */
     HAS_NORM_BIAS = 64,    /* biases of norms */
-    HAS_BIASES = 128,      /* biases of all projections */
-    HAS_QKV_BIAS = 256,    /* those of q, k and v */
-    HAS_OUTPUT_BIAS = 512, /* of the output matrix */
+    HAS_ATTN_BIAS = 128,   /* attn_output.bias */
+    HAS_QKV_BIAS = 256,    /* biases of q, k and v */
+    HAS_OUTPUT_BIAS = 512, /* output.bias */
     HAS_SHARED = 1024,     /* an expert that every token takes, and its gate */
+    HAS_OUTPUT = 2048,     /* output.weight: the embedding is not used twice */
+    HAS_FFN_BIAS = 4096,   /* ffn_up.bias, ffn_down.bias, and ffn_gate.bias if there is a gate */
 };
+/* How layers with a window turn where the file scales its angles: like the others, unless they have
+ * a base of their own; like the others; never scaled. */
+enum { LOCAL_BY_BASE, LOCAL_SCALED, LOCAL_PLAIN };
 /* Layers of experts: not known there; weighted by the softmax over all experts; by that divided by
  * its sum over the chosen ones. The file may say which of the two. */
 enum { EXPERTS_NONE, EXPERTS_PLAIN, EXPERTS_NORMED };
@@ -647,14 +654,20 @@ typedef struct {
     int layout;       /* ROPE_ADJACENT or ROPE_HALF */
     double rope_base; /* when the file has no rope.freq_base */
     int norm, act, residual;
-    int experts; /* EXPERTS_... */
-    unsigned has;
+    int experts;        /* EXPERTS_... */
+    unsigned has, may;  /* HAS_...: in every file; in all layers of some files (biases of matrices:
+                         * in any file) */
+    int qk_norm;        /* QK_...; QK_PLAIN: as the shape of attn_q_norm says */
     int embd_sqrt;      /* embeddings are multiplied by sqrt(E) */
-    int logits_divided; /* logit_scale is a divisor */
-    int window_every;   /* the last of so many layers has no window; 0: all have the same */
-    int wide_layers;    /* a model of so many layers has scores by 1 / sqrt(E / H) */
-    double local_base;  /* rope_base of layers with a window, never scaled; 0: as the others */
-    int nope_every;     /* the last of so many layers does not turn; 0: all turn */
+    int logits_divided; /* logit_scale is a divisor, and must be there */
+    double attn_cap, final_cap; /* unless the file has others; 0: none */
+    int window;                 /* keys, unless the file has another; 0: none */
+    int window_every;           /* the last of so many layers has no window; 0: all have the same */
+    int wide_layers;            /* a model of so many layers has scores by 1 / sqrt(E / H) */
+    double local_base;          /* rope_base of layers with a window; 0: as the others */
+    int local_scaling;          /* LOCAL_...: of their angles */
+    int nope_every;             /* the last of so many layers does not turn; 0: all turn */
+    int untuned_nope;           /* no layer turns if rope.scaling.finetuned is false */
 } Arch;
 
 /* One layer: its own shape, then its tensors (NULL: absent). */
@@ -682,6 +695,7 @@ typedef struct {
 typedef struct {
     Gguf g;
     const Arch *arch;
+    unsigned has; /* HAS_...: tensors that this file must have, see Arch.may */
     int n_layers, n_embd, n_vocab, head_dim, n_ctx_train;
     int max_heads, max_kv_heads, max_ff; /* over the layers */
     int n_expert, max_used, max_ff_exp;  /* of layers with experts; 0: there are none */
@@ -713,6 +727,9 @@ typedef struct {
     double rope_factor;      /* context scaling, 0 = as the file says */
     int truncate;            /* p-RoPE: only the fraction rope_keep of the pairs turns */
     double rope_keep;
+    /* 1: a query sees `window` keys (0: all), in the layers that have a window; in a model without
+     * one, in all layers. */
+    int windowed, window;
 } ModelOptions;
 
 /* What an analysis needs to know of a model when there is no file of weights. */
@@ -965,13 +982,14 @@ typedef struct {
     uint64_t model_bytes;
     int n_ctx, bos_id, exact, n_threads;
     uint64_t n_tokens, n_windows;
-    int interrupted;           /* the text was not read to its end */
-    const char *rope_override; /* --rope KIND: not what the file says; NULL: as the file says */
-    const char *pre_override;  /* --pre NAME, or NULL */
-    const char *edits;         /* an edited run: what was changed, in a clause; NULL: nothing */
-    uint64_t edit_hash;        /* of every value replaced: edit_hash() */
-    int text_cut;              /* -n left out the rest of the text */
-    size_t bytes_left_out;     /* bytes of the text without a token */
+    int interrupted;             /* the text was not read to its end */
+    const char *rope_override;   /* --rope KIND: not what the file says; NULL: as the file says */
+    const char *pre_override;    /* --pre NAME, or NULL */
+    const char *window_override; /* --window N, in words; NULL: as the file says */
+    const char *edits;           /* an edited run: what was changed, in a clause; NULL: nothing */
+    uint64_t edit_hash;          /* of every value replaced: edit_hash() */
+    int text_cut;                /* -n left out the rest of the text */
+    size_t bytes_left_out;       /* bytes of the text without a token */
     const struct Activations *files;        /* q and k are from files, no model was run; or NULL */
     const char *kv;                         /* type of the cached keys and values: "f32" or "f16" */
     uint64_t n_text_tokens, n_text_windows; /* of the whole text, without BOS */
@@ -1218,7 +1236,7 @@ typedef struct {
     Analysis *a;
     Provenance p;
     char *first, *config;      /* name of the first file, and what all must have in common */
-    char *text[8];             /* strings of p */
+    char *text[9];             /* strings of p */
     char *token[FIRST_TOKENS]; /* texts of the first tokens */
     uint64_t named_by;         /* first window of the file that p's names are from */
 } Partial;

@@ -3225,7 +3225,8 @@ void gguf_out_abandon(GgufOut *w)
 /* What a file does not say about its architecture (one row each; see model.h). */
 enum {
     LLAMA_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_GATE,
-    GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_NORM_BIAS | HAS_BIASES,
+    ALL_BIASES = HAS_NORM_BIAS | HAS_QKV_BIAS | HAS_ATTN_BIAS | HAS_FFN_BIAS,
+    GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | ALL_BIASES,
 };
 static const Arch archs[] = {
     {.name = "llama",
@@ -3242,24 +3243,31 @@ static const Arch archs[] = {
      .layout = ROPE_ADJACENT,
      .rope_base = 10000,
      .has = LLAMA_PARTS,
-     .logits_divided = 1},
-    {.name = "qwen2", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS | HAS_QKV_BIAS},
-    {.name = "qwen3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS | HAS_QK_NORM},
+     .logits_divided = 1,
+     .untuned_nope = 1},
+    {.name = "qwen2", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS},
+    {.name = "qwen3",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD},
     {.name = "qwen2moe",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .experts = EXPERTS_PLAIN,
-     .has = LLAMA_PARTS | HAS_QKV_BIAS | HAS_SHARED},
+     .has = LLAMA_PARTS | HAS_SHARED},
     {.name = "qwen3moe",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .experts = EXPERTS_NORMED,
-     .has = LLAMA_PARTS | HAS_QK_NORM},
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD},
     {.name = "olmoe",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .experts = EXPERTS_PLAIN,
-     .has = LLAMA_PARTS | HAS_QK_NORM},
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_ALL},
     {.name = "phi3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS},
     {.name = "olmo",
      .layout = ROPE_ADJACENT,
@@ -3269,7 +3277,10 @@ static const Arch archs[] = {
     {.name = "olmo2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
-     .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE},
+     .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE | HAS_OUTPUT,
+     .qk_norm = QK_ALL,
+     .window_every = 4,
+     .local_scaling = LOCAL_PLAIN},
     {.name = "gemma",
      .layout = ROPE_HALF,
      .rope_base = 10000,
@@ -3282,22 +3293,30 @@ static const Arch archs[] = {
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS | HAS_POST_NORMS,
      .embd_sqrt = 1,
+     .attn_cap = 50,
+     .final_cap = 30,
+     .window = 4096,
      .window_every = 2,
-     .wide_layers = 46},
+     .wide_layers = 46,
+     .local_scaling = LOCAL_SCALED},
     {.name = "gemma3",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS | HAS_POST_NORMS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD,
      .embd_sqrt = 1,
      .window_every = 6,
      .wide_layers = 62,
-     .local_base = 10000},
+     .local_base = 10000,
+     .local_scaling = LOCAL_PLAIN},
     {.name = "stablelm",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .norm = NORM_LAYER,
-     .has = HAS_PRE_NORM | HAS_GATE | HAS_NORM_BIAS},
+     .has = HAS_PRE_NORM | HAS_GATE | HAS_NORM_BIAS | HAS_OUTPUT,
+     .may = HAS_FFN_NORM | HAS_QK_NORM,
+     .qk_norm = QK_OWN},
     {.name = "starcoder2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
@@ -3310,39 +3329,45 @@ static const Arch archs[] = {
      .norm = NORM_LAYER,
      .act = ACT_GELU,
      .residual = RES_TWO_NORMS,
-     .has = GPT_PARTS},
+     .has = GPT_PARTS | HAS_OUTPUT},
     {.name = "phi2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
-     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_BIASES | HAS_OUTPUT_BIAS},
+     .has = HAS_PRE_NORM | ALL_BIASES | HAS_OUTPUT | HAS_OUTPUT_BIAS},
     {.name = "gptj",
      .layout = ROPE_ADJACENT,
      .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
-     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_OUTPUT_BIAS},
+     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_FFN_BIAS | HAS_OUTPUT | HAS_OUTPUT_BIAS},
 };
 
 /* Binding: every tensor of an architecture by name, kind and full shape. Sizes by letter. */
 enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F, DIM_O };
-enum { MUST_HAVE = INT_MAX, MAY_HAVE = 0 };
+/* Biases of matrices are optional where they are not required: forward adds what there is. */
+enum { ANY_BIAS = HAS_QKV_BIAS | HAS_ATTN_BIAS | HAS_FFN_BIAS | HAS_OUTPUT_BIAS };
 typedef struct {
     const char *name; /* of a layer tensor: what follows "blk.N." */
     size_t field;     /* in Layer */
     int vector;
-    int needed;    /* MUST_HAVE, MAY_HAVE, or HAS_...: by architectures with all these bits */
+    unsigned of;   /* HAS_...: a file with all these bits has it, others have not (see ANY_BIAS) */
     int row, rows; /* DIM_ of ne[0] and ne[1] */
 } Bind;
 
-enum { NORMS_BIASED = HAS_FFN_NORM | HAS_NORM_BIAS };
+enum {
+    MUST_HAVE = 0,
+    PRE_BIAS = HAS_PRE_NORM | HAS_NORM_BIAS,
+    FFN_NORM_BIAS = HAS_FFN_NORM | HAS_NORM_BIAS,
+    GATE_BIAS = HAS_GATE | HAS_FFN_BIAS
+};
 
 static const Bind layer_binds[] = {
     {"attn_norm.weight", offsetof(Layer, attn_norm), 1, HAS_PRE_NORM, DIM_E, DIM_ONE},
-    {"attn_norm.bias", offsetof(Layer, attn_norm_bias), 1, HAS_NORM_BIAS, DIM_E, DIM_ONE},
+    {"attn_norm.bias", offsetof(Layer, attn_norm_bias), 1, PRE_BIAS, DIM_E, DIM_ONE},
     {"attn_q.weight", offsetof(Layer, wq), 0, MUST_HAVE, DIM_E, DIM_Q},
     {"attn_k.weight", offsetof(Layer, wk), 0, MUST_HAVE, DIM_E, DIM_KV},
     {"attn_v.weight", offsetof(Layer, wv), 0, MUST_HAVE, DIM_E, DIM_KV},
@@ -3350,17 +3375,17 @@ static const Bind layer_binds[] = {
     {"attn_q.bias", offsetof(Layer, bq), 1, HAS_QKV_BIAS, DIM_Q, DIM_ONE},
     {"attn_k.bias", offsetof(Layer, bk), 1, HAS_QKV_BIAS, DIM_KV, DIM_ONE},
     {"attn_v.bias", offsetof(Layer, bv), 1, HAS_QKV_BIAS, DIM_KV, DIM_ONE},
-    {"attn_output.bias", offsetof(Layer, bo), 1, HAS_BIASES, DIM_E, DIM_ONE},
+    {"attn_output.bias", offsetof(Layer, bo), 1, HAS_ATTN_BIAS, DIM_E, DIM_ONE},
     {"post_attention_norm.weight", offsetof(Layer, post_attn_norm), 1, HAS_POST_NORMS, DIM_E,
      DIM_ONE},
     {"ffn_norm.weight", offsetof(Layer, ffn_norm), 1, HAS_FFN_NORM, DIM_E, DIM_ONE},
-    {"ffn_norm.bias", offsetof(Layer, ffn_norm_bias), 1, NORMS_BIASED, DIM_E, DIM_ONE},
+    {"ffn_norm.bias", offsetof(Layer, ffn_norm_bias), 1, FFN_NORM_BIAS, DIM_E, DIM_ONE},
     {"ffn_gate.weight", offsetof(Layer, w_gate), 0, HAS_GATE, DIM_E, DIM_F},
     {"ffn_up.weight", offsetof(Layer, w_up), 0, MUST_HAVE, DIM_E, DIM_F},
     {"ffn_down.weight", offsetof(Layer, w_down), 0, MUST_HAVE, DIM_F, DIM_E},
-    {"ffn_gate.bias", offsetof(Layer, b_gate), 1, MAY_HAVE, DIM_F, DIM_ONE},
-    {"ffn_up.bias", offsetof(Layer, b_up), 1, HAS_BIASES, DIM_F, DIM_ONE},
-    {"ffn_down.bias", offsetof(Layer, b_down), 1, HAS_BIASES, DIM_E, DIM_ONE},
+    {"ffn_gate.bias", offsetof(Layer, b_gate), 1, GATE_BIAS, DIM_F, DIM_ONE},
+    {"ffn_up.bias", offsetof(Layer, b_up), 1, HAS_FFN_BIAS, DIM_F, DIM_ONE},
+    {"ffn_down.bias", offsetof(Layer, b_down), 1, HAS_FFN_BIAS, DIM_E, DIM_ONE},
     {"post_ffw_norm.weight", offsetof(Layer, post_ffn_norm), 1, HAS_POST_NORMS, DIM_E, DIM_ONE},
 };
 #define N_LAYER_BINDS (sizeof layer_binds / sizeof *layer_binds)
@@ -3511,8 +3536,10 @@ static int bind_fused(Binder *b, int l)
         ly->wq = view_rows(m, t, 0, Q);
         ly->wk = view_rows(m, t, Q, KV);
         ly->wv = view_rows(m, t, Q + KV, KV);
+        snprintf(name, sizeof name, "blk.%d.attn_q.bias", l);
+        int needed = m->has & HAS_QKV_BIAS && !gguf_tensor(&m->g, name);
         snprintf(name, sizeof name, "blk.%d.attn_qkv.bias", l);
-        if (bind_vector(b, name, Q + 2 * KV, 0, &bias) < 0) return -1;
+        if (bind_vector(b, name, Q + 2 * KV, needed, &bias) < 0) return -1;
         ly->bq = bias;
         ly->bk = bias ? bias + Q : NULL;
         ly->bv = bias ? bias + Q + KV : NULL;
@@ -3526,23 +3553,46 @@ static int bind_fused(Binder *b, int l)
     return 0;
 }
 
-/* The weights of a norm of queries or keys: D for every head alike, all heads of a token normed
- * together, or D for each head. */
-static int bind_qk_norm(Binder *b, int l, const char *what, int heads, const float **out)
+/* The weights of a norm of queries or keys: D for every head alike (QK_HEAD), D for each head
+ * (QK_OWN), or those of all heads of a token, which are normed together (QK_ALL). */
+static int bind_head_norm(Binder *b, int l, const char *what, int heads, const float **out)
 {
-    Layer *ly = &b->m->layer[l];
-    int D = b->m->head_dim;
+    static const char *const ways[] = {"", "each head by the same weights",
+                                       "each head by its own weights", "all heads together"};
+    const Layer *ly = &b->m->layer[l];
+    int64_t D = b->m->head_dim, cols = ly->qk_norm == QK_ALL ? heads * D : D;
+    int64_t rows = ly->qk_norm == QK_OWN ? heads : 1;
     char name[64];
     snprintf(name, sizeof name, "blk.%d.%s.weight", l, what);
     const Tensor *t = gguf_tensor(&b->m->g, name);
-    if (!t) {
-        if (!(b->m->arch->has & HAS_QK_NORM)) return 0;
-        return err_set(b->e, "%s: tensor '%s' is missing", b->m->g.path, name);
-    }
-    if (heads > 1 || !ly->qk_norm) /* a single head is normed alike in all three ways */
-        ly->qk_norm = t->ne[1] > 1 ? QK_OWN : t->ne[0] == D ? QK_HEAD : QK_ALL;
-    int64_t cols = ly->qk_norm == QK_ALL ? (int64_t)heads * D : D;
-    return bind_floats(b, name, cols, ly->qk_norm == QK_OWN ? heads : 1, 1, out);
+    if (t && (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1))
+        return err_set(b->e,
+                       "%s: tensor '%s': queries and keys are normed %s: expected shape [%lld, "
+                       "%lld], found [%lld, %lld, %lld, %lld]",
+                       b->m->g.path, name, ways[ly->qk_norm], (long long)cols, (long long)rows,
+                       (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2],
+                       (long long)t->ne[3]);
+    return bind_floats(b, name, cols, rows, 1, out);
+}
+
+/* Norms of queries and keys: both, of the same kind, which the shape for the queries tells where
+ * the architecture does not; a single head is normed alike in all three ways. */
+static int bind_qk_norm(Binder *b, int l)
+{
+    Layer *ly = &b->m->layer[l];
+    char name[64];
+    if (!(b->m->has & HAS_QK_NORM)) return 0;
+    snprintf(name, sizeof name, "blk.%d.attn_q_norm.weight", l);
+    const Tensor *t = gguf_tensor(&b->m->g, name);
+    ly->qk_norm = b->m->arch->qk_norm;
+    if (!ly->qk_norm)
+        ly->qk_norm = t && t->ne[1] > 1                 ? QK_OWN
+                      : t && t->ne[0] != b->m->head_dim ? QK_ALL
+                                                        : QK_HEAD;
+    return bind_head_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
+                   bind_head_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0
+               ? -1
+               : 0;
 }
 
 /* One matrix of every expert, (*out)[X] of [rows, cols]: slices of one tensor, or as old files have
@@ -3643,30 +3693,28 @@ static int is_dense(const char *name)
     return strncmp(name, "ffn_", 4) == 0 && strncmp(name, "ffn_norm", 8) != 0;
 }
 
+/* Only what forward reads is bound: see refuse_unknown. */
 static int bind_layer(Binder *b, int l)
 {
     Layer *ly = &b->m->layer[l];
-    int has = (int)b->m->arch->has;
+    unsigned has = b->m->has;
     if (bind_experts(b, l) || bind_fused(b, l)) return -1;
     for (size_t i = 0; i < N_LAYER_BINDS; i++) {
         const Bind *row = &layer_binds[i];
         char name[64];
         void *field = (char *)ly + row->field;
         int64_t ne0 = dim_of(b->m, ly, row->row), ne1 = dim_of(b->m, ly, row->rows);
-        int needed =
-            row->needed == MUST_HAVE || (row->needed && (has & row->needed) == row->needed);
         const void *bound;
         memcpy(&bound, field, sizeof bound);
         if (bound || (ly->n_expert && is_dense(row->name))) continue; /* a part of another one */
-        if (b->m->arch->norm == NORM_UNIT && strstr(row->name, "norm")) continue;
+        if (((has | ANY_BIAS) & row->of) != row->of) continue;
+        int needed = (has & row->of) == row->of;
         snprintf(name, sizeof name, "blk.%d.%s", l, row->name);
         int found = row->vector ? bind_vector(b, name, ne0, needed, field)
                                 : bind_tensor(b, name, ne0, ne1, needed, field);
         if (found < 0) return -1;
     }
-    if (bind_qk_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
-        bind_qk_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0)
-        return -1;
+    if (bind_qk_norm(b, l)) return -1;
     if (!ly->surplus) return 0; /* the first half of the rows is used */
     ly->wq = view_rows(b->m, ly->wq, 0, ly->wq->ne[1] / 2);
     ly->wk = view_rows(b->m, ly->wk, 0, ly->wk->ne[1] / 2);
@@ -3696,9 +3744,11 @@ static int bind_tensors(Binder *b)
     Model *m = b->m;
     int bad = bind_tensor(b, "token_embd.weight", m->n_embd, m->n_vocab, 1, &m->tok_embd) < 0;
     m->output = m->tok_embd; /* tied, unless the file has a matrix of its own */
-    int normed = m->arch->norm != NORM_UNIT, biased = (m->arch->has & HAS_NORM_BIAS) != 0;
-    bad = bad || bind_tensor(b, "output.weight", m->n_embd, m->n_vocab, 0, &m->output) < 0 ||
-          bind_vector(b, "output.bias", m->n_vocab, (m->arch->has & HAS_OUTPUT_BIAS) != 0,
+    int normed = m->arch->norm != NORM_UNIT, biased = (m->has & HAS_NORM_BIAS) != 0;
+    bad = bad ||
+          bind_tensor(b, "output.weight", m->n_embd, m->n_vocab, (m->has & HAS_OUTPUT) != 0,
+                      &m->output) < 0 ||
+          bind_vector(b, "output.bias", m->n_vocab, (m->has & HAS_OUTPUT_BIAS) != 0,
                       &m->output_bias) < 0 ||
           (normed && bind_vector(b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0) ||
           (biased && bind_vector(b, "output_norm.bias", m->n_embd, 1, &m->output_norm_bias) < 0);
@@ -3807,7 +3857,7 @@ static int read_layers(Model *m, Err *e)
     int bad = hyper_layers(m, "attention.head_count", 1 << 16, NULL, n, e) ||
               hyper_layers(m, "attention.head_count_kv", 1 << 16, n, n + L, e) ||
               hyper_layers(m, "feed_forward_length", MAX_FF, NULL, n + 2 * L, e) ||
-              hyper_int(m, "attention.sliding_window", 0, INT_MAX, 0, &window, e) ||
+              hyper_int(m, "attention.sliding_window", 0, INT_MAX, m->arch->window, &window, e) ||
               read_local(m, local, e);
     m->layer = xcalloc(L, sizeof *m->layer);
     for (size_t l = 0; !bad && l < L; l++) {
@@ -3879,8 +3929,15 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
     Model *m = b->m;
     int replaced = (opt->rope || opt->rope_factor > 0) && !opt->rope_layers;
     int *local = xcalloc((size_t)m->n_layers, sizeof *local);
-    RopeFile f = {&m->g, m->arch->name,       m->n_layers,
-                  local, m->arch->local_base, m->arch->nope_every};
+    RopeFile f = {.g = &m->g,
+                  .arch = m->arch->name,
+                  .n_layers = m->n_layers,
+                  .local = local,
+                  .local_base = m->arch->local_base,
+                  .local_scaling = m->arch->local_scaling,
+                  .mixed = m->arch->window_every > 0,
+                  .nope_every = m->arch->nope_every,
+                  .untuned_nope = m->arch->untuned_nope};
     Err ignored;
     for (int l = 0; l < m->n_layers; l++) {
         local[l] = m->layer[l].window > 0;
@@ -4255,35 +4312,84 @@ static int read_experts(Model *m, Err *e)
     return bad ? -1 : 0;
 }
 
+/* The epsilon of the architecture's norm. */
+static int read_epsilon(Model *m, Err *e)
+{
+    char key[128];
+    double eps = 0;
+    arch_key(m,
+             m->arch->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon"
+                                       : "attention.layer_norm_epsilon",
+             key);
+    int found = gguf_float(&m->g, key, 0, 1, &eps, e);
+    if (found == 0) return err_set(e, "%s: key '%s' is missing; expected a number", m->g.path, key);
+    m->norm_eps = (float)eps;
+    return found < 0 ? -1 : 0;
+}
+
+/* A factor that the file may have; 0 says that there is none. */
+static int hyper_scale(const Model *m, const char *name, double *out, Err *e)
+{
+    double v = 0;
+    if (hyper_float(m, name, -1e30, 1e30, &v, e)) return -1;
+    if (v < 0 || v > 0) *out = v;
+    return 0;
+}
+
 /* Numbers by which activations are multiplied or limited; what the file does not say, the
  * architecture does. */
 static int read_scales(Model *m, Err *e)
 {
     const Arch *a = m->arch;
-    double D = m->head_dim, eps = 1e-5, score = 0;
+    char key[128];
+    double D = m->head_dim, score = 0;
     m->residual_scale = m->logit_scale = 1;
     m->embd_scale = a->embd_sqrt ? (double)(float)sqrt((double)m->n_embd) : 1;
-    if (hyper_float(m, "attention.layer_norm_rms_epsilon", 0, 1, &eps, e) ||
-        hyper_float(m, "attention.layer_norm_epsilon", 0, 1, &eps, e) ||
-        hyper_float(m, "attention.scale", 0, 1e6, &score, e) ||
+    m->attn_cap = a->attn_cap;
+    m->final_cap = a->final_cap;
+    if (a->logits_divided && !gguf_find(&m->g, arch_key(m, "logit_scale", key)))
+        return err_set(e, "%s: key '%s' is missing; expected a number", m->g.path, key);
+    if (read_epsilon(m, e) || hyper_float(m, "attention.scale", 0, 1e6, &score, e) ||
         hyper_float(m, "attention.clamp_kqv", 0, 1e30, &m->clamp, e) ||
         hyper_float(m, "attn_logit_softcapping", 0, 1e30, &m->attn_cap, e) ||
         hyper_float(m, "final_logit_softcapping", 0, 1e30, &m->final_cap, e) ||
-        hyper_float(m, "embedding_scale", -1e30, 1e30, &m->embd_scale, e) ||
-        hyper_float(m, "residual_scale", -1e30, 1e30, &m->residual_scale, e) ||
-        hyper_float(m, "logit_scale", -1e30, 1e30, &m->logit_scale, e))
+        hyper_scale(m, "embedding_scale", &m->embd_scale, e) ||
+        hyper_scale(m, "residual_scale", &m->residual_scale, e) ||
+        hyper_scale(m, "logit_scale", &m->logit_scale, e))
         return -1;
-    if (a->logits_divided && (m->logit_scale < 0 || m->logit_scale > 0))
-        m->logit_scale = 1 / m->logit_scale;
+    if (a->logits_divided) m->logit_scale = 1 / m->logit_scale;
     if (a->wide_layers && m->n_layers == a->wide_layers)
         D = (double)m->n_embd / m->layer[0].n_heads;
-    m->norm_eps = (float)eps;
     m->score_scale = (float)(score > 0 ? score : 1.0 / sqrt(D));
     return 0;
 }
 
-/* How attention and feed-forward network join the stream: the file may say it for gptneox. A
- * stablelm layer without a second norm is parallel, whatever the key says: converters write true
+/* Tensors that some files of an architecture have, in all layers, and others have not. */
+static const struct {
+    unsigned of; /* HAS_... */
+    const char *names[4];
+} optional_parts[] = {
+    {HAS_FFN_NORM, {"ffn_norm.weight", "ffn_norm.bias"}},
+    {HAS_QK_NORM, {"attn_q_norm.weight", "attn_k_norm.weight"}},
+    {HAS_QKV_BIAS, {"attn_qkv.bias", "attn_q.bias", "attn_k.bias", "attn_v.bias"}},
+};
+
+/* HAS_... of this file: one tensor of a part, in any layer, asks for all of it in all layers. */
+static unsigned parts_of(const Model *m)
+{
+    const Arch *a = m->arch;
+    unsigned has = a->has;
+    if (a->norm == NORM_UNIT) has &= ~(unsigned)(HAS_PRE_NORM | HAS_FFN_NORM);
+    for (size_t i = 0; i < sizeof optional_parts / sizeof *optional_parts; i++) {
+        unsigned of = optional_parts[i].of & (a->may | ANY_BIAS);
+        for (int k = 0; of && k < 4 && optional_parts[i].names[k]; k++)
+            if (other_layer(&m->g, optional_parts[i].names[k])) has |= of;
+    }
+    return has;
+}
+
+/* How attention and feed-forward network join the stream: the file must say it for gptneox. A
+ * stablelm model without the second norms is parallel, whatever the key says: converters write true
  * for models that are not. */
 static int read_residual(Model *m, Err *e)
 {
@@ -4291,15 +4397,28 @@ static int read_residual(Model *m, Err *e)
     const Arch *a = m->arch;
     int parallel = a->residual != RES_SEQUENTIAL;
     m->residual = a->residual;
-    if (gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e) < 0) return -1;
-    if (a->norm == NORM_LAYER && !(a->has & HAS_FFN_NORM) && a->residual == RES_SEQUENTIAL) {
-        if (!gguf_tensor(&m->g, "blk.0.ffn_norm.weight")) m->residual = RES_SHARED_NORM;
+    int found = gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e);
+    if (found < 0) return -1;
+    if (!found && a->residual == RES_TWO_NORMS)
+        return err_set(e, "%s: key '%s' is missing; expected true or false", m->g.path, key);
+    if (a->may & HAS_FFN_NORM) {
+        if (!(m->has & HAS_FFN_NORM)) m->residual = RES_SHARED_NORM;
         return 0;
     }
     if (!parallel && a->residual == RES_TWO_NORMS) m->residual = RES_SEQUENTIAL;
     if (parallel == (m->residual != RES_SEQUENTIAL)) return 0;
     return err_set(e, "%s: key '%s': expected %s for this architecture, found %s", m->g.path, key,
                    parallel ? "false" : "true", parallel ? "true" : "false");
+}
+
+/* --window. The encodings are those of the file: they go by the windows that it has. */
+static void override_window(Model *m, const ModelOptions *opt)
+{
+    int some = 0;
+    if (!opt->windowed) return;
+    for (int l = 0; l < m->n_layers; l++) some |= m->layer[l].window;
+    for (int l = 0; l < m->n_layers; l++)
+        if (!some || m->layer[l].window) m->layer[l].window = opt->window;
 }
 
 static const Arch *arch_named(const Model *m, Err *e)
@@ -4328,6 +4447,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     if (m->g.n_tensors == 0)
         return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
                        m->g.path);
+    m->has = parts_of(m);
     if (refuse_keys(m, e) || read_shape(m, e) || read_experts(m, e) || read_scales(m, e) ||
         read_residual(m, e))
         return -1;
@@ -4335,6 +4455,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     for (size_t i = 0; i < m->g.n_tensors; i++) m->read_share[i] = 1;
     Binder b = {.m = m, .e = e, .used = xcalloc(m->g.n_tensors, 1)};
     int bad = read_rope(&b, opt) || bind_tensors(&b);
+    override_window(m, opt);
     free(b.used);
     for (size_t i = 0; i < m->g.n_tensors; i++) {
         const Tensor *t = &m->g.tensors[i];
@@ -4868,8 +4989,10 @@ typedef struct {
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
         *try_layers, *ablation, *contexts, *bases, *factors;
     Strings ropes;
-    const char *kind; /* of `rope`: KIND[:key=value,...] */
-    char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
+    const char *kind;     /* of `rope`: KIND[:key=value,...] */
+    char *rope_said;      /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
+    int window;           /* -1: as the file says */
+    char window_said[24]; /* the same in words, or "" */
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
         verbose, ascii, no_analysis, pure;
@@ -4970,6 +5093,9 @@ static const Option option_table[] = {
      "--rope in these layers only, as 4-8"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaBe", "X",
      "factor of --rope linear, instead of the file's"},
+    {"window", 0, O_INT, F(window), 0, 1e9, "igcpbaxse", "N",
+     "a query sees N keys, its own included (0: all): in the layers that the file gives a window, "
+     "in all layers if it gives none (GGUF files of Mistral lose theirs)"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
      "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
     {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
@@ -5135,6 +5261,28 @@ static char *rope_said(const ModelOptions *mo)
     return b.s;
 }
 
+/* What options make of the model, but for its encoding. */
+static ModelOptions model_options(const Options *o)
+{
+    return (ModelOptions){.windowed = o->window >= 0, .window = o->window};
+}
+
+/* --rope and what goes with it, too. */
+static ModelOptions rope_options(const Options *o)
+{
+    ModelOptions mo = model_options(o);
+    mo.rope = o->rope;
+    mo.rope_layers = o->rope_layers;
+    mo.rope_factor = o->rope_scale;
+    return mo;
+}
+
+/* For Provenance.window_override. */
+static const char *window_said(const Options *o)
+{
+    return *o->window_said ? o->window_said : NULL;
+}
+
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int sig)
@@ -5184,9 +5332,10 @@ typedef struct {
     Model m;
     State s;
     Tokenizer *tok;
-    int bos;          /* id put before a text, or -1 */
-    char policy[64];  /* how that was decided */
-    const char *rope; /* what takes the place of the file's encoding, in words; NULL: nothing */
+    int bos;            /* id put before a text, or -1 */
+    char policy[64];    /* how that was decided */
+    const char *rope;   /* what takes the place of the file's encoding, in words; NULL: nothing */
+    const char *window; /* of its window, likewise */
     double load_seconds;
 } Session;
 
@@ -5227,7 +5376,7 @@ static void warn_pre(const Tokenizer *t)
 /* The model and its tokenizer, without a state. */
 static int session_model(Session *ss, const Options *o, const ModelOptions *mo, Err *e)
 {
-    *ss = (Session){.bos = -1, .rope = o->rope_said};
+    *ss = (Session){.bos = -1, .rope = o->rope_said, .window = window_said(o)};
     if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
         return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
     if (!o->model)
@@ -5245,11 +5394,9 @@ static int session_model(Session *ss, const Options *o, const ModelOptions *mo, 
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
-    ModelOptions mo = {.rope = o->rope,
-                       .rope_layers = o->rope_layers,
-                       .rope_factor = o->rope_scale,
-                       .truncate = o->keep_rope >= 0,
-                       .rope_keep = o->keep_rope};
+    ModelOptions mo = rope_options(o);
+    mo.truncate = o->keep_rope >= 0;
+    mo.rope_keep = o->keep_rope;
     StateOptions so = {.n_ctx = o->n_ctx,
                        .n_batch = o->n_batch,
                        .n_threads = o->n_threads,
@@ -5426,6 +5573,7 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
     note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
          activations(&ss->s), ss->s.k->name, ss->s.n_threads, ss->s.n_threads > 1 ? "s" : "");
     if (ss->rope) note("encoding: %s, not the file's", ss->rope);
+    if (ss->window) note("window: %s, not the file's", ss->window);
     if (sp->temp <= 0)
         note("greedy");
     else
@@ -5991,6 +6139,7 @@ static void perplexity_json(FILE *f, const Session *ss, const Options *o, const 
     fprintf(f, ",\"model_sha256\":\"%s\",\"text_sha256\":\"%s\",\"bos\":", sha, p->text_sha256);
     json_str(f, ss->policy, strlen(ss->policy));
     json_text(f, "rope_override", ss->rope);
+    json_text(f, "window_override", ss->window);
     json_text(f, "edits", p->edits);
     fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"exact\":%s,",
             o->protocol, ss->s.n_ctx, p->first + 1, p->done, ss->s.exact ? "true" : "false");
@@ -6007,6 +6156,7 @@ static void perplexity_print(FILE *f, const Session *ss, const Options *o, const
             o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy, activations(&ss->s),
             interrupted ? ", interrupted" : "");
     if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
+    if (ss->window) fprintf(f, "window: %s, not the file's\n", ss->window);
     if (p->edits) fprintf(f, "an edited run, with %s\n", p->edits);
 }
 
@@ -6286,6 +6436,7 @@ static void bench_json(FILE *f, const Session *ss, const Bench *b)
             "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
     json_str(f, ss->m.g.path, strlen(ss->m.g.path));
     json_text(f, "rope_override", ss->rope);
+    json_text(f, "window_override", ss->window);
     fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"kv\":\"%s\",\"probe\":%s,",
             s->k->name, s->n_threads, s->exact ? "true" : "false",
             s->kv_type == T_F16 ? "f16" : "f32", b->probe ? "true" : "false");
@@ -6317,6 +6468,7 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b)
     fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", s->k->name, s->n_threads,
             s->n_threads > 1 ? "s" : "", activations(s), b->probe ? "on" : "off", b->repeat);
     if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
+    if (ss->window) fprintf(f, "window: %s, not the file's\n", ss->window);
     fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
             b->first * 1e3);
     fprintf(f, "  prompt %6d   %10.1f tok/s  %.0f %% of the peak measured here: %.1f Gflop/s",
@@ -6968,6 +7120,7 @@ static Provenance session_provenance(const Session *ss, const Options *o)
                     .model_bytes = ss->m.g.size,
                     .rope_override = ss->m.config_rope ? ss->m.config_rope : o->rope_said,
                     .pre_override = o->pre,
+                    .window_override = window_said(o),
                     .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     return p;
 }
@@ -7125,6 +7278,7 @@ static int activations_check(const Options *o, Err *e)
                                          "repeat-penalty",
                                          "repeat-last-n",
                                          "rope-layers",
+                                         "window",
                                          "bos",
                                          "pre",
                                          "exact",
@@ -7824,8 +7978,11 @@ static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *
 /* The encoding of --rope, which in `ablate` is one of the runs. */
 static ModelOptions try_options(const Options *o)
 {
-    return (ModelOptions){
-        .rope = o->try_rope, .rope_layers = o->try_layers, .rope_factor = o->try_scale};
+    ModelOptions mo = model_options(o);
+    mo.rope = o->try_rope;
+    mo.rope_layers = o->try_layers;
+    mo.rope_factor = o->try_scale;
+    return mo;
 }
 
 static int ablate_ropes(Ablate *w, Err *e)
@@ -7833,8 +7990,10 @@ static int ablate_ropes(Ablate *w, Err *e)
     const Options *o = w->o;
     int rc = 0;
     if (o->try_keep >= 0) {
-        ModelOptions mo = {.truncate = 1, .rope_keep = o->try_keep};
+        ModelOptions mo = model_options(o);
         AblationRun as = {.name = NULL};
+        mo.truncate = 1;
+        mo.rope_keep = o->try_keep;
         as.name = add_words(&w->words, "p-RoPE, p = %g", o->try_keep);
         as.edit = add_words(
             &w->words,
@@ -8089,7 +8248,9 @@ static char *cell_spec(const char *asked, int context)
 static int cell_model(const Options *o, const SweepCell *c, Model *m, Err *e)
 {
     char *spec = c->asked ? cell_spec(c->asked, c->context) : NULL;
-    ModelOptions mo = {.rope = spec, .rope_layers = o->rope_layers};
+    ModelOptions mo = model_options(o);
+    mo.rope = spec;
+    mo.rope_layers = o->rope_layers;
     int rc = model_open(m, o->model, &mo, e);
     free(spec);
     return rc;
@@ -8459,7 +8620,7 @@ static int sweep_check(const Options *o, Err *e)
 
 static int run_sweep(Options *o, Err *e)
 {
-    ModelOptions as_it_is = {.rope = NULL};
+    ModelOptions as_it_is = model_options(o);
     if (!o->protocol) o->protocol = "same";
     Sweeper w = {.o = o, .fd = -1, .ss = {.bos = -1}};
     int rc = sweep_check(o, e) || session_model(&w.ss, o, &as_it_is, e);
@@ -8476,6 +8637,7 @@ static int run_sweep(Options *o, Err *e)
                              .exact = !o->int8,
                              .n_threads = o->n_threads ? o->n_threads : default_threads(),
                              .pre_override = o->pre,
+                             .window_override = window_said(o),
                              .kv = o->kv && strcmp(o->kv, "f16") == 0 ? "f16" : "f32"};
         rc = sweep_session(&w, e);
     }
@@ -9089,6 +9251,24 @@ static void info_ropes(FILE *f, const Model *m)
     free(layer);
 }
 
+/* The windows of attention, if some layer has one. */
+static void info_windows(FILE *f, const Model *m)
+{
+    char layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
+    for (int l = 0; l < m->n_layers; l++) {
+        int window = m->layer[l].window, first = window > 0;
+        for (int k = 0; k < m->n_layers; k++) {
+            layer[k] = m->layer[k].window == window;
+            if (k < l && layer[k]) first = 0;
+        }
+        if (!first) continue;
+        list_runs(layer, m->n_layers, layers, sizeof layers);
+        fprintf(f, "  window        %d tokens, in layer%s %s\n", window,
+                strpbrk(layers, " ") ? "s" : "", layers);
+    }
+    free(layer);
+}
+
 /* "ropes":[...]: every encoding, in words, and its layers. */
 static void info_ropes_json(FILE *f, const Model *m)
 {
@@ -9155,6 +9335,7 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
         fprintf(f, "  angles        %s\n", angles_of(r));
     else
         info_slow_pairs(f, r);
+    info_windows(f, m);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
@@ -9171,15 +9352,16 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
             m->output == m->tok_embd ? "true" : "false");
     fprintf(f, ",\"layers\":%d,\"n_embd\":%d,\"head_dim\":%d,\"n_vocab\":%d,\"n_ctx\":%d",
             m->n_layers, m->n_embd, m->head_dim, m->n_vocab, m->n_ctx_train);
-    static const char *const column[] = {"heads",   "kv_heads",     "n_ff",
+    static const char *const column[] = {"heads",   "kv_heads",     "n_ff",       "windows",
                                          "experts", "experts_used", "n_ff_expert"};
-    for (int k = 0; k < (m->n_expert ? 6 : 3); k++) {
+    for (int k = 0; k < (m->n_expert ? 7 : 4); k++) {
         fprintf(f, ",\"%s\":[", column[k]);
         for (int l = 0; l < m->n_layers; l++) {
             const Layer *y = &m->layer[l];
             int used = y->n_expert ? y->n_used : 0, width = y->n_expert ? y->n_ff_exp : 0;
             fprintf(f, "%s%d", l ? "," : "",
-                    (int[]){y->n_heads, y->n_kv_heads, y->n_ff, y->n_expert, used, width}[k]);
+                    (int[]){y->n_heads, y->n_kv_heads, y->n_ff, y->window, y->n_expert, used,
+                            width}[k]);
         }
         fputc(']', f);
     }
@@ -9205,8 +9387,7 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
 static int run_info(Options *o, Err *e)
 {
     Model m = {0};
-    ModelOptions mo = {
-        .rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
+    ModelOptions mo = rope_options(o);
     OutFile out;
     Tokenizer *t = NULL;
     if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");
@@ -9571,6 +9752,7 @@ int main(int argc, char **argv)
                  .repeat_last_n = 64,
                  .seed = -1,
                  .controls = 3,
+                 .window = -1,
                  .keep_rope = -1,
                  .try_keep = -1,
                  .analysis = analysis_defaults(),
@@ -9580,8 +9762,10 @@ int main(int argc, char **argv)
                  .checkpoint_every = 60};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
-    ModelOptions mo = {.rope = o.rope, .rope_layers = o.rope_layers, .rope_factor = o.rope_scale};
+    ModelOptions mo = rope_options(&o);
     o.rope_said = rope_said(&mo);
+    if (o.window >= 0)
+        snprintf(o.window_said, sizeof o.window_said, o.window ? "%d tokens" : "none", o.window);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
     /* Without SA_RESTART, so that waiting for a line of chat ends too. */
     struct sigaction act = {.sa_handler = on_interrupt};

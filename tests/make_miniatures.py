@@ -99,6 +99,10 @@ MODELS = {
                           num_key_value_heads=None, intermediate_size=None,
                           max_position_embeddings=None, n_embd=16, n_layer=2, n_head=2,
                           n_inner=24, n_positions=64, rotary_dim=4)),
+    "olmo3": ("Olmo3", dict(
+        sliding_window=WINDOW, num_hidden_layers=4, intermediate_size=16, tie_word_embeddings=True,
+        max_position_embeddings=1024, rope_parameters=dict(
+            full_attention=YARN, sliding_attention=plain(1000000.0)))),
     "olmoe": ("Olmoe", dict(num_key_value_heads=2, **EXPERTS)),
     "qwen2moe": ("Qwen2Moe", dict(moe_intermediate_size=12, shared_expert_intermediate_size=20,
                                   **EXPERTS)),

@@ -204,6 +204,45 @@ ok "a name with Phi-3 is written" exits 0
 ok "but differently" grep -aqF small-Phi_3 "$dir/named.gguf"
 ok "and that is said" complains "the name 'small-Phi-3' is written as 'small-Phi_3'"
 
+# ---- what GGUF assumes where Hugging Face does not
+# A missing cap or window of Gemma 2 means the usual one: none is said by 0. Where the format wants
+# an output matrix, that of a tied model is the embedding again.
+
+knows() { # STATEMENTS: about c, the configuration in $dir/config
+    run "$python" -c 'import sys
+from pathlib import Path
+sys.path.insert(0, ".")
+import export
+c = export.read_config(Path(sys.argv[1]), [])
+exec(sys.argv[2])' "$dir/config" "$1"
+}
+mkdir "$dir/config"
+shape='"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8,
+    "num_key_value_heads": 2, "intermediate_size": 6, "vocab_size": 5'
+config() { # CLASS KEYS
+    echo "{\"architectures\": [\"${1}ForCausalLM\"], $2, $shape}" >"$dir/config/config.json"
+}
+config Gemma2 '"attn_logit_softcapping": null, "layer_types": ["full_attention", "full_attention"]'
+knows 'scales = dict(c.scales)
+assert scales["attn_logit_softcapping"] == 0 and scales["final_logit_softcapping"] == 30
+assert list(export.window_metadata(c)) == [("gemma2.attention.sliding_window", "u32", 0)]'
+ok "a Gemma 2 without a cap and a window says so" exits 0
+made='sizes = c.letters()
+found = {r.hf: export.Source(Path("x"), 0, "F32", tuple(sizes[l] for l in r.letters))
+         for r in export.wanted(c, True)}
+made = {t.name: t for t in export.collect_tensors("x", c, found, True)}'
+for class in Phi GPTNeoX GPTJ StableLm Olmo2 Olmo3; do
+    if [ $class = GPTJ ]; then more='"rotary_dim": 4'; else more='"rope_theta": 100.0'; fi
+    config $class "$more, \"tie_word_embeddings\": true"
+    knows "$made
+assert made['output.weight'].shape == made['token_embd.weight'].shape == (5, 16)"
+    ok "$class: the output matrix of a tied model is written" exits 0
+done
+config Llama '"tie_word_embeddings": true, "rms_norm_eps": 1e-5'
+knows "$made
+assert 'token_embd.weight' in made and 'output.weight' not in made"
+ok "but not where the format takes the embedding" exits 0
+
 # ---- the output never replaces an input
 
 refused "ends in .gguf" "$dir/good" -o "$dir/good/$shard"

@@ -132,6 +132,7 @@ int main(int argc, char **argv)
         "phi3-long",
         "starcoder2",
         "gptj",
+        "olmo3",
         "olmoe",
         "qwen2moe",
         "qwen3moe",

@@ -57,6 +57,8 @@ static void add_keys(GgufBuilder *b, const Mix *x)
     key(b, x, "expert_feed_forward_length", said(x->say_width, t->n_ff));
     key(b, x, "expert_gating_func", x->gating);
     key(b, x, "expert_group_count", x->groups);
+    snprintf(full, sizeof full, "%s.attention.layer_norm_rms_epsilon", t->arch);
+    gb_key_f32(b, full, 1e-5f);
     snprintf(full, sizeof full, "%s.expert_weights_norm", t->arch);
     if (x->plain) gb_key_bool(b, full, 0);
     snprintf(full, sizeof full, "%s.expert_weights_scale", t->arch);

@@ -96,6 +96,8 @@ NEOX = Form("GPTNeoXForCausalLM", "gpt_neox", {
     last="gpt_neox.final_layer_norm", head="embed_out", **LAYER)
 MIXTURE = dict(router="mlp.gate", experts=(
     "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"))
+OLMO2 = Form("Olmo2ForCausalLM", "olmo2", {"rope_theta": 500000.0}, qk_norm="all",
+             norms=("", "post_attention_layernorm", "", "post_feedforward_layernorm"))
 STABLE = Form("StableLmForCausalLM", "stablelm", {"partial_rotary_factor": 0.5}, **LAYER)
 
 
@@ -160,8 +162,11 @@ ARCHS = {
         layer="transformer.h.{}.", attn="attn.", out="out_proj", last="transformer.ln_f",
         adjacent=True),
     "olmo": Form("OlmoForCausalLM", "olmo", {"clip_qkv": 1.5}, norm="bare", eps=""),
-    "olmo2": Form("Olmo2ForCausalLM", "olmo2", {"rope_theta": 500000.0}, qk_norm="all",
-                  norms=("", "post_attention_layernorm", "", "post_feedforward_layernorm")),
+    "olmo2": OLMO2,
+    "olmo3": form(OLMO2, {
+        "num_hidden_layers": 4, "sliding_window": WINDOW, "max_position_embeddings": 1024,
+        "rope_scaling": scaled("yarn", factor=4.0, original_max_position_embeddings=256)},
+        cls="Olmo3ForCausalLM", model_type="olmo3", local=lambda l: l % 4 != 3),
     "gemma": Form("GemmaForCausalLM", "gemma", GEMMA_KEYS, **GEMMA),
     "gemma2": Form("Gemma2ForCausalLM", "gemma2", {
         **GEMMA_KEYS, "num_hidden_layers": 3, "sliding_window": WINDOW,
@@ -271,12 +276,13 @@ def yarn_frequencies(plain: List[float], s: Dict[str, Any], base: float) -> List
 
 def rope_table(c: Dict[str, Any], d_head: int, local: bool, length: int):
     """(radians per token of each pair, amplitude) for a text of `length` tokens. Layers with a
-    window have a base of their own and no scaling where rope_local_base_freq is given."""
+    window have a base of their own and no scaling where rope_local_base_freq is given; those of
+    Olmo 3 are not scaled."""
     share = c.get("partial_rotary_factor", c.get("rotary_pct", 1.0))
     n_rot = c.get("rotary_dim") or int(d_head * share)
     base, s = c.get("rope_theta", c.get("rotary_emb_base", 10000.0)), c.get("rope_scaling") or {}
-    if local and "rope_local_base_freq" in c:
-        base, s = c["rope_local_base_freq"], {}
+    if local and ("rope_local_base_freq" in c or c["model_type"] == "olmo3"):
+        base, s = c.get("rope_local_base_freq", base), {}
     plain, kind = plain_frequencies(base, n_rot), s.get("rope_type", s.get("type"))
     if kind == "linear":
         return [f / s["factor"] for f in plain], 1.0
