@@ -4734,6 +4734,16 @@ static double scratch_size(const State *s, double widest)
     return ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
 }
 
+/* Strides of the buffers, and the loops of one forward pass. */
+static void state_strides(State *s, double widest, double scratch)
+{
+    const Model *m = s->m;
+    s->xq_stride = (size_t)(widest / QB);
+    s->expert_stride = (size_t)(fmax(m->n_embd, m->max_ff_exp) / QB);
+    s->scratch_floats = (size_t)scratch;
+    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 8;
+}
+
 int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
 {
     static const StateOptions defaults = {0};
@@ -4746,10 +4756,7 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
     double kv_bytes = s->kv_type == T_F16 ? 2 : 4;
     double widest = fmax(fmax(E, F), Q), blocks = floor(widest / QB);
     double scratch = scratch_size(s, widest);
-    s->xq_stride = (size_t)blocks;
-    s->expert_stride = (size_t)(fmax(E, m->max_ff_exp) / QB);
-    s->scratch_floats = (size_t)scratch;
-    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 8;
+    state_strides(s, widest, scratch);
     RopeSizes z;
     if (rope_sizes(s, &z, e)) return -1;
     s->n_memory = (size_t)z.memory;
