@@ -7,8 +7,9 @@
 
 Needs Python 3.8 or later and nothing else. Sources: the families in FAMILIES below (Llama 1/2/3,
 TinyLlama, SmolLM 1/2/3, Mistral, Granite 3, Qwen 2/2.5/3, Phi 1/1.5/2/3/3.5/4-mini, GPT-NeoX,
-Pythia, GPT-J, OLMo 1/2/3, Gemma 1/2/3, StableLM, StarCoder 2) and llama2.c. Whatever this
-program does not know and might change the result is refused, never skipped.
+Pythia, GPT-J, OLMo 1/2/3, Gemma 1/2/3, StableLM, StarCoder 2; and of mixtures of experts OLMoE,
+Qwen 1.5/2/3 MoE, Mixtral) and llama2.c. Whatever this program does not know and might change the
+result is refused, never skipped.
 
 Tensors written (D = head_dim; F32, F16 and BF16 matrices keep their type and their bits; vectors
 become F32), each where the family has it:
@@ -23,6 +24,9 @@ become F32), each where the family has it:
     blk.N.attn_output.weight [d, H*D]       blk.N.ffn_gate.weight, ffn_up.weight [f, d]
     blk.N.ffn_down.weight [d, f]            blk.N.ffn_up.weight [2f, d]: gate, then up (phi3)
     blk.N.post_attention_norm.weight, post_ffw_norm.weight [d], of a branch's output
+    blk.N.ffn_gate_inp.weight [x, d], F32   blk.N.ffn_gate_exps.weight, ffn_up_exps.weight [x, e, d]
+    blk.N.ffn_down_exps.weight [x, d, e]    blk.N.ffn_gate_inp_shexp.weight [d]
+    blk.N.ffn_gate_shexp.weight, ffn_up_shexp.weight [s, d], ffn_down_shexp.weight [d, s]
     and .bias beside them where the checkpoint has biases
 Rows of q and k are reordered inside each head from Hugging Face's halves (pair j = rows j and
 j + D/2) to adjacent pairs (rows 2j and 2j + 1) where GGUF's architecture has these: llama,
@@ -36,6 +40,8 @@ Keys written (A: the architecture):
         .layer_norm_epsilon .sliding_window .sliding_window_pattern .rope_pattern .scale .clamp_kqv
     A.attn_logit_softcapping .final_logit_softcapping .logit_scale .residual_scale
         .embedding_scale .use_parallel_residual
+    A.expert_count .expert_used_count .expert_feed_forward_length .expert_weights_norm
+        .expert_shared_feed_forward_length
     A.rope.dimension_count .freq_base .freq_base_swa
     A.rope.scaling.type .factor .original_context_length .attn_factor .yarn_beta_fast
         .yarn_beta_slow (linear, yarn, longrope; the second of these keys for llama3)
@@ -106,7 +112,7 @@ CONFIG_INERT = set("""torch_dtype dtype transformers_version use_cache _name_or_
     max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
     temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
-    """.split())
+    output_router_logits router_aux_loss_coef router_jitter_noise""".split())
 # ... and keys that are harmless with these values only. Any other key must be null or false.
 CONFIG_FIXED = {"use_sliding_window": (False, True), "pruned_heads": ({},)}
 
@@ -160,12 +166,13 @@ RE_ALIASES = (("'(?i:[sdmt]|ll|ve|re)|", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"),
 
 class Row(NamedTuple):
     """One tensor: Hugging Face name, GGUF name, shape in letters (d model, q = H*D, k = K*D,
-    z = q + 2k, f feed-forward, g = 2f, v vocabulary, h = D, H and K heads), what is done to it,
-    and the flag of config.json that it depends on ("": none).
+    z = q + 2k, f feed-forward, g = 2f, v vocabulary, h = D, H and K heads, x experts, e and s the
+    width of an expert and of the shared one), what is done to it, and the flag of config.json that
+    it depends on ("": none; moe: the layer has experts).
 
     Done to it: q, k: rows reordered inside heads where GGUF's layout is adjacent; turns: rows of
     q, k, v that take turns head by head are put together; plus1: 1 is added; stack: one vector
-    for each head (* in the name), put together."""
+    for each head, or matrix for each expert (* in the name), put together; float: becomes F32."""
     hf: str
     gguf: str
     letters: str
@@ -192,6 +199,21 @@ def gated(bias=None):
     return (pair("mlp.gate_proj", "ffn_gate", "fd", bias) +
             pair("mlp.up_proj", "ffn_up", "fd", bias) +
             pair("mlp.down_proj", "ffn_down", "df", bias))
+
+
+def mixture():
+    """A router and experts, and the dense network of layers that have none."""
+    dense = tuple(r._replace(when="!moe") for r in gated())
+    each = (("gate", "xed"), ("up", "xed"), ("down", "xde"))
+    return dense + (Row("mlp.gate.weight", "ffn_gate_inp.weight", "xd", "float", "moe"),) + tuple(
+        Row(f"mlp.experts.*.{name}_proj.weight", f"ffn_{name}_exps.weight", letters, "stack",
+            "moe") for name, letters in each)
+
+
+SHARED_EXPERT = (Row("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", "1d", "float",
+                     "moe"),) + tuple(
+    Row(f"mlp.shared_expert.{name}_proj.weight", f"ffn_{name}_shexp.weight", letters, "", "moe")
+    for name, letters in (("gate", "sd"), ("up", "sd"), ("down", "ds")))
 
 
 def two_matrices(up, down):
@@ -243,6 +265,9 @@ class Family(NamedTuple):
     defaults: Dict[str, Any] = {}       # what Hugging Face assumes when a key is left out
     names: Dict[str, str] = {}          # key of other families -> key of this one
     extra: Tuple[str, ...] = ()         # further keys that are read, or that the class never reads
+    expert_width: str = ""              # the key of it; "": there are no experts
+    normed: Optional[bool] = None       # are the weights of the chosen experts divided by their sum
+    # in GGUF's architecture, whatever norm_topk_prob says?
 
 
 GEMMA_DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "max_position_embeddings": 8192,
@@ -250,6 +275,8 @@ GEMMA_DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "max_position_em
 SCALAR = {"query_pre_attn_scalar": 256, "sliding_window": 4096}
 QWEN = dict(windows="types", defaults={"max_position_embeddings": 32768, "sliding_window": 4096,
                                        "rms_norm_eps": 1e-6})
+EXPERTS = ("num_experts", "num_experts_per_tok")
+SPARSE = EXPERTS + ("moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers")
 OLMO2 = (qkvo("attention_bias", "attention_bias") +
          pair("self_attn.q_norm", "attn_q_norm", "q") +
          pair("self_attn.k_norm", "attn_k_norm", "k") +
@@ -286,6 +313,37 @@ FAMILIES = {
         "qwen3", INPUT_NORM + qkvo("attention_bias", "attention_bias") + HEAD_NORMS + FFN_NORM +
         gated(), flags={"attention_bias": False},
         **{**QWEN, "defaults": {**QWEN["defaults"], "head_dim": 128}}),
+    "MixtralForCausalLM": Family(
+        "llama", INPUT_NORM + qkvo(None, None) + FFN_NORM + mixture(), adjacent=True,
+        windows="all", base=1e6, expert_width="intermediate_size", normed=True, extra=EXPERTS,
+        fixed={**ACT_SILU, "norm_topk_prob": (True,)}, names={"num_experts": "num_local_experts"},
+        defaults={"max_position_embeddings": 131072, "num_key_value_heads": 8,
+                  "rms_norm_eps": 1e-5, "num_experts": 8, "num_experts_per_tok": 2,
+                  "norm_topk_prob": True}),
+    "Qwen2MoeForCausalLM": Family(
+        "qwen2moe", INPUT_NORM + qkvo("", None) + FFN_NORM + mixture() + SHARED_EXPERT,
+        expert_width="moe_intermediate_size", normed=False, flags={"norm_topk_prob": False},
+        extra=SPARSE + ("shared_expert_intermediate_size",),
+        fixed={**ACT_SILU, "use_sliding_window": (False,), "qkv_bias": (True,)},
+        defaults={"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_experts": 60,
+                  "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
+                  "shared_expert_intermediate_size": 5632}),
+    "Qwen3MoeForCausalLM": Family(
+        "qwen3moe", INPUT_NORM + qkvo("attention_bias", "attention_bias") + HEAD_NORMS + FFN_NORM +
+        mixture(), windows="all", expert_width="moe_intermediate_size", normed=True, extra=SPARSE,
+        flags={"attention_bias": False, "norm_topk_prob": False},
+        names={"num_experts": "num_local_experts"},     # of transformers 5
+        defaults={"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_experts": 128,
+                  "num_experts_per_tok": 8, "moe_intermediate_size": 768, "sliding_window": 4096,
+                  "use_sliding_window": False, "num_key_value_heads": 4}),
+    "OlmoeForCausalLM": Family(
+        "olmoe", INPUT_NORM + qkvo("attention_bias", "attention_bias") +
+        pair("self_attn.q_norm", "attn_q_norm", "q") +
+        pair("self_attn.k_norm", "attn_k_norm", "k") + FFN_NORM + mixture(),
+        expert_width="intermediate_size", normed=False, extra=EXPERTS,
+        flags={"attention_bias": False, "norm_topk_prob": False},
+        defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "num_experts": 64,
+                  "num_experts_per_tok": 8}),
     "PhiForCausalLM": Family(
         "phi2", pair("input_layernorm", "attn_norm", "d", "") +
         qkvo("", "", "dense") + two_matrices("mlp.fc1", "mlp.fc2"),
@@ -576,17 +634,33 @@ class Config(NamedTuple):
     n_rot: int = 0                      # 0: d_head
     local: Optional[Tuple[Dict[str, Any], float]] = None    # scaling and base beside the window
     nope: Tuple[int, ...] = ()          # layers that do not turn
+    experts: Optional["Experts"] = None
 
     def letters(self):
         q, k, f = self.n_head * self.d_head, self.n_kv * self.d_head, self.d_ff
-        return {"d": self.d_model, "f": f, "g": 2 * f, "v": self.n_vocab, "q": q, "k": k,
-                "z": q + 2 * k, "h": self.d_head, "H": self.n_head, "K": self.n_kv}
+        sizes = {"d": self.d_model, "f": f, "g": 2 * f, "v": self.n_vocab, "q": q, "k": k,
+                 "z": q + 2 * k, "h": self.d_head, "H": self.n_head, "K": self.n_kv, "1": 1}
+        if self.experts:
+            sizes.update(x=self.experts.count, e=self.experts.width, s=self.experts.shared)
+        return sizes
 
     def turning(self):
         return self.n_rot or self.d_head
 
-    def has(self, when: str) -> bool:
+    def has(self, when: str, layer: int) -> bool:
+        if when in ("moe", "!moe"):
+            return (self.experts is None or layer in self.experts.dense) == (when == "!moe")
         return when == "" or (when[1:] not in self.flags if when[0] == "!" else when in self.flags)
+
+
+class Experts(NamedTuple):
+    """The mixture of experts of a model: `used` of `count` by every token."""
+    count: int
+    used: int
+    width: int
+    shared: int                 # the width of the shared one; 0: there is none
+    normed: bool                # are their weights divided by their sum?
+    dense: Tuple[int, ...]      # layers that have none
 
 
 class Fields:
@@ -695,7 +769,8 @@ def read_config(folder: Path, ignore: List[str]) -> Config:
         eps=fields.number(family.eps, float) if family.eps else 1e-5, base=ropes[0][1],
         tied=fields.flag("tie_word_embeddings"), family=family, flags=read_switches(fields, family),
         scales=read_scales(fields, family), window=window, windows=windows, scaling=ropes[0][0],
-        n_rot=n_rot, local=ropes[1] if any(windows) else None, nope=nope)
+        n_rot=n_rot, local=ropes[1] if any(windows) else None, nope=nope,
+        experts=read_experts(fields, family, n_layer))
     check_config(fields.path, config)
     return config
 
@@ -717,6 +792,28 @@ def read_scales(fields: Fields, family: Family) -> Tuple[Tuple[str, float], ...]
         scalar = fields.number("query_pre_attn_scalar", float)
         scales.append(("attention.scale", scalar ** -0.5))
     return tuple(scales)
+
+
+def read_experts(fields: Fields, family: Family, n_layer: int) -> Optional[Experts]:
+    """The mixture of experts, if the family has some. Layer l is one unless mlp_only_layers has it
+    or decoder_sparse_step does not divide l + 1."""
+    if not family.expert_width:
+        return None
+    fields.table.setdefault("decoder_sparse_step", 1)
+    step, only = fields.number("decoder_sparse_step"), fields.table.get("mlp_only_layers") or []
+    if not isinstance(only, list) or any(type(l) is not int or l < 0 for l in only):
+        refuse(fields.path, "mlp_only_layers", "a list of layers", repr(only)[:80])
+    count, used = fields.number("num_experts"), fields.number("num_experts_per_tok")
+    if used > count:
+        refuse(fields.path, "num_experts_per_tok", f"at most {count}, the num_experts", used)
+    shared = "shared_expert_intermediate_size"
+    dense = tuple(l for l in range(n_layer) if l in only or (l + 1) % step)
+    if dense:
+        note(f"layers without experts ({', '.join(map(str, dense))}): llama.cpp has no such "
+             f"{family.arch}")
+    return Experts(count, used, fields.number(family.expert_width),
+                   fields.number(shared) if shared in family.extra else 0,
+                   fields.table["norm_topk_prob"], dense)
 
 
 def check_config(path, config: Config):
@@ -1065,8 +1162,12 @@ def values(name: str, numbers: List[float]) -> Tensor:
 
 def make_tensor(row: Row, shape, sources: List[Source], heads: int) -> Tensor:
     source = sources[0]
-    if len(source.shape) == 1:
+    if len(source.shape) == 1 or row.how == "float":
+        shape = shape[1:] if shape[0] == 1 else shape
         return Tensor(row.gguf, shape, "F32", lambda: vector(sources, row.how, heads))
+    if row.how == "stack":
+        return Tensor(row.gguf, shape, source.dtype,
+                      lambda: (chunk for s in sources for chunk in copied(s)))
     chunks = {"q": paired, "k": paired, "turns": gathered}.get(row.how) if heads else None
     return Tensor(row.gguf, shape, source.dtype,
                   lambda: chunks(source, heads) if chunks else copied(source))
@@ -1080,12 +1181,48 @@ def wanted(config: Config, tied: bool) -> Iterator[Row]:
     yield from head[1 if tied else 0:]
     for l in range(config.n_layer):
         for row in f.layer:
-            if config.has(row.when):
+            if config.has(row.when, l):
                 yield row._replace(hf=f"{f.prefix}{l}.{row.hf}", gguf=f"blk.{l}.{row.gguf}")
 
 
 # Tables and masks that old checkpoints carry along.
 LEFTOVER = re.compile(r"\.(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$")
+
+
+# Experts of Mixtral by the names that other families have for them.
+MIXTRAL = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+EXPERT = re.compile(r"\.(?:mlp|block_sparse_moe)\.experts\.(?:(\d+)\.(w[123])|"
+                    r"(gate_up_proj|down_proj))(?:\.weight)?$")
+
+
+def part_of(source: Source, index: int, parts: int, shape: Tuple[int, ...]) -> Source:
+    """Part `index` of a tensor cut into so many equal ones, each of that shape."""
+    return source._replace(start=source.start + source.size // parts * index, shape=shape)
+
+
+def single_experts(place, found: Dict[str, Source]) -> Dict[str, Source]:
+    """Every matrix of every expert by a name of its own, mlp.experts.N.gate_proj.weight, up_proj or
+    down_proj: where transformers 5 has one tensor for all experts, its parts."""
+    single = {}
+    for name, source in found.items():
+        match = EXPERT.search(name)
+        if not match:
+            single[name.replace(".block_sparse_moe.", ".mlp.")] = source
+            continue
+        at, (number, mixtral, fused) = name[:match.start()] + ".mlp.experts.", match.groups()
+        if not fused:
+            single[f"{at}{number}.{MIXTRAL[mixtral]}.weight"] = source
+            continue
+        names = ("gate_proj", "up_proj") if fused == "gate_up_proj" else (fused,)
+        if len(source.shape) != 3 or source.shape[1] % len(names):
+            refuse(place, f"shape of tensor {name}", "[experts, rows, columns]",
+                   list(source.shape))
+        n, rows, cols = source.shape
+        shape = (rows // len(names), cols)
+        for i in range(n * len(names)):
+            key = f"{at}{i // len(names)}.{names[i % len(names)]}.weight"
+            single[key] = part_of(source, i, n * len(names), shape)
+    return single
 
 
 def take(place, found: Dict[str, Source], name: str, shape) -> Source:
@@ -1115,6 +1252,8 @@ def collect_tensors(place, config: Config, found: Dict[str, Source], halves: boo
     """The output tensors in file order; `halves`: rows of q and k are in Hugging Face's order."""
     head = config.family.head + ".weight"
     found = {n: s for n, s in text_tensors(place, found).items() if not LEFTOVER.search(n)}
+    if config.experts:
+        found = single_experts(place, found)
     tied = head not in found if config.tied is None else config.tied
     if tied:
         found.pop(head, None)       # a copy of the embedding, by definition
@@ -1129,6 +1268,9 @@ def collect_tensors(place, config: Config, found: Dict[str, Source], halves: boo
             names = [row.hf.replace("*", str(h)) for h in range(shape[0])]
         sources = [take(place, found, n, shape[1:] if row.how == "stack" else shape)
                    for n in names]
+        if len(sources[0].shape) > 1 and len({s.dtype for s in sources}) > 1:
+            refuse(place, f"dtype of tensors {row.hf}", "one for all",
+                   " and ".join(sorted({s.dtype for s in sources})))
         reordered = halves and config.family.adjacent or row.how == "turns"
         heads = {"q": config.n_head, "k": config.n_kv, "turns": config.n_head}.get(row.how, 0)
         tensors.append(make_tensor(row, shape, sources, heads if reordered else 0))
@@ -1621,8 +1763,22 @@ def metadata(name: str, config: Config, t: Tokenizer, tensors: List[Tensor]):
         yield f"{a}.use_parallel_residual", "bool", "use_parallel_residual" in c.flags
     for key, value in c.scales:
         yield f"{a}.{key}", "f32", value
+    if c.experts:
+        yield from expert_metadata(a, c.experts, c.family.normed)
     yield from rope_metadata(c)
     yield from tokenizer_metadata(t)
+
+
+def expert_metadata(a: str, e: Experts, usual: Optional[bool]):
+    yield f"{a}.expert_count", "u32", e.count
+    yield f"{a}.expert_used_count", "u32", e.used
+    yield f"{a}.expert_feed_forward_length", "u32", e.width
+    if e.shared:
+        yield f"{a}.expert_shared_feed_forward_length", "u32", e.shared
+    if e.normed != usual:
+        note(f"norm_topk_prob is {str(e.normed).lower()}: written as {a}.expert_weights_norm, "
+             "which llama.cpp ignores")
+        yield f"{a}.expert_weights_norm", "bool", e.normed
 
 
 def window_metadata(c: Config):

@@ -8,6 +8,7 @@
  * Shape letters used in all comments:
  *   L layers   E n_embd   H query heads   K kv heads   D head_dim   P rotary pairs (n_rot / 2)
  *   F n_ff     V n_vocab  T positions     N tokens of one batch
+ *   X experts  U of them used by a token
  * Index names: l layer, h query head, kh kv head, j pair, pos a token's position, t attended to.
  */
 #ifndef ROPESCOPE_MODEL_H
@@ -636,12 +637,16 @@ enum {
     HAS_ATTN_BIAS = 128,   /* attn_output.bias */
     HAS_QKV_BIAS = 256,    /* biases of q, k and v */
     HAS_OUTPUT_BIAS = 512, /* output.bias */
+    HAS_SHARED = 1024,     /* an expert that every token takes, and its gate */
     HAS_OUTPUT = 2048,     /* output.weight: the embedding is not used twice */
     HAS_FFN_BIAS = 4096,   /* ffn_up.bias, ffn_down.bias, and ffn_gate.bias if there is a gate */
 };
 /* How layers with a window turn where the file scales its angles: like the others, unless they have
  * a base of their own; like the others; never scaled. */
 enum { LOCAL_BY_BASE, LOCAL_SCALED, LOCAL_PLAIN };
+/* Layers of experts: not known there; weighted by the softmax over all experts; by that divided by
+ * its sum over the chosen ones. The file may say which of the two. */
+enum { EXPERTS_NONE, EXPERTS_PLAIN, EXPERTS_NORMED };
 
 /* One row per architecture: what the file does not say. */
 typedef struct {
@@ -649,6 +654,7 @@ typedef struct {
     int layout;       /* ROPE_ADJACENT or ROPE_HALF */
     double rope_base; /* when the file has no rope.freq_base */
     int norm, act, residual;
+    int experts;        /* EXPERTS_... */
     unsigned has, may;  /* HAS_...: in every file; in all layers of some files (biases of matrices:
                          * in any file) */
     int qk_norm;        /* QK_...; QK_PLAIN: as the shape of attn_q_norm says */
@@ -678,6 +684,12 @@ typedef struct {
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
     const float *bq, *bk, *bv, *bo, *b_gate, *b_up, *b_down;
     int surplus; /* the file has as many heads of q, k and v again, which are not used (0) */
+    /* A mixture of experts: n_ff, w_gate, w_up and w_down are those of the shared expert (0, NULL:
+     * there is none). */
+    int n_expert, n_used, n_ff_exp;                /* X, U and their width; X = 0: no mixture */
+    const Tensor *router;                          /* [X][E] in floats */
+    const Tensor *gate_exps, *up_exps, *down_exps; /* [X] matrices */
+    const float *shared_gate;                      /* [E] */
 } Layer;
 
 typedef struct {
@@ -686,6 +698,9 @@ typedef struct {
     unsigned has; /* HAS_...: tensors that this file must have, see Arch.may */
     int n_layers, n_embd, n_vocab, head_dim, n_ctx_train;
     int max_heads, max_kv_heads, max_ff; /* over the layers */
+    int n_expert, max_used, max_ff_exp;  /* of layers with experts; 0: there are none */
+    int experts_normed;                  /* see EXPERTS_NORMED */
+    double expert_scale;                 /* times the weights of the experts (1) */
     float norm_eps, score_scale;
     double embd_scale, residual_scale, logit_scale; /* factors; 1: none */
     double attn_cap, final_cap;                     /* x becomes cap tanh(x / cap); 0: not */
@@ -693,7 +708,7 @@ typedef struct {
     int residual;                                   /* RES_... */
     const Tensor *tok_embd, *output;                /* output == tok_embd when tied */
     const float *output_norm, *output_norm_bias, *output_bias;
-    Tensor **views; /* [n_views] parts of tensors, owned */
+    Tensor **views; /* [n_views] parts of tensors, one or more each, owned */
     int n_views;
     Layer *layer;          /* [L] */
     Rope *rope;            /* [n_ropes] */
@@ -701,7 +716,8 @@ typedef struct {
     char *config_rope;     /* --rope FILE.json, and the encodings that it put in force; or NULL */
     float **owned;         /* vectors that had to be widened to float32 */
     int n_owned;
-    uint64_t n_params;
+    uint64_t n_params, n_active; /* all, and those that one token meets */
+    float *read_share;           /* [g.n_tensors] the part that one token meets: 1, or U / X */
 } Model;
 
 /* Options that override the file. Zero-initialise for none. */
@@ -828,7 +844,7 @@ typedef struct {
     void *mem;
     float *x, *xo, *xb;          /* [N][E] residual stream, branch output, normalised x */
     float *q, *kx, *v, *att_out; /* [N][H D], [N][K D], [N][K D], [N][H D] */
-    float *ff_up, *ff_gate;      /* [N][F] */
+    float *ff_up, *ff_gate;      /* [N][F], of experts [N U][n_ff_exp] */
     Q8 *xq;                      /* [N][xq_stride]: the input of the next matmul in int8 */
     size_t xq_stride;            /* widest input / 32 */
     float *cos, *sin;            /* [n_tables][N][P] of this batch's positions */
@@ -850,6 +866,15 @@ typedef struct {
     Loop *loop;     /* [n_loops] of one forward pass */
     size_t n_loops;
     Progress *progress;
+    /* A layer of experts: each token is U rows, sorted by expert. */
+    float *route;                 /* [N][X] logits, then probabilities */
+    int *pick;                    /* [N][U] experts of a token, ascending */
+    float *pick_weight;           /* [N][U] */
+    int *pick_row, *expert_start; /* [N][U] row of a pick; [X + 1] first row of an expert */
+    int *expert_taken;            /* [X] those that some token takes; -1: no more */
+    float *expert_x;              /* [N U][E] input, then output */
+    Q8 *expert_q;                 /* [N U][expert_stride] what meets the next matrix in int8 */
+    size_t expert_stride;
 } State;
 
 typedef struct {

@@ -1011,7 +1011,10 @@ const TensorType *tensor_type(int type)
  *
  * Waiting is for pieces, not for threads: one that the system has taken off its processor is missed
  * only if it holds a piece; then the others soon sleep, so that it can be moved to where they ran.
- * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.) */
+ * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.)
+ *
+ * Pitfall: a thread may come to a loop when the others are layers ahead. It finds no piece left, but
+ * counts them: their number must not depend on anything that was computed. */
 
 static Worker *me(const State *s)
 {
@@ -1160,6 +1163,15 @@ static int piece_rows(const State *s, const Tensor *w, int n)
     return rows < ROWS_STEP ? ROWS_STEP : (int)rows;
 }
 
+/* n tokens that meet a matrix: x[i * xs ..], and in int8 mode the same as q[i * qs ..]. */
+typedef struct {
+    const float *x;
+    size_t xs;
+    const Q8 *q;
+    size_t qs;
+    int n;
+} Input;
+
 /* Rows r0 .. r0 + rows - 1 of y = w x for one token, if there is a kernel for that. */
 static int matvec_rows(const State *s, float *y, const Tensor *w, const float *x, const Q8 *xq,
                        int r0, int rows)
@@ -1177,20 +1189,20 @@ static int matvec_rows(const State *s, float *y, const Tensor *w, const float *x
 }
 
 /* At most PANEL_MAX rows by way of Q32. */
-static void qmatmul_rows(const State *s, float *y, size_t ys, const Tensor *w, int n, int r0,
-                         int rows)
+static void qmatmul_rows(const State *s, float *y, size_t ys, const Tensor *w, const Input *in,
+                         int r0, int rows)
 {
     int nb = (int)w->ne[0] / QB;
     Q32 *q = (Q32 *)(void *)me(s)->scratch;
     for (int r = 0; r < rows; r++)
         unpack(s->k, w->type, q + (size_t)r * (size_t)nb, w->data + (size_t)(r0 + r) * w->row_bytes,
                nb);
-    s->k->qmatmul(y + r0, ys, q, rows, s->xq, s->xq_stride, n, nb);
+    s->k->qmatmul(y + r0, ys, q, rows, in->q, in->qs, in->n, nb);
 }
 
 /* At most panel_rows rows by way of a panel of floats. */
-static void matmul_rows(const State *s, float *y, size_t ys, const Tensor *w, const float *x,
-                        size_t xs, int n, int r0, int rows)
+static void matmul_rows(const State *s, float *y, size_t ys, const Tensor *w, const Input *in,
+                        int r0, int rows)
 {
     int cols = (int)w->ne[0];
     size_t stride = (size_t)cols + ROW_PAD;
@@ -1201,24 +1213,24 @@ static void matmul_rows(const State *s, float *y, size_t ys, const Tensor *w, co
         const float *from = row_floats(s->k, w, r0 + r, to, q);
         if (from != to) memcpy(to, from, (size_t)cols * sizeof *to);
     }
-    s->k->matmul(y + r0, ys, panel, stride, rows, x, xs, n, cols);
+    s->k->matmul(y + r0, ys, panel, stride, rows, in->x, in->xs, in->n, cols);
 }
 
-static void matmul_piece(const State *s, float *y, size_t ys, const Tensor *w, const float *x,
-                         size_t xs, int n, int r0, int rows)
+static void matmul_piece(const State *s, float *y, size_t ys, const Tensor *w, const Input *in,
+                         int r0, int rows)
 {
     int done = 0, most = takes_int8(s, w) ? PANEL_MAX : panel_rows((int)w->ne[0]);
-    while (n < FEW && done < n &&
-           matvec_rows(s, y + (size_t)done * ys, w, x + (size_t)done * xs,
-                       s->xq + (size_t)done * s->xq_stride, r0, rows))
+    while (in->n < FEW && done < in->n &&
+           matvec_rows(s, y + (size_t)done * ys, w, in->x + (size_t)done * in->xs,
+                       in->q + (size_t)done * in->qs, r0, rows))
         done++;
-    if (done == n) return;
+    if (done == in->n) return;
     for (int r = r0; r < r0 + rows; r += most) {
         int part = r0 + rows - r < most ? r0 + rows - r : most;
         if (takes_int8(s, w))
-            qmatmul_rows(s, y, ys, w, n, r, part);
+            qmatmul_rows(s, y, ys, w, in, r, part);
         else
-            matmul_rows(s, y, ys, w, x, xs, n, r, part);
+            matmul_rows(s, y, ys, w, in, r, part);
     }
 }
 
@@ -1228,19 +1240,25 @@ static void matmul(const State *s, float *y, size_t ys, const Tensor *w, const f
                    const float *x, size_t xs, int n)
 {
     int all = (int)w->ne[1], step = piece_rows(s, w, n);
+    Input in = {x, xs, s->xq, s->xq_stride, n};
     SHARED(piece, s, (all + step - 1) / step)
     {
         int r0 = piece * step, r1 = all - r0 < step ? all : r0 + step;
-        matmul_piece(s, y, ys, w, x, xs, n, r0, r1 - r0);
+        matmul_piece(s, y, ys, w, &in, r0, r1 - r0);
         for (int i = 0; bias && i < n; i++)
             for (int r = r0; r < r1; r++) y[(size_t)i * ys + (size_t)r] += bias[r];
     }
 }
 
-/* Blocks b0 .. b1-1 of token i's activations to int8, when there are quantized weights to meet. */
+/* Blocks b0 .. b1-1 of a token's activations to int8, when there are quantized weights to meet. */
+static void quantize_row(const State *s, Q8 *q, const float *x, int b0, int b1)
+{
+    if (s->int8) s->k->quantize(q + b0, x + b0 * QB, b1 - b0);
+}
+
 static void quantize_blocks(State *s, const float *x, int i, int b0, int b1)
 {
-    if (s->int8) s->k->quantize(s->xq + (size_t)i * s->xq_stride + b0, x + b0 * QB, b1 - b0);
+    quantize_row(s, s->xq + (size_t)i * s->xq_stride, x, b0, b1);
 }
 
 /* Sum of x[i] y[i], i < n, in canonical lanes. */
@@ -2044,8 +2062,9 @@ static void attention(const State *s, int l, int n)
 
 /* ------------------------------------------------------------ 7 forward */
 
-/* ff_up = act(ff_gate) * ff_up, and in int8; shared out in pieces of FF_PIECE values. */
-static void activate(State *s, int gated, int F, int n)
+/* n rows of ff_up[F] = act(ff_gate) * ff_up, and in int8, rows of q[qs]; shared out in pieces of
+ * FF_PIECE values. */
+static void activate(State *s, int gated, int F, int n, Q8 *q, size_t qs)
 {
     enum { FF_PIECE = 1024 };
     int pieces = (F + FF_PIECE - 1) / FF_PIECE;
@@ -2056,7 +2075,7 @@ static void activate(State *s, int gated, int F, int n)
         size_t at = (size_t)i * (size_t)F;
         s->k->activate(s->m->arch->act, s->ff_up + at + c0, gated ? s->ff_gate + at + c0 : NULL,
                        c1 - c0);
-        quantize_blocks(s, s->ff_up + at, i, c0 / QB, c1 / QB);
+        quantize_row(s, q + (size_t)i * qs, s->ff_up + at, c0 / QB, c1 / QB);
     }
     team_wait(s);
 }
@@ -2170,19 +2189,147 @@ static void join_parallel(State *s, const Layer *ly, int n)
     team_wait(s);
 }
 
-/* The feed-forward network over xb, into xo. */
-static void feed_forward(State *s, const Layer *ly, int n)
+/* The feed-forward network that all tokens take, over xb, into xo. */
+static void dense(State *s, const Layer *ly, int n)
 {
     size_t E = (size_t)s->m->n_embd, F = (size_t)ly->n_ff;
     matmul(s, s->ff_up, F, ly->w_up, ly->b_up, s->xb, E, n);
     if (ly->w_gate) matmul(s, s->ff_gate, F, ly->w_gate, ly->b_gate, s->xb, E, n);
     team_wait(s);
-    activate(s, ly->w_gate != NULL, (int)F, n);
+    activate(s, ly->w_gate != NULL, (int)F, n, s->xq, s->xq_stride);
     matmul(s, s->xo, E, ly->w_down, ly->b_down, s->ff_up, F, n);
     team_wait(s);
 }
 
-#define LAYER_LOOPS 24 /* shared loops of one layer, or more */
+/* The U experts of one token, pick[U] ascending: those of the largest p[X] = softmax(logits), of
+ * equal ones the first; and their weight[U] = scale p / (normed: the sum of the chosen p). Whatever
+ * the logits are, NaN too, they are U different experts. */
+static void choose(const State *s, const Layer *ly, float *p, int *pick, float *weight)
+{
+    int U = ly->n_used, n = 0, r;
+    double sum = 0;
+    s->k->softmax(p, ly->n_expert);
+    for (int x = 0; x < ly->n_expert; x++) { /* picks by falling p */
+        for (r = n; r > 0 && p[x] > p[pick[r - 1]];) r--;
+        if (r == U) continue;
+        if (n < U) n++;
+        memmove(pick + r + 1, pick + r, (size_t)(n - 1 - r) * sizeof *pick);
+        pick[r] = x;
+    }
+    for (int u = 0; u < U; u++) sum += (double)p[pick[u]];
+    for (int u = 1; u < U; u++) {
+        int x = pick[u];
+        for (r = u; r > 0 && pick[r - 1] > x; r--) pick[r] = pick[r - 1];
+        pick[r] = x;
+    }
+    double scale = s->m->expert_scale / (s->m->experts_normed ? sum : 1);
+    for (int u = 0; u < U; u++) weight[u] = (float)((double)p[pick[u]] * scale);
+}
+
+/* Rows of the picks of n tokens: sorted by expert, then by token. */
+static void sort_picks(const State *s, const Layer *ly, int n)
+{
+    int *start = s->expert_start, picks = n * ly->n_used, taken = 0;
+    memset(start, 0, (size_t)(ly->n_expert + 1) * sizeof *start);
+    for (int i = 0; i < picks; i++) start[s->pick[i] + 1]++;
+    for (int x = 0; x < ly->n_expert; x++) start[x + 1] += start[x];
+    for (int i = 0; i < picks; i++) s->pick_row[i] = start[s->pick[i]]++;
+    for (int x = ly->n_expert; x > 0; x--) start[x] = start[x - 1];
+    start[0] = 0;
+    for (int x = 0; x < ly->n_expert; x++)
+        if (start[x + 1] > start[x]) s->expert_taken[taken++] = x;
+    while (taken < ly->n_expert) s->expert_taken[taken++] = -1;
+}
+
+/* Which experts n tokens take; their inputs (xb, and in int8) go side by side. */
+static void route(State *s, const Layer *ly, int n)
+{
+    size_t E = (size_t)s->m->n_embd, X = (size_t)ly->n_expert, U = (size_t)ly->n_used;
+    matmul(s, s->route, X, ly->router, NULL, s->xb, E, n);
+    team_wait(s);
+    SHARED_RUNS(i, s, n)
+    {
+        size_t at = (size_t)i * U;
+        choose(s, ly, s->route + (size_t)i * X, s->pick + at, s->pick_weight + at);
+    }
+    team_wait(s);
+    SHARED(once, s, 1) sort_picks(s, ly, n);
+    team_wait(s);
+    SHARED_RUNS(i, s, n)
+    for (size_t u = 0; u < U; u++) {
+        size_t row = (size_t)s->pick_row[(size_t)i * U + u], from = (size_t)i;
+        memcpy(s->expert_x + row * E, s->xb + from * E, E * sizeof(float));
+        if (s->int8)
+            memcpy(s->expert_q + row * s->expert_stride, s->xq + from * s->xq_stride,
+                   E / QB * sizeof(Q8));
+    }
+    team_wait(s);
+}
+
+/* y[row][r] = sum_c w[x][r][c] in[row][c] for the rows of every expert x: a matrix is read once for
+ * all tokens that take it. n tokens take at most n U experts; fewer leave pieces without work. Does
+ * not wait for the team. */
+static void expert_matmul(const State *s, float *y, const Tensor *w, const Layer *ly,
+                          const Input *in)
+{
+    int most = in->n < ly->n_expert ? in->n : ly->n_expert, all = (int)w->ne[1];
+    int step = piece_rows(s, w, in->n / most), each = (all + step - 1) / step;
+    SHARED(piece, s, most * each)
+    {
+        int x = s->expert_taken[piece / each], r0 = piece % each * step;
+        if (x < 0) continue;
+        size_t at = (size_t)s->expert_start[x];
+        int n = s->expert_start[x + 1] - s->expert_start[x];
+        Input part = {in->x + at * in->xs, in->xs, in->q + at * in->qs, in->qs, n};
+        matmul_piece(s, y + at * (size_t)all, (size_t)all, &w[x], &part, r0,
+                     all - r0 < step ? all - r0 : step);
+    }
+}
+
+/* xo of token i: the outputs of its experts, weighted and added by ascending expert, and then that
+ * of the shared expert (in xo), times sigmoid(shared_gate x). */
+static void add_experts(const State *s, const Layer *ly, int i)
+{
+    size_t E = (size_t)s->m->n_embd, U = (size_t)ly->n_used, at = (size_t)i * U;
+    float *xo = s->xo + (size_t)i * E, *sum = s->expert_x + (size_t)s->pick_row[at] * E;
+    for (size_t c = 0; c < E; c++) sum[c] *= s->pick_weight[at];
+    for (size_t u = 1; u < U; u++) {
+        const float *y = s->expert_x + (size_t)s->pick_row[at + u] * E;
+        for (size_t c = 0; c < E; c++) sum[c] += s->pick_weight[at + u] * y[c];
+    }
+    if (!ly->shared_gate) {
+        memcpy(xo, sum, E * sizeof *xo);
+        return;
+    }
+    float z = dot(s, s->xb + (size_t)i * E, ly->shared_gate, (int)E);
+    float gate = 1 / (1 + exp_f32(-z));
+    for (size_t c = 0; c < E; c++) xo[c] = sum[c] + gate * xo[c];
+}
+
+static void experts(State *s, const Layer *ly, int n)
+{
+    size_t E = (size_t)s->m->n_embd, F = (size_t)ly->n_ff_exp, qs = s->expert_stride;
+    Input in = {s->expert_x, E, s->expert_q, qs, n * ly->n_used};
+    expert_matmul(s, s->ff_up, ly->up_exps, ly, &in);
+    expert_matmul(s, s->ff_gate, ly->gate_exps, ly, &in);
+    team_wait(s);
+    activate(s, 1, (int)F, in.n, s->expert_q, qs);
+    Input hidden = {s->ff_up, F, s->expert_q, qs, in.n};
+    expert_matmul(s, s->expert_x, ly->down_exps, ly, &hidden);
+    team_wait(s);
+    SHARED_RUNS(i, s, n) add_experts(s, ly, i);
+    team_wait(s);
+}
+
+/* The feed-forward network, or the experts in its place, over xb, into xo. */
+static void feed_forward(State *s, const Layer *ly, int n)
+{
+    if (ly->n_expert) route(s, ly, n);
+    if (ly->w_up) dense(s, ly, n);
+    if (ly->n_expert) experts(s, ly, n);
+}
+
+#define LAYER_LOOPS 32 /* shared loops of one layer, or more */
 
 /* One transformer layer over n tokens. On entry x + add is the residual stream (add: the last
  * branch's output, not yet added); on return the stream is x + xo. */
@@ -2232,7 +2379,7 @@ static void show_residual(State *s, int l, int n)
 /* Threads worth waking for n tokens: under some 10^6 multiplications each, waiting costs more. */
 static int team_size(const State *s, int n)
 {
-    double worth = (double)s->m->n_params * n / 1e6;
+    double worth = (double)s->m->n_active * n / 1e6;
     return worth >= s->n_threads ? s->n_threads : worth < 1 ? 1 : (int)worth;
 }
 
@@ -3082,7 +3229,11 @@ enum {
     GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | ALL_BIASES,
 };
 static const Arch archs[] = {
-    {.name = "llama", .layout = ROPE_ADJACENT, .rope_base = 10000, .has = LLAMA_PARTS},
+    {.name = "llama",
+     .layout = ROPE_ADJACENT,
+     .rope_base = 10000,
+     .experts = EXPERTS_NORMED,
+     .has = LLAMA_PARTS},
     {.name = "smollm3",
      .layout = ROPE_ADJACENT,
      .rope_base = 10000,
@@ -3100,6 +3251,23 @@ static const Arch archs[] = {
      .rope_base = 10000,
      .has = LLAMA_PARTS | HAS_QK_NORM,
      .qk_norm = QK_HEAD},
+    {.name = "qwen2moe",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .experts = EXPERTS_PLAIN,
+     .has = LLAMA_PARTS | HAS_SHARED},
+    {.name = "qwen3moe",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .experts = EXPERTS_NORMED,
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD},
+    {.name = "olmoe",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .experts = EXPERTS_PLAIN,
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_ALL},
     {.name = "phi3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS},
     {.name = "olmo",
      .layout = ROPE_ADJACENT,
@@ -3229,23 +3397,53 @@ typedef struct {
     OwnFile own;   /* weights of an encoding */
 } Binder;
 
-/* The tensor of that name, with the full shape checked. 1 found, 0 absent, -1 wrong. */
-static int bind_tensor(Binder *b, const char *name, int64_t ne0, int64_t ne1, int required,
-                       const Tensor **out)
+enum { MAX_FF = 1 << 24, MAX_EXPERTS = 4096 };
+
+static const char *arch_key(const Model *m, const char *name, char buf[128])
+{
+    snprintf(buf, 128, "%s.%s", m->arch->name, name);
+    return buf;
+}
+
+/* An integer hyper-parameter; required unless it has a default (def >= 0). */
+static int hyper_int(const Model *m, const char *name, int lo, int hi, int def, int *out, Err *e)
+{
+    char key[128];
+    int64_t v = def;
+    int found = gguf_int(&m->g, arch_key(m, name, key), lo, hi, &v, e);
+    if (found == 0 && def < 0)
+        return err_set(e, "%s: key '%s' is missing; expected an integer", m->g.path, key);
+    *out = (int)v;
+    return found < 0 ? -1 : 0;
+}
+
+/* The n matrices of that name, with the full shape checked. 1 found, 0 absent, -1 wrong. */
+static int bind_stack(Binder *b, const char *name, const int64_t ne[3], int required,
+                      const Tensor **out)
 {
     const Gguf *g = &b->m->g;
     const Tensor *t = gguf_tensor(g, name);
+    char third[32] = "";
     if (!t && !required) return 0;
     if (!t) return err_set(b->e, "%s: tensor '%s' is missing", g->path, name);
-    if (t->ne[0] != ne0 || t->ne[1] != ne1 || t->ne[2] != 1 || t->ne[3] != 1)
+    if (ne[2] > 1) snprintf(third, sizeof third, ", %lld", (long long)ne[2]);
+    if (t->ne[0] != ne[0] || t->ne[1] != ne[1] || t->ne[2] != ne[2] || t->ne[3] != 1)
         return err_set(b->e,
-                       "%s: tensor '%s': expected shape [%lld, %lld], found [%lld, %lld, %lld, "
+                       "%s: tensor '%s': expected shape [%lld, %lld%s], found [%lld, %lld, %lld, "
                        "%lld]",
-                       g->path, name, (long long)ne0, (long long)ne1, (long long)t->ne[0],
-                       (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3]);
+                       g->path, name, (long long)ne[0], (long long)ne[1], third,
+                       (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2],
+                       (long long)t->ne[3]);
     b->used[t - g->tensors] = 1;
     *out = t;
     return 1;
+}
+
+/* The same of one matrix. */
+static int bind_tensor(Binder *b, const char *name, int64_t ne0, int64_t ne1, int required,
+                       const Tensor **out)
+{
+    return bind_stack(b, name, (int64_t[]){ne0, ne1, 1}, required, out);
 }
 
 /* rows x cols values as float32: in place, or (F16, BF16, quantized) widened into memory of the
@@ -3295,16 +3493,30 @@ static int64_t dim_of(const Model *m, const Layer *ly, int dim)
     }
 }
 
-/* Rows r0 .. r0 + rows - 1 of a tensor, as one of their own. */
+/* n tensors that the model owns, for parts of others. */
+static Tensor *new_views(Model *m, int n)
+{
+    m->views = xrealloc(m->views, (size_t)m->n_views + 1, sizeof *m->views);
+    return m->views[m->n_views++] = xcalloc((size_t)n, sizeof **m->views);
+}
+
+/* Rows r0 .. r0 + rows - 1 of a tensor (of all its matrices one after the other) as one matrix. */
+static Tensor part_of(const Tensor *t, int64_t r0, int64_t rows)
+{
+    Tensor v = *t;
+    v.n_dims = 2;
+    v.ne[1] = rows;
+    v.ne[2] = 1;
+    v.data = t->data + (size_t)r0 * t->row_bytes;
+    v.bytes = (size_t)rows * t->row_bytes;
+    return v;
+}
+
 static const Tensor *view_rows(Model *m, const Tensor *t, int64_t r0, int64_t rows)
 {
-    Tensor *v = xcalloc(1, sizeof *v);
-    *v = *t;
-    v->ne[1] = rows;
-    v->data = t->data + (size_t)r0 * t->row_bytes;
-    v->bytes = (size_t)rows * t->row_bytes;
-    m->views = xrealloc(m->views, (size_t)m->n_views + 1, sizeof *m->views);
-    return m->views[m->n_views++] = v;
+    Tensor *v = new_views(m, 1);
+    *v = part_of(t, r0, rows);
+    return v;
 }
 
 /* Queries, keys and values in one matrix (attn_qkv), gate and up in one (ffn_up of 2 F rows, the
@@ -3334,7 +3546,7 @@ static int bind_fused(Binder *b, int l)
     }
     snprintf(name, sizeof name, "blk.%d.ffn_up.weight", l);
     t = gguf_tensor(&m->g, name);
-    if (!(m->arch->has & HAS_GATE) || !t || t->ne[1] != 2 * F) return 0;
+    if (ly->n_expert || !(m->arch->has & HAS_GATE) || !t || t->ne[1] != 2 * F) return 0;
     if (bind_tensor(b, name, m->n_embd, 2 * F, 1, &t) < 0) return -1;
     ly->w_gate = view_rows(m, t, 0, F);
     ly->w_up = view_rows(m, t, F, F);
@@ -3383,12 +3595,110 @@ static int bind_qk_norm(Binder *b, int l)
                : 0;
 }
 
+/* One matrix of every expert, (*out)[X] of [rows, cols]: slices of one tensor, or as old files have
+ * it a tensor each. */
+static int bind_expert_matrix(Binder *b, int l, const char *what, const int64_t ne[3],
+                              const Tensor **out)
+{
+    Model *m = b->m;
+    const Layer *ly = &m->layer[l];
+    float share = (float)ly->n_used / (float)ly->n_expert;
+    const Tensor *t = NULL;
+    char whole[64], name[64];
+    snprintf(whole, sizeof whole, "blk.%d.ffn_%s_exps.weight", l, what);
+    snprintf(name, sizeof name, "blk.%d.ffn_%s.0.weight", l, what);
+    int found = bind_stack(b, whole, ne, !gguf_tensor(&m->g, name), &t);
+    if (found < 0) return -1;
+    Tensor *v = new_views(m, ly->n_expert);
+    for (int x = 0; x < ly->n_expert; x++) {
+        snprintf(name, sizeof name, "blk.%d.ffn_%s.%d.weight", l, what, x);
+        if (!found && bind_tensor(b, name, ne[0], ne[1], 1, &t) < 0) return -1;
+        v[x] = part_of(t, found ? x * ne[1] : 0, ne[1]);
+        m->read_share[t - m->g.tensors] = share;
+    }
+    *out = v;
+    return 0;
+}
+
+/* The width that the file says, or else that its first matrix of that name has. */
+static int64_t width_of(const Model *m, int l, const char *what, int said)
+{
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.%s.weight", l, what);
+    const Tensor *t = gguf_tensor(&m->g, name);
+    return said || !t ? said : t->ne[1] < MAX_FF ? t->ne[1] : MAX_FF;
+}
+
+/* The expert that every token takes, in the place of the dense network, and its gate. */
+static int bind_shared(Binder *b, int l)
+{
+    Model *m = b->m;
+    Layer *ly = &m->layer[l];
+    int said = 0;
+    ly->n_ff = 0;
+    if (!(m->arch->has & HAS_SHARED)) return 0;
+    if (hyper_int(m, "expert_shared_feed_forward_length", 0, MAX_FF, 0, &said, b->e)) return -1;
+    ly->n_ff = (int)width_of(m, l, "ffn_up_shexp", said);
+    const struct {
+        const char *what;
+        const Tensor **to;
+        int64_t cols, rows;
+    } part[] = {{"gate", &ly->w_gate, m->n_embd, ly->n_ff},
+                {"up", &ly->w_up, m->n_embd, ly->n_ff},
+                {"down", &ly->w_down, ly->n_ff, m->n_embd}};
+    char name[64];
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "blk.%d.ffn_%s_shexp.weight", l, part[i].what);
+        if (bind_tensor(b, name, part[i].cols, part[i].rows, 1, part[i].to) < 0) return -1;
+    }
+    snprintf(name, sizeof name, "blk.%d.ffn_gate_inp_shexp.weight", l);
+    return bind_vector(b, name, m->n_embd, 1, &ly->shared_gate) < 0 ? -1 : 0;
+}
+
+/* The experts of a layer that has some: a layer without a router is dense. The router is float,
+ * whatever the file has it in, so that no expert is chosen by a rounding of its input. */
+static int bind_experts(Binder *b, int l)
+{
+    Model *m = b->m;
+    Layer *ly = &m->layer[l];
+    const float *router = NULL;
+    char name[64];
+    int64_t E = m->n_embd, X = m->n_expert;
+    snprintf(name, sizeof name, "blk.%d.ffn_gate_inp.weight", l);
+    if (!gguf_tensor(&m->g, name)) return 0;
+    if (!X)
+        return err_set(b->e, "%s: key '%s.expert_count': expected 1 or more, as there is '%s'",
+                       m->g.path, m->arch->name, name);
+    if (bind_floats(b, name, E, X, 1, &router) < 0) return -1;
+    ly->n_expert = m->n_expert;
+    int64_t F = width_of(m, l, "ffn_up_exps", ly->n_ff_exp);
+    ly->n_ff_exp = (int)(F ? F : width_of(m, l, "ffn_up.0", 0));
+    Tensor *r = new_views(m, 1);
+    *r = (Tensor){.type = T_F32,
+                  .n_dims = 2,
+                  .ne = {E, X, 1, 1},
+                  .row_bytes = (size_t)E * sizeof *router,
+                  .bytes = (size_t)(E * X) * sizeof *router,
+                  .data = (const uint8_t *)router};
+    ly->router = r;
+    const int64_t in[] = {E, ly->n_ff_exp, X}, out[] = {ly->n_ff_exp, E, X};
+    return bind_expert_matrix(b, l, "up", in, &ly->up_exps) ||
+           bind_expert_matrix(b, l, "gate", in, &ly->gate_exps) ||
+           bind_expert_matrix(b, l, "down", out, &ly->down_exps) || bind_shared(b, l);
+}
+
+/* Is this tensor one of the dense network, which experts have taken the place of? */
+static int is_dense(const char *name)
+{
+    return strncmp(name, "ffn_", 4) == 0 && strncmp(name, "ffn_norm", 8) != 0;
+}
+
 /* Only what forward reads is bound: see refuse_unknown. */
 static int bind_layer(Binder *b, int l)
 {
     Layer *ly = &b->m->layer[l];
     unsigned has = b->m->has;
-    if (bind_fused(b, l)) return -1;
+    if (bind_experts(b, l) || bind_fused(b, l)) return -1;
     for (size_t i = 0; i < N_LAYER_BINDS; i++) {
         const Bind *row = &layer_binds[i];
         char name[64];
@@ -3396,7 +3706,7 @@ static int bind_layer(Binder *b, int l)
         int64_t ne0 = dim_of(b->m, ly, row->row), ne1 = dim_of(b->m, ly, row->rows);
         const void *bound;
         memcpy(&bound, field, sizeof bound);
-        if (bound) continue; /* a part of another one */
+        if (bound || (ly->n_expert && is_dense(row->name))) continue; /* a part of another one */
         if (((has | ANY_BIAS) & row->of) != row->of) continue;
         int needed = (has & row->of) == row->of;
         snprintf(name, sizeof name, "blk.%d.%s", l, row->name);
@@ -3443,7 +3753,14 @@ static int bind_tensors(Binder *b)
           (normed && bind_vector(b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0) ||
           (biased && bind_vector(b, "output_norm.bias", m->n_embd, 1, &m->output_norm_bias) < 0);
     for (int l = 0; !bad && l < m->n_layers; l++) bad = bind_layer(b, l);
-    return bad || refuse_unknown(b) ? -1 : 0;
+    if (bad || refuse_unknown(b)) return -1;
+    for (int l = 0; l < m->n_layers; l++) {
+        const Layer *ly = &m->layer[l];
+        m->max_ff = max_of(m->max_ff, ly->n_ff);
+        m->max_used = max_of(m->max_used, ly->n_expert ? ly->n_used : 0);
+        m->max_ff_exp = max_of(m->max_ff_exp, ly->n_expert ? ly->n_ff_exp : 0);
+    }
+    return 0;
 }
 
 /* Does any layer have a tensor of this name? */
@@ -3507,24 +3824,6 @@ int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, i
     return 1;
 }
 
-static const char *arch_key(const Model *m, const char *name, char buf[128])
-{
-    snprintf(buf, 128, "%s.%s", m->arch->name, name);
-    return buf;
-}
-
-/* An integer hyper-parameter; required unless it has a default (def >= 0). */
-static int hyper_int(const Model *m, const char *name, int lo, int hi, int def, int *out, Err *e)
-{
-    char key[128];
-    int64_t v = def;
-    int found = gguf_int(&m->g, arch_key(m, name, key), lo, hi, &v, e);
-    if (found == 0 && def < 0)
-        return err_set(e, "%s: key '%s' is missing; expected an integer", m->g.path, key);
-    *out = (int)v;
-    return found < 0 ? -1 : 0;
-}
-
 static int hyper_layers(const Model *m, const char *name, int hi, const int *def, int *out, Err *e)
 {
     char key[128];
@@ -3557,7 +3856,7 @@ static int read_layers(Model *m, Err *e)
     int *n = xcalloc(4 * L, sizeof *n), *local = n + 3 * L, window = 0;
     int bad = hyper_layers(m, "attention.head_count", 1 << 16, NULL, n, e) ||
               hyper_layers(m, "attention.head_count_kv", 1 << 16, n, n + L, e) ||
-              hyper_layers(m, "feed_forward_length", 1 << 24, NULL, n + 2 * L, e) ||
+              hyper_layers(m, "feed_forward_length", MAX_FF, NULL, n + 2 * L, e) ||
               hyper_int(m, "attention.sliding_window", 0, INT_MAX, m->arch->window, &window, e) ||
               read_local(m, local, e);
     m->layer = xcalloc(L, sizeof *m->layer);
@@ -3573,7 +3872,6 @@ static int read_layers(Model *m, Err *e)
                           "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
                           "heads of layer %zu, found %d",
                           m->g.path, m->arch->name, n[l], l, n[L + l]);
-        m->max_ff = max_of(m->max_ff, n[2 * L + l]);
     }
     free(n);
     return bad;
@@ -3581,18 +3879,12 @@ static int read_layers(Model *m, Err *e)
 
 static int read_shape(Model *m, Err *e)
 {
-    int experts = 0, value_dim = 0;
+    int value_dim = 0;
     const Tensor *embd = gguf_tensor(&m->g, "token_embd.weight");
     if (hyper_int(m, "block_count", 1, 4096, -1, &m->n_layers, e) ||
         hyper_int(m, "embedding_length", 1, 1 << 20, -1, &m->n_embd, e) ||
-        hyper_int(m, "context_length", 1, INT_MAX, -1, &m->n_ctx_train, e) ||
-        hyper_int(m, "expert_count", 0, 1 << 16, 0, &experts, e))
+        hyper_int(m, "context_length", 1, INT_MAX, -1, &m->n_ctx_train, e))
         return -1;
-    if (experts)
-        return err_set(e,
-                       "%s: key '%s.expert_count': %d experts; mixtures of experts are not "
-                       "supported",
-                       m->g.path, m->arch->name, experts);
     if (!embd) return err_set(e, "%s: tensor 'token_embd.weight' is missing", m->g.path);
     m->n_vocab = (int)embd->ne[1];
     if (read_layers(m, e)) return -1;
@@ -3961,6 +4253,8 @@ static const struct {
     {"attention.temperature_length", 0},
     {"attention.compress_rope_freq_base", 0},
     {"attention.causal", 1},
+    {"expert_gating_func", 1}, /* softmax */
+    {"expert_group_count", 0},
 };
 
 static int refuse_keys(const Model *m, Err *e)
@@ -3989,6 +4283,33 @@ static int hyper_float(const Model *m, const char *name, double lo, double hi, d
 {
     char key[128];
     return gguf_float(&m->g, arch_key(m, name, key), lo, hi, out, e) < 0 ? -1 : 0;
+}
+
+/* How many experts there are and a token uses, and how their outputs are weighted. */
+static int read_experts(Model *m, Err *e)
+{
+    char key[128], norm_key[128];
+    size_t L = (size_t)m->n_layers;
+    arch_key(m, "expert_weights_norm", norm_key);
+    m->experts_normed = m->arch->experts == EXPERTS_NORMED;
+    m->expert_scale = 1;
+    if (hyper_int(m, "expert_count", 0, MAX_EXPERTS, 0, &m->n_expert, e)) return -1;
+    if (!m->n_expert) return 0;
+    if (m->arch->experts == EXPERTS_NONE)
+        return err_set(e, "%s: key '%s': %d experts; this architecture is known without any",
+                       m->g.path, arch_key(m, "expert_count", key), m->n_expert);
+    int *n = xcalloc(3 * L, sizeof *n);
+    int bad = hyper_layers(m, "expert_used_count", m->n_expert, NULL, n, e) ||
+              hyper_layers(m, "expert_feed_forward_length", MAX_FF, n + 2 * L, n + L, e) ||
+              gguf_bool(&m->g, norm_key, &m->experts_normed, e) < 0 ||
+              hyper_float(m, "expert_weights_scale", -1e30, 1e30, &m->expert_scale, e);
+    for (size_t l = 0; l < L; l++) {
+        m->layer[l].n_used = n[l];
+        m->layer[l].n_ff_exp = n[L + l];
+    }
+    free(n);
+    if (!(m->expert_scale < 0 || m->expert_scale > 0)) m->expert_scale = 1; /* 0: not said */
+    return bad ? -1 : 0;
 }
 
 /* The epsilon of the architecture's norm. */
@@ -4127,16 +4448,21 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
         return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
                        m->g.path);
     m->has = parts_of(m);
-    if (refuse_keys(m, e) || read_shape(m, e) || read_scales(m, e) || read_residual(m, e))
+    if (refuse_keys(m, e) || read_shape(m, e) || read_experts(m, e) || read_scales(m, e) ||
+        read_residual(m, e))
         return -1;
-    for (size_t i = 0; i < m->g.n_tensors; i++) {
-        const Tensor *t = &m->g.tensors[i];
-        m->n_params += (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
-    }
+    m->read_share = xcalloc(m->g.n_tensors, sizeof *m->read_share);
+    for (size_t i = 0; i < m->g.n_tensors; i++) m->read_share[i] = 1;
     Binder b = {.m = m, .e = e, .used = xcalloc(m->g.n_tensors, 1)};
     int bad = read_rope(&b, opt) || bind_tensors(&b);
     override_window(m, opt);
     free(b.used);
+    for (size_t i = 0; i < m->g.n_tensors; i++) {
+        const Tensor *t = &m->g.tensors[i];
+        uint64_t n = (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
+        m->n_params += n;
+        m->n_active += (uint64_t)((double)n * (double)m->read_share[i] + 0.5);
+    }
     return bad ? -1 : 0;
 }
 
@@ -4163,6 +4489,7 @@ void model_close(Model *m)
     for (int i = 0; i < m->n_owned; i++) free(m->owned[i]);
     for (int i = 0; i < m->n_views; i++) free(m->views[i]);
     free(m->views);
+    free(m->read_share);
     free(m->owned);
     free(m->config_rope);
     free(m->rope);
@@ -4315,6 +4642,9 @@ static int state_sizes(State *s, const StateOptions *opt, Err *e)
     s->int8 = !opt->exact && has_quantized(m);
     s->kv_type = opt->kv_type;
     s->k = kernels_pick(opt->isa, e);
+    if ((double)s->n_batch * fmax(1, m->max_used) * (fmax(1, m->max_ff_exp) / 1024 + 1) > INT_MAX)
+        return err_usage(e, "-b %d: expected a smaller batch for a model that uses %d experts",
+                         s->n_batch, m->max_used);
     for (int r = 0; r < m->n_ropes; r++) s->max_pairs = max_of(s->max_pairs, m->rope[r].n_pairs);
     return s->k ? 0 : -1;
 }
@@ -4395,22 +4725,38 @@ static int state_allocate(State *s, const Buffer *b, int n, Err *e)
     return 0;
 }
 
+/* Floats of a thread's scratch: unpacked rows of the widest input, or scores and keys. */
+static double scratch_size(const State *s, double widest)
+{
+    double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD));
+    double q32 = floor(widest / QB) * sizeof(Q32) / 4;
+    double attention = 2 * SCORE_ROWS * (double)s->n_ctx + SUM_SEG * (double)s->m->head_dim;
+    return ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
+}
+
+/* Strides of the buffers, and the loops of one forward pass. */
+static void state_strides(State *s, double widest, double scratch)
+{
+    const Model *m = s->m;
+    s->xq_stride = (size_t)(widest / QB);
+    s->expert_stride = (size_t)(fmax(m->n_embd, m->max_ff_exp) / QB);
+    s->scratch_floats = (size_t)scratch;
+    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 8;
+}
+
 int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
 {
     static const StateOptions defaults = {0};
     *s = (State){.m = m};
     if (state_sizes(s, opt ? opt : &defaults, e)) return -1;
-    double N = s->n_batch, E = m->n_embd, F = m->max_ff, T = s->n_ctx;
+    double N = s->n_batch, E = m->n_embd, T = s->n_ctx, NU = N * m->max_used;
+    double F = fmax(m->max_ff, m->max_ff_exp), hidden = fmax(N * m->max_ff, NU * m->max_ff_exp);
     double Q = (double)m->max_heads * m->head_dim, KV = (double)m->max_kv_heads * m->head_dim;
     double angles = N * m->n_tables * s->max_pairs, cache = m->n_layers * KV * T;
     double kv_bytes = s->kv_type == T_F16 ? 2 : 4;
     double widest = fmax(fmax(E, F), Q), blocks = floor(widest / QB);
-    double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD)), q32 = blocks * sizeof(Q32) / 4;
-    double attention = 2 * SCORE_ROWS * T + SUM_SEG * (double)m->head_dim;
-    double scratch = ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
-    s->xq_stride = (size_t)blocks;
-    s->scratch_floats = (size_t)scratch;
-    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 8;
+    double scratch = scratch_size(s, widest);
+    state_strides(s, widest, scratch);
     RopeSizes z;
     if (rope_sizes(s, &z, e)) return -1;
     s->n_memory = (size_t)z.memory;
@@ -4422,9 +4768,17 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->att_out, N * Q, 4},
         {&s->kx, N * KV, 4},
         {&s->v, N * KV, 4},
-        {&s->ff_up, N * F, 4},
-        {&s->ff_gate, N * F, 4},
+        {&s->ff_up, hidden, 4},
+        {&s->ff_gate, hidden, 4},
         {&s->xq, N * blocks, sizeof(Q8)},
+        {&s->route, N * m->n_expert, 4},
+        {&s->pick, NU, 4},
+        {&s->pick_weight, NU, 4},
+        {&s->pick_row, NU, 4},
+        {&s->expert_start, m->n_expert + 1, 4},
+        {&s->expert_taken, m->n_expert, 4},
+        {&s->expert_x, NU * E, 4},
+        {&s->expert_q, NU * (double)s->expert_stride, sizeof(Q8)},
         {&s->cos, angles, 4},
         {&s->sin, angles, 4},
         {&s->now, m->n_ropes, sizeof(RopeNow)},
@@ -5714,7 +6068,7 @@ static double token_cost(const Model *m, double pos)
 {
     double values = 0;
     for (int l = 0; l < m->n_layers; l++) values += (double)m->layer[l].n_heads * m->head_dim;
-    return 1 + pos * 4 * values / (2 * (double)m->n_params);
+    return 1 + pos * 4 * values / (2 * (double)m->n_active);
 }
 
 /* n tokens from position pos on have been run. */
@@ -5926,14 +6280,15 @@ static double median(double *x, int n)
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-/* Bytes of weights one decoded token reads: every matrix; of an untied embedding only a row. */
+/* Bytes of weights one decoded token reads: every matrix; of an untied embedding only a row, of
+ * experts those that it uses. */
 static double bytes_per_token(const Model *m)
 {
     double sum = 0;
     for (size_t i = 0; i < m->g.n_tensors; i++) {
         const Tensor *t = &m->g.tensors[i];
-        sum +=
-            t == m->tok_embd && m->output != m->tok_embd ? (double)t->row_bytes : (double)t->bytes;
+        int row = t == m->tok_embd && m->output != m->tok_embd;
+        sum += row ? (double)t->row_bytes : (double)t->bytes * (double)m->read_share[i];
     }
     return sum;
 }
@@ -6003,7 +6358,8 @@ static double operations_per_token(const State *s, int int8)
     for (size_t i = 0; i < s->m->g.n_tensors; i++) {
         const Tensor *t = &s->m->g.tensors[i];
         if (t->n_dims < 2 || t == s->m->tok_embd || t == s->m->output) continue;
-        if (!int8 || takes_int8(s, t)) sum += 2.0 * (double)t->ne[0] * (double)t->ne[1];
+        double values = (double)(t->ne[0] * t->ne[1] * t->ne[2]) * (double)s->m->read_share[i];
+        if (!int8 || takes_int8(s, t)) sum += 2 * values;
     }
     return sum;
 }
@@ -8941,6 +9297,20 @@ static const char *angles_of(const Rope *r)
     return words[r->uneven];
 }
 
+/* Layers may differ; what the first one with experts has. */
+static void info_experts(FILE *f, const Model *m)
+{
+    const Layer *ly = NULL;
+    int n = 0;
+    for (int l = m->n_layers - 1; l >= 0; l--)
+        if (m->layer[l].n_expert) ly = &m->layer[l], n++;
+    if (!ly) return;
+    fprintf(f, "  experts       %d of width %d in %d layers, %d used by a token", ly->n_expert,
+            ly->n_ff_exp, n, ly->n_used);
+    if (ly->w_up) fprintf(f, " and a shared one of width %d", ly->n_ff);
+    fprintf(f, ": %.1fM parameters active\n", (double)m->n_active / 1e6);
+}
+
 static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
 {
     const Layer *l0 = &m->layer[0];
@@ -8950,8 +9320,11 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
     fprintf(f, "%s: GGUF %u, %.1f MB\n", m->g.path, m->g.version, (double)m->g.size / 1e6);
     fprintf(f, "  architecture  %s, %.1fM parameters, %s output matrix\n", m->arch->name,
             (double)m->n_params / 1e6, m->output == m->tok_embd ? "tied" : "untied");
-    fprintf(f, "  shape         %d layers, embedding %d, %d heads (%d kv) of %d, feed-forward %d\n",
-            m->n_layers, m->n_embd, l0->n_heads, l0->n_kv_heads, m->head_dim, l0->n_ff);
+    fprintf(f, "  shape         %d layers, embedding %d, %d heads (%d kv) of %d", m->n_layers,
+            m->n_embd, l0->n_heads, l0->n_kv_heads, m->head_dim);
+    if (l0->n_ff && !l0->n_expert) fprintf(f, ", feed-forward %d", l0->n_ff);
+    fputc('\n', f);
+    info_experts(f, m);
     fprintf(f, "  vocabulary    %d tokens, %s%s%s, BOS %d%s, EOS %d\n", m->n_vocab, tok_model(t),
             *tok_pre(t) ? " / " : "", tok_pre(t), tok_bos(t), tok_add_bos(t) ? " (added)" : "",
             tok_eos(t));
@@ -8981,15 +9354,20 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
             m->output == m->tok_embd ? "true" : "false");
     fprintf(f, ",\"layers\":%d,\"n_embd\":%d,\"head_dim\":%d,\"n_vocab\":%d,\"n_ctx\":%d",
             m->n_layers, m->n_embd, m->head_dim, m->n_vocab, m->n_ctx_train);
-    for (int k = 0; k < 4; k++) {
-        fprintf(f, ",\"%s\":[", (const char *[]){"heads", "kv_heads", "n_ff", "windows"}[k]);
+    static const char *const column[] = {"heads",   "kv_heads",     "n_ff",       "windows",
+                                         "experts", "experts_used", "n_ff_expert"};
+    for (int k = 0; k < (m->n_expert ? 7 : 4); k++) {
+        fprintf(f, ",\"%s\":[", column[k]);
         for (int l = 0; l < m->n_layers; l++) {
-            const Layer *ly = &m->layer[l];
+            const Layer *y = &m->layer[l];
+            int used = y->n_expert ? y->n_used : 0, width = y->n_expert ? y->n_ff_exp : 0;
             fprintf(f, "%s%d", l ? "," : "",
-                    (int[]){ly->n_heads, ly->n_kv_heads, ly->n_ff, ly->window}[k]);
+                    (int[]){y->n_heads, y->n_kv_heads, y->n_ff, y->window, y->n_expert, used,
+                            width}[k]);
         }
         fputc(']', f);
     }
+    if (m->n_expert) fprintf(f, ",\"active_parameters\":%llu", (unsigned long long)m->n_active);
     fprintf(
         f,
         ",\"rope\":{\"kind\":\"%s\",\"base\":%.17g,\"factor\":%.17g,\"n_rot\":%d,\"n_ctx_orig\":%d,"

@@ -32,6 +32,7 @@ LETTERS = [*map(chr, range(0x21, 0x7F)), "\u0120", "\u010a"]
 # These put pairs in all three ranges of llama3, and in the middle of YaRN's ramp.
 LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
               high_freq_factor=4.0, original_max_position_embeddings=32)
+EXPERTS = dict(intermediate_size=16, num_experts=6, num_experts_per_tok=3)
 YARN = dict(rope_type="yarn", rope_theta=1000000.0, factor=4.0,
             original_max_position_embeddings=256)
 
@@ -102,6 +103,17 @@ MODELS = {
         sliding_window=WINDOW, num_hidden_layers=4, intermediate_size=16, tie_word_embeddings=True,
         max_position_embeddings=1024, rope_parameters=dict(
             full_attention=YARN, sliding_attention=plain(1000000.0)))),
+    "olmoe": ("Olmoe", dict(num_key_value_heads=2, **EXPERTS)),
+    "qwen2moe": ("Qwen2Moe", dict(moe_intermediate_size=12, shared_expert_intermediate_size=20,
+                                  **EXPERTS)),
+    "qwen3moe": ("Qwen3Moe", dict(head_dim=8, num_attention_heads=4, norm_topk_prob=True,
+                                  moe_intermediate_size=12, **EXPERTS)),
+    "qwen3moe-dense": ("Qwen3Moe", dict(
+        EXPERTS, head_dim=8, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=12,
+        num_hidden_layers=4, decoder_sparse_step=2, mlp_only_layers=[1], use_sliding_window=True,
+        sliding_window=WINDOW)),
+    "mixtral": ("Mixtral", dict(EXPERTS, num_experts=None, num_local_experts=5,
+                                num_experts_per_tok=2, rope_parameters=plain(1000000.0))),
 }
 
 

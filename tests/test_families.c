@@ -133,6 +133,11 @@ int main(int argc, char **argv)
         "starcoder2",
         "gptj",
         "olmo3",
+        "olmoe",
+        "qwen2moe",
+        "qwen3moe",
+        "qwen3moe-dense",
+        "mixtral",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char name[128];

@@ -58,6 +58,8 @@ class Form(NamedTuple):
     act: str = "silu"               # silu, gelu, tanh
     mlp: Tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     #                                 two names: joined gate and up if act is silu, else no gate
+    router: str = ""                # of a mixture of experts
+    experts: Tuple[str, ...] = ()   # matrices of expert {}
     biases: str = ""                # q: of q, k, v; o: output; m: feed-forward; h: head
     embed: str = "model.embed_tokens"
     layer: str = "model.layers.{}."
@@ -92,6 +94,8 @@ NEOX = Form("GPTNeoXForCausalLM", "gpt_neox", {
     mlp=("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), biases="qom", embed="gpt_neox.embed_in",
     layer="gpt_neox.layers.{}.", attn="attention.", out="dense",
     last="gpt_neox.final_layer_norm", head="embed_out", **LAYER)
+MIXTURE = dict(router="mlp.gate", experts=(
+    "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"))
 OLMO2 = Form("Olmo2ForCausalLM", "olmo2", {"rope_theta": 500000.0}, qk_norm="all",
              norms=("", "post_attention_layernorm", "", "post_feedforward_layernorm"))
 STABLE = Form("StableLmForCausalLM", "stablelm", {"partial_rotary_factor": 0.5}, **LAYER)
@@ -181,6 +185,24 @@ ARCHS = {
         "sliding_window": WINDOW, "hidden_act": "gelu_pytorch_tanh", "rope_theta": 100000.0,
         "use_bias": True}, act="tanh", norm="layer", eps="norm_epsilon",
         mlp=("mlp.c_fc", "mlp.c_proj"), biases="qom", local=always),
+    "olmoe": Form("OlmoeForCausalLM", "olmoe", {
+        "intermediate_size": 24, "num_experts": 6, "num_experts_per_tok": 3}, qk_norm="all",
+        **MIXTURE),
+    "qwen2moe": Form("Qwen2MoeForCausalLM", "qwen2_moe", {
+        "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40}, biases="q", **MIXTURE),
+    "qwen3moe": Form("Qwen3MoeForCausalLM", "qwen3_moe", {
+        "head_dim": 16, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24,
+        "norm_topk_prob": True}, qk_norm="head", **MIXTURE),
+    "qwen3moe-dense": Form("Qwen3MoeForCausalLM", "qwen3_moe", {
+        "head_dim": 16, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [1],
+        "use_sliding_window": True, "sliding_window": WINDOW}, qk_norm="head", local=always,
+        **MIXTURE),
+    "mixtral": Form("MixtralForCausalLM", "mixtral", {
+        "num_local_experts": 4, "num_experts_per_tok": 2, "rope_theta": 1000000.0},
+        router="block_sparse_moe.gate", experts=tuple(
+            "block_sparse_moe.experts.{}." + name for name in ("w1", "w3", "w2"))),
 }
 
 
@@ -433,10 +455,9 @@ class Forward:
         together = [[u for part in parts for u in part] for parts in zip(*heads)]
         return self.linear(at + self.f.out, self.d, together, "o")
 
-    def feed_forward(self, l: int, x: Vectors) -> Vectors:
+    def network(self, names: List[str], n: int, x: Vectors) -> Vectors:
         """down(act(gate x) * up x), or down(act(up x)) where there is no gate."""
-        act, n = ACTS[self.f.act], self.d_ff
-        names = [self.f.layer.format(l) + name for name in self.f.mlp]
+        act = ACTS[self.f.act]
         if len(names) == 3:
             gate, up = (self.linear(name, n, x, "m") for name in names[:2])
         elif self.f.act == "silu":
@@ -447,6 +468,39 @@ class Forward:
             up = [[1.0] * n for _ in x]
         inner = [[act(a) * b for a, b in zip(*rows)] for rows in zip(gate, up)]
         return self.linear(names[-1], self.d, inner, "m")
+
+    def mixture(self, at: str, x: Vectors) -> Vectors:
+        """Sum of p_e expert_e(x) over the experts of the largest p = softmax(router x), p divided
+        by its sum over these if norm_topk_prob (Mixtral: always); and of the shared expert, times
+        sigmoid(gate x)."""
+        c = self.c
+        count = c.get("num_experts") or c["num_local_experts"]
+        n, normed = c.get("moe_intermediate_size", self.d_ff), c.get("norm_topk_prob", False)
+        scores = self.linear(at + self.f.router, count, x, "-")
+        outs = [self.network([at + name.format(e) for name in self.f.experts], n, x)
+                for e in range(count)]
+        result = []
+        for i, row in enumerate(scores):
+            p = [math.exp(z - max(row)) for z in row]
+            top = sorted(range(count), key=lambda e: -p[e])[:c["num_experts_per_tok"]]
+            of = top if normed or "num_local_experts" in c else range(count)
+            total = math.fsum(p[e] for e in of)
+            result.append([math.fsum(p[e] / total * outs[e][i][j] for e in top)
+                           for j in range(self.d)])
+        if "shared_expert_intermediate_size" not in c:
+            return result
+        shared = self.network([f"{at}mlp.shared_expert.{name}_proj" for name in
+                               ("gate", "up", "down")], c["shared_expert_intermediate_size"], x)
+        gates = self.linear(at + "mlp.shared_expert_gate", 1, x, "-")
+        return [[u + v / (1 + math.exp(-g[0])) for u, v in zip(*rows)]
+                for *rows, g in zip(result, shared, gates)]
+
+    def feed_forward(self, l: int, x: Vectors) -> Vectors:
+        at, c = self.f.layer.format(l), self.c
+        if self.f.experts and l not in c.get("mlp_only_layers", []) and \
+                (l + 1) % c.get("decoder_sparse_step", 1) == 0:
+            return self.mixture(at, x)
+        return self.network([at + name for name in self.f.mlp], self.d_ff, x)
 
     def block(self, l: int, x: Vectors) -> Vectors:
         """y = x + attention, then y + feed-forward of y (of x if parallel)."""
