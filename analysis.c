@@ -184,7 +184,6 @@ typedef struct {
     int n, n_rotated; /* pairs; those that turn */
     int uneven;       /* Rope.uneven */
     int own;          /* number of the axis of key head 0; 0: all have this one */
-    int layout;       /* ROPE_... */
     double n_ctx;     /* P */
     int *a, *b;
     double *theta, *x; /* radians per position, and over P */
@@ -459,7 +458,7 @@ static void add_before(const Analysis *an, Tally *y, const Axis *ax, const Batch
     const Kernels *k = an->kernels;
     int D = an->m->head_dim, P = ax->n, skipped = b->pos < an->o.n_skip;
     OpenSums *o = &y->open;
-    RadiusSums radii = {skipped ? o->r_skip : o->r, y->most_r, P, ax->layout};
+    RadiusSums radii = {skipped ? o->r_skip : o->r, y->most_r, P};
     ValueSums values = {skipped ? NULL : o->value, skipped ? NULL : o->size, NULL, y->most};
     memset(y->most_r, 0, (size_t)P * sizeof *y->most_r);
     memset(y->most, 0, (size_t)D * sizeof *y->most);
@@ -920,7 +919,7 @@ static void axis_init(Axis *ax, const Rope *r, int kh, const Model *m, double n_
 {
     size_t n = (size_t)r->n_pairs;
     int blank = r->uneven == ROPE_READ || (r->uneven && kh < 0);
-    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .uneven = r->uneven};
+    *ax = (Axis){.n = r->n_pairs, .uneven = r->uneven};
     ax->n_ctx = blank ? NONE : trained_context(r, m, n_ctx); /* NONE: no pair can be placed */
     ax->a = xcalloc(n + 1, sizeof *ax->a);
     ax->b = xcalloc(n + 1, sizeof *ax->b);
@@ -3613,7 +3612,7 @@ static void json_tokens(FILE *f, const Provenance *p)
     fputc(']', f);
 }
 
-/* The theta table of one encoding. Hugging Face files hold pair j in channels j and j + P. */
+/* The theta table of one encoding, and the channels of Hugging Face's checkpoints. */
 static void json_rope(FILE *f, const Rope *r, const Axis *ax)
 {
     double *wave = xcalloc(2 * (size_t)ax->n + 1, sizeof *wave), *cycles = wave + ax->n;
@@ -3635,7 +3634,8 @@ static void json_rope(FILE *f, const Rope *r, const Axis *ax)
     for (int j = 0; j < ax->n; j++)
         fprintf(f, "%s\"%s\"", j ? "," : "", turn_class(ax->theta[j], ax->x[j]));
     fputs("],\"hf_channels\":[", f);
-    for (int j = 0; j < ax->n; j++) fprintf(f, "%s[%d,%d]", j ? "," : "", j, j + ax->n);
+    for (int j = 0; j < ax->n; j++)
+        fprintf(f, "%s[%d,%d]", j ? "," : "", rope_hf_row(r, ax->a[j]), rope_hf_row(r, ax->b[j]));
     fputs("]}", f);
 }
 
@@ -3814,30 +3814,33 @@ static const float *query_bias(const Model *m, const Layer *y, int h)
 
 /* Length and angle of the bias of each pair of one head; an absent bias has no length. */
 static void json_bias_side(FILE *f, const char *r_key, const char *dir_key, const float *bias,
-                           const Axis *ax)
+                           const Rope *of)
 {
-    double *r = xcalloc(2 * (size_t)ax->n + 1, sizeof *r), *dir = r + ax->n;
-    for (int j = 0; j < ax->n; j++) {
-        double a = bias ? (double)bias[ax->a[j]] : 0, b = bias ? (double)bias[ax->b[j]] : 0;
+    int n = of->n_pairs;
+    double *r = xcalloc(2 * (size_t)n + 1, sizeof *r), *dir = r + n;
+    for (int j = 0; j < n; j++) {
+        double a = bias ? (double)bias[rope_row(of, 2 * j)] : 0;
+        double b = bias ? (double)bias[rope_row(of, 2 * j + 1)] : 0;
         r[j] = sqrt(a * a + b * b);
         dir[j] = r[j] > 0 ? atan2(b, a) : NONE;
     }
-    json_column(f, r_key, r, sizeof *r, ax->n);
-    json_column(f, dir_key, dir, sizeof *dir, ax->n);
+    json_column(f, r_key, r, sizeof *r, n);
+    json_column(f, dir_key, dir, sizeof *dir, n);
     free(r);
 }
 
 static void json_bias(FILE *f, const Model *m, const Head *h)
 {
     const Layer *y = &m->layer[h->l];
+    const Rope *r = &m->rope[y->rope];
     size_t D = (size_t)m->head_dim;
     if ((!y->bq && !y->bk) || is_mixed(m, y)) {
         fputs(",\"bias\":null", f);
         return;
     }
     fprintf(f, ",\"bias\":{\"n_pairs\":%d", h->axis->n);
-    json_bias_side(f, "r_q", "dir_q", query_bias(m, y, h->h), h->axis);
-    json_bias_side(f, "r_k", "dir_k", y->bk ? y->bk + (size_t)h->kh * D : NULL, h->axis);
+    json_bias_side(f, "r_q", "dir_q", query_bias(m, y, h->h), r);
+    json_bias_side(f, "r_k", "dir_k", y->bk ? y->bk + (size_t)h->kh * D : NULL, r);
     fputc('}', f);
 }
 
@@ -4796,9 +4799,7 @@ static int has_bias(const Model *m, const Layer *y, int which)
 static BiasPair bias_pair(const Model *m, int l, int h, int j, const float *bias)
 {
     const Rope *r = &m->rope[m->layer[l].rope];
-    int a, b;
-    rope_pair(r, j, &a, &b);
-    double za = (double)bias[a], zb = (double)bias[b];
+    double za = (double)bias[rope_row(r, 2 * j)], zb = (double)bias[rope_row(r, 2 * j + 1)];
     return (BiasPair){l, h, j, sqrt(za * za + zb * zb), atan2(zb, za), NONE};
 }
 
@@ -5778,11 +5779,11 @@ static void print_explain_header(const Term *t, const Explain *x, const Provenan
             plural((uint64_t)m->n_layers), m->head_dim);
     fprintf(f, "rope    %s  (%s)\n        %s\n", rope, r->kind->source, r->kind->summary);
     if (x->P && r->layout == ROPE_HALF)
-        fprintf(f, "        %d pairs: pair p is values p and p + %d of a head (half-split)\n", x->P,
-                x->P);
+        fprintf(f, "        %d pairs: pair p is rows p and p + %d of a head in the file\n", x->P,
+                rope_row(r, 1));
     else
         fprintf(f, "        %d pairs%s\n", x->P,
-                x->P ? ": pair p is values 2p and 2p + 1 of a head (adjacent)" : "");
+                x->P ? ": pair p is rows 2p and 2p + 1 of a head in the file" : "");
     if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
     if (p->rope_override)
         fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
@@ -9387,15 +9388,18 @@ typedef struct {
     float *q, *k; /* [H][T][D], [K][T][D], rotated */
 } Feed;
 
-/* One head of one layer and window, as floats [T][D]. */
+/* One head of one layer and window, as floats [T][D], pairs adjacent. */
 static void gather(const Feed *f, const Array *a, const Grid *g, int h, float *out)
 {
     size_t T = (size_t)g->len[AXIS_T], D = (size_t)g->len[AXIS_D];
     size_t at = (size_t)f->l * g->step[AXIS_L] + (size_t)f->window * g->step[AXIS_B] +
                 (size_t)h * g->step[AXIS_H];
+    size_t *row = xcalloc(D, sizeof *row);
+    for (size_t c = 0; c < D; c++) row[c] = (size_t)rope_row(f->x->m->rope, (int)c);
     for (size_t t = 0; t < T; t++)
         for (size_t c = 0; c < D; c++)
-            *out++ = (float)array_at(a, at + t * g->step[AXIS_T] + c * g->step[AXIS_D]);
+            *out++ = (float)array_at(a, at + t * g->step[AXIS_T] + row[c] * g->step[AXIS_D]);
+    free(row);
 }
 
 /* x[D] at position pos as it was before rotation: z e^(-i pos theta) / amplitude, in double. */
@@ -9551,7 +9555,7 @@ typedef struct {
     float *x[N_CAPS];    /* [room][chosen heads][D] */
     int *filled[N_CAPS]; /* [chosen heads] tokens written */
     float *pattern;      /* [chosen heads][room][room], or NULL */
-    int *channel;        /* [D] the file's channel of each channel written */
+    int *channel;        /* [D] the place in a head of each channel written */
 } CaptureLayer;
 
 struct Capture {
@@ -9608,12 +9612,11 @@ static void capture_attn(void *ctx, const AttnRow *row)
     capture_put(c, row->l, CAP_Z, row->h, row->pos, 1, row->out, 0);
 }
 
-/* Channel d of half-split order: pair j is (j, j + P), then the channels that do not turn. */
-static int *half_split(const Rope *r, int D)
+/* Where forward has channel d of a head in a checkpoint of Hugging Face. */
+static int *hf_order(const Rope *r, int D)
 {
     int *from = xcalloc((size_t)D, sizeof *from);
-    for (int d = 0; d < D; d++) from[d] = d;
-    for (int j = 0; j < r->n_pairs; j++) rope_pair(r, j, &from[j], &from[j + r->n_pairs]);
+    for (int c = 0; c < D; c++) from[rope_hf_row(r, c)] = c;
     return from;
 }
 
@@ -9632,7 +9635,7 @@ static int capture_layer(Capture *c, int l, const CaptureOptions *o, Err *e)
         for (int h = kh * group; h < (kh + 1) * group; h++) used |= y->head[h] >= 0;
         y->kv[kh] = used ? y->n_kv++ : -1;
     }
-    y->channel = half_split(&c->m->rope[ly->rope], c->m->head_dim);
+    y->channel = hf_order(&c->m->rope[ly->rope], c->m->head_dim);
     for (int i = 0; i < N_CAPS; i++) {
         size_t heads = (size_t)(is_key(i) ? y->n_kv : y->n_heads);
         y->x[i] = xcalloc(room * heads, D * sizeof *y->x[i]);
@@ -9743,9 +9746,15 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
                            FILE *f)
 {
     const Rope *r = &c->m->rope[0];
-    char tokens[16], rope[256];
+    char tokens[16], rope[256], channels[128];
     Bytes changed = interventions(p);
     snprintf(tokens, sizeof tokens, "%d", T);
+    if (rope_hf_row(r, 1) == 1)
+        snprintf(channels, sizeof channels, "as in Hugging Face files: rotary pair j is (2j, 2j + 1)");
+    else
+        snprintf(channels, sizeof channels,
+                 "half-split, as in Hugging Face files: rotary pair j is (j, j + %d)",
+                 rope_hf_row(r, 1));
     snprintf(rope, sizeof rope,
              "%s, base %.9g, factor %.9g, amplitude %.9g, %d of %d channels rotated, trained "
              "context %d; pairs in the model file: %s",
@@ -9754,7 +9763,7 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
     const Metadata meta[] = {
         {"activations", p->exact ? "float" : "int8"},
         {"bos_policy", or_dash(p->bos_policy)},
-        {"channels", "half-split, as in Hugging Face files: rotary pair j of P is (j, j + P)"},
+        {"channels", channels},
         {"heads", c->o.heads ? c->o.heads : "all"},
         {"intervention", changed.s},
         {"kv_heads", "those that serve the chosen heads, not repeated: [pos, kv_head, d_head]"},
@@ -10127,7 +10136,8 @@ static void part_rope(FILE *f, const Rope *r)
 {
     fprintf(f, "{\"kind\":\"%s\",\"layout\":\"%s\"", r->kind->name,
             r->layout == ROPE_HALF ? "half" : "adjacent");
-    PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"base", r->p.base}, {"factor", r->p.factor},
+    PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"n_split", r->p.n_split}, {"base", r->p.base},
+                 {"factor", r->p.factor},
                  {"n_ctx_orig", r->p.n_ctx_orig}, {"amplitude", r->amplitude},
                  {"sets", r->sets ? r->sets : 1}, {"uneven", r->uneven});
     fputs(",\"theta\":[", f);
@@ -10206,7 +10216,7 @@ static char *header_text(const Analysis *a, const Provenance *p, size_t *n)
     char *s = NULL, *config = config_text(a, p);
     FILE *f = open_memstream(&s, n);
     MUST(f);
-    fprintf(f, "{\"schema\":\"ropescope.partial/1\",\n\"run\":{\"n_threads\":%d", p->n_threads);
+    fprintf(f, "{\"schema\":\"ropescope.partial/2\",\n\"run\":{\"n_threads\":%d", p->n_threads);
     json_text(f, "isa", p->isa);
     json_text(f, "model", p->model_path);
     json_text(f, "text", p->text_path);
@@ -10352,8 +10362,8 @@ static int read_covered(PartFile *f, Str header, Err *e)
 
 static int read_header(PartFile *f, Str h, Err *e)
 {
-    if (!str_is(json_member(h, "schema"), "\"ropescope.partial/1\""))
-        return err_set(e, "%s: schema: expected ropescope.partial/1", f->path);
+    if (!str_is(json_member(h, "schema"), "\"ropescope.partial/2\""))
+        return err_set(e, "%s: schema: expected ropescope.partial/2", f->path);
     f->config = json_member(h, "config");
     f->run = json_member(h, "run");
     if (PART_FIELDS(f->path, f->config, e, {"n_ctx", 2, 1e9, .whole = &f->n_ctx},
@@ -10497,6 +10507,7 @@ static int read_rope(const char *path, Str o, int D, Rope *r, Err *e)
     *r = (Rope){.p.head_dim = D};
     if (read_kind(path, o, r, e) ||
         PART_FIELDS(path, o, e, {"n_pairs", 0, D / 2, .whole = &r->n_pairs},
+                    {"n_split", -1, D, .whole = &r->p.n_split},
                     {"base", -1e300, 1e300, .real = &r->p.base},
                     {"factor", -1e300, 1e300, .real = &r->p.factor},
                     {"n_ctx_orig", 0, 2147483647, .whole = &r->p.n_ctx_orig},
