@@ -654,6 +654,7 @@ typedef struct {
 /* What an analysis needs to know of a model when there is no file of weights. */
 typedef struct {
     const char *arch; /* a name, copied */
+    int norm;         /* NORM_... */
     int n_layers, head_dim, n_ctx_train;
     const Layer *layer; /* [L] n_heads, n_kv_heads, window and rope are used */
     Rope *rope;         /* [n_ropes] allocated; the model takes it over */

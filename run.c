@@ -3784,7 +3784,10 @@ Model *model_skeleton(const ModelShape *s)
     NamedModel *n = xcalloc(1, sizeof *n);
     Model *m = &n->m;
     snprintf(n->name, sizeof n->name, "%s", s->arch);
-    n->arch = (Arch){.name = n->name, .layout = s->rope->layout, .rope_base = s->rope->p.base};
+    n->arch = (Arch){.name = n->name,
+                     .layout = s->rope->layout,
+                     .rope_base = s->rope->p.base,
+                     .norm = s->norm};
     *m = (Model){.arch = &n->arch,
                  .n_layers = s->n_layers,
                  .head_dim = s->head_dim,

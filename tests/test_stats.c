@@ -339,7 +339,7 @@ static double row_mean(const World *w, int l, int h, const char *what)
             if (!strcmp(what, "duplicate")) v = on_copies(w, n, l, h, pos, 0);
             if (!strcmp(what, "induction")) v = on_copies(w, n, l, h, pos, 1);
             if (!strcmp(what, "entropy") && n_t < 2) continue;
-            if (!strcmp(what, "first4") && pos < 4) continue;
+            if (!strcmp(what, "first4") && (pos < 4 || t0 > 0)) continue; /* they see all four */
             if (!strncmp(what, "thirds", 6) && n_t < 3) continue;
             sum += v, rows++;
         }
