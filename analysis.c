@@ -920,10 +920,11 @@ const Probe *analysis_probe(const Analysis *a)
 }
 
 /* P: what the caller says, or the original context of the encoding, or the trained context; NONE:
- * nobody knows. */
+ * nobody knows. Where a window hides what is farther, its length: no query and key meet beyond. */
 static double trained_context(const Rope *r, const Model *m, double said)
 {
     double n_ctx = said > 0 ? said : r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
+    if (r->p.window > 0 && n_ctx > r->p.window) n_ctx = r->p.window;
     return n_ctx > 0 ? n_ctx : NONE;
 }
 
@@ -1272,8 +1273,7 @@ static Cap cap_of(const Model *m, int l, int h, int is_key)
 {
     const Layer *y = &m->layer[l];
     int heads = is_key ? y->n_kv_heads : y->n_heads, D = m->head_dim;
-    if (is_mixed(m, y) || (y->n_q_heads && y->n_q_heads != y->n_heads))
-        return (Cap){.w = NULL};
+    if (is_mixed(m, y) || (y->n_q_heads && y->n_q_heads != y->n_heads)) return (Cap){.w = NULL};
     Cap c = {.w = is_key ? y->k_norm : y->q_norm, .n = D, .clamp = m->clamp};
     if (!c.w) return c;
     if (y->qk_norm != QK_HEAD) c.w += (size_t)h * (size_t)D;
@@ -1748,8 +1748,8 @@ static void count_caps(Reading *r, const Head *h)
     for (int j = 0; j < h->axis->n; j++)
         for (int is_q = 0; is_q < 2; is_q++) {
             const Side *s = is_q ? &h->pair[j].q : &h->pair[j].k;
-            if (!(s->cap > 0) || s->max / s->cap <= r->capped) continue;
-            r->capped = s->max / s->cap;
+            if (!(s->cap >= 0) || !(s->max > 0) || s->max / s->cap <= r->capped) continue;
+            r->capped = s->max / s->cap; /* a pair of cap 0 is off: infinite if it is not */
             r->capped_l = h->l, r->capped_h = h->h;
         }
 }
@@ -2130,16 +2130,31 @@ static void say_candidates(const Reading *r, Bytes *out)
             o->strong_r, o->strong_ratio);
 }
 
+/* "the context of 2048 tokens", where that is P in all layers. */
+static void name_context(const Reading *r, char *buf, size_t size)
+{
+    double P = r->head[r->best < 0 ? 0 : r->best].axis->n_ctx;
+    int same = 1;
+    for (int i = 0; i < r->n_heads; i++)
+        same &= !(r->head[i].axis->n_ctx < P) && !(r->head[i].axis->n_ctx > P);
+    if (same)
+        snprintf(buf, size, "the context of %.0f tokens", P);
+    else
+        snprintf(buf, size, "the P tokens that its layer is for");
+}
+
 static void say_frequencies(const Reading *r, Bytes *out)
 {
+    char context[64];
     Rate f1 = r->top_rate[BOUND_F1], f2 = r->top_rate[BOUND_F2];
     const Head *b = &r->head[r->best < 0 ? 0 : r->best];
     int of_one = b->axis->n_rotated < 2; /* the only pair stands out from nothing */
+    name_context(r, context, sizeof context);
     say(out,
-        "In %d of %d head%s (%.1f%%) the strongest pair makes at most one turn over the context "
-        "of %.0f tokens (x <= 2 pi), and in %d (%.1f%%) at most half a turn; if every pair were "
+        "In %d of %d head%s (%.1f%%) the strongest pair makes at most one turn over %s (x <= 2 pi), "
+        "and in %d (%.1f%%) at most half a turn; if every pair were "
         "equally likely to be the strongest, it would be %.0f%% and %.0f%%.",
-        f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), b->axis->n_ctx, f2.hits, percent(f2),
+        f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), context, f2.hits, percent(f2),
         percent_of(f1.chance / f1.of, 1), percent_of(f2.chance / f2.of, 1));
     if (r->a->m->n_ropes == 1 && !of_one && !b->axis->uneven)
         say(out, "The strongest pair is most often pair %d: in %d of %d head%s.", r->common,
@@ -2147,8 +2162,9 @@ static void say_frequencies(const Reading *r, Bytes *out)
     if (r->best >= 0 && !of_one)
         say(out,
             "The pair that stands out most is pair %d of layer %d, head %d: its r_q r_k is %.1f "
-            "times that of the median pair of its head, and it makes %.3g turns over the context.",
-            b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / TAU);
+            "times that of the median pair of its head, and it makes %.3g turns over %s.",
+            b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / TAU,
+            strstr(context, "its layer") ? context : "the context");
     say_candidates(r, out);
 }
 
@@ -2609,11 +2625,11 @@ static void say_attention(const Reading *r, Bytes *out)
     }
     list_runs(on, m->n_layers, layers, sizeof layers);
     free(on);
-    if (sliding && sliding < r->whole_t)
+    if (sliding)
         say(out,
-            "Layers %s look back through a window of %d tokens: there alpha_k is a mean over the "
-            "queries that see key k, and parts of logits are those of queries that see key 0. x = "
-            "theta P is over the trained context in these layers, too; a window sees less of a turn.",
+            "Layers %s look back through a window of %d tokens: P of x = theta P is no more than that "
+            "there, alpha_k is a mean over the queries that see key k, and parts of logits are those "
+            "of queries that see key 0.",
             layers, sliding);
     if (m->attn_cap > 0)
         say(out,
@@ -2832,7 +2848,8 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     fputs("        P = ", f);
     print_cell(f, 0, 0, ax->n_ctx);
     fprintf(f, " tokens (%s)\n",
-            a->o.n_ctx > 0 ? "as asked for"
+            r->p.window > 0 && !(ax->n_ctx < r->p.window) ? "the window of these layers"
+            : a->o.n_ctx > 0                              ? "as asked for"
             : r->p.n_ctx_orig > 0 && r->p.n_ctx_orig != a->m->n_ctx_train
                 ? "original context of the encoding"
                 : "trained context of the file");
@@ -3764,7 +3781,7 @@ static void json_rope(FILE *f, const Rope *r, const Axis *ax)
     json_text(f, "kind", r->kind ? r->kind->name : NULL);
     JSON_FIELDS(f, {"n_pairs", ax->n}, {"base", r->p.base}, {"factor", r->p.factor},
                 {"with_divisors", r->p.divisors != NULL}, {"n_ctx_orig", r->p.n_ctx_orig},
-                {"amplitude", r->amplitude}, {"n_ctx", ax->n_ctx});
+                {"window", r->p.window}, {"amplitude", r->amplitude}, {"n_ctx", ax->n_ctx});
     json_column(f, "theta", ax->theta, sizeof(double), ax->n);
     json_column(f, "wavelength", wave, sizeof(double), ax->n);
     json_column(f, "x", ax->x, sizeof(double), ax->n);
@@ -5024,11 +5041,12 @@ static void print_bias_note(const Term *t, const Model *m)
     for (int l = 0; l < m->n_layers; l++) {
         const Layer *y = &m->layer[l];
         if ((!y->bq && !y->bk) || !settled_by(m, y)) continue;
-        print_note(t,
-                   "These are the biases as they are added. Before it turns the sum of product and "
-                   "bias goes through the layer's %s, so that what is left of a bias depends on the "
-                   "token.",
-                   settled_by(m, y));
+        print_note(
+            t,
+            "These are the biases as they are added. Before it turns the sum of product and "
+            "bias goes through the layer's %s, so that what is left of a bias depends on the "
+            "token.",
+            settled_by(m, y));
         return;
     }
 }
@@ -5098,19 +5116,21 @@ static double logit_cap(const Model *m, int l)
 {
     const Rope *r = &m->rope[m->layer[l].rope];
     double lo, hi, q = layer_cap(m, l, 0, &lo, &hi), k = layer_cap(m, l, 1, &lo, &hi);
-    return keeps_radii(r->kind) ? (double)m->score_scale * r->amplitude * r->amplitude * q * k : NONE;
+    return keeps_radii(r->kind) ? (double)m->score_scale * r->amplitude * r->amplitude * q * k
+                                : NONE;
 }
 
 static void print_caps(const Term *t, const Model *m)
 {
     FILE *f = t->f;
     if (!has_caps(m)) return;
-    fprintf(f,
-            "\n%sLargest radii there can be%s, from the weights of the norms of queries and keys or "
-            "their clamp (all pairs: --json)\n"
-            "%s  layer  by             query pairs          |q|      key pairs            |k|   "
-            "|logit|%s\n",
-            t->bold, t->off, t->dim, t->off);
+    fprintf(
+        f,
+        "\n%sLargest radii there can be%s, from the weights of the norms of queries and keys or "
+        "their clamp (all pairs: --json)\n"
+        "%s  layer  by             query pairs          |q|      key pairs            |k|   "
+        "|logit|%s\n",
+        t->bold, t->off, t->dim, t->off);
     for (int l = 0; l < m->n_layers; l++) {
         const char *by = settled_by(m, &m->layer[l]);
         fprintf(f, "  %5d  %-11s", l, by ? by : "-");
@@ -8311,6 +8331,7 @@ void sweep_observe(SweepCell *c, const Analysis *a)
     v[SWEEP_ALPHA] = r.alpha, v[SWEEP_UNIFORM] = r.uniform, v[SWEEP_QUERIES] = r.whole_t;
     v[SWEEP_SINK] = r.sink, v[SWEEP_SINK_T] = r.t, v[SWEEP_SAMPLES] = (double)r.n_samples;
     v[SWEEP_P] = a->axis[0].n_ctx;
+    for (int i = 1; i < a->n_axes; i++) v[SWEEP_P] = fmax(v[SWEEP_P], a->axis[i].n_ctx);
     v[SWEEP_STRONG] = r.n_strong, v[SWEEP_CANDIDATES] = r.n_candidates;
     v[SWEEP_CANDIDATE_HEADS] = r.n_candidate_heads;
     v[SWEEP_PAIRS] = v[SWEEP_PARTIAL] = v[SWEEP_HALF] = 0;
@@ -10028,7 +10049,8 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
     Bytes changed = interventions(p);
     snprintf(tokens, sizeof tokens, "%d", T);
     if (rope_hf_row(r, 1) == 1)
-        snprintf(channels, sizeof channels, "as in Hugging Face files: rotary pair j is (2j, 2j + 1)");
+        snprintf(channels, sizeof channels,
+                 "as in Hugging Face files: rotary pair j is (2j, 2j + 1)");
     else
         snprintf(channels, sizeof channels,
                  "half-split, as in Hugging Face files: rotary pair j is (j, j + %d)",
@@ -10425,10 +10447,10 @@ static void part_rope(FILE *f, const Rope *r)
 {
     fprintf(f, "{\"kind\":\"%s\",\"layout\":\"%s\"", r->kind->name,
             r->layout == ROPE_HALF ? "half" : "adjacent");
-    PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"n_split", r->p.n_split}, {"base", r->p.base},
-                 {"factor", r->p.factor},
-                 {"n_ctx_orig", r->p.n_ctx_orig}, {"amplitude", r->amplitude},
-                 {"sets", r->sets ? r->sets : 1}, {"uneven", r->uneven});
+    PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"n_split", r->p.n_split}, {"window", r->p.window},
+                 {"base", r->p.base}, {"factor", r->p.factor}, {"n_ctx_orig", r->p.n_ctx_orig},
+                 {"amplitude", r->amplitude}, {"sets", r->sets ? r->sets : 1},
+                 {"uneven", r->uneven});
     fputs(",\"theta\":[", f);
     for (int j = 0; j < r->n_pairs * (r->sets ? r->sets : 1); j++) {
         if (j) fputc(',', f);
@@ -10802,6 +10824,7 @@ static int read_rope(const char *path, Str o, int D, Rope *r, Err *e)
     if (read_kind(path, o, r, e) ||
         PART_FIELDS(path, o, e, {"n_pairs", 0, D / 2, .whole = &r->n_pairs},
                     {"n_split", -1, D, .whole = &r->p.n_split},
+                    {"window", 0, 2147483647, .whole = &r->p.window},
                     {"base", -1e300, 1e300, .real = &r->p.base},
                     {"factor", -1e300, 1e300, .real = &r->p.factor},
                     {"n_ctx_orig", 0, 2147483647, .whole = &r->p.n_ctx_orig},

@@ -326,6 +326,7 @@ typedef struct {
     /* Values of a head that a half-split file, and a checkpoint of Hugging Face, have in two
      * halves: pair j is (j, j + n_split / 2); 0: n_rot; -1: a checkpoint has adjacent pairs. */
     int n_split;
+    int window; /* keys that a query of these layers sees, itself included; 0: all */
 } RopeParams;
 
 typedef struct Rope Rope;

@@ -3316,6 +3316,7 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
         spec[l].p = rope_params(m->head_dim, m->arch->rope_base);
         spec[l].p.layer = l;
         spec[l].p.n_layers = m->n_layers;
+        spec[l].p.window = m->layer[l].window;
         spec[l].p.n_heads = m->layer[l].n_heads;
         spec[l].p.n_kv_heads = m->layer[l].n_kv_heads;
         spec[l].p.n_embd = m->n_embd;
@@ -3404,7 +3405,8 @@ static int same_rope(const Rope *a, const Rope *b)
                p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
                same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
                same_number(p->base, q->base) && same_number(p->factor, q->factor) &&
-               p->n_ctx_orig == q->n_ctx_orig && split_values(a) == split_values(b);
+               p->n_ctx_orig == q->n_ctx_orig && split_values(a) == split_values(b) &&
+               p->window == q->window;
     for (int i = 0; same && i < ROPE_ARGS; i++) same = same_number(p->arg[i], q->arg[i]);
     return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
@@ -3784,10 +3786,8 @@ Model *model_skeleton(const ModelShape *s)
     NamedModel *n = xcalloc(1, sizeof *n);
     Model *m = &n->m;
     snprintf(n->name, sizeof n->name, "%s", s->arch);
-    n->arch = (Arch){.name = n->name,
-                     .layout = s->rope->layout,
-                     .rope_base = s->rope->p.base,
-                     .norm = s->norm};
+    n->arch = (Arch){
+        .name = n->name, .layout = s->rope->layout, .rope_base = s->rope->p.base, .norm = s->norm};
     *m = (Model){.arch = &n->arch,
                  .n_layers = s->n_layers,
                  .head_dim = s->head_dim,

@@ -47,11 +47,11 @@ static const Family families[] = {
 /* What a probe sees of one window; the analysis sees the same. */
 typedef struct {
     const Model *m;
-    float *q[2], *k[2];     /* [L][heads][T][D] before and after rotation */
-    float *score, *weight;  /* [L][heads][T][T] */
-    int *t0;                /* [L][heads][T] */
-    float *logits;          /* [V] of the last token */
-    char *json, *merged;    /* the reading; the same by way of a partial result */
+    float *q[2], *k[2];    /* [L][heads][T][D] before and after rotation */
+    float *score, *weight; /* [L][heads][T][T] */
+    int *t0;               /* [L][heads][T] */
+    float *logits;         /* [V] of the last token */
+    char *json, *merged;   /* the reading; the same by way of a partial result */
 } Run;
 
 static size_t at_head(const Model *m, int l, int h)
@@ -385,6 +385,9 @@ static void test_family(const Family *f)
         for (int l = 0; l < m.n_layers; l++) {
             const Layer *y = &m.layer[l];
             CHECK_MSG(y->window == f->windows[l] - '0', "%s: window of layer %d", f->name, l);
+            double P = m.rope[y->rope].p.n_ctx_orig; /* no query sees farther than its window */
+            NEAR(get(r.json, "ropes.%d.n_ctx", (int)get(r.json, "layers.%d.rope", l)),
+                 y->window ? fmin(P, y->window) : P, 0);
             for (int h = 0; h < y->n_heads; h++) {
                 for (int pos = 0; pos < T; pos++) check_row(&r, f->name, l, h, pos);
                 check_turned(&r, f->name, l, h, 1);
@@ -512,12 +515,21 @@ static void test_tiny_twins(void)
     static const struct {
         const char *name;
         int n_rot, window, factors, type, exact, D;
-    } cases[] = {{"plain", 0, 0, 0, T_F32, 1, 64},     {"partial", 12, 0, 0, T_F32, 1, 32},
-                 {"window", 0, 9, 1, T_F16, 1, 96},    {"int8", 0, 0, 0, T_Q8_0, 0, 64},
+    } cases[] = {{"plain", 0, 0, 0, T_F32, 1, 64},
+                 {"partial", 12, 0, 0, T_F32, 1, 32},
+                 {"window", 0, 9, 1, T_F16, 1, 96},
+                 {"int8", 0, 0, 0, T_Q8_0, 0, 64},
                  {"partial int8", 34, 7, 0, T_Q4_0, 0, 64}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        TinyModel t = {.n_layers = 2, .n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .n_ff = 64,
-                       .head_dim = cases[i].D, .n_vocab = 300, .biases = 1, .seed = 3 + i};
+        TinyModel t = {.n_layers = 2,
+                       .n_embd = 64,
+                       .n_heads = 4,
+                       .n_kv_heads = 2,
+                       .n_ff = 64,
+                       .head_dim = cases[i].D,
+                       .n_vocab = 300,
+                       .biases = 1,
+                       .seed = 3 + i};
         size_t na, nb;
         t.n_rot = cases[i].n_rot, t.window = cases[i].window, t.factors = cases[i].factors;
         t.type = cases[i].type;
@@ -537,7 +549,8 @@ static void join_rows(uint8_t *rows, size_t bytes, int n_heads, int D)
     for (int h = 0; h < n_heads; h++, rows += (size_t)D * bytes) {
         memcpy(head, rows, (size_t)D * bytes);
         for (int c = 0; c < D; c++)
-            memcpy(rows + (size_t)c * bytes, head + (size_t)(c / 2 + c % 2 * (D / 2)) * bytes, bytes);
+            memcpy(rows + (size_t)c * bytes, head + (size_t)(c / 2 + c % 2 * (D / 2)) * bytes,
+                   bytes);
     }
     free(head);
 }
@@ -614,13 +627,14 @@ static void test_channels(void)
 {
     check_channels("llama", NULL, 3, 3, 11);
     check_channels("qwen2", NULL, 3, 3, 11);
-    check_channels("phi2", NULL, 3, 3, 7);       /* 8 of 16 values turn */
-    check_channels("gptneox", NULL, 1, 1, 3);    /* 4 of 16 */
-    check_channels("phi3", NULL, 5, 5, 11);      /* 12 of 16 */
-    check_channels("gptj", NULL, 3, 6, 7);       /* adjacent there, too */
+    check_channels("phi2", NULL, 3, 3, 7);                /* 8 of 16 values turn */
+    check_channels("gptneox", NULL, 1, 1, 3);             /* 4 of 16 */
+    check_channels("phi3", NULL, 5, 5, 11);               /* 12 of 16 */
+    check_channels("gptj", NULL, 3, 6, 7);                /* adjacent there, too */
     check_channels("llama", "partial:n_rot=8", 3, 3, 11); /* the weights are where they were */
     check_channels("qwen2", "partial:n_rot=8", 3, 3, 11);
-    check_channels("phi2", "plain:n_rot=16", 5, 10, 11); /* two values that the file does not turn */
+    check_channels("phi2", "plain:n_rot=16", 5, 10,
+                   11); /* two values that the file does not turn */
 }
 
 int main(void)
