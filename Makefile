@@ -3,7 +3,8 @@
 #
 #   make            the program                make test   build and pass the tests
 #   make demo       run it on the small model  make bench  measure speed on the small model
-#   make debug      with ASan and UBSan        make fuzz   libFuzzer targets (needs clang)
+#   make debug      with ASan and UBSan        make debug-test   pass the tests with them
+#   make fuzz       libFuzzer targets (needs clang)
 #   make install PREFIX=/usr/local             make clean
 #
 # OMP=0 builds without OpenMP; CC=clang, CFLAGS=... as usual.
@@ -121,6 +122,9 @@ SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sani
 debug:
 	$(MAKE) CFLAGS="$(SANITIZE)" all
 
+debug-test:
+	$(MAKE) CFLAGS="$(SANITIZE)" test
+
 # Logits and statistics against Hugging Face (needs PyPI packages):
 # make compare MODEL=model.gguf TEXT=text.txt
 N      = 64
@@ -152,6 +156,6 @@ install: ropescope
 clean:
 	rm -rf build ropescope demo.html
 
-.PHONY: all test tests debug compare bench demo fuzz install clean ropescope
+.PHONY: all test tests debug debug-test compare bench demo fuzz install clean ropescope
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

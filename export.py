@@ -3,6 +3,7 @@
 
     export.py FOLDER    -o OUT.gguf     config.json, safetensors, tokenizer.json or tokenizer.model
     export.py MODEL.bin -o OUT.gguf     llama2.c version 0, with --tokenizer TOKENIZER.bin
+    export.py --tiny ARCH [OUT.gguf]    a random miniature model, and its logits (tests/tiny.py)
 
 Needs Python 3.8 or later and nothing else. Sources: the families in FAMILIES below (Llama 1/2/3,
 TinyLlama, SmolLM 1/2/3, Mistral, Granite 3, Qwen 2/2.5/3, Phi 1/1.5/2/3/3.5/4-mini, GPT-NeoX,
@@ -51,12 +52,14 @@ tensors, tokenizer); write; command line.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import os
 import re
 import struct
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -1619,12 +1622,60 @@ def export_llama2c(path: Path, a):
     write_model(a.output, a.name or path.stem, config, t, tensors)
 
 
+def load_tiny():
+    """tests/tiny.py beside this program: it makes the checkpoints and computes the logits."""
+    path = Path(__file__).resolve().parent / "tests" / "tiny.py"
+    if not path.exists():
+        refuse(path, "--tiny", "this file of ropescope's sources beside export.py", None)
+    sys.dont_write_bytecode = True      # leaves the folder as it is
+    spec = importlib.util.spec_from_file_location("tiny", path)
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    return tiny
+
+
+def export_tiny(a):
+    """A random checkpoint by the way of every other, and OUT.logits beside OUT.gguf."""
+    tiny = load_tiny()
+    if a.tiny == "help":
+        print(*tiny.ARCHS, sep="\n")
+        return
+    if a.tiny not in tiny.ARCHS:
+        refuse("--tiny", "architecture", " or ".join(tiny.ARCHS), repr(a.tiny))
+    a.output = a.output or a.source or Path(f"tiny-{a.tiny}.gguf")
+    a.name = a.name or f"miniature of seed {a.seed}"     # llama.cpp minds "phi3" in a name
+    check_output(a.output, [])
+    with tempfile.TemporaryDirectory() as folder:
+        rows = tiny.make(a.tiny, a.seed, Path(folder))
+        export_folder(Path(folder), a)
+    logits = a.output.with_suffix(".logits")
+    write_whole(logits, lambda f: f.write(tiny.pack_logits(tiny.IDS, rows)))
+    print(f"{logits}: after", ", ".join(str(n) for n, _ in rows), "tokens")
+
+
+EXAMPLES = """\
+Write a GGUF file from a Hugging Face folder or a llama2.c checkpoint:
+  export.py SmolLM2-135M -o smollm2.gguf          config.json, safetensors, tokenizer
+  export.py stories15M.bin -o stories.gguf --tokenizer tokenizer.bin
+or a random miniature model, with what its logits should be:
+  export.py --tiny gemma2 --seed 7 gemma2.gguf    and gemma2.logits: float32 logits,
+                                                  computed in plain double precision
+  export.py --tiny help                           the architectures, one a line
+"""
+
+
 def arguments():
     p = argparse.ArgumentParser(
-        description="Write a GGUF file from a Hugging Face folder or a llama2.c checkpoint.")
-    p.add_argument("source", type=Path, metavar="SRC",
+        usage="%(prog)s SRC -o OUT.gguf [options]\n"
+              "       %(prog)s --tiny ARCH [--seed N] [OUT.gguf]",
+        description=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", type=Path, nargs="?", metavar="SRC",
                    help="checkpoint folder, or llama2.c .bin file")
-    p.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.gguf")
+    p.add_argument("-o", "--output", type=Path, metavar="OUT.gguf")
+    p.add_argument("--tiny", metavar="ARCH", help="write a random model of this architecture to "
+                   "OUT.gguf (default: tiny-ARCH.gguf), its logits to OUT.logits; help: list them")
+    p.add_argument("--seed", type=int, metavar="N", help="of --tiny: another number, another "
+                   "model; the same, the same bytes (default: 1)")
     p.add_argument("--tokenizer", type=Path, metavar="FILE",
                    help="tokenizer.json, tokenizer.model or llama2.c tokenizer.bin")
     p.add_argument("--pre", metavar="NAME", help="split rule of a byte-level BPE tokenizer, if "
@@ -1632,12 +1683,21 @@ def arguments():
     p.add_argument("--name", help="general.name of the output (default: name of the source)")
     p.add_argument("--ignore", action="append", default=[], metavar="KEY",
                    help="a key of config.json to overlook; may be repeated")
-    return p.parse_args()
+    a = p.parse_args()
+    if a.tiny is None and (a.seed is not None or not a.source or not a.output):
+        p.error("--seed goes with --tiny" if a.seed is not None else "give SRC and -o OUT.gguf")
+    if a.tiny is not None and (a.tokenizer or a.pre or a.ignore or a.source and a.output):
+        p.error("--tiny takes --seed, --name and one OUT.gguf")
+    a.seed = 1 if a.seed is None else a.seed
+    return a
 
 
 def main():
     a = arguments()
     try:
+        if a.tiny is not None:
+            export_tiny(a)
+            return 0
         check_output(a.output, inputs(a))
         if a.source.is_dir():
             export_folder(a.source, a)
@@ -1647,7 +1707,8 @@ def main():
         print(f"export.py: {problem}", file=sys.stderr)
         return 1
     except OSError as problem:
-        print(f"export.py: {problem.filename or a.source}: {problem.strerror}", file=sys.stderr)
+        print(f"export.py: {problem.filename or a.source or a.output}: {problem.strerror}",
+              file=sys.stderr)
         return 1
     except RecursionError:
         print(f"export.py: {a.source}: its JSON is nested too deeply", file=sys.stderr)

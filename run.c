@@ -502,9 +502,29 @@ static void softmax_base(float *x, int n)
     for (int i = 0; i < n; i++) x[i] *= inv;
 }
 
-static void silu_mul_base(float *y, const float *g, int n)
+const float gelu_terms[GELU_TERMS] = {
+    -0x1.651f02p-49f, 0x1.c6a9acp-42f,  -0x1.d4629ap-36f, 0x1.de1842p-31f,
+    -0x1.94d1a0p-27f, -0x1.e8d190p-24f, 0x1.dc084ap-18f,  -0x1.c557eap-14f,
+    -0x1.217d14p-14f, 0x1.29a690p-4f,   0x1.988458p+0f,
+};
+
+/* u(x) of the activation: model.h, ACT_SILU. */
+static float act_exponent(int act, float x)
 {
-    for (int i = 0; i < n; i++) y[i] = g[i] / (1.0f + exp_f32(-g[i])) * y[i];
+    float x2 = x * x, p = gelu_terms[0];
+    if (act == ACT_SILU) return x;
+    if (act == ACT_GELU_TANH) return x * fma1(GELU_TANH_3, x2, GELU_TANH_1);
+    x2 = x2 < GELU_CUT ? x2 : GELU_CUT;
+    for (int i = 1; i < GELU_TERMS; i++) p = fma1(p, x2, gelu_terms[i]);
+    return x * p;
+}
+
+static void activate_base(int act, float *y, const float *g, int n)
+{
+    for (int i = 0; i < n; i++) {
+        float x = g ? g[i] : y[i], a = x / (1.0f + exp_f32(-act_exponent(act, x)));
+        y[i] = g ? a * y[i] : a;
+    }
 }
 
 static volatile float peak_sink; /* what was computed must be wanted */
@@ -585,7 +605,7 @@ const Kernels kernels_base = {.name = "base",
                               .pack_f16 = pack_f16_base,
                               .weighted_sum = weighted_sum_base,
                               .softmax = softmax_base,
-                              .silu_mul = silu_mul_base,
+                              .activate = activate_base,
                               .add_row = add_row_base,
                               .add_moments = add_moments_base,
                               .add_values = add_values_base,
@@ -620,7 +640,7 @@ const Kernels *kernels_at(int i)
     const Kernels *slower = kernels_at(i - 1);
 #define FILL(member) k.member = k.member || !slower ? k.member : slower->member
     FILL(matmul), FILL(qmatmul), FILL(quantize), FILL(weighted_sum), FILL(softmax);
-    FILL(silu_mul), FILL(unpack_f16), FILL(unpack_bf16), FILL(unpack_q32);
+    FILL(activate), FILL(unpack_f16), FILL(unpack_bf16), FILL(unpack_q32);
     FILL(pack_f16), FILL(add_moments), FILL(add_row), FILL(add_values), FILL(add_radii);
     FILL(peak_float), FILL(peak_int8);
     for (int t = 0; t < T_N_TYPES; t++) FILL(unpack[t]), FILL(matvec[t]), FILL(qmatvec[t]);
@@ -1923,29 +1943,6 @@ static void attention(const State *s, int l, int n)
 
 /* ------------------------------------------------------------ 7 forward */
 
-static float gelu(float x)
-{
-    return (float)(0.5 * (double)x * (1 + erf((double)x * M_SQRT1_2)));
-}
-
-/* The approximation by tanh (Hendrycks and Gimpel, arXiv:1606.08415). */
-static float gelu_tanh(float x)
-{
-    double d = (double)x;
-    return (float)(0.5 * d * (1 + tanh(M_2_SQRTPI * M_SQRT1_2 * (d + 0.044715 * d * d * d))));
-}
-
-/* up[c] = act(gate[c]) * up[c], or with gate NULL act(up[c]); c < n. */
-static void activate_values(const State *s, float *up, const float *gate, int n)
-{
-    if (s->m->arch->act == ACT_SILU && gate) {
-        s->k->silu_mul(up, gate, n);
-        return;
-    }
-    float (*act)(float) = s->m->arch->act == ACT_GELU ? gelu : gelu_tanh;
-    for (int c = 0; c < n; c++) up[c] = gate ? act(gate[c]) * up[c] : act(up[c]);
-}
-
 /* ff_up = act(ff_gate) * ff_up, and in int8; shared out in pieces of FF_PIECE values. */
 static void activate(State *s, int gated, int F, int n)
 {
@@ -1956,7 +1953,8 @@ static void activate(State *s, int gated, int F, int n)
         int i = task / pieces, c0 = task % pieces * FF_PIECE;
         int c1 = c0 + FF_PIECE < F ? c0 + FF_PIECE : F;
         size_t at = (size_t)i * (size_t)F;
-        activate_values(s, s->ff_up + at + c0, gated ? s->ff_gate + at + c0 : NULL, c1 - c0);
+        s->k->activate(s->m->arch->act, s->ff_up + at + c0, gated ? s->ff_gate + at + c0 : NULL,
+                       c1 - c0);
         quantize_blocks(s, s->ff_up + at, i, c0 / QB, c1 / QB);
     }
     team_wait(s);

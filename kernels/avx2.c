@@ -964,16 +964,30 @@ static void softmax(float *x, int n)
     for (int i = 0; i < n; i++) x[i] *= inv;
 }
 
-static void silu_mul(float *y, const float *g, int n)
+static inline __m256 act_exponent(int act, __m256 x)
+{
+    __m256 x2 = _mm256_mul_ps(x, x), p = _mm256_set1_ps(gelu_terms[0]);
+    if (act == ACT_SILU) return x;
+    if (act == ACT_GELU_TANH) {
+        p = _mm256_set1_ps(GELU_TANH_3);
+        return _mm256_mul_ps(x, _mm256_fmadd_ps(p, x2, _mm256_set1_ps(GELU_TANH_1)));
+    }
+    x2 = _mm256_min_ps(x2, _mm256_set1_ps(GELU_CUT));
+    for (int i = 1; i < GELU_TERMS; i++)
+        p = _mm256_fmadd_ps(p, x2, _mm256_set1_ps(gelu_terms[i]));
+    return _mm256_mul_ps(x, p);
+}
+
+static void activate(int act, float *y, const float *g, int n)
 {
     int i = 0;
     for (; i + 8 <= n; i += 8) {
-        __m256 v = _mm256_loadu_ps(g + i);
-        __m256 e = exp8(_mm256_xor_ps(v, _mm256_set1_ps(-0.0f)));
-        __m256 s = _mm256_div_ps(v, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
-        _mm256_storeu_ps(y + i, _mm256_mul_ps(s, _mm256_loadu_ps(y + i)));
+        __m256 x = _mm256_loadu_ps(g ? g + i : y + i), one = _mm256_set1_ps(1.0f);
+        __m256 e = exp8(_mm256_xor_ps(act_exponent(act, x), _mm256_set1_ps(-0.0f)));
+        __m256 a = _mm256_div_ps(x, _mm256_add_ps(one, e));
+        _mm256_storeu_ps(y + i, g ? _mm256_mul_ps(a, _mm256_loadu_ps(y + i)) : a);
     }
-    kernels_base.silu_mul(y + i, g + i, n - i);
+    kernels_base.activate(act, y + i, g ? g + i : NULL, n - i);
 }
 
 /* ---------------------------------------------------------------- sums over tokens, for probes */
@@ -1182,7 +1196,7 @@ const Kernels kernels_avx2 = {
     .unpack = {[T_Q4_0] = unpack_q4_0, [T_Q4_1] = unpack_q4_1, [T_Q8_0] = unpack_q8_0},
     .weighted_sum = weighted_sum,
     .softmax = softmax,
-    .silu_mul = silu_mul,
+    .activate = activate,
     .add_moments = add_moments,
     .add_values = add_values,
     .add_radii = add_radii,

@@ -501,14 +501,29 @@ static void softmax(float *x, int n)
     }
 }
 
-static void silu_mul(float *y, const float *g, int n)
+static inline __m512 act_exponent(int act, __m512 x)
+{
+    __m512 x2 = _mm512_mul_ps(x, x), p = _mm512_set1_ps(gelu_terms[0]);
+    if (act == ACT_SILU) return x;
+    if (act == ACT_GELU_TANH) {
+        p = _mm512_set1_ps(GELU_TANH_3);
+        return _mm512_mul_ps(x, _mm512_fmadd_ps(p, x2, _mm512_set1_ps(GELU_TANH_1)));
+    }
+    x2 = _mm512_min_ps(x2, _mm512_set1_ps(GELU_CUT));
+    for (int i = 1; i < GELU_TERMS; i++)
+        p = _mm512_fmadd_ps(p, x2, _mm512_set1_ps(gelu_terms[i]));
+    return _mm512_mul_ps(x, p);
+}
+
+static void activate(int act, float *y, const float *g, int n)
 {
     for (int i = 0; i < n; i += 16) {
         __mmask16 m = n - i >= 16 ? 0xffff : tail_mask((n - i) % 16, 0);
-        __m512 v = _mm512_maskz_loadu_ps(m, g + i);
-        __m512 e = exp16(_mm512_xor_ps(v, _mm512_set1_ps(-0.0f)));
-        __m512 s = _mm512_div_ps(v, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
-        _mm512_mask_storeu_ps(y + i, m, _mm512_mul_ps(s, _mm512_maskz_loadu_ps(m, y + i)));
+        __m512 x = _mm512_maskz_loadu_ps(m, g ? g + i : y + i), one = _mm512_set1_ps(1.0f);
+        __m512 e = exp16(_mm512_xor_ps(act_exponent(act, x), _mm512_set1_ps(-0.0f)));
+        __m512 a = _mm512_div_ps(x, _mm512_add_ps(one, e));
+        if (g) a = _mm512_mul_ps(a, _mm512_maskz_loadu_ps(m, y + i));
+        _mm512_mask_storeu_ps(y + i, m, a);
     }
 }
 
@@ -694,7 +709,7 @@ const Kernels kernels_avx512 = {.name = "avx512",
                                            [T_Q4_1] = matvec_q4_1},
                                 .weighted_sum = weighted_sum,
                                 .softmax = softmax,
-                                .silu_mul = silu_mul,
+                                .activate = activate,
                                 .add_row = add_row,
                                 .add_moments = add_moments,
                                 .add_values = add_values,

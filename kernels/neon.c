@@ -414,15 +414,27 @@ static void softmax(float *x, int n)
     for (int i = 0; i < n; i++) x[i] *= inv;
 }
 
-static void silu_mul(float *y, const float *g, int n)
+FORCE float32x4_t act_exponent(int act, float32x4_t x)
+{
+    float32x4_t x2 = vmulq_f32(x, x), p = vdupq_n_f32(gelu_terms[0]);
+    if (act == ACT_SILU) return x;
+    if (act == ACT_GELU_TANH)
+        return vmulq_f32(x, vfmaq_f32(vdupq_n_f32(GELU_TANH_1), vdupq_n_f32(GELU_TANH_3), x2));
+    x2 = vminnmq_f32(x2, vdupq_n_f32(GELU_CUT)); /* of a NaN and a number, the number */
+    for (int i = 1; i < GELU_TERMS; i++) p = vfmaq_f32(vdupq_n_f32(gelu_terms[i]), p, x2);
+    return vmulq_f32(x, p);
+}
+
+static void activate(int act, float *y, const float *g, int n)
 {
     int i = 0;
     for (; i + 4 <= n; i += 4) {
-        float32x4_t v = vld1q_f32(g + i);
-        float32x4_t s = vdivq_f32(v, vaddq_f32(vdupq_n_f32(1.0f), exp4(vnegq_f32(v))));
-        vst1q_f32(y + i, vmulq_f32(s, vld1q_f32(y + i)));
+        float32x4_t x = vld1q_f32(g ? g + i : y + i);
+        float32x4_t e = exp4(vnegq_f32(act_exponent(act, x)));
+        float32x4_t a = vdivq_f32(x, vaddq_f32(vdupq_n_f32(1.0f), e));
+        vst1q_f32(y + i, g ? vmulq_f32(a, vld1q_f32(y + i)) : a);
     }
-    kernels_base.silu_mul(y + i, g + i, n - i);
+    kernels_base.activate(act, y + i, g ? g + i : NULL, n - i);
 }
 
 static double peak_float(int rounds)
@@ -452,7 +464,7 @@ const Kernels kernels_neon = {
     .unpack = {[T_Q4_0] = unpack_q4_0, [T_Q4_1] = unpack_q4_1, [T_Q8_0] = unpack_q8_0},
     .weighted_sum = weighted_sum,
     .softmax = softmax,
-    .silu_mul = silu_mul,
+    .activate = activate,
     .peak_float = peak_float,
     .peak_int8 = peak_int8};
 #endif

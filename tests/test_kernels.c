@@ -1061,7 +1061,7 @@ static void test_token_sums(const Kernels *k)
         for (int t = 0; t < 9; t += 4) row_case(k, n, t);
 }
 
-/* ---------------------------------------------------------------- exp, softmax, silu */
+/* ---------------------------------------------------------------- exp, softmax, activations */
 
 static float float_of(uint32_t u)
 {
@@ -1165,37 +1165,68 @@ static void test_softmax(const Kernels *k)
     CHECK_MSG(isnan(x[1]), "%s: softmax hides a NaN", k->name);
 }
 
-static void silu_case(const Kernels *k, const float *g, int n)
+static double act_exact(int act, double x)
+{
+    double tanh_of = 2 / sqrt(M_PI) * M_SQRT1_2 * (x + 0.044715 * x * x * x);
+    if (act == ACT_SILU) return x / (1 + exp(-x));
+    return act == ACT_GELU ? x * erfc(-x * M_SQRT1_2) / 2 : x / (1 + exp(-2 * tanh_of));
+}
+
+/* How far act(x) may be from exact.
+ * - Of exp 2.1 units (1.02 ulp), then sum, quotient and product: under 6.
+ * - GELU: the exponent's rounding (3 units of its size, at most 4 where x > 0 counts: exp(-u) is
+ *   small beyond) adds at most 2 there; below 0 the fit's error, 6.3e-8, says it all.
+ * - By tanh: 3 units of an exponent u, times u: the share of the result that it moves; beyond an
+ *   exponent of 88.7, where exp is infinite in float, the result is 0 instead of under 1e-37. */
+static double act_tolerance(int act, double x, double exact)
+{
+    double u = 2 / sqrt(M_PI) * M_SQRT2 * (fabs(x) + 0.044715 * fabs(x * x * x));
+    double units = 6 * U * fabs(exact) + 1e-44;
+    if (act == ACT_SILU) return units;
+    if (act == ACT_GELU) return x < 0 ? 6.3e-8 : units;
+    return units + (x < 0 ? 3 * U * u * fabs(exact) + 1e-37 : 0);
+}
+
+/* y = act(g) * up for the table's instance and in double; without up, act(g) in place. */
+static void act_case(const Kernels *k, int act, const float *g, int n, int gated)
 {
     Room y = room_new((size_t)n), want = room_new((size_t)n);
     for (int i = 0; i < n; i++) {
-        float up = rng_float(&rng), e = exp_f32(-g[i]);
-        y.v[i] = up;
-        want.v[i] = g[i] / (1 + e) * up;
-        double exact = (double)g[i] / (1 + exp(-(double)g[i])) * (double)up;
-        /* exp 2.1 units (1.02 ulp), then sum, quotient and product: under 6; subnormals */
-        if (fabs((double)g[i]) < 80 &&
-            !(fabs((double)want.v[i] - exact) <= 6 * U * fabs(exact) + 1e-44))
-            CHECK_MSG(0, "silu(%g) * %g is %g", (double)g[i], (double)up, (double)want.v[i]);
+        float up = gated ? rng_float(&rng) : 1;
+        y.v[i] = gated ? up : g[i];
+        want.v[i] = y.v[i];
+        kernels_base.activate(act, &want.v[i], gated ? &g[i] : NULL, 1);
+        double x = (double)g[i], exact = act_exact(act, x);
+        double tolerance = act_tolerance(act, x, exact) * fabs((double)up);
+        if (fabs(x) < 80 && !(fabs((double)want.v[i] - exact * (double)up) <= tolerance))
+            CHECK_MSG(0, "activation %d (%g) * %g is %g", act, x, (double)up, (double)want.v[i]);
     }
-    k->silu_mul(y.v, g, n);
-    check_same(&y, &want, k->name, "silu_mul", n, 0);
-    room_check(&y, "silu_mul");
+    k->activate(act, y.v, gated ? g : NULL, n);
+    check_same(&y, &want, k->name, "activate", n, act);
+    room_check(&y, "activate");
     free(want.mem);
 }
 
-static void test_silu(const Kernels *k)
+static void acts_case(const Kernels *k, const float *g, int n)
+{
+    for (int act = ACT_SILU; act <= ACT_GELU; act++)
+        for (int gated = 0; gated <= 1; gated++) act_case(k, act, g, n, gated);
+}
+
+static void test_activations(const Kernels *k)
 {
     static const float ends[] = {0,    -0.0f, 88,    -88,    89,     -89,      103,       -103,
                                  1e9f, -1e9f, 1e38f, -1e38f, 1e-40f, INFINITY, -INFINITY, NAN};
     static float mem[1537], *g = mem + 1;
     for (int i = 0; i < N_SIZES; i++) {
         fill(g, 1536);
-        silu_case(k, g, size_at(i));
+        acts_case(k, g, size_at(i));
     }
-    silu_case(k, ends, 16);
+    acts_case(k, ends, 16);
     for (int i = 0; i < 1536; i++) g[i] = rng_float(&rng) * 110;
-    silu_case(k, g, 1536);
+    acts_case(k, g, 1536);
+    for (int i = 0; i < 1536; i++) g[i] = rng_float(&rng) * 8;
+    acts_case(k, g, 1536);
 }
 
 /* ---------------------------------------------------------------- all of it */
@@ -1222,7 +1253,7 @@ static void test_instance(const Kernels *k)
     test_weighted_sum(k);
     test_token_sums(k);
     test_softmax(k);
-    test_silu(k);
+    test_activations(k);
 }
 
 static void test_pick(void)
