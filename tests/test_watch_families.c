@@ -426,9 +426,9 @@ static double longest(double wa, double wb, double n, int centred)
 }
 
 /* Caps of the file's own weights, read with their names. */
-static void check_caps(const char *family, const char *tensor, int centred, int n_normed)
+static void check_caps(const char *family, int centred, int together)
 {
-    char path[128], name[64];
+    char path[128];
     Err e;
     Model m;
     ModelOptions mo = {.rope = NULL};
@@ -441,11 +441,11 @@ static void check_caps(const char *family, const char *tensor, int centred, int 
     FILE *f = open_memstream(&json, &size);
     bounds_json(&m, &bo, &p, f);
     fclose(f);
-    snprintf(name, sizeof name, "blk.1.%s.weight", tensor);
-    const Tensor *t = gguf_tensor(&m.g, name);
+    const Tensor *t = gguf_tensor(&m.g, "blk.1.attn_q_norm.weight");
     if (CHECK(t && t->type == T_F32)) {
         const float *w = (const float *)(const void *)t->data;
         int D = m.head_dim, P = m.rope[0].n_pairs, n = m.rope[0].p.n_rot;
+        int n_normed = together ? D * m.layer[1].n_heads : D;
         for (int h = 0; h < m.layer[1].n_heads; h++)
             for (int j = 0; j < P; j++) {
                 const float *of = w + (t->ne[0] * t->ne[1] > D ? h * D : 0);
@@ -460,10 +460,10 @@ static void check_caps(const char *family, const char *tensor, int centred, int 
 
 static void test_caps(void)
 {
-    check_caps("qwen3", "attn_q_norm", 0, 16);
-    check_caps("gemma3", "attn_q_norm", 0, 16);
-    check_caps("olmo2", "attn_q_norm", 0, 32); /* both heads together */
-    check_caps("stablelm-parallel", "attn_q_norm", 1, 16);
+    check_caps("qwen3", 0, 0);
+    check_caps("gemma3", 0, 0);
+    check_caps("olmo2", 0, 1);
+    check_caps("stablelm-parallel", 1, 0);
     for (int i = 0; i < 2; i++) { /* the formula of two values alone, and of no weight */
         CHECK(fabs(longest(2, 2, 16, i) - 8) < 1e-6);
         CHECK(fabs(longest(3, 0, 16, i) - 3 * sqrt(i ? 15 : 16)) < 1e-6);
@@ -556,13 +556,21 @@ static void join_rows(uint8_t *rows, size_t bytes, int n_heads, int D)
 }
 
 /* A file of an architecture of five letters, written as llama: names in place, rows in order. */
-static void as_llama(uint8_t *file, size_t size, const char *arch, int D)
+static void as_llama(uint8_t *file, size_t size, const char *arch)
 {
     Err e;
     Gguf g;
-    char key[16], *name;
+    char key[16], length[64], *name;
+    int64_t E = 0, heads = 1, D = 0;
     snprintf(key, sizeof key, "%s.", arch);
     if (!CHECK(gguf_parse(&g, arch, file, size, &e) == 0)) return;
+    snprintf(length, sizeof length, "%s.attention.head_count", arch);
+    CHECK(gguf_int(&g, length, 1, 1 << 20, &heads, &e) == 1);
+    snprintf(length, sizeof length, "%s.embedding_length", arch);
+    CHECK(gguf_int(&g, length, 1, 1 << 20, &E, &e) == 1);
+    D = E / heads;
+    snprintf(length, sizeof length, "%s.attention.key_length", arch);
+    CHECK(gguf_int(&g, length, 1, 1 << 20, &D, &e) >= 0);
     for (size_t i = 0; i < g.n_tensors; i++) {
         const Tensor *t = &g.tensors[i];
         char what[64];
@@ -570,7 +578,7 @@ static void as_llama(uint8_t *file, size_t size, const char *arch, int D)
         uint8_t *data = file + (t->data - file);
         int rows = (int)(t->n_dims > 1 ? t->ne[1] : t->ne[0]);
         if (!strstr(what, "attn_q") && !strstr(what, "attn_k")) continue;
-        join_rows(data, t->bytes / (size_t)rows, rows / D, D);
+        join_rows(data, t->bytes / (size_t)rows, rows / (int)D, (int)D);
     }
     gguf_close(&g);
     for (uint8_t *s = file; (s = memmem(s, size - (size_t)(s - file), key, 6)); s++)
@@ -582,18 +590,15 @@ static void as_llama(uint8_t *file, size_t size, const char *arch, int D)
 
 static void test_family_twins(void)
 {
-    static const struct {
-        const char *arch;
-        int D;
-    } twins[] = {{"qwen2", 16}, {"qwen3", 16}};
+    static const char *const twins[] = {"qwen2", "qwen3"};
     for (size_t i = 0; i < sizeof twins / sizeof *twins; i++) {
         char path[64];
         Err e;
         Bytes a = {0}, b = {0};
-        snprintf(path, sizeof path, "tests/families/%s.gguf", twins[i].arch);
+        snprintf(path, sizeof path, "tests/families/%s.gguf", twins[i]);
         if (CHECK_MSG(!bytes_read(&a, path, &e) && !bytes_read(&b, path, &e), "%s", e.msg)) {
-            as_llama((uint8_t *)a.s, a.n, twins[i].arch, twins[i].D);
-            check_twins(twins[i].arch, (uint8_t *)a.s, a.n, (uint8_t *)b.s, b.n, 1);
+            as_llama((uint8_t *)a.s, a.n, twins[i]);
+            check_twins(twins[i], (uint8_t *)a.s, a.n, (uint8_t *)b.s, b.n, 1);
         }
         free(a.s), free(b.s);
     }
@@ -601,6 +606,7 @@ static void test_family_twins(void)
 
 /* ---- channels of Hugging Face */
 
+/* Pair j is channels a and b under --rope rope. */
 static void check_channels(const char *family, const char *rope, int j, int a, int b)
 {
     char path[128];
@@ -623,18 +629,18 @@ static void check_channels(const char *family, const char *rope, int j, int a, i
     model_close(&m);
 }
 
+/* Of heads of 8 values, llama of 16. */
 static void test_channels(void)
 {
     check_channels("llama", NULL, 3, 3, 11);
-    check_channels("qwen2", NULL, 3, 3, 11);
-    check_channels("phi2", NULL, 3, 3, 7);                /* 8 of 16 values turn */
-    check_channels("gptneox", NULL, 1, 1, 3);             /* 4 of 16 */
-    check_channels("phi3", NULL, 5, 5, 11);               /* 12 of 16 */
-    check_channels("gptj", NULL, 3, 6, 7);                /* adjacent there, too */
-    check_channels("llama", "partial:n_rot=8", 3, 3, 11); /* the weights are where they were */
-    check_channels("qwen2", "partial:n_rot=8", 3, 3, 11);
-    check_channels("phi2", "plain:n_rot=16", 5, 10,
-                   11); /* two values that the file does not turn */
+    check_channels("qwen2", NULL, 3, 3, 7);
+    check_channels("phi2", NULL, 1, 1, 3);               /* 4 values turn */
+    check_channels("phi3", NULL, 2, 2, 5);               /* 6 */
+    check_channels("gptj", NULL, 1, 2, 3);               /* adjacent there, too */
+    check_channels("llama", "partial:n_rot=4", 1, 1, 9); /* the weights are where they were */
+    check_channels("qwen2", "partial:n_rot=4", 1, 1, 5);
+    check_channels("phi2", "plain:n_rot=8", 1, 1, 3);
+    check_channels("phi2", "plain:n_rot=8", 3, 6, 7); /* two values that the file does not turn */
 }
 
 int main(void)
