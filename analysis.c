@@ -4340,15 +4340,15 @@ static void csv_made_cells(Csv *c, const CsvMade *m)
     csv_text(c, m->notice.n ? m->notice.s : "");
 }
 
-static void csv_pair(Csv *c, const Head *h, int j)
+static void csv_pair(Csv *c, const Rope *r, const Head *h, int j)
 {
     const Axis *ax = h->axis;
     const double at[] = {h->l,     h->h,          h->kh, j, ax->theta[j], TAU / ax->theta[j],
                          ax->x[j], ax->x[j] / TAU};
     for (size_t i = 0; i < sizeof at / sizeof *at; i++) csv_num(c, at[i]);
     csv_text(c, turn_class(ax->theta[j], ax->x[j]));
-    csv_num(c, j);
-    csv_num(c, j + ax->n);
+    csv_num(c, rope_hf_row(r, ax->a[j]));
+    csv_num(c, rope_hf_row(r, ax->b[j]));
     csv_num(c, h->pair[j].strong);
     csv_num(c, h->pair[j].candidate);
     for (size_t i = 0; i < N_COLUMNS; i++) csv_num(c, column_at(&h->pair[j], i));
@@ -4368,7 +4368,7 @@ void analysis_csv(const Analysis *a, const Provenance *p, FILE *f)
     csv_line(&c);
     for (int i = 0; i < r.n_heads; i++)
         for (int j = 0; j < r.head[i].axis->n; j++) {
-            csv_pair(&c, &r.head[i], j);
+            csv_pair(&c, &a->m->rope[a->m->layer[r.head[i].l].rope], &r.head[i], j);
             csv_made_cells(&c, &made);
             csv_line(&c);
         }
