@@ -91,8 +91,8 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(LIBRARY)
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-# test_run.c and test_sweep.c include run.c, to reach its static functions.
-WHOLE = $(BUILD)/tests/test_run $(BUILD)/tests/test_sweep
+# test_run.c, test_sweep.c and test_quantize.c include run.c, to reach its static functions.
+WHOLE = $(BUILD)/tests/test_run $(BUILD)/tests/test_sweep $(BUILD)/tests/test_quantize
 $(WHOLE): %: %.o $(filter-out $(BUILD)/run_lib.o,$(LIBRARY))
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)

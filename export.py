@@ -2,13 +2,13 @@
 """Write a GGUF file from a Hugging Face checkpoint folder or a llama2.c checkpoint.
 
     export.py FOLDER    -o OUT.gguf     config.json, safetensors, tokenizer.json or tokenizer.model
-    export.py MODEL.bin -o OUT.gguf     llama2.c version 0, with --tokenizer TOKENIZER.bin
+    export.py MODEL.bin -o OUT.gguf     llama2.c version 0 or 1, with --tokenizer TOKENIZER.bin
     export.py --tiny ARCH [OUT.gguf]    a random miniature model, and its logits (tests/tiny.py)
 
 Needs Python 3.8 or later and nothing else. Sources: the families in FAMILIES below (Llama 1/2/3,
 TinyLlama, SmolLM 1/2/3, Mistral, Granite 3, Qwen 2/2.5/3, Phi 1/1.5/2/3/3.5/4-mini, GPT-NeoX,
-Pythia, GPT-J, OLMo 1/2, Gemma 1/2/3, StableLM, StarCoder 2) and llama2.c. Whatever this program
-does not know and might change the result is refused, never skipped.
+Pythia, GPT-J, OLMo 1/2/3, Gemma 1/2/3, StableLM, StarCoder 2) and llama2.c. Whatever this
+program does not know and might change the result is refused, never skipped.
 
 Tensors written (D = head_dim; F32, F16 and BF16 matrices keep their type and their bits; vectors
 become F32), each where the family has it:
@@ -60,6 +60,7 @@ import re
 import struct
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -96,12 +97,15 @@ CONFIG_INERT = set("""torch_dtype dtype transformers_version use_cache _name_or_
     gradient_checkpointing embd_layer_norm_eps summary_activation summary_first_dropout
     summary_proj_to_labels summary_type summary_use_proj tokenizer_class model_max_length
     _sliding_window_pattern embd_pdrop resid_pdrop attn_pdrop hidden_dropout residual_dropout
-    classifier_dropout embedding_dropout""".split())
-# ... keys of training and of sampling that are harmless if they are zero ...
-CONFIG_ZERO = set("""diversity_penalty min_length no_repeat_ngram_size
-    encoder_no_repeat_ngram_size""".split())
+    classifier_dropout embedding_dropout attention_probs_dropout_prob hidden_dropout_prob
+    sliding_window_size custom_pipeline custom_pipelines use_deepspeed_checkpointing
+    unsloth_fixed unsloth_version _attn_implementation _commit_hash
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
+    """.split())
 # ... and keys that are harmless with these values only. Any other key must be null or false.
-CONFIG_FIXED = {"use_sliding_window": (False, True)}
+CONFIG_FIXED = {"use_sliding_window": (False, True), "pruned_heads": ({},)}
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -220,12 +224,15 @@ class Family(NamedTuple):
     rotary: Optional[float] = None      # the share of a head that turns; None: always 1
     base: float = 10000.0
     local_base: Optional[float] = None  # of layers with a window
+    local_plain: bool = False   # in GGUF, layers with a window are never scaled
+    must_say: bool = False      # in GGUF, a missing window means the usual one, not none
+    untied: bool = False        # GGUF wants an output matrix, be it a copy of the embedding
     flags: Dict[str, bool] = {}         # what config.json may switch, and the default of it
     fixed: Dict[str, Tuple] = ACT_SILU  # keys that must have one of these values if they are there
     scales: Dict[str, str] = {}         # number of config.json -> key after the architecture
     defaults: Dict[str, Any] = {}       # what Hugging Face assumes when a key is left out
     names: Dict[str, str] = {}          # key of other families -> key of this one
-    extra: Tuple[str, ...] = ()         # further keys that are read
+    extra: Tuple[str, ...] = ()         # further keys that are read, or that the class never reads
 
 
 GEMMA_DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "max_position_embeddings": 8192,
@@ -233,6 +240,13 @@ GEMMA_DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "max_position_em
 SCALAR = {"query_pre_attn_scalar": 256, "sliding_window": 4096}
 QWEN = dict(windows="types", defaults={"max_position_embeddings": 32768, "sliding_window": 4096,
                                        "rms_norm_eps": 1e-6})
+OLMO2 = (qkvo("attention_bias", "attention_bias") +
+         pair("self_attn.q_norm", "attn_q_norm", "q") +
+         pair("self_attn.k_norm", "attn_k_norm", "k") +
+         pair("post_attention_layernorm", "post_attention_norm", "d") +
+         pair("post_feedforward_layernorm", "post_ffw_norm", "d") + gated())
+OLMO = dict(untied=True, flags={"attention_bias": False},
+            defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
 FAMILIES = {
     "LlamaForCausalLM": Family(
         "llama", LLAMA, adjacent=True, flags=ATTENTION_BIAS,
@@ -266,13 +280,16 @@ FAMILIES = {
         "phi2", pair("input_layernorm", "attn_norm", "d", "") +
         qkvo("", "", "dense") + two_matrices("mlp.fc1", "mlp.fc2"),
         ends(norm="model.final_layernorm", bias=""), head_bias=True, eps="layer_norm_eps",
-        rms=False, rotary=0.5, fixed={"hidden_act": ACT_TANH, "qk_layernorm": (False,)},
+        rms=False, rotary=0.5, untied=True,
+        fixed={"hidden_act": ACT_TANH, "qk_layernorm": (False,)},
         defaults={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5}),
     "Phi3ForCausalLM": Family(
         "phi3", INPUT_NORM + pair("self_attn.qkv_proj", "attn_qkv", "zd") +
         pair("self_attn.o_proj", "attn_output", "dq") + FFN_NORM +
         pair("mlp.gate_up_proj", "ffn_up", "gd") + pair("mlp.down_proj", "ffn_down", "df"),
-        windows="all", rotary=1.0, defaults={"max_position_embeddings": 4096}),
+        windows="all", rotary=1.0,
+        fixed={**ACT_SILU, "full_attn_mod": (1,), "interpolate_factor": (1,)},
+        defaults={"max_position_embeddings": 4096}),
     "GPTNeoXForCausalLM": Family(
         "gptneox", pair("input_layernorm", "attn_norm", "d", "") +
         pair("attention.query_key_value", "attn_qkv", "zd", "", "turns") +
@@ -280,7 +297,7 @@ FAMILIES = {
         pair("post_attention_layernorm", "ffn_norm", "d", "") +
         two_matrices("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
         ends("gpt_neox.embed_in", "gpt_neox.final_layer_norm", ""), "gpt_neox.layers.",
-        "embed_out", eps="layer_norm_eps", rms=False, rotary=0.25,
+        "embed_out", eps="layer_norm_eps", rms=False, rotary=0.25, untied=True,
         flags={"use_parallel_residual": True},
         fixed={"hidden_act": ("gelu",), "attention_bias": (True,)},
         names={"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"},
@@ -289,7 +306,7 @@ FAMILIES = {
         "gptj", pair("ln_1", "attn_norm", "d", "") + qkvo(None, None, "out_proj", "attn.") +
         two_matrices("mlp.fc_in", "mlp.fc_out"),
         ends("transformer.wte", "transformer.ln_f", ""), "transformer.h.", head_bias=True,
-        eps="layer_norm_epsilon", rms=False, rotary=1.0,
+        eps="layer_norm_epsilon", rms=False, rotary=1.0, untied=True,
         fixed={"activation_function": ACT_TANH, "rotary": (True,), "scale_attn_weights": (True,)},
         names={"hidden_size": "n_embd", "num_hidden_layers": "n_layer",
                "num_attention_heads": "n_head", "intermediate_size": "n_inner",
@@ -300,14 +317,10 @@ FAMILIES = {
         "olmo", qkvo(None, None) + gated(), pair("model.embed_tokens", "token_embd", "vd"),
         adjacent=True, eps="", rms=False, fixed={**ACT_SILU, "attention_bias": (False,)},
         scales={"clip_qkv": "attention.clamp_kqv"}, defaults={"max_position_embeddings": 2048}),
-    "Olmo2ForCausalLM": Family(
-        "olmo2", qkvo("attention_bias", "attention_bias") +
-        pair("self_attn.q_norm", "attn_q_norm", "q") +
-        pair("self_attn.k_norm", "attn_k_norm", "k") +
-        pair("post_attention_layernorm", "post_attention_norm", "d") +
-        pair("post_feedforward_layernorm", "post_ffw_norm", "d") + gated(),
-        flags={"attention_bias": False},
-        defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}),
+    "Olmo2ForCausalLM": Family("olmo2", OLMO2, **OLMO),
+    "Olmo3ForCausalLM": Family(
+        "olmo2", OLMO2, windows="types", window_every=4, base=5e5, local_base=5e5,
+        local_plain=True, **{**OLMO, "defaults": {**OLMO["defaults"], "sliding_window": 4096}}),
     "GemmaForCausalLM": Family(
         "gemma", GEMMA + pair("post_attention_layernorm", "ffn_norm", "d", None, "plus1"),
         ends(how="plus1"), flags={"attention_bias": False},
@@ -315,7 +328,7 @@ FAMILIES = {
         defaults=GEMMA_DEFAULTS),
     "Gemma2ForCausalLM": Family(
         "gemma2", GEMMA + SANDWICH, ends(how="plus1"), windows="types", window_every=2,
-        flags={"attention_bias": False},
+        must_say=True, flags={"attention_bias": False},
         fixed={"hidden_activation": ACT_TANH, "hidden_act": ACT_TANH},
         scales={"attn_logit_softcapping": "attn_logit_softcapping",
                 "final_logit_softcapping": "final_logit_softcapping"},
@@ -328,7 +341,9 @@ FAMILIES = {
         flags={"attention_bias": False}, fixed={"hidden_activation": ACT_TANH},
         scales={"final_logit_softcapping": "final_logit_softcapping"},
         extra=("query_pre_attn_scalar", "sliding_window_pattern", "rope_local_base_freq"),
-        defaults={**GEMMA_DEFAULTS, **SCALAR, "max_position_embeddings": 131072}),
+        defaults={**GEMMA_DEFAULTS, **SCALAR, "max_position_embeddings": 131072,
+                  "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216,
+                  "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4}),
     "StableLmForCausalLM": Family(
         "stablelm", pair("input_layernorm", "attn_norm", "d", "") + qkvo("use_qkv_bias", None) +
         (Row("self_attn.q_layernorm.norms.*.weight", "attn_q_norm.weight", "Hh", "stack",
@@ -339,7 +354,7 @@ FAMILIES = {
              "!use_parallel_residual"),
          Row("post_attention_layernorm.bias", "ffn_norm.bias", "d", "",
              "!use_parallel_residual")) + gated(),
-        ends(bias=""), eps="layer_norm_eps", rms=False, rotary=0.25,
+        ends(bias=""), eps="layer_norm_eps", rms=False, rotary=0.25, untied=True,
         flags={"use_qkv_bias": False, "qk_layernorm": False, "use_parallel_residual": False},
         names={"partial_rotary_factor": "rope_pct"},
         defaults={"max_position_embeddings": 4096, "layer_norm_eps": 1e-5}),
@@ -350,9 +365,20 @@ FAMILIES = {
         eps="norm_epsilon", rms=False,
         fixed={"hidden_act": ACT_TANH, "use_bias": (True,), "mlp_type": ("default",),
                "norm_type": ("layer_norm",)},
+        extra=("rms_norm_eps", "layer_norm_epsilon", "activation_function", "scale_attn_weights",
+               "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"),
         defaults={"max_position_embeddings": 4096, "norm_epsilon": 1e-5,
                   "num_key_value_heads": 2, "tie_word_embeddings": True}),
 }
+
+
+# Classes with one of these as a part: its configuration is the object text_config, its tensors have
+# language_model in front of their names. The rest is about pictures, and left out.
+TEXT_PART = {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM"}
+PICTURE_KEYS = set("""text_config vision_config mm_tokens_per_image boi_token_index eoi_token_index
+    image_token_index boi_token_id eoi_token_id image_token_id""".split())
+PICTURE_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.",
+                 "model.multi_modal_projector.")
 
 
 # ---- errors ----------------------------------------------------------------------------------
@@ -465,14 +491,19 @@ def read_checkpoint(folder: Path) -> Dict[str, Source]:
     if single.exists():
         return read_safetensors(single)
     if not index.exists():
-        refuse(folder, "weights", "model.safetensors or model.safetensors.index.json", "neither")
+        old = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pth", ".pt"))
+        how = " (save_pretrained of transformers writes it)" if old else ""
+        refuse(folder, "weights", f"model.safetensors or model.safetensors.index.json{how}",
+               f"{old[0]}, a Python program as much as a file of numbers" if old else "neither")
     where = read_json_object(index).get("weight_map")
     if not isinstance(where, dict):
         refuse(index, "weight_map", "an object from tensor names to files", where)
     found = {}
     for shard in sorted(set(map(str, where.values()))):
-        if os.path.basename(shard) != shard or not (folder / shard).exists():
+        if os.path.basename(shard) != shard:
             refuse(index, "weight_map", "files of the same folder", shard)
+        if not (folder / shard).exists():
+            refuse(folder, "shards", f"{shard}, which {index.name} names", None)
         for name, source in read_safetensors(folder / shard).items():
             if where.get(name) != shard:
                 refuse(index, f"file of tensor {name}", where.get(name), shard)
@@ -574,12 +605,16 @@ class Fields:
 
 def check_known(fields: Fields, family: Family):
     """Refuse every key that is not known to leave the forward pass as it is."""
+    for key in ("quantization_config", "quantization", "compression_config"):
+        how = fields.table.get(key)
+        if how is not None:
+            how = how.get("quant_method", how) if isinstance(how, dict) else how
+            refuse(fields.path, key, "a checkpoint of " + " or ".join(DTYPES) + " weights that are "
+                   "not quantized", repr(how)[:80])
     read = CONFIG_READ | {family.eps, *family.flags, *family.scales, *family.extra}
     fixed = {**CONFIG_FIXED, **family.fixed}
     for key, value in fields.table.items():
         if key in read or key in CONFIG_INERT or value is None or value is False:
-            continue
-        if key in CONFIG_ZERO and value == 0:
             continue
         if key not in fixed:
             refuse(fields.path, key, "only keys known to this program, as it may change the "
@@ -594,15 +629,28 @@ def check_known(fields: Fields, family: Family):
 def read_family(fields: Fields) -> Family:
     names = fields.table.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str) \
-            or names[0] not in FAMILIES:
-        refuse(fields.path, "architectures", " or ".join(FAMILIES), names)
-    family = FAMILIES[names[0]]
+            or names[0] not in {**FAMILIES, **TEXT_PART}:
+        refuse(fields.path, "architectures", " or ".join([*FAMILIES, *TEXT_PART]), names)
+    if names[0] in TEXT_PART:
+        take_text_part(fields)
+    family = FAMILIES[TEXT_PART.get(names[0], names[0])]
     for ours, theirs in family.names.items():
-        if theirs in fields.table:
-            fields.table.setdefault(ours, fields.table.pop(theirs))
+        value = fields.table.pop(theirs, None)
+        if value is not None and fields.table.setdefault(ours, value) != value:
+            refuse(fields.path, theirs, f"{fields.table[ours]!r} as {ours} says", repr(value)[:80])
     for key, value in family.defaults.items():
         fields.table.setdefault(key, value)
     return family
+
+
+def take_text_part(fields: Fields):
+    """The keys of the language model in the place of those of the whole."""
+    text = fields.table.get("text_config")
+    if not isinstance(text, dict):
+        refuse(fields.path, "text_config", "an object", repr(text)[:80])
+    whole = {k: v for k, v in fields.table.items() if k not in PICTURE_KEYS}
+    fields.table = {**whole, **{k: v for k, v in text.items() if k not in PICTURE_KEYS}}
+    note("the model also sees pictures: only its language model is exported")
 
 
 def settle_shape(fields: Fields):
@@ -637,7 +685,7 @@ def read_config(folder: Path, ignore: List[str]) -> Config:
         eps=fields.number(family.eps, float) if family.eps else 1e-5, base=ropes[0][1],
         tied=fields.flag("tie_word_embeddings"), family=family, flags=read_switches(fields, family),
         scales=read_scales(fields, family), window=window, windows=windows, scaling=ropes[0][0],
-        n_rot=n_rot, local=ropes[1], nope=nope)
+        n_rot=n_rot, local=ropes[1] if any(windows) else None, nope=nope)
     check_config(fields.path, config)
     return config
 
@@ -650,9 +698,11 @@ def read_switches(fields: Fields, family: Family) -> Tuple[str, ...]:
 
 
 def read_scales(fields: Fields, family: Family) -> Tuple[Tuple[str, float], ...]:
-    """Numbers that activations are multiplied by or limited to; null: not."""
-    scales = [(gguf, fields.number(key, float)) for key, gguf in family.scales.items()
-              if fields.table.get(key) is not None]
+    """Numbers that activations are multiplied by or limited to; null: not, which GGUF says by 0
+    where it has a default."""
+    scales = [(gguf, 0.0 if fields.table[key] is None else fields.number(key, float))
+              for key, gguf in family.scales.items()
+              if fields.table.get(key) is not None or key in family.defaults]
     if "query_pre_attn_scalar" in family.extra:
         scalar = fields.number("query_pre_attn_scalar", float)
         scales.append(("attention.scale", scalar ** -0.5))
@@ -822,15 +872,24 @@ def settle_scaling(fields: Fields, scaling: Dict[str, Any]) -> Dict[str, Any]:
     return scaling
 
 
+def yarn_surplus(s: Dict[str, Any]) -> float:
+    """What multiplies cos and sin over the 1 + 0.1 ln(factor) that GGUF takes for granted."""
+    def rise(scale):
+        return 1 + 0.1 * scale * math.log(max(s["factor"], 1.0))
+
+    usual, both = rise(1), s.get("mscale") and s.get("mscale_all_dim")
+    said = rise(s["mscale"]) / rise(s["mscale_all_dim"]) if both else usual
+    return s.get("attention_factor", said) / usual
+
+
 def is_standard(c: Config) -> bool:
     """Can GGUF's own keys say the encoding of all layers?"""
-    s, kind = c.scaling, c.scaling["rope_type"]
-    if c.local and (c.local[0]["rope_type"] != "default" or kind not in ("default", "linear")):
+    kind = c.scaling["rope_type"]
+    if c.local and (c.local[0]["rope_type"] != "default" or
+                    kind not in ("default", "linear") and not c.family.local_plain):
         return False
     if kind == "yarn":
-        usual = 1 + 0.1 * math.log(max(s["factor"], 1.0))
-        return s.get("truncate", True) and not s.get("mscale") and not s.get("mscale_all_dim") \
-            and abs(s.get("attention_factor", usual) / usual - 1) < 1e-6
+        return bool(c.scaling.get("truncate", True))
     return kind in ("default", "linear", "longrope") or \
         kind == "llama3" and c.family.arch in ROPE_FREQS
 
@@ -854,15 +913,17 @@ def rope_metadata(c: Config):
     a, s, kind = c.family.arch, c.scaling, c.scaling["rope_type"]
     yield f"{a}.rope.dimension_count", "u32", c.turning()
     yield f"{a}.rope.freq_base", "f32", c.base
-    if c.local and any(c.windows):
+    if c.local:
         yield f"{a}.rope.freq_base_swa", "f32", c.local[1]
     usual = tuple(l for l in range(c.n_layer) if c.family.nope_every and
                   (l + 1) % c.family.nope_every == 0)
     if not is_standard(c):
-        note(f"rope type {kind}: written as ropescope.rope; a program that ignores this key is "
-             "right for texts as long as those of training at most")
-        texts = [rope_text(c, *(c.local if c.local and c.windows and c.windows[l] else
-                                (s, c.base))) if l not in c.nope else "none"
+        limits = ("is right for texts as long as those of training at most" if kind == "dynamic"
+                  else "computes something else")
+        note(f"rope type {kind}: written as ropescope.rope; a program that ignores this key "
+             f"{limits}")
+        texts = [rope_text(c, *(c.local if c.local and c.windows[l] else (s, c.base)))
+                 if l not in c.nope else "none"
                  for l in range(c.n_layer)]
         single = len(set(texts)) == 1
         yield "ropescope.rope", "str" if single else "[str]", texts[0] if single else texts
@@ -880,8 +941,12 @@ def rope_metadata(c: Config):
         yield f"{a}.rope.scaling.original_context_length", "u32", original
     if kind == "longrope":
         yield f"{a}.rope.scaling.attn_factor", "f32", s["attention_factor"]
-    for key in ("beta_fast", "beta_slow"):
-        if kind == "yarn" and key in s:
+    if kind == "yarn" and abs(yarn_surplus(s) - 1) > 1e-6:
+        yield f"{a}.rope.scaling.attn_factor", "f32", yarn_surplus(s)
+    for key, usual in (("beta_fast", 32), ("beta_slow", 1)):
+        if kind == "yarn" and s.get(key, usual) != usual:
+            note(f"{key} {s[key]!r}: written as rope.scaling.yarn_{key}, which llama.cpp reads for "
+                 "few architectures")
             yield f"{a}.rope.scaling.yarn_{key}", "f32", s[key]
 
 
@@ -1024,13 +1089,28 @@ def take(place, found: Dict[str, Source], name: str, shape) -> Source:
     return source
 
 
+def text_tensors(place, found: Dict[str, Source]) -> Dict[str, Source]:
+    """The tensors of the language model of a TEXT_PART, under the names they have in its class;
+    of any other model, all of them."""
+    if not any("language_model." in name for name in found):
+        return found
+    inner = [(re.sub(r"^(model\.)?language_model\.", r"\1", n), s) for n, s in found.items()
+             if not n.startswith(PICTURE_PARTS)]
+    if len(dict(inner)) != len(inner):
+        refuse(place, "tensors", "each of the language model once", "two of one name")
+    return dict(inner)
+
+
 def collect_tensors(place, config: Config, found: Dict[str, Source], halves: bool):
     """The output tensors in file order; `halves`: rows of q and k are in Hugging Face's order."""
     head = config.family.head + ".weight"
-    found = {n: s for n, s in found.items() if not LEFTOVER.search(n)}
+    found = {n: s for n, s in text_tensors(place, found).items() if not LEFTOVER.search(n)}
     tied = head not in found if config.tied is None else config.tied
     if tied:
         found.pop(head, None)       # a copy of the embedding, by definition
+    embd = config.family.ends[0].hf
+    if tied and config.family.untied and embd in found:
+        tied, found[head] = False, found[embd]
     tensors, sizes = [], config.letters()
     for row in wanted(config, tied):
         shape = tuple(sizes[c] for c in row.letters)
@@ -1365,45 +1445,73 @@ def read_templates(folder: Path, t: Tokenizer):
 # ---- normalise: llama2.c ---------------------------------------------------------------------
 
 def read_llama2c(path: Path) -> Tuple[Config, Dict[str, Source]]:
-    """A version 0 checkpoint: seven int32, then F32 weights kind by kind, all layers of each.
+    """F32 weights kind by kind, all layers of each, behind a header of one of two versions.
 
     The format has no norm epsilon and no rotary base; llama2.c fixes them at 1e-5 and 10000."""
-    total = path.stat().st_size
-    with open(path, "rb") as f:
-        head = f.read(28)
-    if len(head) < 28 or head[:4] == b"24ka":
-        refuse(path, "header", "a llama2.c version 0 checkpoint", "version 1 or 2, or too short")
-    d, d_ff, n_layer, n_head, n_kv, vocab, n_ctx = struct.unpack("<7i", head)
-    sizes = [d, d_ff, n_layer, n_head, n_kv, abs(vocab), n_ctx]
-    if min(sizes) < 1 or max(sizes) > 1 << 24 or d % n_head or n_head % n_kv:
-        refuse(path, "header", "the seven fitting sizes of a llama2.c checkpoint", sizes)
-    config = Config(n_layer, d, n_head, n_kv, d // n_head, d_ff, abs(vocab), n_ctx, 1e-5, 10000.0,
-                    tied=vocab > 0)
+    version, start, numbers, tied = llama2c_header(path)
+    d, d_ff, n_layer, n_head, n_kv, vocab, n_ctx = numbers
+    if min(numbers) < 1 or max(numbers) > 1 << 24 or d % n_head or n_head % n_kv:
+        refuse(path, "header", "the seven fitting sizes of a llama2.c checkpoint", numbers)
+    config = Config(n_layer, d, n_head, n_kv, d // n_head, d_ff, vocab, n_ctx, 1e-5, 10000.0,
+                    tied=tied)
     check_config(path, config)
-    order = list(llama2c_order(config))
-    size = 28 + sum(4 * copies * math.prod(shape) for _, copies, shape in order)
+    order = list(llama2c_order(config, version))
+    size = start + sum(4 * copies * math.prod(shape) for _, copies, shape in order)
+    total = path.stat().st_size
     if size != total:       # before anything is made whose size the header decides
         refuse(path, "size of the file", f"{size} bytes for its header", total)
-    found, at = {}, 28
+    found, at = {}, start
     for name, copies, shape in order:
         for l in range(copies):
             found[name.format(l)] = Source(path, at, "F32", shape)
             at += 4 * math.prod(shape)
-    found.pop("")
+    found.pop("", None)
     return config, found
 
 
-def llama2c_order(config: Config):
+def llama2c_header(path: Path) -> Tuple[int, int, List[int], bool]:
+    """(version, start of the weights, seven sizes, tied). Version 0: seven int32, the vocabulary's
+    negative if the output is not tied. Version 1: magic, version, the seven, a byte for tied, zeros
+    up to 256. Version 2 has int8 weights with F32 scales, which no type of GGUF holds."""
+    with open(path, "rb") as f:
+        head = f.read(256)
+    if head[:2] == b"PK":
+        refuse(path, "header", "that of a llama2.c checkpoint", "a PyTorch archive "
+               "(save_pretrained of transformers writes safetensors)")
+    version = int.from_bytes(head[4:8], "little") if head[:4] == b"24ka" else 0
+    start = 256 if version else 28
+    if version > 1 or len(head) < start:
+        refuse(path, "header", "that of a llama2.c checkpoint of version 0 or 1",
+               f"version {version}" if version > 1 else f"{len(head)} bytes")
+    numbers = list(struct.unpack_from("<7i", head, 8 if version else 0))
+    tied = bool(head[36]) if version else numbers[5] > 0
+    numbers[5] = numbers[5] if version else abs(numbers[5])
+    return version, start, numbers, tied
+
+
+def llama2c_order(config: Config, version: int):
     """(Hugging Face name, copies, shape) in the order of the file; no name: values not used."""
     sizes, layers = config.letters(), config.n_layer
     names = {row.gguf: (row.hf, tuple(sizes[c] for c in row.letters)) for row in LLAMA}
-    yield "model.embed_tokens.weight", 1, (config.n_vocab, config.d_model)
-    for kind in ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm",
-                 "ffn_gate", "ffn_down", "ffn_up"):
-        hf, shape = names[kind + ".weight"]
-        yield "model.layers.{}." + hf, layers, shape
-    yield "model.norm.weight", 1, (config.d_model,)
-    yield "", 1, (2, config.n_ctx, config.d_head // 2)      # cos and sin, not used any more
+    embd = ("model.embed_tokens.weight", 1, (config.n_vocab, config.d_model))
+    norm = ("model.norm.weight", 1, (config.d_model,))
+
+    def kinds(*list_of):
+        for kind in list_of:
+            hf, shape = names[kind + ".weight"]
+            yield "model.layers.{}." + hf, layers, shape
+
+    if version == 0:
+        yield embd
+        yield from kinds("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm")
+    else:
+        yield from kinds("attn_norm", "ffn_norm")
+        yield from (norm, embd)
+        yield from kinds("attn_q", "attn_k", "attn_v", "attn_output")
+    yield from kinds("ffn_gate", "ffn_down", "ffn_up")
+    if version == 0:
+        yield norm
+        yield "", 1, (2, config.n_ctx, config.d_head // 2)  # cos and sin, not used any more
     if not config.tied:
         yield "lm_head.weight", 1, (config.n_vocab, config.d_model)
 
@@ -1472,10 +1580,12 @@ def window_metadata(c: Config):
     """The window, and which layers have it where the architecture alone does not say so."""
     a, every = c.family.arch, c.family.window_every
     if not c.window:
+        if c.family.must_say:
+            yield f"{a}.attention.sliding_window", "u32", 0
         return
     yield f"{a}.attention.sliding_window", "u32", c.window
     usual = tuple(not every or (l + 1) % every != 0 for l in range(c.n_layer))
-    if c.windows != usual:
+    if c.windows != usual or c.family.local_plain:      # readers of olmo2 need not know OLMo 3
         yield f"{a}.attention.sliding_window_pattern", "[bool]", c.windows
 
 
@@ -1539,11 +1649,35 @@ def write_gguf(f, pairs, tensors: List[Tensor]):
     head = b"".join([struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)),
                      *(pack_pair(*pair) for pair in pairs), *infos])
     f.write(head + padding(len(head)))
+    progress = Progress(offset)
     for tensor in tensors:
-        written = sum(f.write(chunk) for chunk in tensor.chunks())
+        written = sum(progress.add(f.write(chunk)) for chunk in tensor.chunks())
         if written != tensor.size:
             raise BadInput(f"tensor {tensor.name}: expected {tensor.size} bytes, found {written}")
         f.write(padding(tensor.size))
+    progress.end()
+
+
+class Progress:
+    """A line on a terminal: how much is written, and when the rest will be."""
+
+    def __init__(self, total: int):
+        self.total, self.done = total, 0
+        self.start = self.shown = time.monotonic()
+
+    def add(self, n: int) -> int:
+        self.done += n
+        now = time.monotonic()
+        if now - self.shown > 0.5 and sys.stderr.isatty():
+            self.shown = now
+            left = (now - self.start) * (self.total - self.done) / max(self.done, 1)
+            print(f"\r{self.done >> 20} of {self.total >> 20} MiB, {left:.0f} s left ", end="",
+                  file=sys.stderr, flush=True)
+        return n
+
+    def end(self):
+        if self.shown > self.start:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def write_whole(path: Path, write: Callable) -> int:
@@ -1569,12 +1703,24 @@ def write_whole(path: Path, write: Callable) -> int:
     return path.stat().st_size
 
 
+def safe_name(name: str, t: Tokenizer) -> str:
+    """Pitfall: in a model of a name with phi-3 or phi3, llama.cpp looks for tokens of Phi-3's own
+    vocabulary, and ends where they are missing."""
+    own = {"<unk>", "<s>", "</s>", "<|endoftext|>"}
+    if own <= set(t.tokens) or not re.search("phi-?3", name, re.I):
+        return name
+    other = re.sub("(phi)-?(3)", r"\1_\2", name, flags=re.I)
+    note(f"the name {name!r} is written as {other!r}: llama.cpp takes the former for a model with "
+         "the vocabulary of Phi-3")
+    return other
+
+
 def write_model(path: Path, name: str, config: Config, t: Tokenizer, tensors: List[Tensor]):
     if len(t.tokens) > config.n_vocab:
         refuse(name, "tokens", f"at most {config.n_vocab}, the rows of the embedding",
                len(t.tokens))
     t.pad(config.n_vocab)
-    pairs = metadata(name, config, t, tensors)
+    pairs = metadata(safe_name(name, t), config, t, tensors)
     size = write_whole(path, lambda f: write_gguf(f, pairs, tensors))
     print(f"{path}: {len(tensors)} tensors, {config.n_layer} layers, {config.n_head} heads, "
           f"{config.n_kv} key heads of {config.d_head}, {config.n_vocab} tokens "

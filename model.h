@@ -169,6 +169,48 @@ int gguf_ints(const Gguf *g, const char *key, int **out, size_t *n, Err *e) MUST
 int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *out, int n,
                    Err *e) MUST_USE;
 
+/* A GGUF 3 file to be written from front to back, so that memory holds only a piece of it:
+ *
+ *     gguf_out_open(&w, path, &e);                         nothing is at path before the end
+ *     gguf_out_str(&w, "general.architecture", "llama");   every key
+ *     gguf_out_tensor(&w, &tensor);                        every tensor: name, type and shape
+ *     gguf_out_data(&w, values, n_bytes, &e);              all their values, in the same order
+ *     gguf_out_close(&w, &e);                              now it is
+ *
+ * After a -1 of the last two: gguf_out_abandon(&w). No name may occur twice. */
+typedef struct {
+    OutFile out;
+    char *path;        /* for messages */
+    Bytes keys, infos; /* as in the file; written before the first values */
+    uint64_t n_keys, n_tensors;
+    size_t align;    /* 32, or what the key general.alignment says */
+    uint64_t end;    /* where the next tensor begins, from the first one */
+    uint64_t *place; /* where each does, */
+    uint64_t *bytes; /* and how many it has */
+    uint64_t at;     /* the tensor being written, */
+    uint64_t done;   /* and so many bytes of it are */
+    uint64_t head;   /* bytes before the first tensor; 0: nothing is written yet */
+} GgufOut;
+
+int gguf_out_open(GgufOut *w, const char *path, Err *e) MUST_USE; /* "-" is stdout */
+void gguf_out_key(GgufOut *w, const GgufKey *k); /* of any type: n counts for arrays only */
+void gguf_out_int(GgufOut *w, const char *key, uint32_t type, int64_t v); /* GGUF_U8 .. I64 */
+void gguf_out_bool(GgufOut *w, const char *key, int v);
+void gguf_out_float(GgufOut *w, const char *key, float v);
+void gguf_out_str(GgufOut *w, const char *key, const char *v);
+void gguf_out_strs(GgufOut *w, const char *key, const Str *v, size_t n);
+void gguf_out_floats(GgufOut *w, const char *key, const float *v, size_t n);
+void gguf_out_ints(GgufOut *w, const char *key, const int32_t *v, size_t n);
+void gguf_out_tensor(GgufOut *w, const Tensor *t); /* all members but data and the sizes count */
+int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e) MUST_USE; /* any n */
+/* Instead, in any order, by several threads at once, but not to a pipe: first scatter, then n bytes
+ * from byte `from` of tensor i. The caller sees to it that all are written. */
+int gguf_out_scatter(GgufOut *w, Err *e) MUST_USE;
+int gguf_out_at(const GgufOut *w, size_t i, uint64_t from, const void *data, size_t n,
+                Err *e) MUST_USE;
+int gguf_out_close(GgufOut *w, Err *e) MUST_USE;
+void gguf_out_abandon(GgufOut *w);
+
 /* ---------------------------------------------------------------- run.c: numbers and kernels */
 
 #define QB      32  /* values in one block of quantized weights or activations */
@@ -195,6 +237,9 @@ typedef struct {
     int block, bytes; /* values and bytes of one block; block 0: not a type we read */
     /* n32 groups of 32 values, from the start of a row. NULL for F32, F16, BF16. */
     void (*unpack)(Q32 *out, const uint8_t *row, int n32);
+    /* n finite values, a multiple of the block, rounded to this type; an infinite scale or value
+     * stands for what was too large. NULL: a type that is only read. */
+    void (*pack)(uint8_t *restrict row, const float *restrict x, int n);
 } TensorType;
 
 const TensorType *tensor_type(int type); /* NULL if we cannot read it */
@@ -298,7 +343,7 @@ float exp_f32(float x);
 enum { ACT_SILU, ACT_GELU_TANH, ACT_GELU };
 enum { GELU_TERMS = 11 };
 extern const float gelu_terms[GELU_TERMS]; /* of P, the highest power first */
-#define GELU_CUT 36.0f
+#define GELU_CUT    36.0f
 #define GELU_TANH_1 0x1.988454p+0f /* 2 sqrt(2 / pi) */
 #define GELU_TANH_3 0x1.2444f4p-4f /* 0.044715 times that */
 /* SplitMix64 (Steele, Lea, Flood, 2014): the state advances by a constant and is then mixed. */

@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -859,22 +860,141 @@ static void unpack_iq4_xs(Q32 *o, const uint8_t *p, int n)
     }
 }
 
+/* Packing, the other direction, as files of llama.cpp have it, bit for bit (ggml-quants.c, the
+ * functions quantize_row_*_ref on x86): d is found in float and stored as F16, the integers come
+ * from d before that rounding. No value may be NaN or infinite. */
+
+static void half_put(uint8_t *p, float f)
+{
+    uint16_t h = f32_to_f16(f);
+    memcpy(p, &h, sizeof h);
+}
+
+/* Least and largest of a block. */
+static void block_range(const float *x, float *lo, float *hi)
+{
+    enum { W = 4 }; /* lanes that the compiler turns into one register */
+    float a[W], b[W];
+    for (int i = 0; i < W; i++) a[i] = b[i] = x[i];
+    for (int j = W; j < QB; j += W)
+        for (int i = 0; i < W; i++) {
+            a[i] = x[j + i] < a[i] ? x[j + i] : a[i];
+            b[i] = x[j + i] > b[i] ? x[j + i] : b[i];
+        }
+    *lo = a[0];
+    *hi = b[0];
+    for (int i = 1; i < W; i++) {
+        *lo = a[i] < *lo ? a[i] : *lo;
+        *hi = b[i] > *hi ? b[i] : *hi;
+    }
+}
+
+/* 1 / d; 0 where that is no number in range: F16 makes a d below 2.9e-39 0 in any case. */
+static float inverse(float d)
+{
+    float inv = fabsf(d) > 0 ? 1.0f / d : 0;
+    return fabsf(inv) <= FLT_MAX ? inv : 0;
+}
+
+/* d = max|x| / 127, q = x / d to the nearest, ties away from zero: adding the float below a half
+ * and cutting off does that for every |x / d| <= 128. */
+static void pack_q8_0(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 34) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float d = fmaxf(fabsf(lo), fabsf(hi)) / 127.0f, inv = inverse(d);
+        half_put(p, d);
+        for (int i = 0; i < QB; i++) {
+            float v = x[i] * inv;
+            p[2 + i] = (uint8_t)(int)(v + (v < 0 ? -0x1.fffffep-2f : 0x1.fffffep-2f));
+        }
+    }
+}
+
+/* The low nibbles of 16 bytes are floor(x * inv + shift) of the first values, the high ones of the
+ * last; at most 15. The sum is never negative. */
+static void put_nibbles(uint8_t *restrict p, const float *restrict x, float from, float inv,
+                        float shift)
+{
+    int q[QB];
+    for (int i = 0; i < QB; i++) {
+        float v = (x[i] - from) * inv + shift;
+        q[i] = (int)(v < 15.5f ? v : 15.5f);
+    }
+    for (int i = 0; i < 16; i++) p[i] = (uint8_t)(q[i] | q[i + 16] << 4);
+}
+
+/* d = m / -8, m the value of largest size, of several the first: so that it becomes -8 exactly. */
+static void pack_q4_0(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 18) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float m = hi > -lo ? hi : lo;
+        for (int i = 0; hi == -lo && hi > 0; i++)
+            if (fabsf(x[i]) == hi) {
+                m = x[i];
+                break;
+            }
+        if (hi == -lo && hi == 0) m = 0; /* not -0 */
+        float d = m / -8.0f, inv = inverse(d);
+        half_put(p, d);
+        put_nibbles(p + 2, x, 0, inv, fabsf(d) > 0 && inv == 0 ? 0 : 8.5f);
+    }
+}
+
+/* From m, the least, of several the first, to the largest in 15 steps. */
+static void pack_q4_1(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 20) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float d = (hi - lo) / 15.0f;
+        for (int i = QB - 1; lo == 0 && i >= 0; i--) lo = x[i] == 0 ? x[i] : lo; /* of 0 and -0 */
+        half_put(p, d);
+        half_put(p + 2, lo);
+        put_nibbles(p + 4, x, lo, inverse(d), 0.5f);
+    }
+}
+
+static void pack_f32(uint8_t *restrict p, const float *restrict x, int n)
+{
+    memcpy(p, x, (size_t)n * sizeof *x);
+}
+
+static void pack_f16(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (int i = 0; i < n; i++) half_put(p + 2 * i, x[i]);
+}
+
+/* The upper half of the float, to nearest, ties to even. */
+static void pack_bf16(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (int i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        uint16_t h = (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+        memcpy(p + 2 * i, &h, sizeof h);
+    }
+}
+
 static const TensorType tensor_types[T_N_TYPES] = {
-    [T_F32] = {"F32", 1, 4, NULL},
-    [T_F16] = {"F16", 1, 2, NULL},
-    [T_BF16] = {"BF16", 1, 2, NULL},
-    [T_Q4_0] = {"Q4_0", 32, 18, unpack_q4_0},
-    [T_Q4_1] = {"Q4_1", 32, 20, unpack_q4_1},
-    [T_Q5_0] = {"Q5_0", 32, 22, unpack_q5_0},
-    [T_Q5_1] = {"Q5_1", 32, 24, unpack_q5_1},
-    [T_Q8_0] = {"Q8_0", 32, 34, unpack_q8_0},
-    [T_Q2_K] = {"Q2_K", 256, 84, unpack_q2_k},
-    [T_Q3_K] = {"Q3_K", 256, 110, unpack_q3_k},
-    [T_Q4_K] = {"Q4_K", 256, 144, unpack_q4_k},
-    [T_Q5_K] = {"Q5_K", 256, 176, unpack_q5_k},
-    [T_Q6_K] = {"Q6_K", 256, 210, unpack_q6_k},
-    [T_IQ4_NL] = {"IQ4_NL", 32, 18, unpack_iq4_nl},
-    [T_IQ4_XS] = {"IQ4_XS", 256, 136, unpack_iq4_xs},
+    [T_F32] = {"F32", 1, 4, NULL, pack_f32},
+    [T_F16] = {"F16", 1, 2, NULL, pack_f16},
+    [T_BF16] = {"BF16", 1, 2, NULL, pack_bf16},
+    [T_Q4_0] = {"Q4_0", 32, 18, unpack_q4_0, pack_q4_0},
+    [T_Q4_1] = {"Q4_1", 32, 20, unpack_q4_1, pack_q4_1},
+    [T_Q5_0] = {"Q5_0", 32, 22, unpack_q5_0, NULL},
+    [T_Q5_1] = {"Q5_1", 32, 24, unpack_q5_1, NULL},
+    [T_Q8_0] = {"Q8_0", 32, 34, unpack_q8_0, pack_q8_0},
+    [T_Q2_K] = {"Q2_K", 256, 84, unpack_q2_k, NULL},
+    [T_Q3_K] = {"Q3_K", 256, 110, unpack_q3_k, NULL},
+    [T_Q4_K] = {"Q4_K", 256, 144, unpack_q4_k, NULL},
+    [T_Q5_K] = {"Q5_K", 256, 176, unpack_q5_k, NULL},
+    [T_Q6_K] = {"Q6_K", 256, 210, unpack_q6_k, NULL},
+    [T_IQ4_NL] = {"IQ4_NL", 32, 18, unpack_iq4_nl, NULL},
+    [T_IQ4_XS] = {"IQ4_XS", 256, 136, unpack_iq4_xs, NULL},
 };
 
 const TensorType *tensor_type(int type)
@@ -2764,6 +2884,236 @@ int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *
     return 1;
 }
 
+/* Writing a GGUF file. What a caller may get wrong is a bug here, not bad input. */
+
+int gguf_out_open(GgufOut *w, const char *path, Err *e)
+{
+    *w = (GgufOut){.align = 32};
+    if (out_open(&w->out, path, e)) return -1;
+    w->path = xcalloc(strlen(path) + 1, 1);
+    memcpy(w->path, path, strlen(path));
+    return 0;
+}
+
+static void add_uint(Bytes *b, uint64_t v, size_t n_bytes)
+{
+    bytes_add(b, (const char *)&v, n_bytes);
+}
+
+static void add_name(Bytes *b, Str s)
+{
+    add_uint(b, s.n, 8);
+    if (s.n) bytes_add(b, s.s, s.n);
+}
+
+void gguf_out_key(GgufOut *w, const GgufKey *k)
+{
+    int64_t align;
+    MUST(!w->head && k->key.n > 0 && k->key.n <= 65535 && k->type < GGUF_N_TYPES);
+    add_name(&w->keys, k->key);
+    add_uint(&w->keys, k->type, 4);
+    if (k->type == GGUF_ARR) {
+        add_uint(&w->keys, k->elem, 4);
+        add_uint(&w->keys, k->n, 8);
+    }
+    if (k->bytes) bytes_add(&w->keys, (const char *)k->val, k->bytes);
+    w->n_keys++;
+    if (!str_is(k->key, "general.alignment")) return;
+    MUST(int_at(k, 0, &align) == 0 && align >= 8 && (align & (align - 1)) == 0 && !w->n_tensors);
+    w->align = (size_t)align;
+}
+
+static void put_value(GgufOut *w, const char *key, uint32_t type, const void *v, size_t bytes)
+{
+    gguf_out_key(w, &(GgufKey){{key, strlen(key)}, type, type, 1, v, bytes});
+}
+
+static void put_array(GgufOut *w, const char *key, uint32_t elem, size_t n, const void *v,
+                      size_t bytes)
+{
+    gguf_out_key(w, &(GgufKey){{key, strlen(key)}, GGUF_ARR, elem, n, v, bytes});
+}
+
+void gguf_out_int(GgufOut *w, const char *key, uint32_t type, int64_t v)
+{
+    MUST(type <= GGUF_I32 || type == GGUF_U64 || type == GGUF_I64);
+    put_value(w, key, type, &v, gguf_size[type]);
+}
+
+void gguf_out_bool(GgufOut *w, const char *key, int v)
+{
+    uint8_t u = v != 0;
+    put_value(w, key, GGUF_BOOL, &u, sizeof u);
+}
+
+void gguf_out_float(GgufOut *w, const char *key, float v)
+{
+    put_value(w, key, GGUF_F32, &v, sizeof v);
+}
+
+void gguf_out_str(GgufOut *w, const char *key, const char *v)
+{
+    Bytes b = {0};
+    add_name(&b, (Str){v, strlen(v)});
+    put_value(w, key, GGUF_STR, b.s, b.n);
+    free(b.s);
+}
+
+void gguf_out_strs(GgufOut *w, const char *key, const Str *v, size_t n)
+{
+    Bytes b = {0};
+    for (size_t i = 0; i < n; i++) add_name(&b, v[i]);
+    put_array(w, key, GGUF_STR, n, n ? b.s : "", b.n);
+    free(b.s);
+}
+
+void gguf_out_floats(GgufOut *w, const char *key, const float *v, size_t n)
+{
+    put_array(w, key, GGUF_F32, n, v, n * sizeof *v);
+}
+
+void gguf_out_ints(GgufOut *w, const char *key, const int32_t *v, size_t n)
+{
+    put_array(w, key, GGUF_I32, n, v, n * sizeof *v);
+}
+
+static uint64_t aligned(uint64_t n, size_t align)
+{
+    return (n + align - 1) / align * align;
+}
+
+/* Tensors follow each other, each at the next multiple of the alignment, as readers expect. */
+void gguf_out_tensor(GgufOut *w, const Tensor *t)
+{
+    const TensorType *tt = tensor_type(t->type);
+    MUST(!w->head && tt && t->ne[0] % tt->block == 0 && t->n_dims >= 1 && t->n_dims <= 4);
+    uint64_t bytes = (uint64_t)(t->ne[0] / tt->block) * (uint64_t)tt->bytes;
+    add_name(&w->infos, t->name);
+    add_uint(&w->infos, (uint64_t)t->n_dims, 4);
+    for (int d = 0; d < t->n_dims; d++) {
+        add_uint(&w->infos, (uint64_t)t->ne[d], 8);
+        bytes *= d ? (uint64_t)t->ne[d] : 1;
+    }
+    add_uint(&w->infos, (uint64_t)t->type, 4);
+    add_uint(&w->infos, w->end, 8);
+    w->place = xrealloc(w->place, w->n_tensors + 1, sizeof *w->place);
+    w->bytes = xrealloc(w->bytes, w->n_tensors + 1, sizeof *w->bytes);
+    w->place[w->n_tensors] = w->end;
+    w->bytes[w->n_tensors++] = bytes;
+    w->end = aligned(w->end + bytes, w->align);
+}
+
+static int gguf_out_failed(const GgufOut *w, Err *e)
+{
+    return err_set(e, "%s: writing failed: %s", w->path, strerror(errno));
+}
+
+static int gguf_put(GgufOut *w, const void *p, size_t n, Err *e)
+{
+    return fwrite(p, 1, n, w->out.f) == n ? 0 : gguf_out_failed(w, e);
+}
+
+/* From a place of n bytes to the next multiple of the alignment. */
+static int put_padding(GgufOut *w, uint64_t n, Err *e)
+{
+    static const uint8_t zeros[64];
+    for (size_t pad = (size_t)(aligned(n, w->align) - n), k; pad > 0; pad -= k) {
+        k = pad < sizeof zeros ? pad : sizeof zeros;
+        if (gguf_put(w, zeros, k, e)) return -1;
+    }
+    return 0;
+}
+
+static int put_head(GgufOut *w, Err *e)
+{
+    Bytes b = {0};
+    bytes_add(&b, "GGUF", 4);
+    add_uint(&b, 3, 4);
+    add_uint(&b, w->n_tensors, 8);
+    add_uint(&b, w->n_keys, 8);
+    if (w->keys.n) bytes_add(&b, w->keys.s, w->keys.n);
+    if (w->infos.n) bytes_add(&b, w->infos.s, w->infos.n);
+    int rc = gguf_put(w, b.s, b.n, e) || put_padding(w, b.n, e);
+    w->head = aligned(b.n, w->align);
+    free(b.s);
+    return rc ? -1 : 0;
+}
+
+int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e)
+{
+    const uint8_t *p = data;
+    if (!w->head && put_head(w, e)) return -1;
+    while (n > 0) {
+        MUST(w->at < w->n_tensors);
+        uint64_t room = w->bytes[w->at] - w->done;
+        size_t k = n < room ? n : (size_t)room;
+        if (gguf_put(w, p, k, e)) return -1;
+        p += k;
+        n -= k;
+        w->done += k;
+        if (w->done < w->bytes[w->at]) continue;
+        if (put_padding(w, w->done, e)) return -1;
+        w->at++;
+        w->done = 0;
+    }
+    return 0;
+}
+
+/* The file gets its size now: what is not written, the padding, is zero. */
+int gguf_out_scatter(GgufOut *w, Err *e)
+{
+    struct stat st;
+    int fd = fileno(w->out.f);
+    MUST(!w->head);
+    if (put_head(w, e)) return -1;
+    w->at = w->n_tensors;
+    if (fflush(w->out.f) || fstat(fd, &st) ||
+        (S_ISREG(st.st_mode) && ftruncate(fd, (off_t)(w->head + w->end))))
+        return gguf_out_failed(w, e);
+    return 0;
+}
+
+int gguf_out_at(const GgufOut *w, size_t i, uint64_t from, const void *data, size_t n, Err *e)
+{
+    const uint8_t *p = data;
+    MUST(i < w->n_tensors && from <= w->bytes[i] && n <= w->bytes[i] - from);
+    for (uint64_t at = w->head + w->place[i] + from; n > 0;) {
+        ssize_t put = pwrite(fileno(w->out.f), p, n, (off_t)at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put <= 0) return gguf_out_failed(w, e);
+        p += put;
+        n -= (size_t)put;
+        at += (uint64_t)put;
+    }
+    return 0;
+}
+
+static void gguf_out_free(GgufOut *w)
+{
+    free(w->path);
+    free(w->place);
+    free(w->keys.s);
+    free(w->infos.s);
+    free(w->bytes);
+    *w = (GgufOut){0};
+}
+
+int gguf_out_close(GgufOut *w, Err *e)
+{
+    if (!w->head && put_head(w, e)) return -1;
+    MUST(w->at == w->n_tensors);
+    if (fflush(w->out.f)) return gguf_out_failed(w, e);
+    int rc = out_close(&w->out, e);
+    gguf_out_free(w);
+    return rc;
+}
+
+void gguf_out_abandon(GgufOut *w)
+{
+    if (w->out.f) out_abandon(&w->out);
+    gguf_out_free(w);
+}
+
 /* What a file does not say about its architecture (one row each; see model.h). */
 enum {
     LLAMA_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_GATE,
@@ -4248,7 +4598,7 @@ typedef struct {
     char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
-        verbose, ascii, no_analysis;
+        verbose, ascii, no_analysis, pure;
     int head_dim, n_heads, n_layers, span; /* of `rope` */
     double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
     int top_k, repeat_last_n;
@@ -4307,7 +4657,7 @@ static const Option option_table[] = {
     {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
      "the perplexities alone, which is faster"},
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbaxe", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxse", "N",
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxseq", "N",
      "threads (default: as many CPUs as it may use)"},
     {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxse", "N", "tokens of one batch (512)"},
     {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
@@ -4365,7 +4715,7 @@ static const Option option_table[] = {
      "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
     {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxse", "f32|f16",
      "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxse", "NAME",
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxseq", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
     {"layer", 0, O_INT, F(logit.l), 0, 1e6, "e", "N", "layer of the logit, from 0 (0)"},
     {"head", 0, O_INT, F(logit.h), 0, 1e6, "e", "N", "query head, from 0 (0)"},
@@ -4465,13 +4815,15 @@ static const Option option_table[] = {
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
-    {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
+    {"pure", 0, O_FLAG, F(pure), 0, 0, "q", "",
+     "the output matrix, too, becomes Q4_0 or Q4_1 (instead of Q8_0)"},
+    {"tensors", 0, O_FLAG, F(tensors), 0, 0, "iq", "", "list every tensor"},
     {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxRe", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
     {"output", 'o', O_STR, F(out), 0, 0, "s", "FILE",
      "keep a line of JSON for each cell in FILE, and go on from those that are there"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxRe", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxReq", "", "data as JSON"},
     {"json", 0, O_FLAG, F(json), 0, 0, "s", "", "a line of JSON for each cell, and no chart"},
 };
 #undef F
@@ -4525,16 +4877,22 @@ static double now(void)
 }
 
 /* "done / total  rate  ETA" on one line of a terminal, at most ten times a second. */
-static void progress(const char *what, double done, double total, double started)
+static void progress_in(const char *unit, const char *what, double done, double total,
+                        double started)
 {
     static double last;
     double t = now();
     if (!isatty(2) || (t - last < 0.1 && done < total)) return;
     last = t;
     double rate = done / (t - started + 1e-9), eta = (total - done) / (rate + 1e-9);
-    fprintf(stderr, "\r%s %.0f / %.0f tokens  %.0f/s  %dm%02ds left \033[K", what, done, total,
+    fprintf(stderr, "\r%s %.0f / %.0f %s  %.0f/s  %dm%02ds left \033[K", what, done, total, unit,
             rate, (int)eta / 60, (int)eta % 60);
     if (done >= total) fputs("\r\033[K", stderr);
+}
+
+static void progress(const char *what, double done, double total, double started)
+{
+    progress_in("tokens", what, done, total, started);
 }
 
 static void note(const char *fmt, ...) PRINTF_LIKE(1, 2);
@@ -7853,6 +8211,547 @@ static int run_sweep(Options *o, Err *e)
     return rc ? -1 : 0;
 }
 
+/* ---- quantize */
+
+#define PIECE 131072 /* values converted at a time: what a thread needs for them stays in L2 */
+
+/* What one conversion made of the weights w: sums over them, in 32 lanes, lane after lane, so that
+ * the threads do not matter. */
+typedef struct {
+    double error2, weight2; /* of (w' - w)^2 and of w^2 */
+    float most;             /* largest |w' - w| */
+} Loss;
+
+static void add_up(Loss *to, const Loss *l)
+{
+    to->error2 += l->error2;
+    to->weight2 += l->weight2;
+    to->most = l->most > to->most ? l->most : to->most;
+}
+
+/* Root mean square of the error, over that of the weights. */
+static double relative_loss(const Loss *l)
+{
+    return l->weight2 > 0 ? sqrt(l->error2 / l->weight2) : 0;
+}
+
+/* One tensor of the file, and what becomes of it. */
+typedef struct {
+    const Tensor *t;
+    int type;   /* of it in the new file */
+    int uneven; /* its rows do not divide into blocks */
+    Loss loss;
+} QuantTensor;
+
+typedef struct {
+    size_t tensor;
+    int64_t from; /* its first value */
+    Loss loss;
+} QuantPiece;
+
+typedef struct {
+    const Options *o;
+    Gguf g;
+    int fd; /* of the same file: reading shows errors, and keeps nothing in memory */
+    int type;
+    const Kernels *k;
+    QuantTensor *tensor; /* in the order of the file */
+    QuantPiece *piece;
+    size_t n_pieces;
+    GgufOut out;
+    double started;
+    uint64_t total; /* bytes of tensors to be written */
+    _Atomic uint64_t done;
+    _Atomic size_t next; /* piece */
+    atomic_int failed;
+    size_t failed_piece;
+    Err *e;
+} Quantizer;
+
+/* What one thread works with. */
+typedef struct {
+    uint8_t *in, *out;
+    float *x, *y;
+    Q32 *q;
+} Desk;
+
+static int64_t n_values(const Tensor *t)
+{
+    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+}
+
+/* Bytes of n values of a type. */
+static size_t run_bytes(int type, int64_t n)
+{
+    return (size_t)(n / tensor_types[type].block) * (size_t)tensor_types[type].bytes;
+}
+
+/* Is t a matrix that is multiplied with, or looked up in: not a norm or a bias, of which each value
+ * counts, nor the small matrix that picks experts? As llama-quantize has it. */
+static int is_weight_matrix(const Tensor *t)
+{
+    static const char *const never[] = {"_norm.weight", "ffn_gate_inp.weight",
+                                        "position_embd.weight"};
+    const char end[] = "weight";
+    const size_t n = sizeof end - 1;
+    if (t->ne[1] * t->ne[2] * t->ne[3] == 1) return 0;
+    if (t->name.n < n || memcmp(t->name.s + t->name.n - n, end, n)) return 0;
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++)
+        if (contains(t->name, never[i])) return 0;
+    return 1;
+}
+
+/* The matrix that makes the logits, where an error is felt most. */
+static int is_output(const Gguf *g, const Tensor *t)
+{
+    return str_is(t->name, gguf_tensor(g, "output.weight") ? "output.weight" : "token_embd.weight");
+}
+
+/* The type of a tensor in the new file. Of four bits, the output matrix gets eight, unless it has
+ * no more already. Rows that do not divide into blocks become F16, or stay what they are if that
+ * takes no more space. */
+static void quant_target(const Quantizer *z, QuantTensor *q)
+{
+    const Tensor *t = q->t;
+    const TensorType *want = &tensor_types[z->type], *q8 = &tensor_types[T_Q8_0];
+    q->type = t->type;
+    if (!is_weight_matrix(t)) return;
+    q->uneven = t->ne[0] % want->block != 0;
+    if (q->uneven) {
+        if (t->type == T_F32) q->type = T_F16;
+        return;
+    }
+    q->type = z->type;
+    int bump = want->block > 1 && want->bytes < q8->bytes && !z->o->pure && is_output(&z->g, t);
+    if (bump) q->type = t->row_bytes > (size_t)(t->ne[0] / QB * q8->bytes) ? T_Q8_0 : t->type;
+}
+
+static int place_in_file_cmp(const void *a, const void *b)
+{
+    const QuantTensor *x = a, *y = b;
+    return (x->t->name.s > y->t->name.s) - (x->t->name.s < y->t->name.s);
+}
+
+static int key_place_cmp(const void *a, const void *b)
+{
+    const GgufKey *x = a, *y = b;
+    return (x->key.s > y->key.s) - (x->key.s < y->key.s);
+}
+
+/* Every tensor in the order of the file, and the pieces that they are cut into. */
+static void quant_plan(Quantizer *z)
+{
+    size_t n = z->g.n_tensors, at = 0;
+    z->tensor = xcalloc(n, sizeof *z->tensor);
+    for (size_t i = 0; i < n; i++) z->tensor[i].t = &z->g.tensors[i];
+    qsort(z->tensor, n, sizeof *z->tensor, place_in_file_cmp);
+    for (size_t i = 0; i < n; i++) {
+        quant_target(z, &z->tensor[i]);
+        z->n_pieces += (size_t)((n_values(z->tensor[i].t) + PIECE - 1) / PIECE);
+        z->total += run_bytes(z->tensor[i].type, n_values(z->tensor[i].t));
+    }
+    z->piece = xcalloc(z->n_pieces, sizeof *z->piece);
+    for (size_t i = 0; i < n; i++)
+        for (int64_t from = 0; from < n_values(z->tensor[i].t); from += PIECE)
+            z->piece[at++] = (QuantPiece){.tensor = i, .from = from};
+}
+
+/* What can be asked for, and the number that general.file_type has for it. */
+static const struct {
+    int type, file_type;
+} quant_types[] = {{T_F32, 0}, {T_F16, 1}, {T_BF16, 32}, {T_Q8_0, 7}, {T_Q4_1, 3}, {T_Q4_0, 2}};
+#define N_QUANT_TYPES ((int)(sizeof quant_types / sizeof *quant_types))
+
+static int quant_type(const char *name, int *type, Err *e)
+{
+    for (int i = 0; i < N_QUANT_TYPES; i++)
+        if (strcasecmp(name, tensor_types[quant_types[i].type].name) == 0) {
+            *type = quant_types[i].type;
+            return 0;
+        }
+    return err_usage(e, "type '%s': expected F32, F16, BF16, Q8_0, Q4_1 or Q4_0", name);
+}
+
+/* Keys of the file, in its order and byte for byte, but for the two that say what it is. */
+static void quant_keys(Quantizer *z)
+{
+    const char *const own[2] = {"general.file_type", "general.quantization_version"};
+    int32_t value[2] = {0, 2};
+    for (int i = 0; i < N_QUANT_TYPES; i++)
+        if (quant_types[i].type == z->type) value[0] = quant_types[i].file_type;
+    GgufKey *keys = xcalloc(z->g.n_keys, sizeof *keys);
+    memcpy(keys, z->g.keys, z->g.n_keys * sizeof *keys);
+    qsort(keys, z->g.n_keys, sizeof *keys, key_place_cmp);
+    for (size_t i = 0; i < z->g.n_keys; i++) {
+        int k = str_is(keys[i].key, own[0]) ? 0 : str_is(keys[i].key, own[1]) ? 1 : -1;
+        if (k < 0)
+            gguf_out_key(&z->out, &keys[i]);
+        else
+            gguf_out_int(&z->out, own[k], GGUF_U32, value[k]);
+    }
+    for (int k = 0; k < 2; k++)
+        if (!gguf_find(&z->g, own[k])) gguf_out_int(&z->out, own[k], GGUF_U32, value[k]);
+    free(keys);
+}
+
+/* A run of n values of a type as a tensor, for row_floats. */
+static Tensor run_of(int type, const uint8_t *data, int n)
+{
+    return (Tensor){.type = type, .ne = {n, 1, 1, 1}, .data = data};
+}
+
+/* Index of the first value that is NaN or infinite, or -1. */
+static int not_finite(const float *x, int n)
+{
+    uint32_t bad = 0, u;
+    for (int i = 0; i < n; i++) {
+        memcpy(&u, &x[i], sizeof u);
+        bad |= (u & 0x7f800000) == 0x7f800000;
+    }
+    for (int i = 0; bad && i < n; i++)
+        if (!(fabsf(x[i]) <= FLT_MAX)) return i;
+    return -1;
+}
+
+typedef struct {
+    double error2[LANES], weight2[LANES];
+    float most[LANES];
+} LossLanes;
+
+static void add_loss(LossLanes *s, const float *restrict x, const float *restrict y)
+{
+    float d[LANES];
+    for (int l = 0; l < LANES; l++) d[l] = y[l] - x[l];
+    for (int l = 0; l < LANES; l++)
+        s->most[l] = fabsf(d[l]) > s->most[l] ? fabsf(d[l]) : s->most[l];
+    for (int l = 0; l < LANES; l++) s->error2[l] += (double)d[l] * (double)d[l];
+    for (int l = 0; l < LANES; l++) s->weight2[l] += (double)x[l] * (double)x[l];
+}
+
+/* Of n weights x that have become y. */
+static Loss loss_of(const float *x, const float *y, int n)
+{
+    LossLanes s = {0};
+    Loss all = {0};
+    float last[2][LANES] = {0};
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) add_loss(&s, x + i, y + i);
+    memcpy(last[0], x + i, (size_t)(n - i) * sizeof *x);
+    memcpy(last[1], y + i, (size_t)(n - i) * sizeof *y);
+    add_loss(&s, last[0], last[1]);
+    for (int l = 0; l < LANES; l++) add_up(&all, &(Loss){s.error2[l], s.weight2[l], s.most[l]});
+    return all;
+}
+
+static int quant_read(const Quantizer *z, void *to, size_t n, size_t at, Err *e)
+{
+    for (uint8_t *p = to; n > 0;) {
+        ssize_t got = pread(z->fd, p, n, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0)
+            return err_set(e, "%s: reading failed: %s", z->g.path,
+                           got ? strerror(errno) : "the file has become shorter");
+        p += got;
+        n -= (size_t)got;
+        at += (size_t)got;
+    }
+    return 0;
+}
+
+/* Value i of the tensor is x, which its new type cannot have. */
+static int quant_refuse(const Quantizer *z, const QuantTensor *q, int64_t i, float x, Err *e)
+{
+    char name[96], what[64];
+    if (fabsf(x) <= FLT_MAX)
+        snprintf(what, sizeof what, "what %s can hold", tensor_types[q->type].name);
+    else
+        snprintf(what, sizeof what, "a finite number");
+    return err_set(e, "%s: tensor '%s', row %lld, value %lld: expected %s, found %g", z->g.path,
+                   show(q->t->name, name), (long long)(i / q->t->ne[0]),
+                   (long long)(i % q->t->ne[0]), what, (double)x);
+}
+
+/* Piece p, of n values x, became y, which is not finite: the largest value of the first block of
+ * which that is so was too large. */
+static int quant_too_large(const Quantizer *z, const QuantPiece *p, const float *x, const float *y,
+                           int n, Err *e)
+{
+    const QuantTensor *q = &z->tensor[p->tensor];
+    int i = not_finite(y, n), largest = i;
+    MUST(i >= 0);
+    for (int k = i; k < i + tensor_types[q->type].block; k++)
+        if (fabsf(x[k]) > fabsf(x[largest])) largest = k;
+    return quant_refuse(z, q, p->from + largest, x[largest], e);
+}
+
+/* Reads one piece and leaves it as its new type in d->out, and its size in *bytes. */
+static int quant_piece(const Quantizer *z, QuantPiece *p, const Desk *d, size_t *bytes, Err *e)
+{
+    const QuantTensor *q = &z->tensor[p->tensor];
+    int64_t left_over = n_values(q->t) - p->from;
+    int n = left_over < PIECE ? (int)left_over : PIECE, bad;
+    size_t at = (size_t)(q->t->data - z->g.map) + run_bytes(q->t->type, p->from);
+    int copy = q->type == q->t->type;
+    *bytes = run_bytes(q->type, n);
+    if (quant_read(z, copy ? d->out : d->in, run_bytes(q->t->type, n), at, e)) return -1;
+    if (copy) return 0;
+    Tensor from = run_of(q->t->type, d->in, n), to = run_of(q->type, d->out, n);
+    const float *x = row_floats(z->k, &from, 0, d->x, d->q);
+    if ((bad = not_finite(x, n)) >= 0) return quant_refuse(z, q, p->from + bad, x[bad], e);
+    if (q->type == T_F16)
+        z->k->pack_f16((uint16_t *)(void *)d->out, x, n);
+    else
+        tensor_types[q->type].pack(d->out, x, n);
+    const float *y = row_floats(z->k, &to, 0, d->y, d->q);
+    p->loss = loss_of(x, y, n);
+    return isfinite(p->loss.error2) ? 0 : quant_too_large(z, p, x, y, n, e);
+}
+
+static void desk_new(Desk *d)
+{
+    d->in = xcalloc(PIECE, 4);
+    d->out = xcalloc(PIECE, 4);
+    d->x = xcalloc(PIECE, sizeof *d->x);
+    d->y = xcalloc(PIECE, sizeof *d->y);
+    d->q = xcalloc(PIECE / QB, sizeof *d->q);
+}
+
+static void desk_free(Desk *d)
+{
+    free(d->in);
+    free(d->out);
+    free(d->x);
+    free(d->y);
+    free(d->q);
+}
+
+/* Piece i failed: of several, the first of the file is reported, whoever came first. (Those before
+ * it have been taken already, and are ended.) */
+static void quant_failed(Quantizer *z, size_t i, const Err *e)
+{
+#pragma omp critical
+    if (!z->failed || i < z->failed_piece) {
+        *z->e = *e;
+        z->failed_piece = i;
+        z->failed = 1;
+    }
+}
+
+/* The work of one thread: the next piece that nobody has, until there is none. */
+static void quant_work(Quantizer *z)
+{
+    Desk d;
+    desk_new(&d);
+    for (size_t i; !z->failed && !interrupted && (i = z->next++) < z->n_pieces;) {
+        QuantPiece *p = &z->piece[i];
+        Err e;
+        size_t bytes;
+        if (quant_piece(z, p, &d, &bytes, &e) ||
+            gguf_out_at(&z->out, p->tensor, run_bytes(z->tensor[p->tensor].type, p->from), d.out,
+                        bytes, &e))
+            quant_failed(z, i, &e);
+        uint64_t done = atomic_fetch_add(&z->done, bytes) + bytes;
+        if (omp_get_thread_num() == 0)
+            progress_in("MB", "written", (double)done / 1e6, (double)z->total / 1e6, z->started);
+    }
+    desk_free(&d);
+}
+
+/* Every piece. What is measured is added up in the order of the file, after all have ended. */
+static int quant_run(Quantizer *z)
+{
+    int n_threads = z->o->n_threads ? z->o->n_threads : default_threads();
+    if ((size_t)n_threads > z->n_pieces) n_threads = max_of((int)z->n_pieces, 1);
+    z->started = now();
+#pragma omp parallel num_threads(n_threads)
+    quant_work(z);
+    if (z->failed || interrupted) return -1;
+    for (size_t i = 0; i < z->n_pieces; i++)
+        add_up(&z->tensor[z->piece[i].tensor].loss, &z->piece[i].loss);
+    progress_in("MB", "written", (double)z->total / 1e6, (double)z->total / 1e6, z->started);
+    return 0;
+}
+
+/* Sums over the tensors, for the report. */
+typedef struct {
+    Loss loss;                     /* of those that were converted */
+    const Tensor *most;            /* where the largest error is; NULL: there is none */
+    double weights, before, after; /* values; bytes of tensors */
+    size_t n[T_N_TYPES];           /* tensors that became this type, */
+    double values[T_N_TYPES];      /* and their values */
+    size_t kept, requantized, uneven;
+    double kept_values;
+} QuantSums;
+
+static QuantSums quant_sums(const Quantizer *z)
+{
+    QuantSums s = {0};
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        const QuantTensor *q = &z->tensor[i];
+        double n = (double)n_values(q->t);
+        s.weights += n;
+        s.before += (double)q->t->bytes;
+        s.after += (double)run_bytes(q->type, n_values(q->t));
+        s.uneven += (size_t)q->uneven;
+        if (q->type == q->t->type) {
+            s.kept++;
+            s.kept_values += n;
+            continue;
+        }
+        s.n[q->type]++;
+        s.values[q->type] += n;
+        s.requantized += tensor_types[q->t->type].block > 1 && tensor_types[q->type].block > 1;
+        if (q->loss.most > s.loss.most) s.most = q->t;
+        add_up(&s.loss, &q->loss);
+    }
+    return s;
+}
+
+static void quant_warn(const Quantizer *z)
+{
+    QuantSums s = quant_sums(z);
+    Err e;
+    if (!arch_named(&(Model){.g = z->g}, &e))
+        note("warning: %s: which of its tensors should stay as they are is not known here", e.msg);
+    if (s.requantized)
+        note(
+            "warning: matrices that are quantized already (%zu): the new error comes on top of the "
+            "old one; better begin with F32, F16 or BF16",
+            s.requantized);
+    if (s.uneven)
+        note("warning: matrices whose rows are no multiple of %d long (%zu): they become F16, or "
+             "stay as they are if that takes no more space",
+             tensor_types[z->type].block, s.uneven);
+    if (s.kept == z->g.n_tensors)
+        note("warning: nothing is left to convert to %s", z->o->inputs[2]);
+}
+
+static double bits_per_weight(double bytes, double weights)
+{
+    return weights > 0 ? bytes * 8 / weights : 0;
+}
+
+static void quant_print(const Quantizer *z, const QuantSums *s, double before, double after)
+{
+    char name[96];
+    printf("%s: %.1f MB, %.2f bits per weight (%s: %.1f MB, %.2f)\n", z->o->inputs[1], after / 1e6,
+           bits_per_weight(s->after, s->weights), z->g.path, before / 1e6,
+           bits_per_weight(s->before, s->weights));
+    for (int i = 0; i < N_QUANT_TYPES; i++) {
+        int type = quant_types[i].type;
+        if (s->n[type])
+            printf("  %-8s %zu tensors, %.1fM weights\n", tensor_types[type].name, s->n[type],
+                   s->values[type] / 1e6);
+    }
+    printf("  %-8s %zu tensors, %.1fM weights\n", "kept", s->kept, s->kept_values / 1e6);
+    printf("  %-8s RMS %.3g of the RMS weight; largest %.3g", "error", relative_loss(&s->loss),
+           (double)s->loss.most);
+    if (s->most) printf(" in %s", show(s->most->name, name));
+    printf("\n");
+    for (size_t i = 0; i < z->g.n_tensors && z->o->tensors; i++) {
+        const QuantTensor *q = &z->tensor[i];
+        printf("  %-32s %-6s", show(q->t->name, name), tensor_types[q->t->type].name);
+        if (q->type != q->t->type)
+            printf(" %-6s RMS %.3g, largest %.3g", tensor_types[q->type].name,
+                   relative_loss(&q->loss), (double)q->loss.most);
+        printf("\n");
+    }
+}
+
+static void quant_tensor_json(const QuantTensor *q)
+{
+    fputs("{\"name\":", stdout);
+    json_str(stdout, q->t->name.s, q->t->name.n);
+    printf(",\"from\":\"%s\",\"to\":\"%s\",\"weights\":%lld,\"bytes\":%zu,\"rms_error\":",
+           tensor_types[q->t->type].name, tensor_types[q->type].name, (long long)n_values(q->t),
+           run_bytes(q->type, n_values(q->t)));
+    json_num(stdout, relative_loss(&q->loss));
+    fputs(",\"max_error\":", stdout);
+    json_num(stdout, (double)q->loss.most);
+    putchar('}');
+}
+
+/* rms_error is relative to the RMS of the weights, max_error is not. */
+static void quant_json(const Quantizer *z, const QuantSums *s, double before, double after)
+{
+    fputs("{\"schema\":\"ropescope.quantize/1\"", stdout);
+    json_text(stdout, "input", z->o->inputs[0]);
+    json_text(stdout, "output", z->o->inputs[1]);
+    printf(",\"type\":\"%s\",\"bytes_before\":%.0f,\"bytes_after\":%.0f,\"weights\":%.0f",
+           tensor_types[z->type].name, before, after, s->weights);
+    fputs(",\"bits_per_weight_before\":", stdout);
+    json_num(stdout, bits_per_weight(s->before, s->weights));
+    fputs(",\"bits_per_weight_after\":", stdout);
+    json_num(stdout, bits_per_weight(s->after, s->weights));
+    fputs(",\"rms_error\":", stdout);
+    json_num(stdout, relative_loss(&s->loss));
+    fputs(",\"max_error\":", stdout);
+    json_num(stdout, (double)s->loss.most);
+    fputs(",\"max_error_in\":", stdout);
+    if (s->most)
+        json_str(stdout, s->most->name.s, s->most->name.n);
+    else
+        fputs("null", stdout);
+    fputs(",\"tensors\":[", stdout);
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        if (i) putchar(',');
+        quant_tensor_json(&z->tensor[i]);
+    }
+    fputs("]}\n", stdout);
+}
+
+/* The input, and what is to become of it; nothing is written yet. */
+static int quant_open(Quantizer *z, const Options *o, Err *e)
+{
+    struct stat st;
+    *z = (Quantizer){.o = o, .fd = -1, .e = e};
+    if (o->n_inputs != 3 || strcmp(o->inputs[1], "-") == 0)
+        return err_usage(e, "quantize: expected two files and a type: ropescope quantize IN.gguf "
+                            "OUT.gguf Q8_0");
+    if (quant_type(o->inputs[2], &z->type, e) ||
+        not_this_input("the output", o->inputs[1], o->inputs[0], e) ||
+        !(z->k = kernels_pick(o->isa, e)) || gguf_open(&z->g, o->inputs[0], e))
+        return -1;
+    z->fd = open(o->inputs[0], O_RDONLY | O_CLOEXEC);
+    if (z->fd < 0 || fstat(z->fd, &st) || (size_t)st.st_size != z->g.size)
+        return err_set(e, "%s: cannot be read", z->g.path);
+    quant_plan(z);
+    return 0;
+}
+
+static int quant_file(Quantizer *z)
+{
+    if (gguf_out_open(&z->out, z->o->inputs[1], z->e)) return -1;
+    quant_keys(z);
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        Tensor t = *z->tensor[i].t;
+        t.type = z->tensor[i].type;
+        gguf_out_tensor(&z->out, &t);
+    }
+    quant_warn(z);
+    int rc = gguf_out_scatter(&z->out, z->e) || quant_run(z) || gguf_out_close(&z->out, z->e);
+    if (rc) gguf_out_abandon(&z->out);
+    return rc ? -1 : 0;
+}
+
+static int run_quantize(Options *o, Err *e)
+{
+    Quantizer z;
+    struct stat st;
+    int rc = quant_open(&z, o, e) || quant_file(&z);
+    if (!rc) {
+        QuantSums s = quant_sums(&z);
+        double after = stat(o->inputs[1], &st) == 0 ? (double)st.st_size : 0;
+        (o->json ? quant_json : quant_print)(&z, &s, (double)z.g.size, after);
+    }
+    if (z.fd >= 0) close(z.fd);
+    free(z.tensor);
+    free(z.piece);
+    gguf_close(&z.g);
+    free(o->inputs);
+    return rc ? -1 : 0;
+}
+
 /* ---- info and tokenize */
 
 static void info_tensors(const Gguf *g, FILE *f)
@@ -8096,6 +8995,20 @@ static const char rope_help[] =
     "  ropescope rope none -m model.gguf --rope-layers 4-8  another one in some layers\n"
     "  ropescope rope yarn:factor=4 --json -o yarn.json    the numbers\n";
 
+static const char quantize_help[] =
+    "Examples:\n"
+    "  ropescope quantize model.gguf small.gguf Q8_0          8.5 bits per weight\n"
+    "  ropescope quantize model.gguf smaller.gguf Q4_0        4.5, the output matrix in Q8_0\n"
+    "  ropescope quantize model.gguf smallest.gguf Q4_0 --pure\n"
+    "  ropescope quantize model.gguf half.gguf BF16 --json    what became of each tensor\n"
+    "  ropescope quantize small.gguf large.gguf F32           back, with the errors it has\n";
+
+static const char quantize_notes[] =
+    "\nTYPE is F32, F16, BF16, Q8_0, Q4_1 or Q4_0. Matrices are converted; norms, biases, other\n"
+    "vectors and the router of a mixture of experts stay as they are, and so does all metadata\n"
+    "but general.file_type and general.quantization_version. Blocks are those of llama.cpp. The\n"
+    "error is that of the weights: its root mean square over theirs, and its largest size.\n";
+
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
     {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
@@ -8119,6 +9032,10 @@ static const Command commands[] = {
      run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
+    {"quantize", 'q', "IN.gguf OUT.gguf TYPE",
+     "the same model in fewer bits: Q8_0, Q4_1, Q4_0, "
+     "BF16, F16",
+     run_quantize},
     {"rope", 'R', "KIND:key=value", "every position encoding, or one explained and drawn",
      run_rope},
 };
@@ -8142,6 +9059,7 @@ static void help(FILE *f)
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
+          "  ropescope quantize model.gguf small.gguf Q8_0     the same model in fewer bits\n"
           "  echo 'Hello world' | ropescope tokenize model.gguf -f -\n\n"
           "ropescope " ROPESCOPE_VERSION ": transformer inference that shows rotary position "
           "embeddings at work\n\nCommands:\n",
@@ -8163,8 +9081,8 @@ static int belongs(const Option *o, const Command *c)
 
 static void command_help(FILE *f, const Command *c)
 {
-    if (c->run == run_rope)
-        fputs(rope_help, f);
+    if (c->run == run_rope || c->run == run_quantize)
+        fputs(c->run == run_rope ? rope_help : quantize_help, f);
     else
         fprintf(f, "Example:\n  ropescope %s %s\n", c->name, c->args);
     fprintf(f, "\n%s: %s\n\nOptions:\n", c->name, c->what);
@@ -8177,6 +9095,7 @@ static void command_help(FILE *f, const Command *c)
         fprintf(f, "  %-34s %s\n", left_side, o->help);
     }
     if (c->run == run_check) fputs(check_help, f);
+    if (c->run == run_quantize) fputs(quantize_notes, f);
 }
 
 /* Edits (insert, delete, replace) from a to b, both short. */
@@ -8284,7 +9203,7 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
     for (int i = 0; i < argc; i++) {
         char *arg = argv[i];
         if (positional_only || arg[0] != '-' || !arg[1]) {
-            if (strstr(c->args, "...")) {
+            if (strstr(c->args, "...") || c->run == run_quantize) {
                 o->inputs = xrealloc(o->inputs, (size_t)o->n_inputs + 1, sizeof *o->inputs);
                 o->inputs[o->n_inputs++] = arg;
                 continue;

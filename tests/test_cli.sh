@@ -46,7 +46,7 @@ ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
 for command in info tokenize generate chat perplexity bench analyze ablate sweep bounds check explain \
-    merge report rope; do
+    merge report rope quantize; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"

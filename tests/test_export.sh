@@ -154,7 +154,7 @@ open(sys.argv[1], "wb").write(struct.pack("<Q", len(sys.argv[2])) + sys.argv[2].
 rm -rf "$dir/bad"
 cp -R "$dir/good" "$dir/bad"
 rm "$dir/bad/$shard"
-bad_shard "files of the same folder, found $shard"
+bad_shard "shards: expected $shard, which model.safetensors.index.json names, found nothing"
 head -c 20000 "$dir/good/$shard" >"$dir/bad/$shard"
 bad_shard "$shard: size of the file"
 head -c 100 "$dir/good/$shard" >"$dir/bad/$shard"
@@ -165,6 +165,44 @@ header "$("$python" -c 'print("[" * 50000 + "]" * 50000)')"
 bad_shard "the header is JSON nested too deeply"
 "$python" -c 'print("[" * 100000 + "]" * 100000)' >"$dir/bad/config.json"
 bad_shard "config.json: the file is JSON nested too deeply"
+
+rm "$dir/bad"/*.safetensors*
+: >"$dir/bad/pytorch_model.bin"
+bad_shard "found pytorch_model.bin"
+
+# ---- configurations as models are published with them
+
+run "$python" tests/published_configs.py
+ok "published configurations" exits 0
+
+# ---- llama2.c
+
+name=llama2.c
+run "$python" tests/tiny_llama2c.py 5 "$dir/l2c"
+ok "$name: checkpoints are written" exits 0
+for v in v0 v1; do
+    exporting "$dir/l2c/$v.bin" -o "$dir/l2c/$v.gguf" --name "$name"
+    ok "$name: $v is exported" exits 0
+done
+ok "$name: versions 0 and 1 are the same model" cmp "$dir/l2c/v0.gguf" "$dir/l2c/v1.gguf"
+run "$dump" "$dir/l2c/v1.gguf" "$dir/l2c/ids" "$dir/l2c/f32" exact
+tiny --compare "$dir/l2c/golden.json" "$dir/l2c/f32" $tolerance
+ok "$name: the logits are the golden ones" exits 0
+head -c 300 "$dir/l2c/v1.bin" >"$dir/l2c/cut.bin"
+refused "size of the file" "$dir/l2c/cut.bin" -o "$dir/bad.gguf"
+head -c 100 "$dir/l2c/v1.bin" >"$dir/l2c/cut.bin"
+refused "version 0 or 1, found 100 bytes" "$dir/l2c/cut.bin" -o "$dir/bad.gguf"
+printf '24ka\002\000\000\000' >"$dir/l2c/v2.bin"
+refused "version 0 or 1, found version 2" "$dir/l2c/v2.bin" -o "$dir/bad.gguf"
+printf 'PK\003\004' >"$dir/l2c/pytorch.bin"
+refused "found a PyTorch archive" "$dir/l2c/pytorch.bin" -o "$dir/bad.gguf"
+
+# ---- a name that other programs read more into
+
+exporting "$dir/good" --name small-Phi-3 -o "$dir/named.gguf"
+ok "a name with Phi-3 is written" exits 0
+ok "but differently" grep -aqF small-Phi_3 "$dir/named.gguf"
+ok "and that is said" complains "the name 'small-Phi-3' is written as 'small-Phi_3'"
 
 # ---- the output never replaces an input
 
