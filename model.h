@@ -259,12 +259,15 @@ typedef struct {
     float *most;                 /* |x| */
 } ValueSums;
 
-enum { ROPE_ADJACENT, ROPE_HALF }; /* pair j = values (2j, 2j + 1), or (j, j + n_rot / 2) */
+/* In a file: pair j = rows (2j, 2j + 1) of a head's queries and keys, or (j, j + n / 2). Once they
+ * are computed pairs are adjacent, whatever the file has: sums over a head then run in one order,
+ * and two files of the same model give the same bits. */
+enum { ROPE_ADJACENT, ROPE_HALF };
 
-/* Sums over tokens of the radii r = sqrt(a^2 + b^2) of n pairs, and the largest. */
+/* Sums over tokens of the radii r = sqrt(a^2 + b^2) of n adjacent pairs, and the largest. */
 typedef struct {
     double *sum, *most;
-    int n, layout; /* ROPE_... */
+    int n;
 } RadiusSums;
 
 /* The arithmetic of the program, once per instruction set. Every instance gives the same bits:
@@ -381,6 +384,10 @@ typedef struct {
     int halved;            /* 1: half of the query and key heads are projected */
     double arg[ROPE_ARGS]; /* as the kind's table of args names them */
     const char *file;      /* a GGUF file with the kind's weights; NULL: the model's, or none */
+    /* Values of a head that a half-split file, and a checkpoint of Hugging Face, have in two
+     * halves: pair j is (j, j + n_split / 2); 0: n_rot; -1: a checkpoint has adjacent pairs. */
+    int n_split;
+    int window; /* keys that a query of these layers sees, itself included; 0: all */
 } RopeParams;
 
 typedef struct Rope Rope;
@@ -462,7 +469,7 @@ enum { ROPE_EVEN, ROPE_HEADS, ROPE_READ }; /* Rope.uneven */
 struct Rope {
     const RopeKind *kind;
     RopeParams p;
-    int n_pairs, layout; /* ROPE_ADJACENT or ROPE_HALF */
+    int n_pairs, layout; /* in the file: ROPE_ADJACENT or ROPE_HALF */
     int sets;            /* of frequencies: 1, or one per key head */
     int uneven; /* pair j at position p does not turn by p * inv_freq[j] in all heads: the angles of
                  * key heads differ, or depend on what was read; ROPE_HEADS, ROPE_READ */
@@ -565,8 +572,12 @@ typedef struct {
 int rope_load_parts(Rope *r, RopeSource *s, const RopePart *part, int n, uint64_t seed,
                     Err *e) MUST_USE;
 double rope_uniform(uint64_t *state); /* [-1, 1), 53 bits of rng_next */
-/* The two members of pair j within a head: their value numbers in this file's layout. */
+/* The two members of pair j within a head, as forward has them: 2 j and 2 j + 1. */
 void rope_pair(const Rope *r, int j, int *a, int *b);
+/* Where value c of a head, as forward has it, comes from: the row of the head in the file, and in a
+ * checkpoint of Hugging Face. */
+int rope_row(const Rope *r, int c);
+int rope_hf_row(const Rope *r, int c);
 /* p-RoPE (arXiv:2410.06205): of P pairs the floor(keep P) of highest frequency turn as before, the
  * theta of the others becomes 0. keep in [0, 1]. */
 void rope_keep(Rope *r, double keep);
@@ -668,6 +679,7 @@ typedef struct {
     int local_scaling;          /* LOCAL_...: of their angles */
     int nope_every;             /* the last of so many layers does not turn; 0: all turn */
     int untuned_nope;           /* no layer turns if rope.scaling.finetuned is false */
+    int hf_adjacent;            /* pairs are adjacent in Hugging Face's checkpoints */
 } Arch;
 
 /* One layer: its own shape, then its tensors (NULL: absent). */
@@ -679,10 +691,10 @@ typedef struct {
     int rope;                 /* index into Model.rope */
     const float *attn_norm, *attn_norm_bias, *ffn_norm, *ffn_norm_bias;
     const float *post_attn_norm, *post_ffn_norm; /* of a branch's output */
-    const float *q_norm, *k_norm;                /* [D], [H D] */
+    const float *q_norm, *k_norm;                /* [D], [H D], pairs adjacent */
     int qk_norm;                                 /* QK_... */
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
-    const float *bq, *bk, *bv, *bo, *b_gate, *b_up, *b_down;
+    const float *bq, *bk, *bv, *bo, *b_gate, *b_up, *b_down; /* rows of the file */
     int surplus; /* the file has as many heads of q, k and v again, which are not used (0) */
     /* A mixture of experts: n_ff, w_gate, w_up and w_down are those of the shared expert (0, NULL:
      * there is none). */
@@ -735,6 +747,7 @@ typedef struct {
 /* What an analysis needs to know of a model when there is no file of weights. */
 typedef struct {
     const char *arch; /* a name, copied */
+    int norm;         /* NORM_... */
     int n_layers, head_dim, n_ctx_train;
     const Layer *layer; /* [L] n_heads, n_kv_heads, window and rope are used */
     Rope *rope;         /* [n_ropes] allocated; the model takes it over */
@@ -770,7 +783,7 @@ typedef struct {
 typedef struct Probe {
     unsigned want; /* PROBE_... */
     void *ctx;
-    /* q[i * stride + c]: query of head h at position pos + i, i < n, c < D (the file's layout). */
+    /* q[i * stride + c]: query of head h at position pos + i, i < n, c < D, pairs adjacent. */
     void (*q)(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride);
     void (*k)(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t stride);
     /* Positions ascend for each head; q and k of the batch have been shown before. */
@@ -781,7 +794,7 @@ typedef struct Probe {
 
 /* One value of a head, and what takes its place. */
 typedef struct {
-    int c; /* < D, in the file's layout */
+    int c; /* < D, pairs adjacent */
     float v;
 } Patch;
 

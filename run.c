@@ -555,11 +555,9 @@ static void add_values_base(const ValueSums *s, const float *x, size_t xs, int t
 
 static void add_radii_base(const RadiusSums *s, const float *x, size_t xs, int toks)
 {
-    int step = s->layout == ROPE_ADJACENT ? 2 : 1, other = s->layout == ROPE_ADJACENT ? 1 : s->n;
     for (; toks > 0; toks--, x += xs)
         for (int j = 0; j < s->n; j++) {
-            double a = (double)x[j * step], b = (double)x[j * step + other];
-            double r = sqrt(a * a + b * b);
+            double a = (double)x[2 * j], b = (double)x[2 * j + 1], r = sqrt(a * a + b * b);
             s->sum[j] += r;
             s->most[j] = r > s->most[j] ? r : s->most[j];
         }
@@ -1532,8 +1530,30 @@ void rope_free(Rope *r)
 
 void rope_pair(const Rope *r, int j, int *a, int *b)
 {
-    *a = r->layout == ROPE_HALF ? j : 2 * j;
-    *b = r->layout == ROPE_HALF ? j + r->n_pairs : 2 * j + 1;
+    MUST(j >= 0 && j < r->n_pairs);
+    *a = 2 * j;
+    *b = 2 * j + 1;
+}
+
+/* Values of a head that lie in two halves, where they do. */
+static int split_values(const Rope *r)
+{
+    return r->p.n_split ? r->p.n_split : r->p.n_rot;
+}
+
+static int half_row(int c, int n_split)
+{
+    return c < n_split ? c / 2 + c % 2 * (n_split / 2) : c;
+}
+
+int rope_row(const Rope *r, int c)
+{
+    return r->layout == ROPE_HALF ? half_row(c, split_values(r)) : c;
+}
+
+int rope_hf_row(const Rope *r, int c)
+{
+    return half_row(c, split_values(r));
 }
 
 /* The frequencies of one set. */
@@ -1585,7 +1605,7 @@ double rope_position(const Rope *r, int t)
 
 /* One row of a table: cos[P] and sin[P]. Angles in double, rounded once: in float they would be off
  * by 5e-4 at position 8k. */
-static void rope_row(const RopeAt *at, double amplitude, float *cs, float *sn)
+static void angle_row(const RopeAt *at, double amplitude, float *cs, float *sn)
 {
     int P = at->r->n_pairs;
     double c[MAX_PAIRS], s[MAX_PAIRS];
@@ -1606,11 +1626,10 @@ static void rope_row(const RopeAt *at, double amplitude, float *cs, float *sn)
 /* Turns the pairs of one head x[D] in place by cs[P], sn[P]; values past n_rot stay. */
 static void rotate(const Rope *r, float *x, const float *cs, const float *sn)
 {
-    int step = r->layout == ROPE_HALF ? 1 : 2, apart = r->layout == ROPE_HALF ? r->n_pairs : 1;
     for (int j = 0; j < r->n_pairs; j++) {
-        float a = x[j * step], b = x[j * step + apart];
-        x[j * step] = a * cs[j] - b * sn[j];
-        x[j * step + apart] = a * sn[j] + b * cs[j];
+        float a = x[2 * j], b = x[2 * j + 1];
+        x[2 * j] = a * cs[j] - b * sn[j];
+        x[2 * j + 1] = a * sn[j] + b * cs[j];
     }
 }
 
@@ -1629,7 +1648,7 @@ void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *
 
 void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles)
 {
-    rope_row(at, at->r->amplitude, angles, angles + at->r->n_pairs);
+    angle_row(at, at->r->amplitude, angles, angles + at->r->n_pairs);
     rope_turn(at->r, at->part, at->kh, x, pos, angles);
 }
 
@@ -1654,7 +1673,7 @@ static void table_row(const State *s, const RopeAt *of, int i, int table)
     size_t row = ((size_t)table * (size_t)s->n_batch + (size_t)i) * (size_t)s->max_pairs;
     at.inv_freq = now->inv_freq + (at.r->sets > 1 ? (size_t)at.kh * P : 0);
     at.length = now->length;
-    rope_row(&at, now->amplitude, s->cos + row, s->sin + row);
+    angle_row(&at, now->amplitude, s->cos + row, s->sin + row);
 }
 
 /* Rows of all tables of r for key head kh: n tokens from position pos on. */
@@ -2121,8 +2140,20 @@ static void fold_copies(const State *s, int l, int n)
     team_wait(s);
 }
 
-/* Queries, keys and values of n tokens as the architecture wants them before rotation: clamped,
- * and queries and keys normed, head by head or all heads of a token together. */
+/* x[heads][D]: pairs that lie in two halves, as their rows do in the file, become adjacent. */
+static void join_halves(const Rope *r, float *x, int heads)
+{
+    int n = split_values(r), D = r->p.head_dim;
+    float first[MAX_PAIRS];
+    for (int h = 0; h < heads; h++, x += D) {
+        memcpy(first, x, (size_t)n / 2 * sizeof *x);
+        for (int j = 0; j < n / 2; j++) {
+            x[2 * j] = first[j]; /* 2 j < j + n / 2: what is still to be read lies behind */
+            x[2 * j + 1] = x[j + n / 2];
+        }
+    }
+}
+
 static void norm_heads(const State *s, const Layer *ly, float *x, const float *w, int heads)
 {
     int D = s->m->head_dim, n = ly->qk_norm == QK_ALL ? heads * D : D;
@@ -2136,16 +2167,24 @@ static void clamp(float *x, size_t n, double most)
         x[c] = x[c] > (float)most ? (float)most : x[c] < -(float)most ? -(float)most : x[c];
 }
 
+/* Queries, keys and values of n tokens as the architecture wants them before rotation: pairs
+ * adjacent; clamped; queries and keys normed, head by head or all heads of a token together. */
 static void settle_heads(const State *s, const Layer *ly, int n)
 {
     size_t D = (size_t)s->m->head_dim, Q = (size_t)ly->n_q_heads * D;
     size_t KV = (size_t)ly->n_kv_heads * D;
-    if (!ly->qk_norm && s->m->clamp <= 0) return;
+    const Rope *r = &s->m->rope[ly->rope];
+    int split = r->layout == ROPE_HALF;
+    if (!split && !ly->qk_norm && s->m->clamp <= 0) return;
     SHARED_RUNS(i, s, n)
     {
         size_t at = (size_t)i;
         float *q = (ly->n_q_heads == ly->n_heads ? s->q : s->att_out) + at * Q,
               *k = s->kx + at * KV;
+        if (split) {
+            join_halves(r, q, ly->n_q_heads);
+            join_halves(r, k, ly->n_kv_heads);
+        }
         if (s->m->clamp > 0) {
             clamp(q, Q, s->m->clamp);
             clamp(k, KV, s->m->clamp);
@@ -3343,7 +3382,8 @@ static const Arch archs[] = {
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
-     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_FFN_BIAS | HAS_OUTPUT | HAS_OUTPUT_BIAS},
+     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_FFN_BIAS | HAS_OUTPUT | HAS_OUTPUT_BIAS,
+     .hf_adjacent = 1},
 };
 
 /* Binding: every tensor of an architecture by name, kind and full shape. Sizes by letter. */
@@ -3553,6 +3593,17 @@ static int bind_fused(Binder *b, int l)
     return 0;
 }
 
+/* A copy of w[heads][D], the pairs of every head adjacent. */
+static const float *joined(Model *m, const Rope *r, const float *w, int heads)
+{
+    size_t n = (size_t)heads * (size_t)m->head_dim;
+    float *copy = xcalloc(n, sizeof *copy);
+    memcpy(copy, w, n * sizeof *copy);
+    join_halves(r, copy, heads);
+    m->owned = xrealloc(m->owned, (size_t)m->n_owned + 1, sizeof *m->owned);
+    return m->owned[m->n_owned++] = copy;
+}
+
 /* The weights of a norm of queries or keys: D for every head alike (QK_HEAD), D for each head
  * (QK_OWN), or those of all heads of a token, which are normed together (QK_ALL). */
 static int bind_head_norm(Binder *b, int l, const char *what, int heads, const float **out)
@@ -3572,7 +3623,10 @@ static int bind_head_norm(Binder *b, int l, const char *what, int heads, const f
                        b->m->g.path, name, ways[ly->qk_norm], (long long)cols, (long long)rows,
                        (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2],
                        (long long)t->ne[3]);
-    return bind_floats(b, name, cols, rows, 1, out);
+    int found = bind_floats(b, name, cols, rows, 1, out);
+    if (found > 0 && b->m->rope[ly->rope].layout == ROPE_HALF)
+        *out = joined(b->m, &b->m->rope[ly->rope], *out, ly->qk_norm == QK_HEAD ? 1 : heads);
+    return found;
 }
 
 /* Norms of queries and keys: both, of the same kind, which the shape for the queries tells where
@@ -3922,6 +3976,18 @@ static void know_factors(Binder *b)
             b->used[i] = 1;
 }
 
+/* RopeParams.n_split: what turns by what the file says, before anybody says otherwise. A layer that
+ * does not turn has its rows as the others. */
+static int file_split(const Model *m, const RopeSpec *spec)
+{
+    RopeParams p = spec->p;
+    Err none;
+    if (m->arch->hf_adjacent) return -1;
+    int bad = spec->kind->params && spec->kind->params(&p, &none);
+    int n = bad || p.n_rot <= 0 || p.n_rot % 2 ? spec->p.n_rot : p.n_rot;
+    return n > 0 && n <= m->head_dim ? n - n % 2 : 0;
+}
+
 /* What the file says about the encoding of every layer. Where the command line says something else
  * for all of them, it need not be something that this program has. */
 static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
@@ -3945,6 +4011,7 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
         spec[l].p = rope_params(m->head_dim, m->arch->rope_base);
         spec[l].p.layer = l;
         spec[l].p.n_layers = m->n_layers;
+        spec[l].p.window = m->layer[l].window;
         spec[l].p.n_heads = m->layer[l].n_heads;
         spec[l].p.n_kv_heads = m->layer[l].n_kv_heads;
         spec[l].p.n_embd = m->n_embd;
@@ -3954,6 +4021,7 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
     int bad = rope_file_shape(&f, spec, b->e);
     for (int l = 0; !bad && l < m->n_layers; l++) bad = read_divisors(b, &spec[l].p);
     bad = bad || (rope_file_kind(&f, spec, replaced ? &ignored : b->e) && !replaced);
+    for (int l = 0; !bad && l < m->n_layers; l++) spec[l].p.n_split = file_split(m, &spec[l]);
     know_factors(b);
     free(local);
     return bad ? -1 : 0;
@@ -3990,6 +4058,7 @@ static int config_rope(const Model *m, const char *path, const ConfigRope *c, Ro
     p->base = fresh.base;
     p->factor = 1;
     p->divisors = NULL;
+    if (m->arch->layout == ROPE_HALF) p->n_split = 0; /* rows as in its checkpoint */
     return rope_read(path, c->spec, spec, e);
 }
 
@@ -4031,7 +4100,8 @@ static int same_rope(const Rope *a, const Rope *b)
                p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
                same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
                same_number(p->base, q->base) && same_number(p->factor, q->factor) &&
-               p->n_ctx_orig == q->n_ctx_orig;
+               p->n_ctx_orig == q->n_ctx_orig && split_values(a) == split_values(b) &&
+               p->window == q->window;
     for (int i = 0; same && i < ROPE_ARGS; i++) same = same_number(p->arg[i], q->arg[i]);
     return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
@@ -4510,7 +4580,8 @@ Model *model_skeleton(const ModelShape *s)
     NamedModel *n = xcalloc(1, sizeof *n);
     Model *m = &n->m;
     snprintf(n->name, sizeof n->name, "%s", s->arch);
-    n->arch = (Arch){.name = n->name, .layout = s->rope->layout, .rope_base = s->rope->p.base};
+    n->arch = (Arch){
+        .name = n->name, .layout = s->rope->layout, .rope_base = s->rope->p.base, .norm = s->norm};
     *m = (Model){.arch = &n->arch,
                  .n_layers = s->n_layers,
                  .head_dim = s->head_dim,
