@@ -91,8 +91,8 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(LIBRARY)
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-# test_run.c and test_sweep.c include run.c, to reach its static functions.
-WHOLE = $(BUILD)/tests/test_run $(BUILD)/tests/test_sweep
+# test_run.c, test_sweep.c and test_quantize.c include run.c, to reach its static functions.
+WHOLE = $(BUILD)/tests/test_run $(BUILD)/tests/test_sweep $(BUILD)/tests/test_quantize
 $(WHOLE): %: %.o $(filter-out $(BUILD)/run_lib.o,$(LIBRARY))
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
@@ -138,12 +138,17 @@ debug-test:
 # make compare MODEL=model.gguf TEXT=text.txt
 N      = 64
 PYTHON = python3
-$(BUILD)/tests/dump_logits: $(BUILD)/tests/dump_logits.o $(LIBRARY)
+$(BUILD)/tests/dump_%: $(BUILD)/tests/dump_%.o $(LIBRARY)
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 compare: ropescope $(BUILD)/tests/dump_logits
 	$(PYTHON) tests/compare_hf.py $(BUILD)/ropescope $(BUILD)/tests/dump_logits $(MODEL) $(TEXT) $(N)
 	$(PYTHON) tests/compare_stats.py $(BUILD)/ropescope $(MODEL) $(TEXT) $(N)
+
+# Ids and texts against Hugging Face tokenizers or sentencepiece (needs these PyPI packages):
+# make compare-tokens TOKENIZER=tokenizer.json
+compare-tokens: $(BUILD)/tests/dump_tokens
+	$(PYTHON) tests/compare_tokenizers.py $< $(TOKENIZER)
 
 bench: ropescope
 	./ropescope bench demo/model.gguf

@@ -70,7 +70,7 @@ typedef struct {
     double distance;           /* mean of pos - t under the weights */
     double previous, duplicate, induction; /* weight on t = pos - 1; on earlier copies of the
                                               token; on what followed those copies */
-    double first4, n_first4;               /* weight on keys 0 .. 3, rows of keys 0 .. 4 and more */
+    double first4, n_first4;               /* weight on keys 0 .. 3, rows of these and more */
     double third[3], n_thirds;             /* weight per third of the keys, rows of three or more */
     double n_known;                        /* rows whose tokens are known: behind the two above */
     double n_logits;                       /* rows behind LogitSum: those that begin with key 0 */
@@ -184,7 +184,6 @@ typedef struct {
     int n, n_rotated; /* pairs; those that turn */
     int uneven;       /* Rope.uneven */
     int own;          /* number of the axis of key head 0; 0: all have this one */
-    int layout;       /* ROPE_... */
     double n_ctx;     /* P */
     int *a, *b;
     double *theta, *x; /* radians per position, and over P */
@@ -240,6 +239,7 @@ typedef struct {
     double max, skip;  /* largest radius; mean radius of the first tokens */
     double offset;     /* share of the offset: |mean z|^2 / mean r^2 */
     double aa, bb, ab; /* second moments: means of a^2, b^2 and a b of the members */
+    double cap;        /* the largest radius there can be: see pair_cap; NaN: any */
 } Side;
 
 typedef struct {
@@ -311,6 +311,8 @@ typedef struct {
     int t;                 /* queries behind these */
     uint64_t n_samples;
     double check;  /* largest |radius after / (amplitude * before) - 1| */
+    double capped; /* largest radius over its cap, NaN: there are none; of this layer and head */
+    int capped_l, capped_h;
     double k0;     /* median over heads of |k_0| / mean |k| in the top pair */
     double centre; /* median over heads of phi + x/2 - pi, top pairs with x <= 2 pi */
     LogitSum partial_logit, full_logit; /* means over n_logit heads; full: all but the pairs with
@@ -459,7 +461,7 @@ static void add_before(const Analysis *an, Tally *y, const Axis *ax, const Batch
     const Kernels *k = an->kernels;
     int D = an->m->head_dim, P = ax->n, skipped = b->pos < an->o.n_skip;
     OpenSums *o = &y->open;
-    RadiusSums radii = {skipped ? o->r_skip : o->r, y->most_r, P, ax->layout};
+    RadiusSums radii = {skipped ? o->r_skip : o->r, y->most_r, P};
     ValueSums values = {skipped ? NULL : o->value, skipped ? NULL : o->size, NULL, y->most};
     memset(y->most_r, 0, (size_t)P * sizeof *y->most_r);
     memset(y->most, 0, (size_t)D * sizeof *y->most);
@@ -552,7 +554,7 @@ static void on_k(void *ctx, int l, int kh, int stage, int pos, int n, const floa
 
 /* ---------------------------------------------------------------- the probe: attention */
 
-/* The weights of one more query on the first keys; keys that a window hides count as 0. */
+/* The weights of one more query on the first keys that it sees. */
 static void add_sinks(SinkWindow *s, const AttnRow *r, int finite)
 {
     s->n++;
@@ -623,8 +625,8 @@ static void add_row(RowSum *s, const Analysis *an, const AttnRow *r)
         s->entropy += row_entropy(&sums) / log((double)n);
         s->previous += (double)r->weights[n - 2];
     }
-    if (r->pos >= 4) {
-        for (int t = r->t0; t < 4; t++) s->first4 += (double)r->weights[t - r->t0];
+    if (r->pos >= 4 && r->t0 == 0) {
+        for (int t = 0; t < 4; t++) s->first4 += (double)r->weights[t];
         s->n_first4++;
     }
     add_copies(s, an, r);
@@ -816,11 +818,19 @@ static Ranges ranges_missing(const Ranges *s, uint64_t n)
     return out;
 }
 
+/* How many of n queries, from position k on, see key k through a sliding window (0: none). */
+static int n_seeing(int n, int k, int sliding)
+{
+    return sliding && sliding < n - k ? sliding : n - k;
+}
+
 /* A window becomes a sample: alpha_k = 1 / (T - k) sum over its queries from k on of the weight on
- * key k, k from 0 (Gu et al., arXiv:2410.10781, count from 1). Only the longest windows seen count:
- * in a short one (the end of a text, an interrupt) the first key has few rivals.
+ * key k, k from 0 (Gu et al., arXiv:2410.10781, count from 1). In a layer with a sliding window of W
+ * keys the mean is over the queries that see key k, at most W of them: the others say nothing of
+ * it. Only the longest windows seen count: in a short one (the end of a text, an interrupt) the
+ * first key has few rivals.
  * Pitfall: a text of 513 tokens in windows of 512 has a last window of one token, alpha_1 = 1. */
-static void add_window(SinkSamples *s, const SinkWindow *w, double sink_eps)
+static void add_window(SinkSamples *s, const SinkWindow *w, int sliding, double sink_eps)
 {
     if (w->n > s->t) *s = (SinkSamples){.t = w->n};
     if (w->n == 0 || w->n < s->t) return;
@@ -829,19 +839,19 @@ static void add_window(SinkSamples *s, const SinkWindow *w, double sink_eps)
         return;
     }
     exact_add(&s->n, 1);
-    exact_add(&s->uniform, w->uniform / w->n);
+    exact_add(&s->uniform, w->uniform / n_seeing(w->n, 0, sliding));
     for (int k = 0; k < SINK_KEYS && k < w->n; k++) {
-        double alpha = w->sum[k] / (w->n - k);
+        double alpha = w->sum[k] / n_seeing(w->n, k, sliding);
         exact_add(&s->alpha[k], alpha);
         exact_add(&s->n_sink[k], alpha > sink_eps);
     }
 }
 
-/* Closes the open window of one head. */
-static void close_head(Sink *s, Tally *y, const AnalysisOptions *o)
+/* Closes the open window of one head of layer l. */
+static void close_head(const Analysis *a, int l, Sink *s, Tally *y)
 {
-    add_window(&s->whole, &s->open, o->sink_eps);
-    add_window(&s->at_t, &s->open_t, o->sink_eps);
+    add_window(&s->whole, &s->open, a->m->layer[l].window, a->o.sink_eps);
+    add_window(&s->at_t, &s->open_t, a->m->layer[l].window, a->o.sink_eps);
     s->open = s->open_t = (SinkWindow){0};
     s->n_keys = s->has_key0 = 0;
     close_tally(y);
@@ -859,7 +869,9 @@ void analysis_window(Analysis *a)
     int L = a->m->n_layers, n_q = a->first_q[L], n_k = a->first_k[L];
     add_all_held(a);
     double n = n_q ? *a->q[0].open.n + *a->q[0].open.n_skip : 0; /* tokens */
-    for (int i = 0; i < n_q; i++) close_head(&a->sink[i], &a->q[i], &a->o);
+    for (int l = 0; l < L; l++)
+        for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++)
+            close_head(a, l, &a->sink[i], &a->q[i]);
     for (int i = 0; i < n_k; i++) close_tally(&a->k[i]);
     for (int l = 0; l < L; l++) close_massive(&a->massive[l], a->m->n_embd);
     a->seen.n = 0;
@@ -908,10 +920,11 @@ const Probe *analysis_probe(const Analysis *a)
 }
 
 /* P: what the caller says, or the original context of the encoding, or the trained context; NONE:
- * nobody knows. */
+ * nobody knows. Where a window hides what is farther, its length: no query and key meet beyond. */
 static double trained_context(const Rope *r, const Model *m, double said)
 {
     double n_ctx = said > 0 ? said : r->p.n_ctx_orig > 0 ? r->p.n_ctx_orig : m->n_ctx_train;
+    if (r->p.window > 0 && n_ctx > r->p.window) n_ctx = r->p.window;
     return n_ctx > 0 ? n_ctx : NONE;
 }
 
@@ -920,7 +933,7 @@ static void axis_init(Axis *ax, const Rope *r, int kh, const Model *m, double n_
 {
     size_t n = (size_t)r->n_pairs;
     int blank = r->uneven == ROPE_READ || (r->uneven && kh < 0);
-    *ax = (Axis){.n = r->n_pairs, .layout = r->layout, .uneven = r->uneven};
+    *ax = (Axis){.n = r->n_pairs, .uneven = r->uneven};
     ax->n_ctx = blank ? NONE : trained_context(r, m, n_ctx); /* NONE: no pair can be placed */
     ax->a = xcalloc(n + 1, sizeof *ax->a);
     ax->b = xcalloc(n + 1, sizeof *ax->b);
@@ -1245,6 +1258,67 @@ static Spectrum read_spectrum(const double *moments, int D)
     return s;
 }
 
+/* ---------------------------------------------------------------- caps */
+
+/* What limits the queries or keys of one head before rotation: a norm of n values with weights w of
+ * this head, after a linear map of mean 1 (RMS) or mean 0 and variance 1 (centred); or a clamp. */
+typedef struct {
+    const float *w; /* [D], pairs adjacent; NULL: no norm */
+    double n, clamp;
+    int centred;
+} Cap;
+
+/* Heads that an encoding makes more of, or maps before they turn, have none. */
+static Cap cap_of(const Model *m, int l, int h, int is_key)
+{
+    const Layer *y = &m->layer[l];
+    int heads = is_key ? y->n_kv_heads : y->n_heads, D = m->head_dim;
+    if (is_mixed(m, y) || (y->n_q_heads && y->n_q_heads != y->n_heads)) return (Cap){.w = NULL};
+    Cap c = {.w = is_key ? y->k_norm : y->q_norm, .n = D, .clamp = m->clamp};
+    if (!c.w) return c;
+    if (y->qk_norm != QK_HEAD) c.w += (size_t)h * (size_t)D;
+    if (y->qk_norm == QK_ALL) c.n = (double)heads * D;
+    c.centred = m->arch->norm != NORM_RMS;
+    return c;
+}
+
+/* The largest radius of pair j, a and b its values. A norm makes y = w u with sum u^2 <= n, so
+ *   r^2 = (w_a u_a)^2 + (w_b u_b)^2 <= n max(w_a^2, w_b^2), reached with all of u in one value.
+ * If it is centred, sum u = 0: the other n - 2 values have to balance u_a + u_b, which costs at
+ * least (u_a + u_b)^2 / (n - 2), so v = (u_a, u_b) has v^T (1 + 11^T / (n - 2)) v <= n, the inverse
+ * of which is 1 - 11^T / n: r^2 <= n times the larger eigenvalue of
+ *   ( w_a^2 (1 - 1/n)   -w_a w_b / n    )
+ *   ( -w_a w_b / n      w_b^2 (1 - 1/n) ).
+ * Clamped values alone: r <= sqrt(2) clamp. NaN: no limit. */
+static double pair_cap(Cap c, int j)
+{
+    if (!c.w) return c.clamp > 0 ? sqrt(2) * c.clamp : NONE;
+    double a = fabs((double)c.w[2 * j]), b = fabs((double)c.w[2 * j + 1]), n = c.n;
+    if (!c.centred) return sqrt(n) * (a > b || isnan(a) ? a : b);
+    double keep = 1 - 1 / n, half = (a * a - b * b) * keep, both = 2 * a * b / n;
+    return sqrt(n * ((a * a + b * b) * keep + sqrt(half * half + both * both)) / 2);
+}
+
+/* The largest length of the D values of a head: sqrt(n) max |w|; centred it is a little less. */
+static double head_cap(Cap c, int D)
+{
+    double most = 0;
+    if (!c.w) return c.clamp > 0 ? sqrt(D) * c.clamp : NONE;
+    for (int i = 0; i < D; i++) most = fmax(most, fabs((double)c.w[i]));
+    return sqrt(c.n) * most;
+}
+
+/* A radius in the run may exceed its cap by rounding: n / 64 + 8 roundings of floats, 1e-4 of it
+ * for all n there are. */
+static const double CAP_SLACK = 1e-4;
+
+/* What becomes of the sum of product and bias before it turns; NULL: nothing. */
+static const char *settled_by(const Model *m, const Layer *y)
+{
+    if (y->qk_norm) return m->clamp > 0 ? "clamp, norm" : "norm";
+    return m->clamp > 0 ? "clamp" : NULL;
+}
+
 /* ---------------------------------------------------------------- from sums to a reading */
 
 /* Hits of one bound: x <= x_most and lo + lo_x x <= phi <= hi + hi_x x, asked of the pairs with
@@ -1464,10 +1538,11 @@ static HeadSums read_sums(const Tally *y, const Axis *ax, int D)
 }
 
 /* The samples, with the open window as one more. */
-static Samples read_samples(const SinkSamples *closed, const SinkWindow *open, double sink_eps)
+static Samples read_samples(const SinkSamples *closed, const SinkWindow *open, int sliding,
+                            double sink_eps)
 {
     SinkSamples s = *closed;
-    add_window(&s, open, sink_eps);
+    add_window(&s, open, sliding, sink_eps);
     Samples out = {.t = (int)s.t,
                    .n = exact_value(&s.n),
                    .n_bad = exact_value(&s.n_bad),
@@ -1550,11 +1625,15 @@ static void read_head(Head *out, const Analysis *a, int l, int h)
     out->q = read_sums(out->q_seen, ax, D);
     out->q_spectrum = read_spectrum(out->q.moments, D);
     read_keys(out, h ? out - 1 : NULL, D);
-    out->whole = read_samples(&s->whole, &s->open, a->o.sink_eps);
-    out->at_t = read_samples(&s->at_t, &s->open_t, a->o.sink_eps);
+    out->whole = read_samples(&s->whole, &s->open, y->window, a->o.sink_eps);
+    out->at_t = read_samples(&s->at_t, &s->open_t, y->window, a->o.sink_eps);
     out->pair = xcalloc((size_t)ax->n + 1, sizeof *out->pair);
     double *tmp = xcalloc((size_t)ax->n + 1, sizeof *tmp);
-    for (int j = 0; j < ax->n; j++) out->pair[j] = read_pair(out, j, ax->x[j]);
+    for (int j = 0; j < ax->n; j++) {
+        out->pair[j] = read_pair(out, j, ax->x[j]);
+        out->pair[j].q.cap = pair_cap(cap_of(a->m, l, h, 0), j);
+        out->pair[j].k.cap = pair_cap(cap_of(a->m, l, kh, 1), j);
+    }
     rank_pairs(out, &a->o, tmp);
     free(tmp);
     out->sink = strongest_sink(&out->whole);
@@ -1661,6 +1740,18 @@ static void count_head(Reading *r, int i)
     if (beats(head_alpha(h), r->sinkiest < 0 ? NONE : head_alpha(&r->head[r->sinkiest])))
         r->sinkiest = i;
     if (h->at_t.t > r->t) r->t = h->at_t.t;
+}
+
+/* The largest radius of a head over its cap. */
+static void count_caps(Reading *r, const Head *h)
+{
+    for (int j = 0; j < h->axis->n; j++)
+        for (int is_q = 0; is_q < 2; is_q++) {
+            const Side *s = is_q ? &h->pair[j].q : &h->pair[j].k;
+            if (!(s->cap >= 0) || !(s->max > 0) || s->max / s->cap <= r->capped) continue;
+            r->capped = s->max / s->cap; /* a pair of cap 0 is off: infinite if it is not */
+            r->capped_l = h->l, r->capped_h = h->h;
+        }
 }
 
 /* Sums over heads to means; samples shorter than the longest are left out, as within a head. */
@@ -1791,9 +1882,10 @@ static void count_logits(Reading *r)
 static void read_totals(Reading *r)
 {
     r->best = r->sinkiest = -1;
-    r->check = NONE;
+    r->check = r->capped = NONE;
     for (int i = 0; i < r->n_heads; i++) {
         count_head(r, i);
+        count_caps(r, &r->head[i]);
         count_bounds(r, &r->head[i]);
     }
     r->partial /= r->n_top;
@@ -2038,16 +2130,31 @@ static void say_candidates(const Reading *r, Bytes *out)
             o->strong_r, o->strong_ratio);
 }
 
+/* "the context of 2048 tokens", where that is P in all layers. */
+static void name_context(const Reading *r, char *buf, size_t size)
+{
+    double P = r->head[r->best < 0 ? 0 : r->best].axis->n_ctx;
+    int same = 1;
+    for (int i = 0; i < r->n_heads; i++)
+        same &= !(r->head[i].axis->n_ctx < P) && !(r->head[i].axis->n_ctx > P);
+    if (same)
+        snprintf(buf, size, "the context of %.0f tokens", P);
+    else
+        snprintf(buf, size, "the P tokens that its layer is for");
+}
+
 static void say_frequencies(const Reading *r, Bytes *out)
 {
+    char context[64];
     Rate f1 = r->top_rate[BOUND_F1], f2 = r->top_rate[BOUND_F2];
     const Head *b = &r->head[r->best < 0 ? 0 : r->best];
     int of_one = b->axis->n_rotated < 2; /* the only pair stands out from nothing */
+    name_context(r, context, sizeof context);
     say(out,
-        "In %d of %d head%s (%.1f%%) the strongest pair makes at most one turn over the context "
-        "of %.0f tokens (x <= 2 pi), and in %d (%.1f%%) at most half a turn; if every pair were "
+        "In %d of %d head%s (%.1f%%) the strongest pair makes at most one turn over %s (x <= 2 pi), "
+        "and in %d (%.1f%%) at most half a turn; if every pair were "
         "equally likely to be the strongest, it would be %.0f%% and %.0f%%.",
-        f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), b->axis->n_ctx, f2.hits, percent(f2),
+        f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), context, f2.hits, percent(f2),
         percent_of(f1.chance / f1.of, 1), percent_of(f2.chance / f2.of, 1));
     if (r->a->m->n_ropes == 1 && !of_one && !b->axis->uneven)
         say(out, "The strongest pair is most often pair %d: in %d of %d head%s.", r->common,
@@ -2055,8 +2162,9 @@ static void say_frequencies(const Reading *r, Bytes *out)
     if (r->best >= 0 && !of_one)
         say(out,
             "The pair that stands out most is pair %d of layer %d, head %d: its r_q r_k is %.1f "
-            "times that of the median pair of its head, and it makes %.3g turns over the context.",
-            b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / TAU);
+            "times that of the median pair of its head, and it makes %.3g turns over %s.",
+            b->top, b->l, b->h, b->pair[b->top].ratio, b->axis->x[b->top] / TAU,
+            strstr(context, "its layer") ? context : "the context");
     say_candidates(r, out);
 }
 
@@ -2424,6 +2532,11 @@ static void say_made(const Reading *r, Bytes *out)
             "Intervention: an option made the position encoding '%s', not what the file says; "
             "all that follows is of the model so changed.",
             p->rope_override);
+    if (p->window_override)
+        say(out,
+            "Intervention: an option made the sliding window of attention '%s', not what the file "
+            "says; all that follows is of the model so changed.",
+            p->window_override);
     say_besides(r->a->m, out);
     if (p->pre_override)
         say(out, "The text was split by '%s' (--pre), not as the file says.", p->pre_override);
@@ -2498,6 +2611,41 @@ static void say_faults(const Reading *r, Bytes *out)
             "Self-check failed: a mean radius after rotation differs by %.2g of its size from the "
             "one before.",
             r->check);
+    if (r->capped > 1 + CAP_SLACK)
+        say(out,
+            "Self-check failed: a radius in layer %d, head %d is %.6g times the largest one that "
+            "the norm or clamp of queries and keys allows.",
+            r->capped_l, r->capped_h, r->capped);
+}
+
+/* What attention is besides softmax(q k scale) over all keys, and what is said here under it. */
+static void say_attention(const Reading *r, Bytes *out)
+{
+    const Model *m = r->a->m;
+    char *on = xcalloc((size_t)m->n_layers + 1, 1), layers[256];
+    int sliding = 0;
+    for (int l = 0; l < m->n_layers; l++) {
+        on[l] = m->layer[l].window > 0;
+        if (on[l] && (!sliding || m->layer[l].window < sliding)) sliding = m->layer[l].window;
+    }
+    list_runs(on, m->n_layers, layers, sizeof layers);
+    free(on);
+    if (sliding)
+        say(out,
+            "Layers %s look back through a window of %d tokens: P of x = theta P is no more than that "
+            "there, alpha_k is a mean over the queries that see key k, and parts of logits are those "
+            "of queries that see key 0.",
+            layers, sliding);
+    if (m->attn_cap > 0)
+        say(out,
+            "Scores are capped: z becomes %.4g tanh(z / %.4g). Weights of attention are those after "
+            "the cap; parts of logits are parts of z.",
+            m->attn_cap, m->attn_cap);
+    if (isfinite(r->capped) && r->capped <= 1 + CAP_SLACK)
+        say(out,
+            "The norm or clamp of queries and keys sets a largest radius to every pair: the one that "
+            "comes nearest reaches %.1f%% of it (layer %d, head %d).",
+            100 * r->capped, r->capped_l, r->capped_h);
 }
 
 static uint64_t counted_tokens(const Reading *r) /* behind the means */
@@ -2523,6 +2671,7 @@ static Bytes findings(const Reading *r)
             say(&out,
                 "Only %llu token%s counted: means of so few show little, so no pair is named here.",
                 (unsigned long long)n, n == 1 ? " is" : "s are");
+        say_attention(r, &out);
         say_pairs(r, n, &out);
         say_sinks(r, &out);
         if (n >= FEW) {
@@ -2704,7 +2853,8 @@ static void print_axis(FILE *f, const Analysis *a, int i)
     fputs("        P = ", f);
     print_cell(f, 0, 0, ax->n_ctx);
     fprintf(f, " tokens (%s)\n",
-            a->o.n_ctx > 0 ? "as asked for"
+            r->p.window > 0 && !(ax->n_ctx < r->p.window) ? "the window of these layers"
+            : a->o.n_ctx > 0                              ? "as asked for"
             : r->p.n_ctx_orig > 0 && r->p.n_ctx_orig != a->m->n_ctx_train
                 ? "original context of the encoding"
                 : "trained context of the file");
@@ -2721,6 +2871,16 @@ static void print_beyond(const Term *t, const Model *m, const Provenance *p)
                 "        %sbeyond the trained context: windows reach %ld tokens, trained for "
                 "%d%s\n",
                 t->mark, most, m->n_ctx_train, t->off);
+}
+
+/* Options that stand in the place of what the file says. */
+static void print_overrides(const Term *t, const Provenance *p)
+{
+    const char *const made[] = {p->rope_override, p->window_override};
+    for (int i = 0; i < 2; i++)
+        if (made[i])
+            fprintf(t->f, "        %sintervention: %s'%s' by an option, not as the file says%s\n",
+                    t->mark, i ? "sliding window " : "", made[i], t->off);
 }
 
 /* What the model wrote itself; control characters, ends of lines too, become spaces. */
@@ -2757,9 +2917,7 @@ static void print_model(const Term *t, const Analysis *a, const Provenance *p)
     for (int i = 0; i < m->n_ropes; i++)
         if (first_alike(a, i) == i) print_axis(f, a, i);
     if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
-    if (p->rope_override)
-        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
-                p->rope_override, t->off);
+    print_overrides(t, p);
     fprintf(f, "text    %s  sha256 %.12s\n", or_dash(p->text_path), or_dash(p->text_sha256));
     fprintf(f, "        %llu token%s, %llu window%s of up to %d; BOS: %s\n",
             (unsigned long long)p->n_tokens, plural(p->n_tokens), (unsigned long long)p->n_windows,
@@ -3499,7 +3657,6 @@ static void json_files(FILE *f, const Activations *x)
     json_text(f, "axes", x->o.axes ? x->o.axes : x->q.n_dims == 2 ? "td" : "thd");
     json_text(f, "rotated", x->rotated ? "yes" : "no");
     json_text(f, "positions", x->o.pos ? x->o.pos : "0");
-    JSON_FIELDS(f, {"score_scale", (double)x->m->score_scale});
 }
 
 /* "key":[[from, to], ...]: windows from .. to - 1 */
@@ -3523,6 +3680,7 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
     json_text(f, "text_sha256", p->text_sha256);
     json_text(f, "bos_policy", p->bos_policy);
     json_text(f, "rope_override", p->rope_override);
+    json_text(f, "window_override", p->window_override);
     json_text(f, "pre_override", p->pre_override);
     json_text(f, "edits", p->edits);
     json_text(f, "sampling", p->sampling);
@@ -3539,7 +3697,8 @@ static void json_provenance(FILE *f, const char *schema, const Model *m, const P
         {"n_windows", (double)p->n_windows}, {"generated", (double)p->generated},
         {"n_ctx", p->n_ctx}, {"bos_id", one * p->bos_id}, {"interrupted", p->interrupted},
         {"text_cut", p->text_cut}, {"bytes_left_out", (double)p->bytes_left_out},
-        {"beyond_context", (double)beyond_context(m, p)});
+        {"beyond_context", (double)beyond_context(m, p)}, {"score_scale", (double)m->score_scale},
+        {"attn_cap", m->attn_cap > 0 ? m->attn_cap : NONE});
 }
 
 /* Which windows were read, if some are missing. */
@@ -3572,16 +3731,20 @@ static void json_notes(FILE *f)
         "(3 pi/2 - phi) / theta: the distance at which the first stretch of distances ends that "
         "have cos(phi + theta delta) < 0; null: no such distance up to P",
         "logit",
-        "means over queries at positions 1 and more of parts of the scaled logit: sink of key 0, "
-        "others of the mean over keys 1 .. own position; ordinary is the mean over all (query, "
-        "other key); partial: pairs with x <= 2 pi, full: all the rest; summary: mean over heads",
+        "means over queries at positions 1 and more that see key 0 of parts of the scaled logit "
+        "(q k score_scale, before the soft cap where attn_cap is a number, without what an encoding "
+        "adds): sink of key 0, others of the mean over keys 1 .. own position; ordinary is the mean "
+        "over all (query, other key); partial: pairs with x <= 2 pi, full: all the rest, rest: of "
+        "it, the values that do not turn; summary: mean over heads",
         "moments",
         "aa, bb, ab: means of a^2, b^2 and a b of a pair's members a, b before rotation, uncentred",
         "max_at",
         "max_q_at, max_k_at: window, position and token id of the largest radius",
         "alpha",
         "alpha_k = 1 / (T - k) sum over queries k .. T - 1 of the weight on key k, keys from 0; "
-        "mean over the longest windows. sink_key: the largest of keys 0 .. min(63, T / 2)",
+        "mean over the longest windows. In a layer that looks back through a window of W keys: the "
+        "mean over the queries that see key k, min(T - k, W) of them; first4 likewise. sink_key: "
+        "the largest of keys 0 .. min(63, T / 2)",
         "thirds",
         "mean attention on each third of the keys: a proxy for the attention basin, whose formula "
         "was not available",
@@ -3594,9 +3757,16 @@ static void json_notes(FILE *f)
         "the first n_skip included, after rotation is above massive_ratio times the mean over the "
         "head's values",
         "kernel",
-        "k: scaled logit of the mean query and the mean key at distance delta, rotated values "
-        "only; top: the pairs of the largest |mean q| |mean k|; tri: the TriAttention score, "
-        "scaled, of a key of mean length and direction"};
+        "k: scaled logit (before a cap, see logit) of the mean query and the mean key at distance "
+        "delta, rotated values only; top: the pairs of the largest |mean q| |mean k|; tri: the TriAttention score, "
+        "scaled, of a key of mean length and direction",
+        "cap",
+        "cap_q, cap_k: the largest radius there can be before rotation, from the weights of the norm "
+        "of queries or keys, or from their clamp; null: there is none. radius_self_check and "
+        "cap_self_check: largest relative change of a radius by rotation, largest radius over cap",
+        "bias",
+        "as in the file, added before anything else; then: what is done to the sum of product and "
+        "bias before it turns (clamp, norm), null: nothing"};
     fputs("},\n\"notes\":{\"channels\":\"sliced order; means leave out the first n_skip tokens of "
           "each window, maxima do not\"",
           f);
@@ -3613,7 +3783,7 @@ static void json_tokens(FILE *f, const Provenance *p)
     fputc(']', f);
 }
 
-/* The theta table of one encoding. Hugging Face files hold pair j in channels j and j + P. */
+/* The theta table of one encoding, and the channels of Hugging Face's checkpoints. */
 static void json_rope(FILE *f, const Rope *r, const Axis *ax)
 {
     double *wave = xcalloc(2 * (size_t)ax->n + 1, sizeof *wave), *cycles = wave + ax->n;
@@ -3625,7 +3795,7 @@ static void json_rope(FILE *f, const Rope *r, const Axis *ax)
     json_text(f, "kind", r->kind ? r->kind->name : NULL);
     JSON_FIELDS(f, {"n_pairs", ax->n}, {"base", r->p.base}, {"factor", r->p.factor},
                 {"with_divisors", r->p.divisors != NULL}, {"n_ctx_orig", r->p.n_ctx_orig},
-                {"amplitude", r->amplitude}, {"n_ctx", ax->n_ctx});
+                {"window", r->p.window}, {"amplitude", r->amplitude}, {"n_ctx", ax->n_ctx});
     json_column(f, "theta", ax->theta, sizeof(double), ax->n);
     json_column(f, "wavelength", wave, sizeof(double), ax->n);
     json_column(f, "x", ax->x, sizeof(double), ax->n);
@@ -3635,7 +3805,8 @@ static void json_rope(FILE *f, const Rope *r, const Axis *ax)
     for (int j = 0; j < ax->n; j++)
         fprintf(f, "%s\"%s\"", j ? "," : "", turn_class(ax->theta[j], ax->x[j]));
     fputs("],\"hf_channels\":[", f);
-    for (int j = 0; j < ax->n; j++) fprintf(f, "%s[%d,%d]", j ? "," : "", j, j + ax->n);
+    for (int j = 0; j < ax->n; j++)
+        fprintf(f, "%s[%d,%d]", j ? "," : "", rope_hf_row(r, ax->a[j]), rope_hf_row(r, ax->b[j]));
     fputs("]}", f);
 }
 
@@ -3673,6 +3844,8 @@ static const struct {
     {"aa_k", offsetof(Pair, k.aa)},
     {"bb_k", offsetof(Pair, k.bb)},
     {"ab_k", offsetof(Pair, k.ab)},
+    {"cap_q", offsetof(Pair, q.cap)},
+    {"cap_k", offsetof(Pair, k.cap)},
 };
 #define N_COLUMNS (sizeof columns / sizeof *columns)
 
@@ -3814,30 +3987,34 @@ static const float *query_bias(const Model *m, const Layer *y, int h)
 
 /* Length and angle of the bias of each pair of one head; an absent bias has no length. */
 static void json_bias_side(FILE *f, const char *r_key, const char *dir_key, const float *bias,
-                           const Axis *ax)
+                           const Rope *of)
 {
-    double *r = xcalloc(2 * (size_t)ax->n + 1, sizeof *r), *dir = r + ax->n;
-    for (int j = 0; j < ax->n; j++) {
-        double a = bias ? (double)bias[ax->a[j]] : 0, b = bias ? (double)bias[ax->b[j]] : 0;
+    int n = of->n_pairs;
+    double *r = xcalloc(2 * (size_t)n + 1, sizeof *r), *dir = r + n;
+    for (int j = 0; j < n; j++) {
+        double a = bias ? (double)bias[rope_row(of, 2 * j)] : 0;
+        double b = bias ? (double)bias[rope_row(of, 2 * j + 1)] : 0;
         r[j] = sqrt(a * a + b * b);
         dir[j] = r[j] > 0 ? atan2(b, a) : NONE;
     }
-    json_column(f, r_key, r, sizeof *r, ax->n);
-    json_column(f, dir_key, dir, sizeof *dir, ax->n);
+    json_column(f, r_key, r, sizeof *r, n);
+    json_column(f, dir_key, dir, sizeof *dir, n);
     free(r);
 }
 
 static void json_bias(FILE *f, const Model *m, const Head *h)
 {
     const Layer *y = &m->layer[h->l];
+    const Rope *r = &m->rope[y->rope];
     size_t D = (size_t)m->head_dim;
     if ((!y->bq && !y->bk) || is_mixed(m, y)) {
         fputs(",\"bias\":null", f);
         return;
     }
     fprintf(f, ",\"bias\":{\"n_pairs\":%d", h->axis->n);
-    json_bias_side(f, "r_q", "dir_q", query_bias(m, y, h->h), h->axis);
-    json_bias_side(f, "r_k", "dir_k", y->bk ? y->bk + (size_t)h->kh * D : NULL, h->axis);
+    json_text(f, "then", settled_by(m, y));
+    json_bias_side(f, "r_q", "dir_q", query_bias(m, y, h->h), r);
+    json_bias_side(f, "r_k", "dir_k", y->bk ? y->bk + (size_t)h->kh * D : NULL, r);
     fputc('}', f);
 }
 
@@ -3871,6 +4048,7 @@ static int head_fields(const Head *h, Field out[HEAD_FIELDS])
                        {"sink_alpha", sink_alpha(h, h->sink)},
                        {"logit_sink_rest", h->rest.sink},
                        {"logit_others_rest", h->rest.others},
+                       {"logit_ordinary_rest", h->rest.ordinary},
                        {"first4", m->first4},
                        {"entropy", m->entropy},
                        {"distance", m->distance},
@@ -4011,7 +4189,8 @@ static void json_summary(FILE *f, const Reading *r)
         {"share_of_partial_pairs", r->partial}, {"alpha_1", r->alpha},
         {"alpha_1_uniform", r->uniform}, {"alpha_1_t", r->alpha_t}, {"sink_1", r->sink},
         {"alpha_t", r->t}, {"n_samples", (double)r->n_samples}, {"top_first_k_over_mean_k", r->k0},
-        {"top_phi_centre", r->centre}, {"radius_self_check", r->check}, {"n_sinks", r->n_sinks},
+        {"top_phi_centre", r->centre}, {"radius_self_check", r->check},
+        {"cap_self_check", r->capped}, {"n_sinks", r->n_sinks},
         {"n_sinks_elsewhere", r->n_elsewhere},
         {"sink_elsewhere", r->n_elsewhere ? r->elsewhere : NONE}, {"logit_heads", r->n_logit},
         {"logit_sink_partial", r->partial_logit.sink},
@@ -4175,15 +4354,15 @@ static void csv_made_cells(Csv *c, const CsvMade *m)
     csv_text(c, m->notice.n ? m->notice.s : "");
 }
 
-static void csv_pair(Csv *c, const Head *h, int j)
+static void csv_pair(Csv *c, const Rope *r, const Head *h, int j)
 {
     const Axis *ax = h->axis;
     const double at[] = {h->l,     h->h,          h->kh, j, ax->theta[j], TAU / ax->theta[j],
                          ax->x[j], ax->x[j] / TAU};
     for (size_t i = 0; i < sizeof at / sizeof *at; i++) csv_num(c, at[i]);
     csv_text(c, turn_class(ax->theta[j], ax->x[j]));
-    csv_num(c, j);
-    csv_num(c, j + ax->n);
+    csv_num(c, rope_hf_row(r, ax->a[j]));
+    csv_num(c, rope_hf_row(r, ax->b[j]));
     csv_num(c, h->pair[j].strong);
     csv_num(c, h->pair[j].candidate);
     for (size_t i = 0; i < N_COLUMNS; i++) csv_num(c, column_at(&h->pair[j], i));
@@ -4203,7 +4382,7 @@ void analysis_csv(const Analysis *a, const Provenance *p, FILE *f)
     csv_line(&c);
     for (int i = 0; i < r.n_heads; i++)
         for (int j = 0; j < r.head[i].axis->n; j++) {
-            csv_pair(&c, &r.head[i], j);
+            csv_pair(&c, &a->m->rope[a->m->layer[r.head[i].l].rope], &r.head[i], j);
             csv_made_cells(&c, &made);
             csv_line(&c);
         }
@@ -4796,9 +4975,7 @@ static int has_bias(const Model *m, const Layer *y, int which)
 static BiasPair bias_pair(const Model *m, int l, int h, int j, const float *bias)
 {
     const Rope *r = &m->rope[m->layer[l].rope];
-    int a, b;
-    rope_pair(r, j, &a, &b);
-    double za = (double)bias[a], zb = (double)bias[b];
+    double za = (double)bias[rope_row(r, 2 * j)], zb = (double)bias[rope_row(r, 2 * j + 1)];
     return (BiasPair){l, h, j, sqrt(za * za + zb * zb), atan2(zb, za), NONE};
 }
 
@@ -4872,6 +5049,22 @@ static void print_biases(const Term *t, const Model *m, const Axis *axis, int wh
     free(v);
 }
 
+/* Biases are read as they are in the file. */
+static void print_bias_note(const Term *t, const Model *m)
+{
+    for (int l = 0; l < m->n_layers; l++) {
+        const Layer *y = &m->layer[l];
+        if ((!y->bq && !y->bk) || !settled_by(m, y)) continue;
+        print_note(
+            t,
+            "These are the biases as they are added. Before it turns the sum of product and "
+            "bias goes through the layer's %s, so that what is left of a bias depends on the "
+            "token.",
+            settled_by(m, y));
+        return;
+    }
+}
+
 static void json_bias_heads(FILE *f, const Model *m, int l, int which)
 {
     const Layer *y = &m->layer[l];
@@ -4898,11 +5091,111 @@ static void json_biases(FILE *f, const Model *m)
     for (int l = 0; l < m->n_layers; l++) {
         if (!m->layer[l].bq && !m->layer[l].bk) continue;
         fprintf(f, "%s\n{\"layer\":%d", n++ ? "," : "[", l);
+        json_text(f, "then", settled_by(m, &m->layer[l]));
         json_bias_heads(f, m, l, BIAS_Q);
         json_bias_heads(f, m, l, BIAS_K);
         fputc('}', f);
     }
     fputs(n ? "]" : "null", f);
+}
+
+/* ---- caps, from the weights of norms or from a clamp */
+
+static int has_caps(const Model *m)
+{
+    for (int l = 0; l < m->n_layers; l++)
+        if (isfinite(head_cap(cap_of(m, l, 0, 0), m->head_dim))) return 1;
+    return 0;
+}
+
+/* The largest length of a query or key head of layer l, and the range of the caps of its pairs. */
+static double layer_cap(const Model *m, int l, int is_key, double *lo, double *hi)
+{
+    const Layer *y = &m->layer[l];
+    double longest = NONE;
+    *lo = *hi = NONE;
+    for (int h = 0; h < (is_key ? y->n_kv_heads : y->n_heads); h++) {
+        Cap c = cap_of(m, l, h, is_key);
+        longest = fmax(longest, head_cap(c, m->head_dim));
+        for (int j = 0; j < m->rope[y->rope].n_pairs; j++) {
+            *lo = fmin(*lo, pair_cap(c, j));
+            *hi = fmax(*hi, pair_cap(c, j));
+        }
+    }
+    return longest;
+}
+
+/* The largest scaled logit there can be, before a soft cap: scale A^2 |q| |k| at most. */
+static double logit_cap(const Model *m, int l)
+{
+    const Rope *r = &m->rope[m->layer[l].rope];
+    double lo, hi, q = layer_cap(m, l, 0, &lo, &hi), k = layer_cap(m, l, 1, &lo, &hi);
+    return keeps_radii(r->kind) ? (double)m->score_scale * r->amplitude * r->amplitude * q * k
+                                : NONE;
+}
+
+static void print_caps(const Term *t, const Model *m)
+{
+    FILE *f = t->f;
+    if (!has_caps(m)) return;
+    fprintf(
+        f,
+        "\n%sLargest radii there can be%s, from the weights of the norms of queries and keys or "
+        "their clamp (all pairs: --json)\n"
+        "%s  layer  by             query pairs          |q|      key pairs            |k|   "
+        "|logit|%s\n",
+        t->bold, t->off, t->dim, t->off);
+    for (int l = 0; l < m->n_layers; l++) {
+        const char *by = settled_by(m, &m->layer[l]);
+        fprintf(f, "  %5d  %-11s", l, by ? by : "-");
+        for (int is_key = 0; is_key < 2; is_key++) {
+            double lo, hi, most = layer_cap(m, l, is_key, &lo, &hi);
+            print_cell(f, 9, -4, lo);
+            fputs(isfinite(lo) ? " .." : "   ", f);
+            print_cell(f, 8, -4, hi);
+            print_cell(f, 9, -4, most);
+        }
+        print_cell(f, 10, -4, logit_cap(m, l));
+        fputc('\n', f);
+    }
+    if (m->attn_cap > 0) print_note(t, "|logit| is before the soft cap of %.4g.", m->attn_cap);
+}
+
+static void json_cap_heads(FILE *f, const Model *m, int l, int is_key)
+{
+    const Layer *y = &m->layer[l];
+    int P = m->rope[y->rope].n_pairs;
+    double *cap = xcalloc((size_t)P + 1, sizeof *cap);
+    fprintf(f, ",\n\"%s\":[", is_key ? "k" : "q");
+    for (int h = 0; h < (is_key ? y->n_kv_heads : y->n_heads); h++) {
+        Cap c = cap_of(m, l, h, is_key);
+        for (int j = 0; j < P; j++) cap[j] = pair_cap(c, j);
+        fprintf(f, "%s{\"head\":%d", h ? ",\n" : "", h);
+        JSON_FIELDS(f, {"length", head_cap(c, m->head_dim)});
+        json_column(f, "radius", cap, sizeof *cap, P);
+        fputc('}', f);
+    }
+    fputc(']', f);
+    free(cap);
+}
+
+/* "caps": of every layer; null if no layer has some. */
+static void json_caps(FILE *f, const Model *m)
+{
+    fputs(",\n\"caps\":", f);
+    if (!has_caps(m)) {
+        fputs("null", f);
+        return;
+    }
+    for (int l = 0; l < m->n_layers; l++) {
+        fprintf(f, "%s\n{\"layer\":%d", l ? "," : "[", l);
+        json_text(f, "by", settled_by(m, &m->layer[l]));
+        JSON_FIELDS(f, {"logit", logit_cap(m, l)});
+        json_cap_heads(f, m, l, 0);
+        json_cap_heads(f, m, l, 1);
+        fputc('}', f);
+    }
+    fputc(']', f);
 }
 
 /* ---- what bounds writes */
@@ -4982,9 +5275,7 @@ static void print_bounds_header(const Term *t, const Model *m, const Provenance 
                 m->n_layers, plural((uint64_t)m->n_layers));
     else
         fputs("model   none: base, pairs and context as asked for\n", f);
-    if (p->rope_override)
-        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
-                p->rope_override, t->off);
+    print_overrides(t, p);
     fputs(
         "gain    sinc(x/2): the mean over the distances is gain cos(phi + x/2)\n"
         "T2      this mean is negative for phi between (mod 2 pi); the lower end is B3\n"
@@ -5008,6 +5299,8 @@ void bounds_print(const Model *m, const BoundsOptions *o, const Provenance *p, F
     for (int i = 0; i < m->n_ropes; i++)
         if (first_alike(&a, i) == i) print_encoding(&t, &a, i, o->eps);
     for (int which = BIAS_Q; which <= BIAS_QK; which++) print_biases(&t, m, a.axis, which);
+    print_bias_note(&t, m);
+    print_caps(&t, m);
     fputc('\n', f);
     print_note(&t, "%s", BOUND_NOTE);
     axes_free(a.axis, a.n_axes);
@@ -5089,6 +5382,7 @@ void bounds_json(const Model *m, const BoundsOptions *o, const Provenance *p, FI
     }
     fputc(']', f);
     json_biases(f, m);
+    json_caps(f, m);
     fputs("}\n", f);
     axes_free(a.axis, a.n_axes);
     restore_numbers(old);
@@ -5159,7 +5453,8 @@ static double bound_miss(const Bound *b, double x, double phi)
 /* Nothing can be judged of few tokens, nor if the observation itself is at fault. */
 static int can_judge(const Reading *r)
 {
-    return counted_tokens(r) >= FEW && !r->n_bad && !r->n_bad_heads && !(r->check > 1e-4);
+    return counted_tokens(r) >= FEW && !r->n_bad && !r->n_bad_heads && !(r->check > 1e-4) &&
+           !(r->capped > 1 + CAP_SLACK);
 }
 
 /* How many judged bounds hold, fail, or are asked of no strong pair: n[HOLDS .. UNASKED]. */
@@ -5231,6 +5526,7 @@ static Bytes check_findings(const Reading *r, const CheckOptions *c)
     Bytes out = {0};
     say_made(r, &out);
     say_faults(r, &out);
+    say_attention(r, &out);
     for (int i = 0; i < N_BOUNDS && can_judge(r); i++)
         if (is_judged(c, i)) say_judged(c, i, r->strong_rate[i], &out);
     if (r->n_heads && !(r->head->axis->n_ctx > 0))
@@ -5353,7 +5649,7 @@ int check_json(const Analysis *a, const Provenance *p, const CheckOptions *c, FI
     fprintf(f, "},\n\"outcome\":\"%s\"", outcome[status]);
     JSON_FIELDS(f, {"exit_status", status}, {"tolerance", c->tolerance},
                 {"n_tokens_counted", (double)counted_tokens(&r)}, {"n_strong", r.n_strong},
-                {"radius_self_check", r.check});
+                {"radius_self_check", r.check}, {"cap_self_check", r.capped});
     json_text(f, "judged_note", JUDGED_NOTE);
     json_text(f, "chance_note", CHANCE_NOTE);
     json_text(f, "bounds_note", BOUND_NOTE);
@@ -5392,7 +5688,8 @@ typedef struct {
 typedef struct {
     double pairs, not_rotated, dot;     /* sums of products; dot: of both */
     double made, change;                /* of dot: with the key as it was made, and the rest */
-    double scale, scaled, bias, sum;    /* sum = scaled + bias */
+    double scale, scaled, bias, sum;    /* sum = capped + bias */
+    double cap, capped;                 /* cap tanh(scaled / cap); without a cap NaN, and scaled */
     double engine, difference, allowed; /* engine: the score of the run, in float */
     double by_angles;                   /* largest |part - part_by_angles|, or NaN */
     int adds_up;
@@ -5588,13 +5885,15 @@ static PairPart pair_part(const Explain *x, int j, double theta)
 
 /* What the run's rounding can make of the score: the D products go to 32 lanes of fused additions,
  * which meet in 5 stages (each at most u = 2^-24 of what is added up, sizes taken), then come the
- * scale and the bias, of two terms at most, one rounding each, and those of the terms. */
+ * scale, the cap (done in double, rounded once; it makes no error larger) and the bias, of two terms
+ * at most, one rounding each, and those of the terms. */
 static double rounding_of(const Explain *x, double sizes)
 {
     double u = 0x1p-24, n = ceil(x->D / (double)LANES) + 5;
     const ScoreSum *s = &x->s;
+    double capped = isnan(s->cap) ? 0 : fabs(s->capped);
     return s->scale * sizes * n * u / (1 - n * u) +
-           1.01 * u * (2 * fabs(s->scaled) + 2 * fabs(s->bias) + fabs(s->sum)) + 1e-37;
+           1.01 * u * (2 * fabs(s->scaled) + capped + 2 * fabs(s->bias) + fabs(s->sum)) + 1e-37;
 }
 
 static void add_score(Explain *x, double bias)
@@ -5616,7 +5915,9 @@ static void add_score(Explain *x, double bias)
     if (!x->formula || !x->P) s->by_angles = NONE;
     s->dot = s->pairs + s->not_rotated;
     s->scaled = s->dot * s->scale;
-    s->sum = s->scaled + s->bias;
+    s->cap = x->m->attn_cap > 0 ? x->m->attn_cap : NONE;
+    s->capped = isnan(s->cap) ? s->scaled : s->cap * tanh(s->scaled / s->cap);
+    s->sum = s->capped + s->bias;
     s->engine = (double)x->score[x->at.key - x->t0];
     s->difference = s->engine - s->sum;
     s->allowed = rounding_of(x, sizes);
@@ -5778,15 +6079,13 @@ static void print_explain_header(const Term *t, const Explain *x, const Provenan
             plural((uint64_t)m->n_layers), m->head_dim);
     fprintf(f, "rope    %s  (%s)\n        %s\n", rope, r->kind->source, r->kind->summary);
     if (x->P && r->layout == ROPE_HALF)
-        fprintf(f, "        %d pairs: pair p is values p and p + %d of a head (half-split)\n", x->P,
-                x->P);
+        fprintf(f, "        %d pairs: pair p is rows p and p + %d of a head in the file\n", x->P,
+                rope_row(r, 1));
     else
         fprintf(f, "        %d pairs%s\n", x->P,
-                x->P ? ": pair p is values 2p and 2p + 1 of a head (adjacent)" : "");
+                x->P ? ": pair p is rows 2p and 2p + 1 of a head in the file" : "");
     if (p->edits) fprintf(f, "edited  %s%s%s\n", t->mark, p->edits, t->off);
-    if (p->rope_override)
-        fprintf(f, "        %sintervention: '%s' by an option, not as the file says%s\n", t->mark,
-                p->rope_override, t->off);
+    print_overrides(t, p);
     fprintf(f, "text    %s  %llu token%s; run up to the query: %llu; BOS: %s\n",
             or_dash(p->text_path), (unsigned long long)p->n_text_tokens, plural(p->n_text_tokens),
             (unsigned long long)p->n_tokens, or_dash(p->bos_policy));
@@ -5832,8 +6131,12 @@ static void print_setting(const Term *t, const Explain *x)
         fprintf(f, "a sliding window of %d tokens, the query's own included\n", ly->window);
     else
         fputs("all tokens up to its own\n", f);
-    fprintf(f, "score   z = q.k x scale%s; scale = %.9g", score_has_bias(x) ? " + bias" : "",
-            scale);
+    const char *bias = score_has_bias(x) ? " + bias" : "";
+    if (isnan(x->s.cap))
+        fprintf(f, "score   z = q.k x scale%s; scale = %.9g", bias, scale);
+    else
+        fprintf(f, "score   z = c tanh(q.k x scale / c)%s; cap c = %.9g, scale = %.9g", bias,
+                x->s.cap, scale);
     if (fabs(scale / root - 1) < 1e-6) fprintf(f, ", 1 / sqrt(%d) as a 32-bit float", D);
     fputc('\n', f);
 }
@@ -6064,6 +6367,8 @@ static void print_sum(const Term *t, const Explain *x, const Decimals *d)
     snprintf(pairs, sizeof pairs, "q.k, the sum of all %d products", x->D);
     print_line(f, d->score, s->dot, "%s", pairs);
     print_line(f, d->score, s->scaled, "  times the scale %.9g", s->scale);
+    if (!isnan(s->cap))
+        print_line(f, d->score, s->capped, "  capped: c tanh(that / c), c = %.9g", s->cap);
     if (score_has_bias(x)) {
         print_line(f, d->score, s->bias, "  the bias of head %d at distance %d", x->at.h,
                    x->at.query - x->at.key);
@@ -6537,6 +6842,8 @@ static void json_score_sum(FILE *f, const Explain *x)
     json_exact(f, "key_change", s->change);
     json_exact(f, "scale", s->scale);
     json_exact(f, "scaled", s->scaled);
+    json_exact(f, "cap", s->cap);
+    json_exact(f, "capped", s->capped);
     json_exact(f, "bias", s->bias);
     json_exact(f, "score", s->sum);
     json_exact(f, "engine", s->engine);
@@ -6578,13 +6885,15 @@ static void json_vectors(FILE *f, const Explain *x)
 
 static const char EXPLAIN_NOTE[] =
     "part = q_a_after k_a_met + q_b_after k_b_met; sum.dot = the sum of all parts and of the "
-    "values that are not rotated; sum.score = dot scale + bias; sum.engine is the run's own "
+    "values that are not rotated; sum.capped = cap tanh(dot scale / cap) where the model caps its "
+    "scores, else dot scale; sum.score = capped + bias; sum.engine is the run's own "
     "score, a 32-bit float, and may differ by sum.allowed. part_by_angles = amplitude^2 q_scale "
     "r_q r_k cos(phi + (position_query - position_key) theta), phi = arg q - arg k in [0, 2 "
     "pi); null where the encoding does not turn by position theta alone. before: what is "
     "turned, after the linear map of the encoding, if it has one; met: the key in the cache as "
     "the query met it. Lists of vectors, scores and weights have the nine digits that give "
-    "their 32-bit floats back when they are read as such; all other numbers are doubles in "
+    "their 32-bit floats back when they are read as such; pairs lie side by side in vectors "
+    "(members), whatever the layout of the file; all other numbers are doubles in "
     "full, angles in radians. Scores and weights begin with key first_key";
 
 void explain_json(const Explain *x, const Provenance *p, FILE *f)
@@ -7071,6 +7380,7 @@ static void print_ablation_header(const Term *t, const Ablation *b, const Model 
             plural(p->n_windows), p->n_ctx, or_dash(p->bos_policy),
             p->text_cut ? "; cut by -n" : "", p->interrupted ? "; interrupted" : "");
     print_beyond(t, m, p);
+    print_overrides(t, p);
     fprintf(f, "run     %s, %s kernels, %d thread%s; perplexity: protocol %s, %ld tokens scored\n",
             p->exact ? "exact (float activations)" : "int8 activations", or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads), b->protocol, b->run->n_tokens);
@@ -7552,7 +7862,8 @@ static void page_made(FILE *f, const Page *p)
                  "n_layers", "Layers", "n_embd", "Width", "n_heads", "Query heads", "n_kv_heads",
                  "Key heads", "head_dim", "Head size", "n_vocab", "Tokens known", "n_ctx_train",
                  "Trained context", "rope_override",
-                 "Intervention: position encoding, not as the file says", "edits",
+                 "Intervention: position encoding, not as the file says", "window_override",
+                 "Intervention: sliding window, not as the file says", "edits",
                  "Intervention: an edited run, with");
     size_t i = 1;
     for (Str r = json_item(ropes, &i); r.n; r = json_item(ropes, &i))
@@ -8032,6 +8343,7 @@ void sweep_observe(SweepCell *c, const Analysis *a)
     v[SWEEP_ALPHA] = r.alpha, v[SWEEP_UNIFORM] = r.uniform, v[SWEEP_QUERIES] = r.whole_t;
     v[SWEEP_SINK] = r.sink, v[SWEEP_SINK_T] = r.t, v[SWEEP_SAMPLES] = (double)r.n_samples;
     v[SWEEP_P] = a->axis[0].n_ctx;
+    for (int i = 1; i < a->n_axes; i++) v[SWEEP_P] = fmax(v[SWEEP_P], a->axis[i].n_ctx);
     v[SWEEP_STRONG] = r.n_strong, v[SWEEP_CANDIDATES] = r.n_candidates;
     v[SWEEP_CANDIDATE_HEADS] = r.n_candidate_heads;
     v[SWEEP_PAIRS] = v[SWEEP_PARTIAL] = v[SWEEP_HALF] = 0;
@@ -8061,6 +8373,7 @@ static void sweep_settings(FILE *f, const Sweep *s)
     json_text(f, "text_sha256", s->p.text_sha256);
     json_text(f, "bos_policy", s->p.bos_policy);
     json_text(f, "pre_override", s->p.pre_override);
+    json_text(f, "window_override", s->p.window_override);
     json_text(f, "rope_layers", s->rope_layers);
     json_text(f, "activations", s->p.exact ? "float" : "int8");
     json_text(f, "kv", s->p.kv);
@@ -8291,6 +8604,7 @@ static void print_sweep_header(const Term *t, const Sweep *s)
     fprintf(f, "run     %s, keys and values %s, %s kernels, %d thread%s; protocol %s\n",
             p->exact ? "exact (float activations)" : "int8 activations", p->kv, or_dash(p->isa),
             p->n_threads, plural((uint64_t)p->n_threads), s->protocol);
+    print_overrides(t, p);
     if (s->rope_layers)
         fprintf(f, "layers  %s%s alone have the encoding asked for%s\n", t->mark, s->rope_layers,
                 t->off);
@@ -9387,15 +9701,18 @@ typedef struct {
     float *q, *k; /* [H][T][D], [K][T][D], rotated */
 } Feed;
 
-/* One head of one layer and window, as floats [T][D]. */
+/* One head of one layer and window, as floats [T][D], pairs adjacent. */
 static void gather(const Feed *f, const Array *a, const Grid *g, int h, float *out)
 {
     size_t T = (size_t)g->len[AXIS_T], D = (size_t)g->len[AXIS_D];
     size_t at = (size_t)f->l * g->step[AXIS_L] + (size_t)f->window * g->step[AXIS_B] +
                 (size_t)h * g->step[AXIS_H];
+    size_t *row = xcalloc(D, sizeof *row);
+    for (size_t c = 0; c < D; c++) row[c] = (size_t)rope_row(f->x->m->rope, (int)c);
     for (size_t t = 0; t < T; t++)
         for (size_t c = 0; c < D; c++)
-            *out++ = (float)array_at(a, at + t * g->step[AXIS_T] + c * g->step[AXIS_D]);
+            *out++ = (float)array_at(a, at + t * g->step[AXIS_T] + row[c] * g->step[AXIS_D]);
+    free(row);
 }
 
 /* x[D] at position pos as it was before rotation: z e^(-i pos theta) / amplitude, in double. */
@@ -9551,7 +9868,7 @@ typedef struct {
     float *x[N_CAPS];    /* [room][chosen heads][D] */
     int *filled[N_CAPS]; /* [chosen heads] tokens written */
     float *pattern;      /* [chosen heads][room][room], or NULL */
-    int *channel;        /* [D] the file's channel of each channel written */
+    int *channel;        /* [D] the place in a head of each channel written */
 } CaptureLayer;
 
 struct Capture {
@@ -9608,12 +9925,11 @@ static void capture_attn(void *ctx, const AttnRow *row)
     capture_put(c, row->l, CAP_Z, row->h, row->pos, 1, row->out, 0);
 }
 
-/* Channel d of half-split order: pair j is (j, j + P), then the channels that do not turn. */
-static int *half_split(const Rope *r, int D)
+/* Where forward has channel d of a head in a checkpoint of Hugging Face. */
+static int *hf_order(const Rope *r, int D)
 {
     int *from = xcalloc((size_t)D, sizeof *from);
-    for (int d = 0; d < D; d++) from[d] = d;
-    for (int j = 0; j < r->n_pairs; j++) rope_pair(r, j, &from[j], &from[j + r->n_pairs]);
+    for (int c = 0; c < D; c++) from[rope_hf_row(r, c)] = c;
     return from;
 }
 
@@ -9632,7 +9948,7 @@ static int capture_layer(Capture *c, int l, const CaptureOptions *o, Err *e)
         for (int h = kh * group; h < (kh + 1) * group; h++) used |= y->head[h] >= 0;
         y->kv[kh] = used ? y->n_kv++ : -1;
     }
-    y->channel = half_split(&c->m->rope[ly->rope], c->m->head_dim);
+    y->channel = hf_order(&c->m->rope[ly->rope], c->m->head_dim);
     for (int i = 0; i < N_CAPS; i++) {
         size_t heads = (size_t)(is_key(i) ? y->n_kv : y->n_heads);
         y->x[i] = xcalloc(room * heads, D * sizeof *y->x[i]);
@@ -9729,9 +10045,13 @@ static int capture_arrays(const Capture *c, int l, int T, NamedArray *a, char (*
 static Bytes interventions(const Provenance *p)
 {
     Bytes b = {0};
-    const char *part[] = {"position encoding '", p->rope_override,
-                          "' by an option, not as the file says", p->edits ? "; " : ""};
-    for (int i = 0; i < 4 && p->rope_override; i++) bytes_add(&b, part[i], strlen(part[i]));
+    const char *const made[] = {p->rope_override, p->window_override};
+    for (int k = 0; k < 2; k++) {
+        const char *part[] = {b.n ? "; " : "", k ? "sliding window '" : "position encoding '",
+                              made[k], "' by an option, not as the file says"};
+        for (int i = 0; i < 4 && made[k]; i++) bytes_add(&b, part[i], strlen(part[i]));
+    }
+    if (p->edits && b.n) bytes_add(&b, "; ", 2);
     if (p->edits) bytes_add(&b, p->edits, strlen(p->edits));
     if (!b.n) bytes_add(&b, "-", 1);
     bytes_add(&b, "", 1);
@@ -9743,9 +10063,16 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
                            FILE *f)
 {
     const Rope *r = &c->m->rope[0];
-    char tokens[16], rope[256];
+    char tokens[16], rope[256], channels[128];
     Bytes changed = interventions(p);
     snprintf(tokens, sizeof tokens, "%d", T);
+    if (rope_hf_row(r, 1) == 1)
+        snprintf(channels, sizeof channels,
+                 "as in Hugging Face files: rotary pair j is (2j, 2j + 1)");
+    else
+        snprintf(channels, sizeof channels,
+                 "half-split, as in Hugging Face files: rotary pair j is (j, j + %d)",
+                 rope_hf_row(r, 1));
     snprintf(rope, sizeof rope,
              "%s, base %.9g, factor %.9g, amplitude %.9g, %d of %d channels rotated, trained "
              "context %d; pairs in the model file: %s",
@@ -9754,7 +10081,7 @@ static void capture_header(const Capture *c, const Provenance *p, int T, NamedAr
     const Metadata meta[] = {
         {"activations", p->exact ? "float" : "int8"},
         {"bos_policy", or_dash(p->bos_policy)},
-        {"channels", "half-split, as in Hugging Face files: rotary pair j of P is (j, j + P)"},
+        {"channels", channels},
         {"heads", c->o.heads ? c->o.heads : "all"},
         {"intervention", changed.s},
         {"kv_heads", "those that serve the chosen heads, not repeated: [pos, kv_head, d_head]"},
@@ -9890,7 +10217,8 @@ void sha256_hex(const void *data, size_t n, char out[65])
 
 static const char PART_MAGIC[] = "ROPEPART";
 static const char PART_LAYOUT[] =
-    "little-endian; per layer: float32 biases of q and k if it has them; per query head: sums, "
+    "little-endian; per layer: float32 biases of q and k and weights of their norms if it has them; "
+    "per query head: sums, "
     "peaks, first tokens, sink samples (whole windows, first queries), n_map, map; per key head: "
     "sums, peaks, first tokens; massive activations: peak, median, sums per channel. Sums: 192-bit "
     "integers of 2^-96. A peak: float64 value, uint64 window, int32 position, int32 token. First "
@@ -10059,6 +10387,12 @@ static void pass_bias(Pass *s, const float *bias, size_t n)
         s->in += n * sizeof *bias;
 }
 
+/* The weights of a norm of queries or keys; NULL: there is none. */
+static size_t norm_size(const Model *m, const Layer *y, int heads)
+{
+    return (size_t)(y->qk_norm == QK_HEAD ? 1 : heads) * (size_t)m->head_dim;
+}
+
 static void pass_body(Pass *s, Analysis *a)
 {
     const Model *m = a->m;
@@ -10067,6 +10401,8 @@ static void pass_body(Pass *s, Analysis *a)
         size_t D = (size_t)m->head_dim;
         for (int h = 0; h < y->n_heads; h++) pass_bias(s, query_bias(m, y, h), D);
         pass_bias(s, y->bk, (size_t)y->n_kv_heads * D);
+        pass_bias(s, y->q_norm, norm_size(m, y, y->n_q_heads));
+        pass_bias(s, y->k_norm, norm_size(m, y, y->n_kv_heads));
         for (int i = a->first_q[l]; i < a->first_q[l + 1]; i++) {
             pass_tally(s, a, &a->q[i], 1);
             pass_sink(s, &a->sink[i]);
@@ -10096,6 +10432,8 @@ static uint64_t body_bytes(const Model *m, uint64_t most)
         uint64_t H = (uint64_t)y->n_heads, K = (uint64_t)y->n_kv_heads;
         n += H * (tally_bytes(P, m->head_dim, 1) + sink) + K * tally_bytes(P, m->head_dim, 0);
         n += ((y->bq ? H : 0) + (y->bk ? K : 0)) * D * sizeof(float);
+        if (y->q_norm) n += norm_size(m, y, y->n_q_heads) * sizeof(float);
+        if (y->k_norm) n += norm_size(m, y, y->n_kv_heads) * sizeof(float);
         n += sizeof(Peak) + sizeof(double) + (uint64_t)m->n_embd * sizeof(Exact);
     }
     return n < most ? n : most;
@@ -10127,9 +10465,10 @@ static void part_rope(FILE *f, const Rope *r)
 {
     fprintf(f, "{\"kind\":\"%s\",\"layout\":\"%s\"", r->kind->name,
             r->layout == ROPE_HALF ? "half" : "adjacent");
-    PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"base", r->p.base}, {"factor", r->p.factor},
-                 {"n_ctx_orig", r->p.n_ctx_orig}, {"amplitude", r->amplitude},
-                 {"sets", r->sets ? r->sets : 1}, {"uneven", r->uneven});
+    PART_NUMBERS(f, {"n_pairs", r->n_pairs}, {"n_split", r->p.n_split}, {"window", r->p.window},
+                 {"base", r->p.base}, {"factor", r->p.factor}, {"n_ctx_orig", r->p.n_ctx_orig},
+                 {"amplitude", r->amplitude}, {"sets", r->sets ? r->sets : 1},
+                 {"uneven", r->uneven});
     fputs(",\"theta\":[", f);
     for (int j = 0; j < r->n_pairs * (r->sets ? r->sets : 1); j++) {
         if (j) fputc(',', f);
@@ -10146,7 +10485,9 @@ static void part_shape(FILE *f, const Model *m)
     json_text(f, "architecture", m->arch ? m->arch->name : "-");
     PART_NUMBERS(f, {"n_params", (double)m->n_params}, {"n_embd", m->n_embd},
                  {"n_vocab", m->n_vocab}, {"head_dim", m->head_dim},
-                 {"n_ctx_train", m->n_ctx_train}, {"score_scale", (double)m->score_scale});
+                 {"n_ctx_train", m->n_ctx_train}, {"score_scale", (double)m->score_scale},
+                 {"attn_cap", m->attn_cap}, {"clamp", m->clamp},
+                 {"norm", m->arch ? m->arch->norm : 0});
     fputs(",\"ropes\":[", f);
     for (int i = 0; i < m->n_ropes; i++) {
         if (i) fputs(",\n", f);
@@ -10157,7 +10498,10 @@ static void part_shape(FILE *f, const Model *m)
         const Layer *y = &m->layer[l];
         fprintf(f, "%s{\"n_heads\":%d", l ? ",\n" : "", y->n_heads);
         PART_NUMBERS(f, {"n_kv_heads", y->n_kv_heads}, {"window", y->window}, {"rope", y->rope},
-                     {"bias_q", y->bq != NULL}, {"bias_k", y->bk != NULL});
+                     {"n_q_heads", y->n_q_heads ? y->n_q_heads : y->n_heads},
+                     {"bias_q", y->bq != NULL}, {"bias_k", y->bk != NULL},
+                     {"norm_q", y->q_norm != NULL}, {"norm_k", y->k_norm != NULL},
+                     {"qk_norm", y->qk_norm});
         fputc('}', f);
     }
     fputc(']', f);
@@ -10172,6 +10516,7 @@ static void part_config(FILE *f, const Analysis *a, const Provenance *p)
     json_text(f, "text_sha256", p->text_sha256);
     json_text(f, "bos_policy", p->bos_policy);
     json_text(f, "rope_override", p->rope_override);
+    json_text(f, "window_override", p->window_override);
     json_text(f, "pre_override", p->pre_override);
     json_text(f, "edits", p->edits); /* a clause, which may be cut short: hence the hash */
     fprintf(f, ",\"edit_hash\":\"%016llx\"", (unsigned long long)p->edit_hash);
@@ -10206,7 +10551,7 @@ static char *header_text(const Analysis *a, const Provenance *p, size_t *n)
     char *s = NULL, *config = config_text(a, p);
     FILE *f = open_memstream(&s, n);
     MUST(f);
-    fprintf(f, "{\"schema\":\"ropescope.partial/1\",\n\"run\":{\"n_threads\":%d", p->n_threads);
+    fprintf(f, "{\"schema\":\"ropescope.partial/2\",\n\"run\":{\"n_threads\":%d", p->n_threads);
     json_text(f, "isa", p->isa);
     json_text(f, "model", p->model_path);
     json_text(f, "text", p->text_path);
@@ -10352,8 +10697,8 @@ static int read_covered(PartFile *f, Str header, Err *e)
 
 static int read_header(PartFile *f, Str h, Err *e)
 {
-    if (!str_is(json_member(h, "schema"), "\"ropescope.partial/1\""))
-        return err_set(e, "%s: schema: expected ropescope.partial/1", f->path);
+    if (!str_is(json_member(h, "schema"), "\"ropescope.partial/2\""))
+        return err_set(e, "%s: schema: expected ropescope.partial/2", f->path);
     f->config = json_member(h, "config");
     f->run = json_member(h, "run");
     if (PART_FIELDS(f->path, f->config, e, {"n_ctx", 2, 1e9, .whole = &f->n_ctx},
@@ -10497,6 +10842,8 @@ static int read_rope(const char *path, Str o, int D, Rope *r, Err *e)
     *r = (Rope){.p.head_dim = D};
     if (read_kind(path, o, r, e) ||
         PART_FIELDS(path, o, e, {"n_pairs", 0, D / 2, .whole = &r->n_pairs},
+                    {"n_split", -1, D, .whole = &r->p.n_split},
+                    {"window", 0, 2147483647, .whole = &r->p.window},
                     {"base", -1e300, 1e300, .real = &r->p.base},
                     {"factor", -1e300, 1e300, .real = &r->p.factor},
                     {"n_ctx_orig", 0, 2147483647, .whole = &r->p.n_ctx_orig},
@@ -10558,23 +10905,40 @@ static int read_layers(const PartFile *f, ModelShape *s, Err *e)
     return rc ? -1 : 0;
 }
 
-/* Room for the biases, which are in the body. */
+/* Room for the biases of layer y and the weights of its norms, which are in the body: room says how
+ * many floats it may take. */
+static int read_vectors(const PartFile *f, Str o, Model *m, Layer *y, size_t *room, Err *e)
+{
+    int has[4] = {0};
+    if (PART_FIELDS(f->path, o, e, {"n_q_heads", 1, y->n_heads, .whole = &y->n_q_heads},
+                    {"bias_q", 0, 1, .whole = &has[0]}, {"bias_k", 0, 1, .whole = &has[1]},
+                    {"norm_q", 0, 1, .whole = &has[2]}, {"norm_k", 0, 1, .whole = &has[3]},
+                    {"qk_norm", QK_PLAIN, QK_ALL, .whole = &y->qk_norm}))
+        return -1;
+    if (y->n_heads % y->n_q_heads)
+        return err_set(e, "%s: n_q_heads: expected a divisor of %d heads, found %d", f->path,
+                       y->n_heads, y->n_q_heads);
+    size_t D = (size_t)m->head_dim, H = (size_t)y->n_heads, K = (size_t)y->n_kv_heads;
+    const size_t n[] = {H * D, K * D, norm_size(m, y, y->n_q_heads),
+                        norm_size(m, y, y->n_kv_heads)};
+    const float **to[] = {&y->bq, &y->bk, &y->q_norm, &y->k_norm};
+    for (int i = 0; i < 4; i++) {
+        if (!has[i]) continue;
+        if (n[i] > *room)
+            return err_set(e, "%s: body: too short for the biases of this shape", f->path);
+        *room -= n[i];
+        *to[i] = own(m, n[i]);
+    }
+    return 0;
+}
+
 static int read_biases(const PartFile *f, Model *m, Err *e)
 {
-    int n, rc = 0, has_q = 0, has_k = 0;
-    size_t used = 0;
+    int n, rc = 0;
+    size_t room = f->body.n / sizeof(float);
     Str *list = part_list(f, "layers", &n, e);
-    for (int l = 0; list && !rc && l < n; l++) {
-        Layer *y = &m->layer[l];
-        size_t D = (size_t)m->head_dim;
-        rc = PART_FIELDS(f->path, list[l], e, {"bias_q", 0, 1, .whole = &has_q},
-                         {"bias_k", 0, 1, .whole = &has_k});
-        used += sizeof(float) * D * (size_t)(y->n_heads + y->n_kv_heads);
-        if (!rc && (has_q || has_k) && used > f->body.n)
-            rc = err_set(e, "%s: body: too short for the biases of this shape", f->path);
-        if (!rc && has_q) y->bq = own(m, (size_t)y->n_heads * D);
-        if (!rc && has_k) y->bk = own(m, (size_t)y->n_kv_heads * D);
-    }
+    for (int l = 0; list && !rc && l < n; l++)
+        rc = read_vectors(f, list[l], m, &m->layer[l], &room, e);
     free(list);
     return rc || !list ? -1 : 0;
 }
@@ -10604,7 +10968,8 @@ static Model *read_skeleton(const PartFile *f, Err *e)
     char *name = NULL;
     int n_embd = 0, n_vocab = 0;
     uint64_t n_params = 0;
-    double scale = 0;
+    double scale = 0, cap = 0, most = 0;
+    int norm = 0;
     ModelShape s = {.n_layers = 0};
     Model *m = NULL;
     int rc = part_text(f->path, f->config, "architecture", &name, e) ||
@@ -10613,14 +10978,17 @@ static Model *read_skeleton(const PartFile *f, Err *e)
                          {"n_vocab", 0, 2147483647, .whole = &n_vocab},
                          {"head_dim", 1, 1 << 14, .whole = &s.head_dim},
                          {"n_ctx_train", 0, 2147483647, .whole = &s.n_ctx_train},
-                         {"score_scale", 0, 1e30, .real = &scale}) ||
+                         {"score_scale", 0, 1e30, .real = &scale},
+                         {"attn_cap", 0, 1e30, .real = &cap}, {"clamp", 0, 1e30, .real = &most},
+                         {"norm", NORM_RMS, NORM_UNIT, .whole = &norm}) ||
              read_ropes(f, &s, e) || read_layers(f, &s, e);
     if (rc) {
         for (int i = 0; i < s.n_ropes; i++) rope_free(&s.rope[i]);
         free(s.rope);
     } else {
-        s.arch = name ? name : "-";
+        s.arch = name ? name : "-", s.norm = norm;
         m = model_skeleton(&s);
+        m->attn_cap = cap, m->clamp = most;
         m->n_embd = n_embd, m->n_vocab = n_vocab, m->n_params = n_params;
         m->score_scale = (float)scale;
     }
@@ -10631,7 +10999,17 @@ static Model *read_skeleton(const PartFile *f, Err *e)
 
 /* ---- merging */
 
-enum { TEXT_MODEL, TEXT_TEXT, TEXT_ISA, TEXT_BOS, TEXT_ROPE, TEXT_PRE, TEXT_EDITS, TEXT_KV };
+enum {
+    TEXT_MODEL,
+    TEXT_TEXT,
+    TEXT_ISA,
+    TEXT_BOS,
+    TEXT_ROPE,
+    TEXT_WINDOW,
+    TEXT_PRE,
+    TEXT_EDITS,
+    TEXT_KV
+};
 
 static int part_hash(const char *path, Str config, const char *key, char out[65], Err *e)
 {
@@ -10676,6 +11054,7 @@ static int read_made(Partial *x, const PartFile *f, Err *e)
              part_hash(path, f->config, "text_sha256", p->text_sha256, e) ||
              part_text(path, f->config, "bos_policy", &x->text[TEXT_BOS], e) ||
              part_text(path, f->config, "rope_override", &x->text[TEXT_ROPE], e) ||
+             part_text(path, f->config, "window_override", &x->text[TEXT_WINDOW], e) ||
              part_text(path, f->config, "pre_override", &x->text[TEXT_PRE], e) ||
              part_text(path, f->config, "edits", &x->text[TEXT_EDITS], e) ||
              part_text(path, f->config, "kv", &x->text[TEXT_KV], e) ||
@@ -10691,6 +11070,7 @@ static int read_made(Partial *x, const PartFile *f, Err *e)
     p->bytes_left_out = (size_t)left_out;
     p->bos_policy = x->text[TEXT_BOS];
     p->rope_override = x->text[TEXT_ROPE];
+    p->window_override = x->text[TEXT_WINDOW];
     p->pre_override = x->text[TEXT_PRE];
     p->edits = x->text[TEXT_EDITS];
     p->kv = x->text[TEXT_KV];

@@ -2,12 +2,14 @@
 """Write a GGUF file from a Hugging Face checkpoint folder or a llama2.c checkpoint.
 
     export.py FOLDER    -o OUT.gguf     config.json, safetensors, tokenizer.json or tokenizer.model
-    export.py MODEL.bin -o OUT.gguf     llama2.c version 0, with --tokenizer TOKENIZER.bin
+    export.py MODEL.bin -o OUT.gguf     llama2.c version 0 or 1, with --tokenizer TOKENIZER.bin
+    export.py --tiny ARCH [OUT.gguf]    a random miniature model, and its logits (tests/tiny.py)
 
 Needs Python 3.8 or later and nothing else. Sources: the families in FAMILIES below (Llama 1/2/3,
 TinyLlama, SmolLM 1/2/3, Mistral, Granite 3, Qwen 2/2.5/3, Phi 1/1.5/2/3/3.5/4-mini, GPT-NeoX,
-Pythia, GPT-J, OLMo 1/2, Gemma 1/2/3, StableLM, StarCoder 2) and llama2.c. Whatever this program
-does not know and might change the result is refused, never skipped.
+Pythia, GPT-J, OLMo 1/2/3, Gemma 1/2/3, StableLM, StarCoder 2; and of mixtures of experts OLMoE,
+Qwen 1.5/2/3 MoE, Mixtral) and llama2.c. Whatever this program does not know and might change the
+result is refused, never skipped.
 
 Tensors written (D = head_dim; F32, F16 and BF16 matrices keep their type and their bits; vectors
 become F32), each where the family has it:
@@ -22,6 +24,9 @@ become F32), each where the family has it:
     blk.N.attn_output.weight [d, H*D]       blk.N.ffn_gate.weight, ffn_up.weight [f, d]
     blk.N.ffn_down.weight [d, f]            blk.N.ffn_up.weight [2f, d]: gate, then up (phi3)
     blk.N.post_attention_norm.weight, post_ffw_norm.weight [d], of a branch's output
+    blk.N.ffn_gate_inp.weight [x, d], F32   blk.N.ffn_gate_exps.weight, ffn_up_exps.weight [x, e, d]
+    blk.N.ffn_down_exps.weight [x, d, e]    blk.N.ffn_gate_inp_shexp.weight [d]
+    blk.N.ffn_gate_shexp.weight, ffn_up_shexp.weight [s, d], ffn_down_shexp.weight [d, s]
     and .bias beside them where the checkpoint has biases
 Rows of q and k are reordered inside each head from Hugging Face's halves (pair j = rows j and
 j + D/2) to adjacent pairs (rows 2j and 2j + 1) where GGUF's architecture has these: llama,
@@ -35,6 +40,8 @@ Keys written (A: the architecture):
         .layer_norm_epsilon .sliding_window .sliding_window_pattern .rope_pattern .scale .clamp_kqv
     A.attn_logit_softcapping .final_logit_softcapping .logit_scale .residual_scale
         .embedding_scale .use_parallel_residual
+    A.expert_count .expert_used_count .expert_feed_forward_length .expert_weights_norm
+        .expert_shared_feed_forward_length
     A.rope.dimension_count .freq_base .freq_base_swa
     A.rope.scaling.type .factor .original_context_length .attn_factor .yarn_beta_fast
         .yarn_beta_slow (linear, yarn, longrope; the second of these keys for llama3)
@@ -45,18 +52,24 @@ Keys written (A: the architecture):
     tokenizer.ggml.{bos,eos,unknown,padding}_token_id .add_bos_token .add_eos_token
     tokenizer.ggml.add_space_prefix .remove_extra_whitespaces (llama)
     tokenizer.chat_template, tokenizer.chat_template.NAME
+    ropescope.tokenizer.normalizer .whole_words .late .lstrip .rstrip, where the keys above cannot
+        say what the tokenizer does (see tokenizer.c)
 
 Order of this file: constants; families; errors; readers; normalise (config, rotary encoding,
 tensors, tokenizer); write; command line.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import os
 import re
 import struct
 import sys
+import tempfile
+import time
+import unicodedata
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -93,12 +106,15 @@ CONFIG_INERT = set("""torch_dtype dtype transformers_version use_cache _name_or_
     gradient_checkpointing embd_layer_norm_eps summary_activation summary_first_dropout
     summary_proj_to_labels summary_type summary_use_proj tokenizer_class model_max_length
     _sliding_window_pattern embd_pdrop resid_pdrop attn_pdrop hidden_dropout residual_dropout
-    classifier_dropout embedding_dropout""".split())
-# ... keys of training and of sampling that are harmless if they are zero ...
-CONFIG_ZERO = set("""diversity_penalty min_length no_repeat_ngram_size
-    encoder_no_repeat_ngram_size""".split())
+    classifier_dropout embedding_dropout attention_probs_dropout_prob hidden_dropout_prob
+    sliding_window_size custom_pipeline custom_pipelines use_deepspeed_checkpointing
+    unsloth_fixed unsloth_version _attn_implementation _commit_hash
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
+    output_router_logits router_aux_loss_coef router_jitter_noise""".split())
 # ... and keys that are harmless with these values only. Any other key must be null or false.
-CONFIG_FIXED = {"use_sliding_window": (False, True)}
+CONFIG_FIXED = {"use_sliding_window": (False, True), "pruned_heads": ({},)}
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -126,29 +142,37 @@ RE_UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]%s[\p{Ll}\p{Lm}\p{
 RE_CASED = (RE_UPPER % ("*", "+") + "%s|" + RE_UPPER % ("+", "*") + "%s|%s"
             r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + RE_TAIL)
 RE_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-# (steps of the pre-tokenizer, ignore_merges) -> tokenizer.ggml.pre
+RE_MARKED = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+             r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + RE_TAIL)
+# Steps of the pre-tokenizer -> tokenizer.ggml.pre without and with ignore_merges.
 PRE_NAMES = {
-    (("bytes+gpt2",), False): "gpt-2",
-    ((RE_GPT2, "bytes"), False): "gpt-2",
-    (("digits", "bytes+gpt2"), False): "smollm",
-    ((RE_WORD % r"\p{N}{1,3}", "bytes"), True): "llama-bpe",
-    ((RE_WORD % r"\p{N}{1,3}", "bytes"), False): "dbrx",
-    ((RE_WORD % r"\p{N}", "bytes"), False): "qwen2",
-    ((RE_CASED % ("", "", r"\p{N}"), "bytes"), True): "tekken",
-    ((RE_CASED % (RE_ENDING, RE_ENDING, r"\p{N}{1,3}"), "bytes"), False): "gpt-4o",
+    ("bytes+gpt2",): ("gpt-2", "gpt-2"),
+    (RE_GPT2, "bytes"): ("gpt-2", "gpt-2"),
+    ("digits", "bytes+gpt2"): ("smollm", "smollm"),
+    (RE_WORD % r"\p{N}{1,3}", "bytes"): ("dbrx", "llama-bpe"),
+    (RE_WORD % r"\p{N}", "bytes"): ("qwen2", "qwen2"),
+    (RE_MARKED, "bytes"): ("qwen35", "qwen35"),
+    (RE_CASED % ("", "", r"\p{N}"), "bytes"): ("tekken", "tekken"),
+    (RE_CASED % (RE_ENDING, RE_ENDING, r"\p{N}{1,3}"), "bytes"): ("gpt-4o", "gpt-4o"),
 }
-
+WHOLE_WORDS = ("llama-bpe", "tekken")   # ... which of them stand for ignore_merges themselves
+# The same rules in other words: as tiktoken writes them, and with an end that says less.
+RE_ALIASES = (("'(?i:[sdmt]|ll|ve|re)|", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"),
+              (r"[^\r\n\p{L}\p{N}]?+\p{L}", r"[^\r\n\p{L}\p{N}]?\p{L}"),
+              (r"[^\s\p{L}\p{N}]++[", r"[^\s\p{L}\p{N}]+["),
+              (r"\s*[\r\n]|\s+", r"\s*[\r\n]+|\s+"))
 
 # ---- families --------------------------------------------------------------------------------
 
 class Row(NamedTuple):
     """One tensor: Hugging Face name, GGUF name, shape in letters (d model, q = H*D, k = K*D,
-    z = q + 2k, f feed-forward, g = 2f, v vocabulary, h = D, H and K heads), what is done to it,
-    and the flag of config.json that it depends on ("": none).
+    z = q + 2k, f feed-forward, g = 2f, v vocabulary, h = D, H and K heads, x experts, e and s the
+    width of an expert and of the shared one), what is done to it, and the flag of config.json that
+    it depends on ("": none; moe: the layer has experts).
 
     Done to it: q, k: rows reordered inside heads where GGUF's layout is adjacent; turns: rows of
     q, k, v that take turns head by head are put together; plus1: 1 is added; stack: one vector
-    for each head (* in the name), put together."""
+    for each head, or matrix for each expert (* in the name), put together; float: becomes F32."""
     hf: str
     gguf: str
     letters: str
@@ -175,6 +199,21 @@ def gated(bias=None):
     return (pair("mlp.gate_proj", "ffn_gate", "fd", bias) +
             pair("mlp.up_proj", "ffn_up", "fd", bias) +
             pair("mlp.down_proj", "ffn_down", "df", bias))
+
+
+def mixture():
+    """A router and experts, and the dense network of layers that have none."""
+    dense = tuple(r._replace(when="!moe") for r in gated())
+    each = (("gate", "xed"), ("up", "xed"), ("down", "xde"))
+    return dense + (Row("mlp.gate.weight", "ffn_gate_inp.weight", "xd", "float", "moe"),) + tuple(
+        Row(f"mlp.experts.*.{name}_proj.weight", f"ffn_{name}_exps.weight", letters, "stack",
+            "moe") for name, letters in each)
+
+
+SHARED_EXPERT = (Row("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", "1d", "float",
+                     "moe"),) + tuple(
+    Row(f"mlp.shared_expert.{name}_proj.weight", f"ffn_{name}_shexp.weight", letters, "", "moe")
+    for name, letters in (("gate", "sd"), ("up", "sd"), ("down", "ds")))
 
 
 def two_matrices(up, down):
@@ -217,12 +256,18 @@ class Family(NamedTuple):
     rotary: Optional[float] = None      # the share of a head that turns; None: always 1
     base: float = 10000.0
     local_base: Optional[float] = None  # of layers with a window
+    local_plain: bool = False   # in GGUF, layers with a window are never scaled
+    must_say: bool = False      # in GGUF, a missing window means the usual one, not none
+    untied: bool = False        # GGUF wants an output matrix, be it a copy of the embedding
     flags: Dict[str, bool] = {}         # what config.json may switch, and the default of it
     fixed: Dict[str, Tuple] = ACT_SILU  # keys that must have one of these values if they are there
     scales: Dict[str, str] = {}         # number of config.json -> key after the architecture
     defaults: Dict[str, Any] = {}       # what Hugging Face assumes when a key is left out
     names: Dict[str, str] = {}          # key of other families -> key of this one
-    extra: Tuple[str, ...] = ()         # further keys that are read
+    extra: Tuple[str, ...] = ()         # further keys that are read, or that the class never reads
+    expert_width: str = ""              # the key of it; "": there are no experts
+    normed: Optional[bool] = None       # are the weights of the chosen experts divided by their sum
+    # in GGUF's architecture, whatever norm_topk_prob says?
 
 
 GEMMA_DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "max_position_embeddings": 8192,
@@ -230,6 +275,15 @@ GEMMA_DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "max_position_em
 SCALAR = {"query_pre_attn_scalar": 256, "sliding_window": 4096}
 QWEN = dict(windows="types", defaults={"max_position_embeddings": 32768, "sliding_window": 4096,
                                        "rms_norm_eps": 1e-6})
+EXPERTS = ("num_experts", "num_experts_per_tok")
+SPARSE = EXPERTS + ("moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers")
+OLMO2 = (qkvo("attention_bias", "attention_bias") +
+         pair("self_attn.q_norm", "attn_q_norm", "q") +
+         pair("self_attn.k_norm", "attn_k_norm", "k") +
+         pair("post_attention_layernorm", "post_attention_norm", "d") +
+         pair("post_feedforward_layernorm", "post_ffw_norm", "d") + gated())
+OLMO = dict(untied=True, flags={"attention_bias": False},
+            defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
 FAMILIES = {
     "LlamaForCausalLM": Family(
         "llama", LLAMA, adjacent=True, flags=ATTENTION_BIAS,
@@ -259,17 +313,51 @@ FAMILIES = {
         "qwen3", INPUT_NORM + qkvo("attention_bias", "attention_bias") + HEAD_NORMS + FFN_NORM +
         gated(), flags={"attention_bias": False},
         **{**QWEN, "defaults": {**QWEN["defaults"], "head_dim": 128}}),
+    "MixtralForCausalLM": Family(
+        "llama", INPUT_NORM + qkvo(None, None) + FFN_NORM + mixture(), adjacent=True,
+        windows="all", base=1e6, expert_width="intermediate_size", normed=True, extra=EXPERTS,
+        fixed={**ACT_SILU, "norm_topk_prob": (True,)}, names={"num_experts": "num_local_experts"},
+        defaults={"max_position_embeddings": 131072, "num_key_value_heads": 8,
+                  "rms_norm_eps": 1e-5, "num_experts": 8, "num_experts_per_tok": 2,
+                  "norm_topk_prob": True}),
+    "Qwen2MoeForCausalLM": Family(
+        "qwen2moe", INPUT_NORM + qkvo("", None) + FFN_NORM + mixture() + SHARED_EXPERT,
+        expert_width="moe_intermediate_size", normed=False, flags={"norm_topk_prob": False},
+        extra=SPARSE + ("shared_expert_intermediate_size",),
+        fixed={**ACT_SILU, "use_sliding_window": (False,), "qkv_bias": (True,)},
+        defaults={"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_experts": 60,
+                  "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
+                  "shared_expert_intermediate_size": 5632}),
+    "Qwen3MoeForCausalLM": Family(
+        "qwen3moe", INPUT_NORM + qkvo("attention_bias", "attention_bias") + HEAD_NORMS + FFN_NORM +
+        mixture(), windows="all", expert_width="moe_intermediate_size", normed=True, extra=SPARSE,
+        flags={"attention_bias": False, "norm_topk_prob": False},
+        names={"num_experts": "num_local_experts"},     # of transformers 5
+        defaults={"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_experts": 128,
+                  "num_experts_per_tok": 8, "moe_intermediate_size": 768, "sliding_window": 4096,
+                  "use_sliding_window": False, "num_key_value_heads": 4}),
+    "OlmoeForCausalLM": Family(
+        "olmoe", INPUT_NORM + qkvo("attention_bias", "attention_bias") +
+        pair("self_attn.q_norm", "attn_q_norm", "q") +
+        pair("self_attn.k_norm", "attn_k_norm", "k") + FFN_NORM + mixture(),
+        expert_width="intermediate_size", normed=False, extra=EXPERTS,
+        flags={"attention_bias": False, "norm_topk_prob": False},
+        defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "num_experts": 64,
+                  "num_experts_per_tok": 8}),
     "PhiForCausalLM": Family(
         "phi2", pair("input_layernorm", "attn_norm", "d", "") +
         qkvo("", "", "dense") + two_matrices("mlp.fc1", "mlp.fc2"),
         ends(norm="model.final_layernorm", bias=""), head_bias=True, eps="layer_norm_eps",
-        rms=False, rotary=0.5, fixed={"hidden_act": ACT_TANH, "qk_layernorm": (False,)},
+        rms=False, rotary=0.5, untied=True,
+        fixed={"hidden_act": ACT_TANH, "qk_layernorm": (False,)},
         defaults={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5}),
     "Phi3ForCausalLM": Family(
         "phi3", INPUT_NORM + pair("self_attn.qkv_proj", "attn_qkv", "zd") +
         pair("self_attn.o_proj", "attn_output", "dq") + FFN_NORM +
         pair("mlp.gate_up_proj", "ffn_up", "gd") + pair("mlp.down_proj", "ffn_down", "df"),
-        windows="all", rotary=1.0, defaults={"max_position_embeddings": 4096}),
+        windows="all", rotary=1.0,
+        fixed={**ACT_SILU, "full_attn_mod": (1,), "interpolate_factor": (1,)},
+        defaults={"max_position_embeddings": 4096}),
     "GPTNeoXForCausalLM": Family(
         "gptneox", pair("input_layernorm", "attn_norm", "d", "") +
         pair("attention.query_key_value", "attn_qkv", "zd", "", "turns") +
@@ -277,7 +365,7 @@ FAMILIES = {
         pair("post_attention_layernorm", "ffn_norm", "d", "") +
         two_matrices("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
         ends("gpt_neox.embed_in", "gpt_neox.final_layer_norm", ""), "gpt_neox.layers.",
-        "embed_out", eps="layer_norm_eps", rms=False, rotary=0.25,
+        "embed_out", eps="layer_norm_eps", rms=False, rotary=0.25, untied=True,
         flags={"use_parallel_residual": True},
         fixed={"hidden_act": ("gelu",), "attention_bias": (True,)},
         names={"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"},
@@ -286,7 +374,7 @@ FAMILIES = {
         "gptj", pair("ln_1", "attn_norm", "d", "") + qkvo(None, None, "out_proj", "attn.") +
         two_matrices("mlp.fc_in", "mlp.fc_out"),
         ends("transformer.wte", "transformer.ln_f", ""), "transformer.h.", head_bias=True,
-        eps="layer_norm_epsilon", rms=False, rotary=1.0,
+        eps="layer_norm_epsilon", rms=False, rotary=1.0, untied=True,
         fixed={"activation_function": ACT_TANH, "rotary": (True,), "scale_attn_weights": (True,)},
         names={"hidden_size": "n_embd", "num_hidden_layers": "n_layer",
                "num_attention_heads": "n_head", "intermediate_size": "n_inner",
@@ -297,14 +385,10 @@ FAMILIES = {
         "olmo", qkvo(None, None) + gated(), pair("model.embed_tokens", "token_embd", "vd"),
         adjacent=True, eps="", rms=False, fixed={**ACT_SILU, "attention_bias": (False,)},
         scales={"clip_qkv": "attention.clamp_kqv"}, defaults={"max_position_embeddings": 2048}),
-    "Olmo2ForCausalLM": Family(
-        "olmo2", qkvo("attention_bias", "attention_bias") +
-        pair("self_attn.q_norm", "attn_q_norm", "q") +
-        pair("self_attn.k_norm", "attn_k_norm", "k") +
-        pair("post_attention_layernorm", "post_attention_norm", "d") +
-        pair("post_feedforward_layernorm", "post_ffw_norm", "d") + gated(),
-        flags={"attention_bias": False},
-        defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}),
+    "Olmo2ForCausalLM": Family("olmo2", OLMO2, **OLMO),
+    "Olmo3ForCausalLM": Family(
+        "olmo2", OLMO2, windows="types", window_every=4, base=5e5, local_base=5e5,
+        local_plain=True, **{**OLMO, "defaults": {**OLMO["defaults"], "sliding_window": 4096}}),
     "GemmaForCausalLM": Family(
         "gemma", GEMMA + pair("post_attention_layernorm", "ffn_norm", "d", None, "plus1"),
         ends(how="plus1"), flags={"attention_bias": False},
@@ -312,7 +396,7 @@ FAMILIES = {
         defaults=GEMMA_DEFAULTS),
     "Gemma2ForCausalLM": Family(
         "gemma2", GEMMA + SANDWICH, ends(how="plus1"), windows="types", window_every=2,
-        flags={"attention_bias": False},
+        must_say=True, flags={"attention_bias": False},
         fixed={"hidden_activation": ACT_TANH, "hidden_act": ACT_TANH},
         scales={"attn_logit_softcapping": "attn_logit_softcapping",
                 "final_logit_softcapping": "final_logit_softcapping"},
@@ -325,7 +409,9 @@ FAMILIES = {
         flags={"attention_bias": False}, fixed={"hidden_activation": ACT_TANH},
         scales={"final_logit_softcapping": "final_logit_softcapping"},
         extra=("query_pre_attn_scalar", "sliding_window_pattern", "rope_local_base_freq"),
-        defaults={**GEMMA_DEFAULTS, **SCALAR, "max_position_embeddings": 131072}),
+        defaults={**GEMMA_DEFAULTS, **SCALAR, "max_position_embeddings": 131072,
+                  "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216,
+                  "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4}),
     "StableLmForCausalLM": Family(
         "stablelm", pair("input_layernorm", "attn_norm", "d", "") + qkvo("use_qkv_bias", None) +
         (Row("self_attn.q_layernorm.norms.*.weight", "attn_q_norm.weight", "Hh", "stack",
@@ -336,7 +422,7 @@ FAMILIES = {
              "!use_parallel_residual"),
          Row("post_attention_layernorm.bias", "ffn_norm.bias", "d", "",
              "!use_parallel_residual")) + gated(),
-        ends(bias=""), eps="layer_norm_eps", rms=False, rotary=0.25,
+        ends(bias=""), eps="layer_norm_eps", rms=False, rotary=0.25, untied=True,
         flags={"use_qkv_bias": False, "qk_layernorm": False, "use_parallel_residual": False},
         names={"partial_rotary_factor": "rope_pct"},
         defaults={"max_position_embeddings": 4096, "layer_norm_eps": 1e-5}),
@@ -347,9 +433,20 @@ FAMILIES = {
         eps="norm_epsilon", rms=False,
         fixed={"hidden_act": ACT_TANH, "use_bias": (True,), "mlp_type": ("default",),
                "norm_type": ("layer_norm",)},
+        extra=("rms_norm_eps", "layer_norm_epsilon", "activation_function", "scale_attn_weights",
+               "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"),
         defaults={"max_position_embeddings": 4096, "norm_epsilon": 1e-5,
                   "num_key_value_heads": 2, "tie_word_embeddings": True}),
 }
+
+
+# Classes with one of these as a part: its configuration is the object text_config, its tensors have
+# language_model in front of their names. The rest is about pictures, and left out.
+TEXT_PART = {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM"}
+PICTURE_KEYS = set("""text_config vision_config mm_tokens_per_image boi_token_index eoi_token_index
+    image_token_index boi_token_id eoi_token_id image_token_id""".split())
+PICTURE_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.",
+                 "model.multi_modal_projector.")
 
 
 # ---- errors ----------------------------------------------------------------------------------
@@ -462,14 +559,19 @@ def read_checkpoint(folder: Path) -> Dict[str, Source]:
     if single.exists():
         return read_safetensors(single)
     if not index.exists():
-        refuse(folder, "weights", "model.safetensors or model.safetensors.index.json", "neither")
+        old = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pth", ".pt"))
+        how = " (save_pretrained of transformers writes it)" if old else ""
+        refuse(folder, "weights", f"model.safetensors or model.safetensors.index.json{how}",
+               f"{old[0]}, a Python program as much as a file of numbers" if old else "neither")
     where = read_json_object(index).get("weight_map")
     if not isinstance(where, dict):
         refuse(index, "weight_map", "an object from tensor names to files", where)
     found = {}
     for shard in sorted(set(map(str, where.values()))):
-        if os.path.basename(shard) != shard or not (folder / shard).exists():
+        if os.path.basename(shard) != shard:
             refuse(index, "weight_map", "files of the same folder", shard)
+        if not (folder / shard).exists():
+            refuse(folder, "shards", f"{shard}, which {index.name} names", None)
         for name, source in read_safetensors(folder / shard).items():
             if where.get(name) != shard:
                 refuse(index, f"file of tensor {name}", where.get(name), shard)
@@ -532,17 +634,33 @@ class Config(NamedTuple):
     n_rot: int = 0                      # 0: d_head
     local: Optional[Tuple[Dict[str, Any], float]] = None    # scaling and base beside the window
     nope: Tuple[int, ...] = ()          # layers that do not turn
+    experts: Optional["Experts"] = None
 
     def letters(self):
         q, k, f = self.n_head * self.d_head, self.n_kv * self.d_head, self.d_ff
-        return {"d": self.d_model, "f": f, "g": 2 * f, "v": self.n_vocab, "q": q, "k": k,
-                "z": q + 2 * k, "h": self.d_head, "H": self.n_head, "K": self.n_kv}
+        sizes = {"d": self.d_model, "f": f, "g": 2 * f, "v": self.n_vocab, "q": q, "k": k,
+                 "z": q + 2 * k, "h": self.d_head, "H": self.n_head, "K": self.n_kv, "1": 1}
+        if self.experts:
+            sizes.update(x=self.experts.count, e=self.experts.width, s=self.experts.shared)
+        return sizes
 
     def turning(self):
         return self.n_rot or self.d_head
 
-    def has(self, when: str) -> bool:
+    def has(self, when: str, layer: int) -> bool:
+        if when in ("moe", "!moe"):
+            return (self.experts is None or layer in self.experts.dense) == (when == "!moe")
         return when == "" or (when[1:] not in self.flags if when[0] == "!" else when in self.flags)
+
+
+class Experts(NamedTuple):
+    """The mixture of experts of a model: `used` of `count` by every token."""
+    count: int
+    used: int
+    width: int
+    shared: int                 # the width of the shared one; 0: there is none
+    normed: bool                # are their weights divided by their sum?
+    dense: Tuple[int, ...]      # layers that have none
 
 
 class Fields:
@@ -571,12 +689,16 @@ class Fields:
 
 def check_known(fields: Fields, family: Family):
     """Refuse every key that is not known to leave the forward pass as it is."""
+    for key in ("quantization_config", "quantization", "compression_config"):
+        how = fields.table.get(key)
+        if how is not None:
+            how = how.get("quant_method", how) if isinstance(how, dict) else how
+            refuse(fields.path, key, "a checkpoint of " + " or ".join(DTYPES) + " weights that are "
+                   "not quantized", repr(how)[:80])
     read = CONFIG_READ | {family.eps, *family.flags, *family.scales, *family.extra}
     fixed = {**CONFIG_FIXED, **family.fixed}
     for key, value in fields.table.items():
         if key in read or key in CONFIG_INERT or value is None or value is False:
-            continue
-        if key in CONFIG_ZERO and value == 0:
             continue
         if key not in fixed:
             refuse(fields.path, key, "only keys known to this program, as it may change the "
@@ -591,15 +713,28 @@ def check_known(fields: Fields, family: Family):
 def read_family(fields: Fields) -> Family:
     names = fields.table.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str) \
-            or names[0] not in FAMILIES:
-        refuse(fields.path, "architectures", " or ".join(FAMILIES), names)
-    family = FAMILIES[names[0]]
+            or names[0] not in {**FAMILIES, **TEXT_PART}:
+        refuse(fields.path, "architectures", " or ".join([*FAMILIES, *TEXT_PART]), names)
+    if names[0] in TEXT_PART:
+        take_text_part(fields)
+    family = FAMILIES[TEXT_PART.get(names[0], names[0])]
     for ours, theirs in family.names.items():
-        if theirs in fields.table:
-            fields.table.setdefault(ours, fields.table.pop(theirs))
+        value = fields.table.pop(theirs, None)
+        if value is not None and fields.table.setdefault(ours, value) != value:
+            refuse(fields.path, theirs, f"{fields.table[ours]!r} as {ours} says", repr(value)[:80])
     for key, value in family.defaults.items():
         fields.table.setdefault(key, value)
     return family
+
+
+def take_text_part(fields: Fields):
+    """The keys of the language model in the place of those of the whole."""
+    text = fields.table.get("text_config")
+    if not isinstance(text, dict):
+        refuse(fields.path, "text_config", "an object", repr(text)[:80])
+    whole = {k: v for k, v in fields.table.items() if k not in PICTURE_KEYS}
+    fields.table = {**whole, **{k: v for k, v in text.items() if k not in PICTURE_KEYS}}
+    note("the model also sees pictures: only its language model is exported")
 
 
 def settle_shape(fields: Fields):
@@ -634,7 +769,8 @@ def read_config(folder: Path, ignore: List[str]) -> Config:
         eps=fields.number(family.eps, float) if family.eps else 1e-5, base=ropes[0][1],
         tied=fields.flag("tie_word_embeddings"), family=family, flags=read_switches(fields, family),
         scales=read_scales(fields, family), window=window, windows=windows, scaling=ropes[0][0],
-        n_rot=n_rot, local=ropes[1], nope=nope)
+        n_rot=n_rot, local=ropes[1] if any(windows) else None, nope=nope,
+        experts=read_experts(fields, family, n_layer))
     check_config(fields.path, config)
     return config
 
@@ -647,13 +783,37 @@ def read_switches(fields: Fields, family: Family) -> Tuple[str, ...]:
 
 
 def read_scales(fields: Fields, family: Family) -> Tuple[Tuple[str, float], ...]:
-    """Numbers that activations are multiplied by or limited to; null: not."""
-    scales = [(gguf, fields.number(key, float)) for key, gguf in family.scales.items()
-              if fields.table.get(key) is not None]
+    """Numbers that activations are multiplied by or limited to; null: not, which GGUF says by 0
+    where it has a default."""
+    scales = [(gguf, 0.0 if fields.table[key] is None else fields.number(key, float))
+              for key, gguf in family.scales.items()
+              if fields.table.get(key) is not None or key in family.defaults]
     if "query_pre_attn_scalar" in family.extra:
         scalar = fields.number("query_pre_attn_scalar", float)
         scales.append(("attention.scale", scalar ** -0.5))
     return tuple(scales)
+
+
+def read_experts(fields: Fields, family: Family, n_layer: int) -> Optional[Experts]:
+    """The mixture of experts, if the family has some. Layer l is one unless mlp_only_layers has it
+    or decoder_sparse_step does not divide l + 1."""
+    if not family.expert_width:
+        return None
+    fields.table.setdefault("decoder_sparse_step", 1)
+    step, only = fields.number("decoder_sparse_step"), fields.table.get("mlp_only_layers") or []
+    if not isinstance(only, list) or any(type(l) is not int or l < 0 for l in only):
+        refuse(fields.path, "mlp_only_layers", "a list of layers", repr(only)[:80])
+    count, used = fields.number("num_experts"), fields.number("num_experts_per_tok")
+    if used > count:
+        refuse(fields.path, "num_experts_per_tok", f"at most {count}, the num_experts", used)
+    shared = "shared_expert_intermediate_size"
+    dense = tuple(l for l in range(n_layer) if l in only or (l + 1) % step)
+    if dense:
+        note(f"layers without experts ({', '.join(map(str, dense))}): llama.cpp has no such "
+             f"{family.arch}")
+    return Experts(count, used, fields.number(family.expert_width),
+                   fields.number(shared) if shared in family.extra else 0,
+                   fields.table["norm_topk_prob"], dense)
 
 
 def check_config(path, config: Config):
@@ -819,15 +979,24 @@ def settle_scaling(fields: Fields, scaling: Dict[str, Any]) -> Dict[str, Any]:
     return scaling
 
 
+def yarn_surplus(s: Dict[str, Any]) -> float:
+    """What multiplies cos and sin over the 1 + 0.1 ln(factor) that GGUF takes for granted."""
+    def rise(scale):
+        return 1 + 0.1 * scale * math.log(max(s["factor"], 1.0))
+
+    usual, both = rise(1), s.get("mscale") and s.get("mscale_all_dim")
+    said = rise(s["mscale"]) / rise(s["mscale_all_dim"]) if both else usual
+    return s.get("attention_factor", said) / usual
+
+
 def is_standard(c: Config) -> bool:
     """Can GGUF's own keys say the encoding of all layers?"""
-    s, kind = c.scaling, c.scaling["rope_type"]
-    if c.local and (c.local[0]["rope_type"] != "default" or kind not in ("default", "linear")):
+    kind = c.scaling["rope_type"]
+    if c.local and (c.local[0]["rope_type"] != "default" or
+                    kind not in ("default", "linear") and not c.family.local_plain):
         return False
     if kind == "yarn":
-        usual = 1 + 0.1 * math.log(max(s["factor"], 1.0))
-        return s.get("truncate", True) and not s.get("mscale") and not s.get("mscale_all_dim") \
-            and abs(s.get("attention_factor", usual) / usual - 1) < 1e-6
+        return bool(c.scaling.get("truncate", True))
     return kind in ("default", "linear", "longrope") or \
         kind == "llama3" and c.family.arch in ROPE_FREQS
 
@@ -851,15 +1020,17 @@ def rope_metadata(c: Config):
     a, s, kind = c.family.arch, c.scaling, c.scaling["rope_type"]
     yield f"{a}.rope.dimension_count", "u32", c.turning()
     yield f"{a}.rope.freq_base", "f32", c.base
-    if c.local and any(c.windows):
+    if c.local:
         yield f"{a}.rope.freq_base_swa", "f32", c.local[1]
     usual = tuple(l for l in range(c.n_layer) if c.family.nope_every and
                   (l + 1) % c.family.nope_every == 0)
     if not is_standard(c):
-        note(f"rope type {kind}: written as ropescope.rope; a program that ignores this key is "
-             "right for texts as long as those of training at most")
-        texts = [rope_text(c, *(c.local if c.local and c.windows and c.windows[l] else
-                                (s, c.base))) if l not in c.nope else "none"
+        limits = ("is right for texts as long as those of training at most" if kind == "dynamic"
+                  else "computes something else")
+        note(f"rope type {kind}: written as ropescope.rope; a program that ignores this key "
+             f"{limits}")
+        texts = [rope_text(c, *(c.local if c.local and c.windows[l] else (s, c.base)))
+                 if l not in c.nope else "none"
                  for l in range(c.n_layer)]
         single = len(set(texts)) == 1
         yield "ropescope.rope", "str" if single else "[str]", texts[0] if single else texts
@@ -877,8 +1048,12 @@ def rope_metadata(c: Config):
         yield f"{a}.rope.scaling.original_context_length", "u32", original
     if kind == "longrope":
         yield f"{a}.rope.scaling.attn_factor", "f32", s["attention_factor"]
-    for key in ("beta_fast", "beta_slow"):
-        if kind == "yarn" and key in s:
+    if kind == "yarn" and abs(yarn_surplus(s) - 1) > 1e-6:
+        yield f"{a}.rope.scaling.attn_factor", "f32", yarn_surplus(s)
+    for key, usual in (("beta_fast", 32), ("beta_slow", 1)):
+        if kind == "yarn" and s.get(key, usual) != usual:
+            note(f"{key} {s[key]!r}: written as rope.scaling.yarn_{key}, which llama.cpp reads for "
+                 "few architectures")
             yield f"{a}.rope.scaling.yarn_{key}", "f32", s[key]
 
 
@@ -987,8 +1162,12 @@ def values(name: str, numbers: List[float]) -> Tensor:
 
 def make_tensor(row: Row, shape, sources: List[Source], heads: int) -> Tensor:
     source = sources[0]
-    if len(source.shape) == 1:
+    if len(source.shape) == 1 or row.how == "float":
+        shape = shape[1:] if shape[0] == 1 else shape
         return Tensor(row.gguf, shape, "F32", lambda: vector(sources, row.how, heads))
+    if row.how == "stack":
+        return Tensor(row.gguf, shape, source.dtype,
+                      lambda: (chunk for s in sources for chunk in copied(s)))
     chunks = {"q": paired, "k": paired, "turns": gathered}.get(row.how) if heads else None
     return Tensor(row.gguf, shape, source.dtype,
                   lambda: chunks(source, heads) if chunks else copied(source))
@@ -1002,12 +1181,48 @@ def wanted(config: Config, tied: bool) -> Iterator[Row]:
     yield from head[1 if tied else 0:]
     for l in range(config.n_layer):
         for row in f.layer:
-            if config.has(row.when):
+            if config.has(row.when, l):
                 yield row._replace(hf=f"{f.prefix}{l}.{row.hf}", gguf=f"blk.{l}.{row.gguf}")
 
 
 # Tables and masks that old checkpoints carry along.
 LEFTOVER = re.compile(r"\.(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$")
+
+
+# Experts of Mixtral by the names that other families have for them.
+MIXTRAL = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+EXPERT = re.compile(r"\.(?:mlp|block_sparse_moe)\.experts\.(?:(\d+)\.(w[123])|"
+                    r"(gate_up_proj|down_proj))(?:\.weight)?$")
+
+
+def part_of(source: Source, index: int, parts: int, shape: Tuple[int, ...]) -> Source:
+    """Part `index` of a tensor cut into so many equal ones, each of that shape."""
+    return source._replace(start=source.start + source.size // parts * index, shape=shape)
+
+
+def single_experts(place, found: Dict[str, Source]) -> Dict[str, Source]:
+    """Every matrix of every expert by a name of its own, mlp.experts.N.gate_proj.weight, up_proj or
+    down_proj: where transformers 5 has one tensor for all experts, its parts."""
+    single = {}
+    for name, source in found.items():
+        match = EXPERT.search(name)
+        if not match:
+            single[name.replace(".block_sparse_moe.", ".mlp.")] = source
+            continue
+        at, (number, mixtral, fused) = name[:match.start()] + ".mlp.experts.", match.groups()
+        if not fused:
+            single[f"{at}{number}.{MIXTRAL[mixtral]}.weight"] = source
+            continue
+        names = ("gate_proj", "up_proj") if fused == "gate_up_proj" else (fused,)
+        if len(source.shape) != 3 or source.shape[1] % len(names):
+            refuse(place, f"shape of tensor {name}", "[experts, rows, columns]",
+                   list(source.shape))
+        n, rows, cols = source.shape
+        shape = (rows // len(names), cols)
+        for i in range(n * len(names)):
+            key = f"{at}{i // len(names)}.{names[i % len(names)]}.weight"
+            single[key] = part_of(source, i, n * len(names), shape)
+    return single
 
 
 def take(place, found: Dict[str, Source], name: str, shape) -> Source:
@@ -1021,13 +1236,30 @@ def take(place, found: Dict[str, Source], name: str, shape) -> Source:
     return source
 
 
+def text_tensors(place, found: Dict[str, Source]) -> Dict[str, Source]:
+    """The tensors of the language model of a TEXT_PART, under the names they have in its class;
+    of any other model, all of them."""
+    if not any("language_model." in name for name in found):
+        return found
+    inner = [(re.sub(r"^(model\.)?language_model\.", r"\1", n), s) for n, s in found.items()
+             if not n.startswith(PICTURE_PARTS)]
+    if len(dict(inner)) != len(inner):
+        refuse(place, "tensors", "each of the language model once", "two of one name")
+    return dict(inner)
+
+
 def collect_tensors(place, config: Config, found: Dict[str, Source], halves: bool):
     """The output tensors in file order; `halves`: rows of q and k are in Hugging Face's order."""
     head = config.family.head + ".weight"
-    found = {n: s for n, s in found.items() if not LEFTOVER.search(n)}
+    found = {n: s for n, s in text_tensors(place, found).items() if not LEFTOVER.search(n)}
+    if config.experts:
+        found = single_experts(place, found)
     tied = head not in found if config.tied is None else config.tied
     if tied:
         found.pop(head, None)       # a copy of the embedding, by definition
+    embd = config.family.ends[0].hf
+    if tied and config.family.untied and embd in found:
+        tied, found[head] = False, found[embd]
     tensors, sizes = [], config.letters()
     for row in wanted(config, tied):
         shape = tuple(sizes[c] for c in row.letters)
@@ -1036,6 +1268,9 @@ def collect_tensors(place, config: Config, found: Dict[str, Source], halves: boo
             names = [row.hf.replace("*", str(h)) for h in range(shape[0])]
         sources = [take(place, found, n, shape[1:] if row.how == "stack" else shape)
                    for n in names]
+        if len(sources[0].shape) > 1 and len({s.dtype for s in sources}) > 1:
+            refuse(place, f"dtype of tensors {row.hf}", "one for all",
+                   " and ".join(sorted({s.dtype for s in sources})))
         reordered = halves and config.family.adjacent or row.how == "turns"
         heads = {"q": config.n_head, "k": config.n_kv, "turns": config.n_head}.get(row.how, 0)
         tensors.append(make_tensor(row, shape, sources, heads if reordered else 0))
@@ -1070,6 +1305,9 @@ class Tokenizer:
         self.ids: Dict[str, int] = {}
         self.flags: Dict[str, bool] = {}
         self.templates: Dict[str, str] = {}
+        self.normalizer = ""                    # ropescope.tokenizer.normalizer
+        self.whole_words: Optional[bool] = None
+        self.lists: Dict[str, List[int]] = {"late": [], "lstrip": [], "rstrip": []}
 
     def add(self, token, kind, score=0.0):
         self.tokens.append(token)
@@ -1107,6 +1345,9 @@ def read_tokenizer(folder: Path, file: Optional[Path], pre: Optional[str]) -> To
         else:
             t, ends = spm_from_model(file), (None, None)
         add_tokens(file, t, added_tokens(folder, file))
+        if t.normalizer == "sentencepiece":     # GGUF has its own tokens with spaces, these too
+            for i in t.lists["late"]:
+                t.tokens[i] = t.tokens[i].replace("\u2581", " ")
         read_ids(folder, t, settings)
         read_flags(folder, t, settings, ends)
         read_templates(folder, t)
@@ -1132,17 +1373,21 @@ def spm_from_model(path: Path) -> Tokenizer:
         elif field == 2:
             spec = dict(read_protobuf(value, path))
             kind = spec.get(3, 1)
+            if not spec.get(35) or spec.get(24):
+                refuse(path, "trainer_spec", "byte_fallback, spaces before words", "others")
             ids = {"unknown": spec.get(40, 0), "bos": spec.get(41, 1), "eos": spec.get(42, 2)}
             t.ids = {name: i for name, i in ids.items() if i < 1 << 31}     # -1: none
         elif field == 3:
             rules = dict(read_protobuf(value, path))
     if not t.tokens or kind != 2:
         refuse(path, "model_type", "a SentencePiece model of type BPE (2)", kind)
-    if rules.get(2) or not rules.get(5, 1):
-        refuse(path, "normalizer_spec", "no character map, spaces escaped", "other rules")
+    if rules.get(2) or rules.get(4, 1) or not rules.get(5, 1):
+        refuse(path, "normalizer_spec", "no character map, spaces kept and escaped", "other rules")
     t.flags = {"add_bos_token": True, "add_eos_token": False,
-               "add_space_prefix": bool(rules.get(3, 1)),
-               "remove_extra_whitespaces": bool(rules.get(4, 1))}
+               "add_space_prefix": bool(rules.get(3, 1)), "remove_extra_whitespaces": False}
+    t.lists["late"] = [i for i, kind in enumerate(t.types) if kind == USER_DEFINED]
+    if t.lists["late"]:         # they are found in the text after it got its space
+        t.normalizer = "sentencepiece"
     return t
 
 
@@ -1180,13 +1425,16 @@ def bpe_from_json(path: Path, table, pre: Optional[str]) -> Tokenizer:
         refuse(path, "model", "an object", table.get("model"))
     ids, merges = vocabulary(path, table)
     t = Tokenizer("gpt2")
-    t.pre = pre or pre_name(path, table)
+    whole = bool(table["model"].get("ignore_merges"))
+    t.pre = pre or pre_name(path, table, whole)
+    t.whole_words = None if whole == (t.pre in WHOLE_WORDS) else whole
     t.merges = [f"{a} {b}" for a, b in merges]
     fill(t, ids, lambda token: NORMAL, lambda token: 0.0)
     normalizer = table.get("normalizer")
     if normalizer == {"type": "NFC"}:
-        note(f"{path}: text is NFC-normalised by this tokenizer; GGUF has no key for that, so "
-             "text with decomposed accents gives other tokens")
+        t.normalizer = "nfc"
+        note(f"{path}: this tokenizer normalises text (NFC): written as ropescope.tokenizer."
+             "normalizer; a program that ignores this key gives decomposed accents other tokens")
     elif normalizer is not None and pre is None:
         refuse(path, "normalizer", "null (or --pre NAME)", json.dumps(normalizer)[:80])
     t.flags = {"add_bos_token": False, "add_eos_token": False}
@@ -1203,20 +1451,24 @@ def pre_steps(path, step) -> Tuple[str, ...]:
         return ("bytes+gpt2" if step.get("use_regex", True) else "bytes",)
     if kind == "Digits" and step.get("individual_digits"):
         return ("digits",)
-    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
-        return (step["pattern"].get("Regex", "?"),)
+    how = (step.get("behavior"), bool(step.get("invert")))
+    # The known expressions match all of a text: what they leave is nothing, and may be removed.
+    if kind == "Split" and how in (("Isolated", False), ("Removed", True)):
+        rule = step["pattern"].get("Regex", "?")
+        for other, usual in RE_ALIASES:
+            rule = rule.replace(other, usual)
+        return (rule,)
     return (json.dumps(step)[:80],)
 
 
-def pre_name(path: Path, table) -> str:
+def pre_name(path: Path, table, whole: bool) -> str:
     """tokenizer.ggml.pre, recognised by the structure of the pre-tokenizer."""
     steps = pre_steps(path, table.get("pre_tokenizer"))
-    whole_words = bool(table["model"].get("ignore_merges"))
-    if (steps, whole_words) not in PRE_NAMES:
-        refuse(path, "pre_tokenizer", "a known split rule (" +
-               ", ".join(sorted(set(PRE_NAMES.values()))) + ") or --pre NAME",
-               f"{' then '.join(steps)} with ignore_merges {whole_words}".lower())
-    return PRE_NAMES[steps, whole_words]
+    if steps not in PRE_NAMES:
+        names = sorted({name for pair in PRE_NAMES.values() for name in pair})
+        refuse(path, "pre_tokenizer", f"a known split rule ({', '.join(names)}) or --pre NAME",
+               repr(" then ".join(steps)))
+    return PRE_NAMES[steps][whole]
 
 
 def spm_from_json(path: Path, table, _pre) -> Tokenizer:
@@ -1238,49 +1490,51 @@ def spm_from_json(path: Path, table, _pre) -> Tokenizer:
     fill(t, ids, kind, lambda token: -float(ranks.get(token, 0)))
     if unknown in ids:
         t.ids["unknown"] = ids[unknown]
-    t.flags = {"add_bos_token": False, "add_eos_token": False,
-               "add_space_prefix": space_prefix(path, table), "remove_extra_whitespaces": False}
+    prefix, t.normalizer = space_prefix(path, table)
+    t.flags = {"add_bos_token": False, "add_eos_token": False, "add_space_prefix": prefix,
+               "remove_extra_whitespaces": False}
     return t
 
 
-def space_prefix(path, table) -> bool:
-    """Whether a space is put before the text; anything but spaces to U+2581 is refused."""
+def space_prefix(path, table) -> Tuple[bool, str]:
+    """Whether a space is put before the text, and our name of how; anything but that and spaces to
+    U+2581 is refused. Gemma's Split at spaces finds none: they are U+2581 by then."""
     low = "\u2581"
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": low}
     prepend = {"type": "Prepend", "prepend": low}
     rules, pre = table.get("normalizer"), table.get("pre_tokenizer")
     steps = rules.get("normalizers") if rules and rules.get("type") == "Sequence" else \
         [rules] if rules else []
-    if pre is None and steps in ([prepend, replace], [replace]):
-        return prepend in steps
+    none = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
+            "invert": False}
+    if pre in (None, none) and steps in ([prepend, replace], [replace]):
+        return prepend in steps, ""
     if not steps and pre and pre.get("type") == "Metaspace" and pre.get("replacement") == low \
             and not pre.get("split", True):
-        return pre.get("prepend_scheme", "always") != "never"
+        schemes = {"always": (True, "metaspace"), "first": (True, "metaspace-first"),
+                   "never": (False, "")}
+        return schemes[pre.get("prepend_scheme", "always")]
     return refuse(path, "normalizer and pre_tokenizer", "those of a SentencePiece BPE model",
                   json.dumps([rules, pre])[:120])
 
 
-def added_tokens(folder: Path, file: Path) -> Dict[int, Tuple[str, bool]]:
-    """id -> (text, special) from every place where Hugging Face keeps added tokens."""
+def added_tokens(folder: Path, file: Path) -> Dict[int, Dict[str, Any]]:
+    """id -> AddedToken from every place where Hugging Face keeps added tokens."""
     found = {}
     for text, i in read_json_object(folder / "added_tokens.json").items():
-        found[i] = (text, False)
+        found[i] = {"content": text}
     settings = read_json_object(folder / "tokenizer_config.json")
     entries = [(int(i), e) for i, e in (settings.get("added_tokens_decoder") or {}).items()]
     plain = file if file.suffix == ".json" else folder / "tokenizer.json"
     entries += [(e["id"], e) for e in read_json_object(plain).get("added_tokens") or []]
-    for i, entry in entries:
-        found[i] = (entry["content"], bool(entry.get("special")))
-        if any(entry.get(key) for key in ("lstrip", "rstrip", "single_word")):
-            note(f"token {entry['content']!r} swallows or wants spaces around it; GGUF has no "
-                 "key for that")
+    found.update(entries)
     return found
 
 
-def add_tokens(file: Path, t: Tokenizer, added: Dict[int, Tuple[str, bool]]):
+def add_tokens(file: Path, t: Tokenizer, added: Dict[int, Dict[str, Any]]):
     """Type the added tokens (special: control, others: user-defined), appending new ones."""
-    for i, (text, special) in sorted(added.items()):
-        kind = CONTROL if special else USER_DEFINED
+    for i, entry in sorted(added.items()):
+        text, kind = entry["content"], CONTROL if entry.get("special") else USER_DEFINED
         if i < len(t.tokens):
             if t.types[i] != UNUSED and t.tokens[i] != text:
                 refuse(file, f"token {i}", repr(t.tokens[i]), f"{text!r} among added tokens")
@@ -1291,6 +1545,26 @@ def add_tokens(file: Path, t: Tokenizer, added: Dict[int, Tuple[str, bool]]):
                 refuse(file, f"added token {text!r}", "an id near the others", i)
             t.pad(i)
             t.add(text, kind)
+        add_manner(file, t, i, entry)
+
+
+def add_manner(file: Path, t: Tokenizer, i: int, entry):
+    """How an added token is looked for: what it swallows, and if only in normalised text."""
+    text = entry["content"]
+    if entry.get("single_word"):
+        refuse(file, f"added token {text!r}", "one that is found inside words, too", "single_word")
+    for key in ("lstrip", "rstrip"):
+        if entry.get(key):
+            t.lists[key].append(i)
+    if not entry.get("normalized") or i in t.lists["late"]:
+        return
+    if t.model == "gpt2" and unicodedata.normalize("NFC", text) != text and t.normalizer:
+        refuse(file, f"added token {text!r}", "a composed text, since it is normalised", "another")
+    if t.model == "gpt2" or t.normalizer.startswith("metaspace"):
+        t.lists["late"].append(i)
+    elif file.suffix == ".json":
+        note(f"token {text!r} is normalised: Hugging Face finds it with the text's spaces, here it "
+             "is found as it is written")
 
 
 def post_processor_ends(path, table):
@@ -1362,45 +1636,73 @@ def read_templates(folder: Path, t: Tokenizer):
 # ---- normalise: llama2.c ---------------------------------------------------------------------
 
 def read_llama2c(path: Path) -> Tuple[Config, Dict[str, Source]]:
-    """A version 0 checkpoint: seven int32, then F32 weights kind by kind, all layers of each.
+    """F32 weights kind by kind, all layers of each, behind a header of one of two versions.
 
     The format has no norm epsilon and no rotary base; llama2.c fixes them at 1e-5 and 10000."""
-    total = path.stat().st_size
-    with open(path, "rb") as f:
-        head = f.read(28)
-    if len(head) < 28 or head[:4] == b"24ka":
-        refuse(path, "header", "a llama2.c version 0 checkpoint", "version 1 or 2, or too short")
-    d, d_ff, n_layer, n_head, n_kv, vocab, n_ctx = struct.unpack("<7i", head)
-    sizes = [d, d_ff, n_layer, n_head, n_kv, abs(vocab), n_ctx]
-    if min(sizes) < 1 or max(sizes) > 1 << 24 or d % n_head or n_head % n_kv:
-        refuse(path, "header", "the seven fitting sizes of a llama2.c checkpoint", sizes)
-    config = Config(n_layer, d, n_head, n_kv, d // n_head, d_ff, abs(vocab), n_ctx, 1e-5, 10000.0,
-                    tied=vocab > 0)
+    version, start, numbers, tied = llama2c_header(path)
+    d, d_ff, n_layer, n_head, n_kv, vocab, n_ctx = numbers
+    if min(numbers) < 1 or max(numbers) > 1 << 24 or d % n_head or n_head % n_kv:
+        refuse(path, "header", "the seven fitting sizes of a llama2.c checkpoint", numbers)
+    config = Config(n_layer, d, n_head, n_kv, d // n_head, d_ff, vocab, n_ctx, 1e-5, 10000.0,
+                    tied=tied)
     check_config(path, config)
-    order = list(llama2c_order(config))
-    size = 28 + sum(4 * copies * math.prod(shape) for _, copies, shape in order)
+    order = list(llama2c_order(config, version))
+    size = start + sum(4 * copies * math.prod(shape) for _, copies, shape in order)
+    total = path.stat().st_size
     if size != total:       # before anything is made whose size the header decides
         refuse(path, "size of the file", f"{size} bytes for its header", total)
-    found, at = {}, 28
+    found, at = {}, start
     for name, copies, shape in order:
         for l in range(copies):
             found[name.format(l)] = Source(path, at, "F32", shape)
             at += 4 * math.prod(shape)
-    found.pop("")
+    found.pop("", None)
     return config, found
 
 
-def llama2c_order(config: Config):
+def llama2c_header(path: Path) -> Tuple[int, int, List[int], bool]:
+    """(version, start of the weights, seven sizes, tied). Version 0: seven int32, the vocabulary's
+    negative if the output is not tied. Version 1: magic, version, the seven, a byte for tied, zeros
+    up to 256. Version 2 has int8 weights with F32 scales, which no type of GGUF holds."""
+    with open(path, "rb") as f:
+        head = f.read(256)
+    if head[:2] == b"PK":
+        refuse(path, "header", "that of a llama2.c checkpoint", "a PyTorch archive "
+               "(save_pretrained of transformers writes safetensors)")
+    version = int.from_bytes(head[4:8], "little") if head[:4] == b"24ka" else 0
+    start = 256 if version else 28
+    if version > 1 or len(head) < start:
+        refuse(path, "header", "that of a llama2.c checkpoint of version 0 or 1",
+               f"version {version}" if version > 1 else f"{len(head)} bytes")
+    numbers = list(struct.unpack_from("<7i", head, 8 if version else 0))
+    tied = bool(head[36]) if version else numbers[5] > 0
+    numbers[5] = numbers[5] if version else abs(numbers[5])
+    return version, start, numbers, tied
+
+
+def llama2c_order(config: Config, version: int):
     """(Hugging Face name, copies, shape) in the order of the file; no name: values not used."""
     sizes, layers = config.letters(), config.n_layer
     names = {row.gguf: (row.hf, tuple(sizes[c] for c in row.letters)) for row in LLAMA}
-    yield "model.embed_tokens.weight", 1, (config.n_vocab, config.d_model)
-    for kind in ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm",
-                 "ffn_gate", "ffn_down", "ffn_up"):
-        hf, shape = names[kind + ".weight"]
-        yield "model.layers.{}." + hf, layers, shape
-    yield "model.norm.weight", 1, (config.d_model,)
-    yield "", 1, (2, config.n_ctx, config.d_head // 2)      # cos and sin, not used any more
+    embd = ("model.embed_tokens.weight", 1, (config.n_vocab, config.d_model))
+    norm = ("model.norm.weight", 1, (config.d_model,))
+
+    def kinds(*list_of):
+        for kind in list_of:
+            hf, shape = names[kind + ".weight"]
+            yield "model.layers.{}." + hf, layers, shape
+
+    if version == 0:
+        yield embd
+        yield from kinds("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm")
+    else:
+        yield from kinds("attn_norm", "ffn_norm")
+        yield from (norm, embd)
+        yield from kinds("attn_q", "attn_k", "attn_v", "attn_output")
+    yield from kinds("ffn_gate", "ffn_down", "ffn_up")
+    if version == 0:
+        yield norm
+        yield "", 1, (2, config.n_ctx, config.d_head // 2)  # cos and sin, not used any more
     if not config.tied:
         yield "lm_head.weight", 1, (config.n_vocab, config.d_model)
 
@@ -1461,18 +1763,34 @@ def metadata(name: str, config: Config, t: Tokenizer, tensors: List[Tensor]):
         yield f"{a}.use_parallel_residual", "bool", "use_parallel_residual" in c.flags
     for key, value in c.scales:
         yield f"{a}.{key}", "f32", value
+    if c.experts:
+        yield from expert_metadata(a, c.experts, c.family.normed)
     yield from rope_metadata(c)
     yield from tokenizer_metadata(t)
+
+
+def expert_metadata(a: str, e: Experts, usual: Optional[bool]):
+    yield f"{a}.expert_count", "u32", e.count
+    yield f"{a}.expert_used_count", "u32", e.used
+    yield f"{a}.expert_feed_forward_length", "u32", e.width
+    if e.shared:
+        yield f"{a}.expert_shared_feed_forward_length", "u32", e.shared
+    if e.normed != usual:
+        note(f"norm_topk_prob is {str(e.normed).lower()}: written as {a}.expert_weights_norm, "
+             "which llama.cpp ignores")
+        yield f"{a}.expert_weights_norm", "bool", e.normed
 
 
 def window_metadata(c: Config):
     """The window, and which layers have it where the architecture alone does not say so."""
     a, every = c.family.arch, c.family.window_every
     if not c.window:
+        if c.family.must_say:
+            yield f"{a}.attention.sliding_window", "u32", 0
         return
     yield f"{a}.attention.sliding_window", "u32", c.window
     usual = tuple(not every or (l + 1) % every != 0 for l in range(c.n_layer))
-    if c.windows != usual:
+    if c.windows != usual or c.family.local_plain:      # readers of olmo2 need not know OLMo 3
         yield f"{a}.attention.sliding_window_pattern", "[bool]", c.windows
 
 
@@ -1489,6 +1807,13 @@ def tokenizer_metadata(t: Tokenizer):
         yield f"tokenizer.ggml.{name}_token_id", "u32", i
     for name, value in t.flags.items():
         yield f"tokenizer.ggml.{name}", "bool", value
+    if t.normalizer:
+        yield "ropescope.tokenizer.normalizer", "str", t.normalizer
+    if t.whole_words is not None:
+        yield "ropescope.tokenizer.whole_words", "bool", t.whole_words
+    for name, ids in t.lists.items():
+        if ids:
+            yield f"ropescope.tokenizer.{name}", "[i32]", ids
     for name, text in t.templates.items():
         key = "tokenizer.chat_template" + ("" if name == "default" else "." + name)
         yield key, "str", text
@@ -1536,11 +1861,35 @@ def write_gguf(f, pairs, tensors: List[Tensor]):
     head = b"".join([struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)),
                      *(pack_pair(*pair) for pair in pairs), *infos])
     f.write(head + padding(len(head)))
+    progress = Progress(offset)
     for tensor in tensors:
-        written = sum(f.write(chunk) for chunk in tensor.chunks())
+        written = sum(progress.add(f.write(chunk)) for chunk in tensor.chunks())
         if written != tensor.size:
             raise BadInput(f"tensor {tensor.name}: expected {tensor.size} bytes, found {written}")
         f.write(padding(tensor.size))
+    progress.end()
+
+
+class Progress:
+    """A line on a terminal: how much is written, and when the rest will be."""
+
+    def __init__(self, total: int):
+        self.total, self.done = total, 0
+        self.start = self.shown = time.monotonic()
+
+    def add(self, n: int) -> int:
+        self.done += n
+        now = time.monotonic()
+        if now - self.shown > 0.5 and sys.stderr.isatty():
+            self.shown = now
+            left = (now - self.start) * (self.total - self.done) / max(self.done, 1)
+            print(f"\r{self.done >> 20} of {self.total >> 20} MiB, {left:.0f} s left ", end="",
+                  file=sys.stderr, flush=True)
+        return n
+
+    def end(self):
+        if self.shown > self.start:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def write_whole(path: Path, write: Callable) -> int:
@@ -1566,12 +1915,24 @@ def write_whole(path: Path, write: Callable) -> int:
     return path.stat().st_size
 
 
+def safe_name(name: str, t: Tokenizer) -> str:
+    """Pitfall: in a model of a name with phi-3 or phi3, llama.cpp looks for tokens of Phi-3's own
+    vocabulary, and ends where they are missing."""
+    own = {"<unk>", "<s>", "</s>", "<|endoftext|>"}
+    if own <= set(t.tokens) or not re.search("phi-?3", name, re.I):
+        return name
+    other = re.sub("(phi)-?(3)", r"\1_\2", name, flags=re.I)
+    note(f"the name {name!r} is written as {other!r}: llama.cpp takes the former for a model with "
+         "the vocabulary of Phi-3")
+    return other
+
+
 def write_model(path: Path, name: str, config: Config, t: Tokenizer, tensors: List[Tensor]):
     if len(t.tokens) > config.n_vocab:
         refuse(name, "tokens", f"at most {config.n_vocab}, the rows of the embedding",
                len(t.tokens))
     t.pad(config.n_vocab)
-    pairs = metadata(name, config, t, tensors)
+    pairs = metadata(safe_name(name, t), config, t, tensors)
     size = write_whole(path, lambda f: write_gguf(f, pairs, tensors))
     print(f"{path}: {len(tensors)} tensors, {config.n_layer} layers, {config.n_head} heads, "
           f"{config.n_kv} key heads of {config.d_head}, {config.n_vocab} tokens "
@@ -1619,12 +1980,60 @@ def export_llama2c(path: Path, a):
     write_model(a.output, a.name or path.stem, config, t, tensors)
 
 
+def load_tiny():
+    """tests/tiny.py beside this program: it makes the checkpoints and computes the logits."""
+    path = Path(__file__).resolve().parent / "tests" / "tiny.py"
+    if not path.exists():
+        refuse(path, "--tiny", "this file of ropescope's sources beside export.py", None)
+    sys.dont_write_bytecode = True      # leaves the folder as it is
+    spec = importlib.util.spec_from_file_location("tiny", path)
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    return tiny
+
+
+def export_tiny(a):
+    """A random checkpoint by the way of every other, and OUT.logits beside OUT.gguf."""
+    tiny = load_tiny()
+    if a.tiny == "help":
+        print(*tiny.ARCHS, sep="\n")
+        return
+    if a.tiny not in tiny.ARCHS:
+        refuse("--tiny", "architecture", " or ".join(tiny.ARCHS), repr(a.tiny))
+    a.output = a.output or a.source or Path(f"tiny-{a.tiny}.gguf")
+    a.name = a.name or f"miniature of seed {a.seed}"     # llama.cpp minds "phi3" in a name
+    check_output(a.output, [])
+    with tempfile.TemporaryDirectory() as folder:
+        rows = tiny.make(a.tiny, a.seed, Path(folder))
+        export_folder(Path(folder), a)
+    logits = a.output.with_suffix(".logits")
+    write_whole(logits, lambda f: f.write(tiny.pack_logits(tiny.IDS, rows)))
+    print(f"{logits}: after", ", ".join(str(n) for n, _ in rows), "tokens")
+
+
+EXAMPLES = """\
+Write a GGUF file from a Hugging Face folder or a llama2.c checkpoint:
+  export.py SmolLM2-135M -o smollm2.gguf          config.json, safetensors, tokenizer
+  export.py stories15M.bin -o stories.gguf --tokenizer tokenizer.bin
+or a random miniature model, with what its logits should be:
+  export.py --tiny gemma2 --seed 7 gemma2.gguf    and gemma2.logits: float32 logits,
+                                                  computed in plain double precision
+  export.py --tiny help                           the architectures, one a line
+"""
+
+
 def arguments():
     p = argparse.ArgumentParser(
-        description="Write a GGUF file from a Hugging Face folder or a llama2.c checkpoint.")
-    p.add_argument("source", type=Path, metavar="SRC",
+        usage="%(prog)s SRC -o OUT.gguf [options]\n"
+              "       %(prog)s --tiny ARCH [--seed N] [OUT.gguf]",
+        description=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", type=Path, nargs="?", metavar="SRC",
                    help="checkpoint folder, or llama2.c .bin file")
-    p.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.gguf")
+    p.add_argument("-o", "--output", type=Path, metavar="OUT.gguf")
+    p.add_argument("--tiny", metavar="ARCH", help="write a random model of this architecture to "
+                   "OUT.gguf (default: tiny-ARCH.gguf), its logits to OUT.logits; help: list them")
+    p.add_argument("--seed", type=int, metavar="N", help="of --tiny: another number, another "
+                   "model; the same, the same bytes (default: 1)")
     p.add_argument("--tokenizer", type=Path, metavar="FILE",
                    help="tokenizer.json, tokenizer.model or llama2.c tokenizer.bin")
     p.add_argument("--pre", metavar="NAME", help="split rule of a byte-level BPE tokenizer, if "
@@ -1632,12 +2041,21 @@ def arguments():
     p.add_argument("--name", help="general.name of the output (default: name of the source)")
     p.add_argument("--ignore", action="append", default=[], metavar="KEY",
                    help="a key of config.json to overlook; may be repeated")
-    return p.parse_args()
+    a = p.parse_args()
+    if a.tiny is None and (a.seed is not None or not a.source or not a.output):
+        p.error("--seed goes with --tiny" if a.seed is not None else "give SRC and -o OUT.gguf")
+    if a.tiny is not None and (a.tokenizer or a.pre or a.ignore or a.source and a.output):
+        p.error("--tiny takes --seed, --name and one OUT.gguf")
+    a.seed = 1 if a.seed is None else a.seed
+    return a
 
 
 def main():
     a = arguments()
     try:
+        if a.tiny is not None:
+            export_tiny(a)
+            return 0
         check_output(a.output, inputs(a))
         if a.source.is_dir():
             export_folder(a.source, a)
@@ -1647,7 +2065,8 @@ def main():
         print(f"export.py: {problem}", file=sys.stderr)
         return 1
     except OSError as problem:
-        print(f"export.py: {problem.filename or a.source}: {problem.strerror}", file=sys.stderr)
+        print(f"export.py: {problem.filename or a.source or a.output}: {problem.strerror}",
+              file=sys.stderr)
         return 1
     except RecursionError:
         print(f"export.py: {a.source}: its JSON is nested too deeply", file=sys.stderr)

@@ -8,6 +8,7 @@
  * Shape letters used in all comments:
  *   L layers   E n_embd   H query heads   K kv heads   D head_dim   P rotary pairs (n_rot / 2)
  *   F n_ff     V n_vocab  T positions     N tokens of one batch
+ *   X experts  U of them used by a token
  * Index names: l layer, h query head, kh kv head, j pair, pos a token's position, t attended to.
  */
 #ifndef ROPESCOPE_MODEL_H
@@ -184,11 +185,12 @@ typedef struct {
     Bytes keys, infos; /* as in the file; written before the first values */
     uint64_t n_keys, n_tensors;
     size_t align;    /* 32, or what the key general.alignment says */
-    uint64_t place;  /* where the next tensor begins, from the first one */
-    uint64_t *bytes; /* of each tensor */
+    uint64_t end;    /* where the next tensor begins, from the first one */
+    uint64_t *place; /* where each does, */
+    uint64_t *bytes; /* and how many it has */
     uint64_t at;     /* the tensor being written, */
     uint64_t done;   /* and so many bytes of it are */
-    int begun;       /* keys and infos are written */
+    uint64_t head;   /* bytes before the first tensor; 0: nothing is written yet */
 } GgufOut;
 
 int gguf_out_open(GgufOut *w, const char *path, Err *e) MUST_USE; /* "-" is stdout */
@@ -202,6 +204,11 @@ void gguf_out_floats(GgufOut *w, const char *key, const float *v, size_t n);
 void gguf_out_ints(GgufOut *w, const char *key, const int32_t *v, size_t n);
 void gguf_out_tensor(GgufOut *w, const Tensor *t); /* all members but data and the sizes count */
 int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e) MUST_USE; /* any n */
+/* Instead, in any order, by several threads at once, but not to a pipe: first scatter, then n bytes
+ * from byte `from` of tensor i. The caller sees to it that all are written. */
+int gguf_out_scatter(GgufOut *w, Err *e) MUST_USE;
+int gguf_out_at(const GgufOut *w, size_t i, uint64_t from, const void *data, size_t n,
+                Err *e) MUST_USE;
 int gguf_out_close(GgufOut *w, Err *e) MUST_USE;
 void gguf_out_abandon(GgufOut *w);
 
@@ -231,6 +238,9 @@ typedef struct {
     int block, bytes; /* values and bytes of one block; block 0: not a type we read */
     /* n32 groups of 32 values, from the start of a row. NULL for F32, F16, BF16. */
     void (*unpack)(Q32 *out, const uint8_t *row, int n32);
+    /* n finite values, a multiple of the block, rounded to this type; an infinite scale or value
+     * stands for what was too large. NULL: a type that is only read. */
+    void (*pack)(uint8_t *restrict row, const float *restrict x, int n);
 } TensorType;
 
 const TensorType *tensor_type(int type); /* NULL if we cannot read it */
@@ -249,12 +259,15 @@ typedef struct {
     float *most;                 /* |x| */
 } ValueSums;
 
-enum { ROPE_ADJACENT, ROPE_HALF }; /* pair j = values (2j, 2j + 1), or (j, j + n_rot / 2) */
+/* In a file: pair j = rows (2j, 2j + 1) of a head's queries and keys, or (j, j + n / 2). Once they
+ * are computed pairs are adjacent, whatever the file has: sums over a head then run in one order,
+ * and two files of the same model give the same bits. */
+enum { ROPE_ADJACENT, ROPE_HALF };
 
-/* Sums over tokens of the radii r = sqrt(a^2 + b^2) of n pairs, and the largest. */
+/* Sums over tokens of the radii r = sqrt(a^2 + b^2) of n adjacent pairs, and the largest. */
 typedef struct {
     double *sum, *most;
-    int n, layout; /* ROPE_... */
+    int n;
 } RadiusSums;
 
 /* The arithmetic of the program, once per instruction set. Every instance gives the same bits:
@@ -331,7 +344,7 @@ float exp_f32(float x);
 enum { ACT_SILU, ACT_GELU_TANH, ACT_GELU };
 enum { GELU_TERMS = 11 };
 extern const float gelu_terms[GELU_TERMS]; /* of P, the highest power first */
-#define GELU_CUT 36.0f
+#define GELU_CUT    36.0f
 #define GELU_TANH_1 0x1.988454p+0f /* 2 sqrt(2 / pi) */
 #define GELU_TANH_3 0x1.2444f4p-4f /* 0.044715 times that */
 /* SplitMix64 (Steele, Lea, Flood, 2014): the state advances by a constant and is then mixed. */
@@ -371,6 +384,10 @@ typedef struct {
     int halved;            /* 1: half of the query and key heads are projected */
     double arg[ROPE_ARGS]; /* as the kind's table of args names them */
     const char *file;      /* a GGUF file with the kind's weights; NULL: the model's, or none */
+    /* Values of a head that a half-split file, and a checkpoint of Hugging Face, have in two
+     * halves: pair j is (j, j + n_split / 2); 0: n_rot; -1: a checkpoint has adjacent pairs. */
+    int n_split;
+    int window; /* keys that a query of these layers sees, itself included; 0: all */
 } RopeParams;
 
 typedef struct Rope Rope;
@@ -452,7 +469,7 @@ enum { ROPE_EVEN, ROPE_HEADS, ROPE_READ }; /* Rope.uneven */
 struct Rope {
     const RopeKind *kind;
     RopeParams p;
-    int n_pairs, layout; /* ROPE_ADJACENT or ROPE_HALF */
+    int n_pairs, layout; /* in the file: ROPE_ADJACENT or ROPE_HALF */
     int sets;            /* of frequencies: 1, or one per key head */
     int uneven; /* pair j at position p does not turn by p * inv_freq[j] in all heads: the angles of
                  * key heads differ, or depend on what was read; ROPE_HEADS, ROPE_READ */
@@ -495,9 +512,11 @@ typedef struct {
     const Gguf *g;
     const char *arch; /* its keys begin with this and a point */
     int n_layers;
-    const int *local;  /* [n_layers] 1: the layer sees a window only */
-    double local_base; /* of those, unless the file says it; 0: as the others */
-    int nope_every;    /* the last of so many layers does not turn, unless the file says it */
+    const int *local; /* [n_layers] 1: the layer sees a window only */
+    /* As in Arch: local_base and nope_every unless the file says it; mixed: its models have layers
+     * with and without a window. */
+    double local_base;
+    int local_scaling, mixed, nope_every, untuned_nope;
 } RopeFile;
 
 /* spec[n_layers], whose params come with defaults: base, n_rot and n_ctx_orig as the file says. */
@@ -553,8 +572,12 @@ typedef struct {
 int rope_load_parts(Rope *r, RopeSource *s, const RopePart *part, int n, uint64_t seed,
                     Err *e) MUST_USE;
 double rope_uniform(uint64_t *state); /* [-1, 1), 53 bits of rng_next */
-/* The two members of pair j within a head: their value numbers in this file's layout. */
+/* The two members of pair j within a head, as forward has them: 2 j and 2 j + 1. */
 void rope_pair(const Rope *r, int j, int *a, int *b);
+/* Where value c of a head, as forward has it, comes from: the row of the head in the file, and in a
+ * checkpoint of Hugging Face. */
+int rope_row(const Rope *r, int c);
+int rope_hf_row(const Rope *r, int c);
 /* p-RoPE (arXiv:2410.06205): of P pairs the floor(keep P) of highest frequency turn as before, the
  * theta of the others becomes 0. keep in [0, 1]. */
 void rope_keep(Rope *r, double keep);
@@ -614,7 +637,7 @@ enum { NORM_RMS, NORM_LAYER, NORM_UNIT }; /* x / rms(x); (x - mean) / std; that 
 enum { RES_SEQUENTIAL, RES_SHARED_NORM, RES_TWO_NORMS };
 /* Queries and keys before rotation: each head by the same weights, by its own, all together. */
 enum { QK_PLAIN, QK_HEAD, QK_OWN, QK_ALL };
-/* Tensors that a layer has besides its matrices; a bit each. */
+/* What a file has besides the matrices of every layer; a bit each. */
 enum {
     HAS_PRE_NORM = 1,      /* attn_norm */
     HAS_FFN_NORM = 2,      /* ffn_norm */
@@ -622,10 +645,19 @@ enum {
     HAS_QK_NORM = 8,       /* attn_q_norm, attn_k_norm */
     HAS_GATE = 32,         /* ffn_gate, or gate and up in one matrix */
     HAS_NORM_BIAS = 64,    /* biases of norms */
-    HAS_BIASES = 128,      /* biases of all projections */
-    HAS_QKV_BIAS = 256,    /* those of q, k and v */
-    HAS_OUTPUT_BIAS = 512, /* of the output matrix */
+    HAS_ATTN_BIAS = 128,   /* attn_output.bias */
+    HAS_QKV_BIAS = 256,    /* biases of q, k and v */
+    HAS_OUTPUT_BIAS = 512, /* output.bias */
+    HAS_SHARED = 1024,     /* an expert that every token takes, and its gate */
+    HAS_OUTPUT = 2048,     /* output.weight: the embedding is not used twice */
+    HAS_FFN_BIAS = 4096,   /* ffn_up.bias, ffn_down.bias, and ffn_gate.bias if there is a gate */
 };
+/* How layers with a window turn where the file scales its angles: like the others, unless they have
+ * a base of their own; like the others; never scaled. */
+enum { LOCAL_BY_BASE, LOCAL_SCALED, LOCAL_PLAIN };
+/* Layers of experts: not known there; weighted by the softmax over all experts; by that divided by
+ * its sum over the chosen ones. The file may say which of the two. */
+enum { EXPERTS_NONE, EXPERTS_PLAIN, EXPERTS_NORMED };
 
 /* One row per architecture: what the file does not say. */
 typedef struct {
@@ -633,13 +665,21 @@ typedef struct {
     int layout;       /* ROPE_ADJACENT or ROPE_HALF */
     double rope_base; /* when the file has no rope.freq_base */
     int norm, act, residual;
-    unsigned has;
+    int experts;        /* EXPERTS_... */
+    unsigned has, may;  /* HAS_...: in every file; in all layers of some files (biases of matrices:
+                         * in any file) */
+    int qk_norm;        /* QK_...; QK_PLAIN: as the shape of attn_q_norm says */
     int embd_sqrt;      /* embeddings are multiplied by sqrt(E) */
-    int logits_divided; /* logit_scale is a divisor */
-    int window_every;   /* the last of so many layers has no window; 0: all have the same */
-    int wide_layers;    /* a model of so many layers has scores by 1 / sqrt(E / H) */
-    double local_base;  /* rope_base of layers with a window, never scaled; 0: as the others */
-    int nope_every;     /* the last of so many layers does not turn; 0: all turn */
+    int logits_divided; /* logit_scale is a divisor, and must be there */
+    double attn_cap, final_cap; /* unless the file has others; 0: none */
+    int window;                 /* keys, unless the file has another; 0: none */
+    int window_every;           /* the last of so many layers has no window; 0: all have the same */
+    int wide_layers;            /* a model of so many layers has scores by 1 / sqrt(E / H) */
+    double local_base;          /* rope_base of layers with a window; 0: as the others */
+    int local_scaling;          /* LOCAL_...: of their angles */
+    int nope_every;             /* the last of so many layers does not turn; 0: all turn */
+    int untuned_nope;           /* no layer turns if rope.scaling.finetuned is false */
+    int hf_adjacent;            /* pairs are adjacent in Hugging Face's checkpoints */
 } Arch;
 
 /* One layer: its own shape, then its tensors (NULL: absent). */
@@ -651,18 +691,28 @@ typedef struct {
     int rope;                 /* index into Model.rope */
     const float *attn_norm, *attn_norm_bias, *ffn_norm, *ffn_norm_bias;
     const float *post_attn_norm, *post_ffn_norm; /* of a branch's output */
-    const float *q_norm, *k_norm;                /* [D], [H D] */
+    const float *q_norm, *k_norm;                /* [D], [H D], pairs adjacent */
     int qk_norm;                                 /* QK_... */
     const Tensor *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down;
-    const float *bq, *bk, *bv, *bo, *b_gate, *b_up, *b_down;
+    const float *bq, *bk, *bv, *bo, *b_gate, *b_up, *b_down; /* rows of the file */
     int surplus; /* the file has as many heads of q, k and v again, which are not used (0) */
+    /* A mixture of experts: n_ff, w_gate, w_up and w_down are those of the shared expert (0, NULL:
+     * there is none). */
+    int n_expert, n_used, n_ff_exp;                /* X, U and their width; X = 0: no mixture */
+    const Tensor *router;                          /* [X][E] in floats */
+    const Tensor *gate_exps, *up_exps, *down_exps; /* [X] matrices */
+    const float *shared_gate;                      /* [E] */
 } Layer;
 
 typedef struct {
     Gguf g;
     const Arch *arch;
+    unsigned has; /* HAS_...: tensors that this file must have, see Arch.may */
     int n_layers, n_embd, n_vocab, head_dim, n_ctx_train;
     int max_heads, max_kv_heads, max_ff; /* over the layers */
+    int n_expert, max_used, max_ff_exp;  /* of layers with experts; 0: there are none */
+    int experts_normed;                  /* see EXPERTS_NORMED */
+    double expert_scale;                 /* times the weights of the experts (1) */
     float norm_eps, score_scale;
     double embd_scale, residual_scale, logit_scale; /* factors; 1: none */
     double attn_cap, final_cap;                     /* x becomes cap tanh(x / cap); 0: not */
@@ -670,7 +720,7 @@ typedef struct {
     int residual;                                   /* RES_... */
     const Tensor *tok_embd, *output;                /* output == tok_embd when tied */
     const float *output_norm, *output_norm_bias, *output_bias;
-    Tensor **views; /* [n_views] parts of tensors, owned */
+    Tensor **views; /* [n_views] parts of tensors, one or more each, owned */
     int n_views;
     Layer *layer;          /* [L] */
     Rope *rope;            /* [n_ropes] */
@@ -678,7 +728,8 @@ typedef struct {
     char *config_rope;     /* --rope FILE.json, and the encodings that it put in force; or NULL */
     float **owned;         /* vectors that had to be widened to float32 */
     int n_owned;
-    uint64_t n_params;
+    uint64_t n_params, n_active; /* all, and those that one token meets */
+    float *read_share;           /* [g.n_tensors] the part that one token meets: 1, or U / X */
 } Model;
 
 /* Options that override the file. Zero-initialise for none. */
@@ -688,11 +739,15 @@ typedef struct {
     double rope_factor;      /* context scaling, 0 = as the file says */
     int truncate;            /* p-RoPE: only the fraction rope_keep of the pairs turns */
     double rope_keep;
+    /* 1: a query sees `window` keys (0: all), in the layers that have a window; in a model without
+     * one, in all layers. */
+    int windowed, window;
 } ModelOptions;
 
 /* What an analysis needs to know of a model when there is no file of weights. */
 typedef struct {
     const char *arch; /* a name, copied */
+    int norm;         /* NORM_... */
     int n_layers, head_dim, n_ctx_train;
     const Layer *layer; /* [L] n_heads, n_kv_heads, window and rope are used */
     Rope *rope;         /* [n_ropes] allocated; the model takes it over */
@@ -728,7 +783,7 @@ typedef struct {
 typedef struct Probe {
     unsigned want; /* PROBE_... */
     void *ctx;
-    /* q[i * stride + c]: query of head h at position pos + i, i < n, c < D (the file's layout). */
+    /* q[i * stride + c]: query of head h at position pos + i, i < n, c < D, pairs adjacent. */
     void (*q)(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t stride);
     void (*k)(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t stride);
     /* Positions ascend for each head; q and k of the batch have been shown before. */
@@ -739,7 +794,7 @@ typedef struct Probe {
 
 /* One value of a head, and what takes its place. */
 typedef struct {
-    int c; /* < D, in the file's layout */
+    int c; /* < D, pairs adjacent */
     float v;
 } Patch;
 
@@ -802,7 +857,7 @@ typedef struct {
     void *mem;
     float *x, *xo, *xb;          /* [N][E] residual stream, branch output, normalised x */
     float *q, *kx, *v, *att_out; /* [N][H D], [N][K D], [N][K D], [N][H D] */
-    float *ff_up, *ff_gate;      /* [N][F] */
+    float *ff_up, *ff_gate;      /* [N][F], of experts [N U][n_ff_exp] */
     Q8 *xq;                      /* [N][xq_stride]: the input of the next matmul in int8 */
     size_t xq_stride;            /* widest input / 32 */
     float *cos, *sin;            /* [n_tables][N][P] of this batch's positions */
@@ -824,6 +879,15 @@ typedef struct {
     Loop *loop;     /* [n_loops] of one forward pass */
     size_t n_loops;
     Progress *progress;
+    /* A layer of experts: each token is U rows, sorted by expert. */
+    float *route;                 /* [N][X] logits, then probabilities */
+    int *pick;                    /* [N][U] experts of a token, ascending */
+    float *pick_weight;           /* [N][U] */
+    int *pick_row, *expert_start; /* [N][U] row of a pick; [X + 1] first row of an expert */
+    int *expert_taken;            /* [X] those that some token takes; -1: no more */
+    float *expert_x;              /* [N U][E] input, then output */
+    Q8 *expert_q;                 /* [N U][expert_stride] what meets the next matrix in int8 */
+    size_t expert_stride;
 } State;
 
 typedef struct {
@@ -856,7 +920,8 @@ uint64_t hash_bytes(const void *p, size_t n); /* FNV-1a, 64 bit: for logits hash
 typedef struct {
     int *id;
     size_t n, cap;
-} Tokens; /* growable; zero-initialise; free(t.id) */
+    size_t left_out; /* bytes of the texts encoded that have no token */
+} Tokens;            /* growable; zero-initialise; free(t.id) */
 
 void tokens_add(Tokens *t, int id);
 
@@ -893,8 +958,8 @@ int tok_encode(const Tokenizer *t, const char *text, size_t n, int special, Toke
 typedef struct {
     const Tokenizer *t;
     int special; /* show control tokens by their text? */
-    int n_seen;  /* text tokens so far; set it to 1 to continue a text: the first may lose the space
-                  * that encoding added */
+    int n_seen;  /* tokens shown so far; set it to 1 to continue a text: the first, if it is text,
+                  * loses the space that encoding added */
     char held[4];
     int n_held;
 } Decoder;
@@ -931,13 +996,14 @@ typedef struct {
     uint64_t model_bytes;
     int n_ctx, bos_id, exact, n_threads;
     uint64_t n_tokens, n_windows;
-    int interrupted;           /* the text was not read to its end */
-    const char *rope_override; /* --rope KIND: not what the file says; NULL: as the file says */
-    const char *pre_override;  /* --pre NAME, or NULL */
-    const char *edits;         /* an edited run: what was changed, in a clause; NULL: nothing */
-    uint64_t edit_hash;        /* of every value replaced: edit_hash() */
-    int text_cut;              /* -n left out the rest of the text */
-    size_t bytes_left_out;     /* bytes of the text without a token */
+    int interrupted;             /* the text was not read to its end */
+    const char *rope_override;   /* --rope KIND: not what the file says; NULL: as the file says */
+    const char *pre_override;    /* --pre NAME, or NULL */
+    const char *window_override; /* --window N, in words; NULL: as the file says */
+    const char *edits;           /* an edited run: what was changed, in a clause; NULL: nothing */
+    uint64_t edit_hash;          /* of every value replaced: edit_hash() */
+    int text_cut;                /* -n left out the rest of the text */
+    size_t bytes_left_out;       /* bytes of the text without a token */
     const struct Activations *files;        /* q and k are from files, no model was run; or NULL */
     const char *kv;                         /* type of the cached keys and values: "f32" or "f16" */
     uint64_t n_text_tokens, n_text_windows; /* of the whole text, without BOS */
@@ -1184,7 +1250,7 @@ typedef struct {
     Analysis *a;
     Provenance p;
     char *first, *config;      /* name of the first file, and what all must have in common */
-    char *text[8];             /* strings of p */
+    char *text[9];             /* strings of p */
     char *token[FIRST_TOKENS]; /* texts of the first tokens */
     uint64_t named_by;         /* first window of the file that p's names are from */
 } Partial;

@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -554,11 +555,9 @@ static void add_values_base(const ValueSums *s, const float *x, size_t xs, int t
 
 static void add_radii_base(const RadiusSums *s, const float *x, size_t xs, int toks)
 {
-    int step = s->layout == ROPE_ADJACENT ? 2 : 1, other = s->layout == ROPE_ADJACENT ? 1 : s->n;
     for (; toks > 0; toks--, x += xs)
         for (int j = 0; j < s->n; j++) {
-            double a = (double)x[j * step], b = (double)x[j * step + other];
-            double r = sqrt(a * a + b * b);
+            double a = (double)x[2 * j], b = (double)x[2 * j + 1], r = sqrt(a * a + b * b);
             s->sum[j] += r;
             s->most[j] = r > s->most[j] ? r : s->most[j];
         }
@@ -861,22 +860,141 @@ static void unpack_iq4_xs(Q32 *o, const uint8_t *p, int n)
     }
 }
 
+/* Packing, the other direction, as files of llama.cpp have it, bit for bit (ggml-quants.c, the
+ * functions quantize_row_*_ref on x86): d is found in float and stored as F16, the integers come
+ * from d before that rounding. No value may be NaN or infinite. */
+
+static void half_put(uint8_t *p, float f)
+{
+    uint16_t h = f32_to_f16(f);
+    memcpy(p, &h, sizeof h);
+}
+
+/* Least and largest of a block. */
+static void block_range(const float *x, float *lo, float *hi)
+{
+    enum { W = 4 }; /* lanes that the compiler turns into one register */
+    float a[W], b[W];
+    for (int i = 0; i < W; i++) a[i] = b[i] = x[i];
+    for (int j = W; j < QB; j += W)
+        for (int i = 0; i < W; i++) {
+            a[i] = x[j + i] < a[i] ? x[j + i] : a[i];
+            b[i] = x[j + i] > b[i] ? x[j + i] : b[i];
+        }
+    *lo = a[0];
+    *hi = b[0];
+    for (int i = 1; i < W; i++) {
+        *lo = a[i] < *lo ? a[i] : *lo;
+        *hi = b[i] > *hi ? b[i] : *hi;
+    }
+}
+
+/* 1 / d; 0 where that is no number in range: F16 makes a d below 2.9e-39 0 in any case. */
+static float inverse(float d)
+{
+    float inv = fabsf(d) > 0 ? 1.0f / d : 0;
+    return fabsf(inv) <= FLT_MAX ? inv : 0;
+}
+
+/* d = max|x| / 127, q = x / d to the nearest, ties away from zero: adding the float below a half
+ * and cutting off does that for every |x / d| <= 128. */
+static void pack_q8_0(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 34) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float d = fmaxf(fabsf(lo), fabsf(hi)) / 127.0f, inv = inverse(d);
+        half_put(p, d);
+        for (int i = 0; i < QB; i++) {
+            float v = x[i] * inv;
+            p[2 + i] = (uint8_t)(int)(v + (v < 0 ? -0x1.fffffep-2f : 0x1.fffffep-2f));
+        }
+    }
+}
+
+/* The low nibbles of 16 bytes are floor(x * inv + shift) of the first values, the high ones of the
+ * last; at most 15. The sum is never negative. */
+static void put_nibbles(uint8_t *restrict p, const float *restrict x, float from, float inv,
+                        float shift)
+{
+    int q[QB];
+    for (int i = 0; i < QB; i++) {
+        float v = (x[i] - from) * inv + shift;
+        q[i] = (int)(v < 15.5f ? v : 15.5f);
+    }
+    for (int i = 0; i < 16; i++) p[i] = (uint8_t)(q[i] | q[i + 16] << 4);
+}
+
+/* d = m / -8, m the value of largest size, of several the first: so that it becomes -8 exactly. */
+static void pack_q4_0(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 18) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float m = hi > -lo ? hi : lo;
+        for (int i = 0; hi == -lo && hi > 0; i++)
+            if (fabsf(x[i]) == hi) {
+                m = x[i];
+                break;
+            }
+        if (hi == -lo && hi == 0) m = 0; /* not -0 */
+        float d = m / -8.0f, inv = inverse(d);
+        half_put(p, d);
+        put_nibbles(p + 2, x, 0, inv, fabsf(d) > 0 && inv == 0 ? 0 : 8.5f);
+    }
+}
+
+/* From m, the least, of several the first, to the largest in 15 steps. */
+static void pack_q4_1(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (; n > 0; n -= QB, x += QB, p += 20) {
+        float lo, hi;
+        block_range(x, &lo, &hi);
+        float d = (hi - lo) / 15.0f;
+        for (int i = QB - 1; lo == 0 && i >= 0; i--) lo = x[i] == 0 ? x[i] : lo; /* of 0 and -0 */
+        half_put(p, d);
+        half_put(p + 2, lo);
+        put_nibbles(p + 4, x, lo, inverse(d), 0.5f);
+    }
+}
+
+static void pack_f32(uint8_t *restrict p, const float *restrict x, int n)
+{
+    memcpy(p, x, (size_t)n * sizeof *x);
+}
+
+static void pack_f16(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (int i = 0; i < n; i++) half_put(p + 2 * i, x[i]);
+}
+
+/* The upper half of the float, to nearest, ties to even. */
+static void pack_bf16(uint8_t *restrict p, const float *restrict x, int n)
+{
+    for (int i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        uint16_t h = (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+        memcpy(p + 2 * i, &h, sizeof h);
+    }
+}
+
 static const TensorType tensor_types[T_N_TYPES] = {
-    [T_F32] = {"F32", 1, 4, NULL},
-    [T_F16] = {"F16", 1, 2, NULL},
-    [T_BF16] = {"BF16", 1, 2, NULL},
-    [T_Q4_0] = {"Q4_0", 32, 18, unpack_q4_0},
-    [T_Q4_1] = {"Q4_1", 32, 20, unpack_q4_1},
-    [T_Q5_0] = {"Q5_0", 32, 22, unpack_q5_0},
-    [T_Q5_1] = {"Q5_1", 32, 24, unpack_q5_1},
-    [T_Q8_0] = {"Q8_0", 32, 34, unpack_q8_0},
-    [T_Q2_K] = {"Q2_K", 256, 84, unpack_q2_k},
-    [T_Q3_K] = {"Q3_K", 256, 110, unpack_q3_k},
-    [T_Q4_K] = {"Q4_K", 256, 144, unpack_q4_k},
-    [T_Q5_K] = {"Q5_K", 256, 176, unpack_q5_k},
-    [T_Q6_K] = {"Q6_K", 256, 210, unpack_q6_k},
-    [T_IQ4_NL] = {"IQ4_NL", 32, 18, unpack_iq4_nl},
-    [T_IQ4_XS] = {"IQ4_XS", 256, 136, unpack_iq4_xs},
+    [T_F32] = {"F32", 1, 4, NULL, pack_f32},
+    [T_F16] = {"F16", 1, 2, NULL, pack_f16},
+    [T_BF16] = {"BF16", 1, 2, NULL, pack_bf16},
+    [T_Q4_0] = {"Q4_0", 32, 18, unpack_q4_0, pack_q4_0},
+    [T_Q4_1] = {"Q4_1", 32, 20, unpack_q4_1, pack_q4_1},
+    [T_Q5_0] = {"Q5_0", 32, 22, unpack_q5_0, NULL},
+    [T_Q5_1] = {"Q5_1", 32, 24, unpack_q5_1, NULL},
+    [T_Q8_0] = {"Q8_0", 32, 34, unpack_q8_0, pack_q8_0},
+    [T_Q2_K] = {"Q2_K", 256, 84, unpack_q2_k, NULL},
+    [T_Q3_K] = {"Q3_K", 256, 110, unpack_q3_k, NULL},
+    [T_Q4_K] = {"Q4_K", 256, 144, unpack_q4_k, NULL},
+    [T_Q5_K] = {"Q5_K", 256, 176, unpack_q5_k, NULL},
+    [T_Q6_K] = {"Q6_K", 256, 210, unpack_q6_k, NULL},
+    [T_IQ4_NL] = {"IQ4_NL", 32, 18, unpack_iq4_nl, NULL},
+    [T_IQ4_XS] = {"IQ4_XS", 256, 136, unpack_iq4_xs, NULL},
 };
 
 const TensorType *tensor_type(int type)
@@ -891,7 +1009,10 @@ const TensorType *tensor_type(int type)
  *
  * Waiting is for pieces, not for threads: one that the system has taken off its processor is missed
  * only if it holds a piece; then the others soon sleep, so that it can be moved to where they ran.
- * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.) */
+ * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.)
+ *
+ * Pitfall: a thread may come to a loop when the others are layers ahead. It finds no piece left, but
+ * counts them: their number must not depend on anything that was computed. */
 
 static Worker *me(const State *s)
 {
@@ -1040,6 +1161,15 @@ static int piece_rows(const State *s, const Tensor *w, int n)
     return rows < ROWS_STEP ? ROWS_STEP : (int)rows;
 }
 
+/* n tokens that meet a matrix: x[i * xs ..], and in int8 mode the same as q[i * qs ..]. */
+typedef struct {
+    const float *x;
+    size_t xs;
+    const Q8 *q;
+    size_t qs;
+    int n;
+} Input;
+
 /* Rows r0 .. r0 + rows - 1 of y = w x for one token, if there is a kernel for that. */
 static int matvec_rows(const State *s, float *y, const Tensor *w, const float *x, const Q8 *xq,
                        int r0, int rows)
@@ -1057,20 +1187,20 @@ static int matvec_rows(const State *s, float *y, const Tensor *w, const float *x
 }
 
 /* At most PANEL_MAX rows by way of Q32. */
-static void qmatmul_rows(const State *s, float *y, size_t ys, const Tensor *w, int n, int r0,
-                         int rows)
+static void qmatmul_rows(const State *s, float *y, size_t ys, const Tensor *w, const Input *in,
+                         int r0, int rows)
 {
     int nb = (int)w->ne[0] / QB;
     Q32 *q = (Q32 *)(void *)me(s)->scratch;
     for (int r = 0; r < rows; r++)
         unpack(s->k, w->type, q + (size_t)r * (size_t)nb, w->data + (size_t)(r0 + r) * w->row_bytes,
                nb);
-    s->k->qmatmul(y + r0, ys, q, rows, s->xq, s->xq_stride, n, nb);
+    s->k->qmatmul(y + r0, ys, q, rows, in->q, in->qs, in->n, nb);
 }
 
 /* At most panel_rows rows by way of a panel of floats. */
-static void matmul_rows(const State *s, float *y, size_t ys, const Tensor *w, const float *x,
-                        size_t xs, int n, int r0, int rows)
+static void matmul_rows(const State *s, float *y, size_t ys, const Tensor *w, const Input *in,
+                        int r0, int rows)
 {
     int cols = (int)w->ne[0];
     size_t stride = (size_t)cols + ROW_PAD;
@@ -1081,24 +1211,24 @@ static void matmul_rows(const State *s, float *y, size_t ys, const Tensor *w, co
         const float *from = row_floats(s->k, w, r0 + r, to, q);
         if (from != to) memcpy(to, from, (size_t)cols * sizeof *to);
     }
-    s->k->matmul(y + r0, ys, panel, stride, rows, x, xs, n, cols);
+    s->k->matmul(y + r0, ys, panel, stride, rows, in->x, in->xs, in->n, cols);
 }
 
-static void matmul_piece(const State *s, float *y, size_t ys, const Tensor *w, const float *x,
-                         size_t xs, int n, int r0, int rows)
+static void matmul_piece(const State *s, float *y, size_t ys, const Tensor *w, const Input *in,
+                         int r0, int rows)
 {
     int done = 0, most = takes_int8(s, w) ? PANEL_MAX : panel_rows((int)w->ne[0]);
-    while (n < FEW && done < n &&
-           matvec_rows(s, y + (size_t)done * ys, w, x + (size_t)done * xs,
-                       s->xq + (size_t)done * s->xq_stride, r0, rows))
+    while (in->n < FEW && done < in->n &&
+           matvec_rows(s, y + (size_t)done * ys, w, in->x + (size_t)done * in->xs,
+                       in->q + (size_t)done * in->qs, r0, rows))
         done++;
-    if (done == n) return;
+    if (done == in->n) return;
     for (int r = r0; r < r0 + rows; r += most) {
         int part = r0 + rows - r < most ? r0 + rows - r : most;
         if (takes_int8(s, w))
-            qmatmul_rows(s, y, ys, w, n, r, part);
+            qmatmul_rows(s, y, ys, w, in, r, part);
         else
-            matmul_rows(s, y, ys, w, x, xs, n, r, part);
+            matmul_rows(s, y, ys, w, in, r, part);
     }
 }
 
@@ -1108,19 +1238,25 @@ static void matmul(const State *s, float *y, size_t ys, const Tensor *w, const f
                    const float *x, size_t xs, int n)
 {
     int all = (int)w->ne[1], step = piece_rows(s, w, n);
+    Input in = {x, xs, s->xq, s->xq_stride, n};
     SHARED(piece, s, (all + step - 1) / step)
     {
         int r0 = piece * step, r1 = all - r0 < step ? all : r0 + step;
-        matmul_piece(s, y, ys, w, x, xs, n, r0, r1 - r0);
+        matmul_piece(s, y, ys, w, &in, r0, r1 - r0);
         for (int i = 0; bias && i < n; i++)
             for (int r = r0; r < r1; r++) y[(size_t)i * ys + (size_t)r] += bias[r];
     }
 }
 
-/* Blocks b0 .. b1-1 of token i's activations to int8, when there are quantized weights to meet. */
+/* Blocks b0 .. b1-1 of a token's activations to int8, when there are quantized weights to meet. */
+static void quantize_row(const State *s, Q8 *q, const float *x, int b0, int b1)
+{
+    if (s->int8) s->k->quantize(q + b0, x + b0 * QB, b1 - b0);
+}
+
 static void quantize_blocks(State *s, const float *x, int i, int b0, int b1)
 {
-    if (s->int8) s->k->quantize(s->xq + (size_t)i * s->xq_stride + b0, x + b0 * QB, b1 - b0);
+    quantize_row(s, s->xq + (size_t)i * s->xq_stride, x, b0, b1);
 }
 
 /* Sum of x[i] y[i], i < n, in canonical lanes. */
@@ -1394,8 +1530,30 @@ void rope_free(Rope *r)
 
 void rope_pair(const Rope *r, int j, int *a, int *b)
 {
-    *a = r->layout == ROPE_HALF ? j : 2 * j;
-    *b = r->layout == ROPE_HALF ? j + r->n_pairs : 2 * j + 1;
+    MUST(j >= 0 && j < r->n_pairs);
+    *a = 2 * j;
+    *b = 2 * j + 1;
+}
+
+/* Values of a head that lie in two halves, where they do. */
+static int split_values(const Rope *r)
+{
+    return r->p.n_split ? r->p.n_split : r->p.n_rot;
+}
+
+static int half_row(int c, int n_split)
+{
+    return c < n_split ? c / 2 + c % 2 * (n_split / 2) : c;
+}
+
+int rope_row(const Rope *r, int c)
+{
+    return r->layout == ROPE_HALF ? half_row(c, split_values(r)) : c;
+}
+
+int rope_hf_row(const Rope *r, int c)
+{
+    return half_row(c, split_values(r));
 }
 
 /* The frequencies of one set. */
@@ -1447,7 +1605,7 @@ double rope_position(const Rope *r, int t)
 
 /* One row of a table: cos[P] and sin[P]. Angles in double, rounded once: in float they would be off
  * by 5e-4 at position 8k. */
-static void rope_row(const RopeAt *at, double amplitude, float *cs, float *sn)
+static void angle_row(const RopeAt *at, double amplitude, float *cs, float *sn)
 {
     int P = at->r->n_pairs;
     double c[MAX_PAIRS], s[MAX_PAIRS];
@@ -1468,11 +1626,10 @@ static void rope_row(const RopeAt *at, double amplitude, float *cs, float *sn)
 /* Turns the pairs of one head x[D] in place by cs[P], sn[P]; values past n_rot stay. */
 static void rotate(const Rope *r, float *x, const float *cs, const float *sn)
 {
-    int step = r->layout == ROPE_HALF ? 1 : 2, apart = r->layout == ROPE_HALF ? r->n_pairs : 1;
     for (int j = 0; j < r->n_pairs; j++) {
-        float a = x[j * step], b = x[j * step + apart];
-        x[j * step] = a * cs[j] - b * sn[j];
-        x[j * step + apart] = a * sn[j] + b * cs[j];
+        float a = x[2 * j], b = x[2 * j + 1];
+        x[2 * j] = a * cs[j] - b * sn[j];
+        x[2 * j + 1] = a * sn[j] + b * cs[j];
     }
 }
 
@@ -1491,7 +1648,7 @@ void rope_turn(const Rope *r, int part, int kh, float *x, int pos, const float *
 
 void rope_apply_at(const RopeAt *at, float *x, int pos, float *angles)
 {
-    rope_row(at, at->r->amplitude, angles, angles + at->r->n_pairs);
+    angle_row(at, at->r->amplitude, angles, angles + at->r->n_pairs);
     rope_turn(at->r, at->part, at->kh, x, pos, angles);
 }
 
@@ -1516,7 +1673,7 @@ static void table_row(const State *s, const RopeAt *of, int i, int table)
     size_t row = ((size_t)table * (size_t)s->n_batch + (size_t)i) * (size_t)s->max_pairs;
     at.inv_freq = now->inv_freq + (at.r->sets > 1 ? (size_t)at.kh * P : 0);
     at.length = now->length;
-    rope_row(&at, now->amplitude, s->cos + row, s->sin + row);
+    angle_row(&at, now->amplitude, s->cos + row, s->sin + row);
 }
 
 /* Rows of all tables of r for key head kh: n tokens from position pos on. */
@@ -1924,8 +2081,9 @@ static void attention(const State *s, int l, int n)
 
 /* ------------------------------------------------------------ 7 forward */
 
-/* ff_up = act(ff_gate) * ff_up, and in int8; shared out in pieces of FF_PIECE values. */
-static void activate(State *s, int gated, int F, int n)
+/* n rows of ff_up[F] = act(ff_gate) * ff_up, and in int8, rows of q[qs]; shared out in pieces of
+ * FF_PIECE values. */
+static void activate(State *s, int gated, int F, int n, Q8 *q, size_t qs)
 {
     enum { FF_PIECE = 1024 };
     int pieces = (F + FF_PIECE - 1) / FF_PIECE;
@@ -1936,7 +2094,7 @@ static void activate(State *s, int gated, int F, int n)
         size_t at = (size_t)i * (size_t)F;
         s->k->activate(s->m->arch->act, s->ff_up + at + c0, gated ? s->ff_gate + at + c0 : NULL,
                        c1 - c0);
-        quantize_blocks(s, s->ff_up + at, i, c0 / QB, c1 / QB);
+        quantize_row(s, q + (size_t)i * qs, s->ff_up + at, c0 / QB, c1 / QB);
     }
     team_wait(s);
 }
@@ -1982,8 +2140,20 @@ static void fold_copies(const State *s, int l, int n)
     team_wait(s);
 }
 
-/* Queries, keys and values of n tokens as the architecture wants them before rotation: clamped,
- * and queries and keys normed, head by head or all heads of a token together. */
+/* x[heads][D]: pairs that lie in two halves, as their rows do in the file, become adjacent. */
+static void join_halves(const Rope *r, float *x, int heads)
+{
+    int n = split_values(r), D = r->p.head_dim;
+    float first[MAX_PAIRS];
+    for (int h = 0; h < heads; h++, x += D) {
+        memcpy(first, x, (size_t)n / 2 * sizeof *x);
+        for (int j = 0; j < n / 2; j++) {
+            x[2 * j] = first[j]; /* 2 j < j + n / 2: what is still to be read lies behind */
+            x[2 * j + 1] = x[j + n / 2];
+        }
+    }
+}
+
 static void norm_heads(const State *s, const Layer *ly, float *x, const float *w, int heads)
 {
     int D = s->m->head_dim, n = ly->qk_norm == QK_ALL ? heads * D : D;
@@ -1997,16 +2167,24 @@ static void clamp(float *x, size_t n, double most)
         x[c] = x[c] > (float)most ? (float)most : x[c] < -(float)most ? -(float)most : x[c];
 }
 
+/* Queries, keys and values of n tokens as the architecture wants them before rotation: pairs
+ * adjacent; clamped; queries and keys normed, head by head or all heads of a token together. */
 static void settle_heads(const State *s, const Layer *ly, int n)
 {
     size_t D = (size_t)s->m->head_dim, Q = (size_t)ly->n_q_heads * D;
     size_t KV = (size_t)ly->n_kv_heads * D;
-    if (!ly->qk_norm && s->m->clamp <= 0) return;
+    const Rope *r = &s->m->rope[ly->rope];
+    int split = r->layout == ROPE_HALF;
+    if (!split && !ly->qk_norm && s->m->clamp <= 0) return;
     SHARED_RUNS(i, s, n)
     {
         size_t at = (size_t)i;
         float *q = (ly->n_q_heads == ly->n_heads ? s->q : s->att_out) + at * Q,
               *k = s->kx + at * KV;
+        if (split) {
+            join_halves(r, q, ly->n_q_heads);
+            join_halves(r, k, ly->n_kv_heads);
+        }
         if (s->m->clamp > 0) {
             clamp(q, Q, s->m->clamp);
             clamp(k, KV, s->m->clamp);
@@ -2050,19 +2228,147 @@ static void join_parallel(State *s, const Layer *ly, int n)
     team_wait(s);
 }
 
-/* The feed-forward network over xb, into xo. */
-static void feed_forward(State *s, const Layer *ly, int n)
+/* The feed-forward network that all tokens take, over xb, into xo. */
+static void dense(State *s, const Layer *ly, int n)
 {
     size_t E = (size_t)s->m->n_embd, F = (size_t)ly->n_ff;
     matmul(s, s->ff_up, F, ly->w_up, ly->b_up, s->xb, E, n);
     if (ly->w_gate) matmul(s, s->ff_gate, F, ly->w_gate, ly->b_gate, s->xb, E, n);
     team_wait(s);
-    activate(s, ly->w_gate != NULL, (int)F, n);
+    activate(s, ly->w_gate != NULL, (int)F, n, s->xq, s->xq_stride);
     matmul(s, s->xo, E, ly->w_down, ly->b_down, s->ff_up, F, n);
     team_wait(s);
 }
 
-#define LAYER_LOOPS 24 /* shared loops of one layer, or more */
+/* The U experts of one token, pick[U] ascending: those of the largest p[X] = softmax(logits), of
+ * equal ones the first; and their weight[U] = scale p / (normed: the sum of the chosen p). Whatever
+ * the logits are, NaN too, they are U different experts. */
+static void choose(const State *s, const Layer *ly, float *p, int *pick, float *weight)
+{
+    int U = ly->n_used, n = 0, r;
+    double sum = 0;
+    s->k->softmax(p, ly->n_expert);
+    for (int x = 0; x < ly->n_expert; x++) { /* picks by falling p */
+        for (r = n; r > 0 && p[x] > p[pick[r - 1]];) r--;
+        if (r == U) continue;
+        if (n < U) n++;
+        memmove(pick + r + 1, pick + r, (size_t)(n - 1 - r) * sizeof *pick);
+        pick[r] = x;
+    }
+    for (int u = 0; u < U; u++) sum += (double)p[pick[u]];
+    for (int u = 1; u < U; u++) {
+        int x = pick[u];
+        for (r = u; r > 0 && pick[r - 1] > x; r--) pick[r] = pick[r - 1];
+        pick[r] = x;
+    }
+    double scale = s->m->expert_scale / (s->m->experts_normed ? sum : 1);
+    for (int u = 0; u < U; u++) weight[u] = (float)((double)p[pick[u]] * scale);
+}
+
+/* Rows of the picks of n tokens: sorted by expert, then by token. */
+static void sort_picks(const State *s, const Layer *ly, int n)
+{
+    int *start = s->expert_start, picks = n * ly->n_used, taken = 0;
+    memset(start, 0, (size_t)(ly->n_expert + 1) * sizeof *start);
+    for (int i = 0; i < picks; i++) start[s->pick[i] + 1]++;
+    for (int x = 0; x < ly->n_expert; x++) start[x + 1] += start[x];
+    for (int i = 0; i < picks; i++) s->pick_row[i] = start[s->pick[i]]++;
+    for (int x = ly->n_expert; x > 0; x--) start[x] = start[x - 1];
+    start[0] = 0;
+    for (int x = 0; x < ly->n_expert; x++)
+        if (start[x + 1] > start[x]) s->expert_taken[taken++] = x;
+    while (taken < ly->n_expert) s->expert_taken[taken++] = -1;
+}
+
+/* Which experts n tokens take; their inputs (xb, and in int8) go side by side. */
+static void route(State *s, const Layer *ly, int n)
+{
+    size_t E = (size_t)s->m->n_embd, X = (size_t)ly->n_expert, U = (size_t)ly->n_used;
+    matmul(s, s->route, X, ly->router, NULL, s->xb, E, n);
+    team_wait(s);
+    SHARED_RUNS(i, s, n)
+    {
+        size_t at = (size_t)i * U;
+        choose(s, ly, s->route + (size_t)i * X, s->pick + at, s->pick_weight + at);
+    }
+    team_wait(s);
+    SHARED(once, s, 1) sort_picks(s, ly, n);
+    team_wait(s);
+    SHARED_RUNS(i, s, n)
+    for (size_t u = 0; u < U; u++) {
+        size_t row = (size_t)s->pick_row[(size_t)i * U + u], from = (size_t)i;
+        memcpy(s->expert_x + row * E, s->xb + from * E, E * sizeof(float));
+        if (s->int8)
+            memcpy(s->expert_q + row * s->expert_stride, s->xq + from * s->xq_stride,
+                   E / QB * sizeof(Q8));
+    }
+    team_wait(s);
+}
+
+/* y[row][r] = sum_c w[x][r][c] in[row][c] for the rows of every expert x: a matrix is read once for
+ * all tokens that take it. n tokens take at most n U experts; fewer leave pieces without work. Does
+ * not wait for the team. */
+static void expert_matmul(const State *s, float *y, const Tensor *w, const Layer *ly,
+                          const Input *in)
+{
+    int most = in->n < ly->n_expert ? in->n : ly->n_expert, all = (int)w->ne[1];
+    int step = piece_rows(s, w, in->n / most), each = (all + step - 1) / step;
+    SHARED(piece, s, most * each)
+    {
+        int x = s->expert_taken[piece / each], r0 = piece % each * step;
+        if (x < 0) continue;
+        size_t at = (size_t)s->expert_start[x];
+        int n = s->expert_start[x + 1] - s->expert_start[x];
+        Input part = {in->x + at * in->xs, in->xs, in->q + at * in->qs, in->qs, n};
+        matmul_piece(s, y + at * (size_t)all, (size_t)all, &w[x], &part, r0,
+                     all - r0 < step ? all - r0 : step);
+    }
+}
+
+/* xo of token i: the outputs of its experts, weighted and added by ascending expert, and then that
+ * of the shared expert (in xo), times sigmoid(shared_gate x). */
+static void add_experts(const State *s, const Layer *ly, int i)
+{
+    size_t E = (size_t)s->m->n_embd, U = (size_t)ly->n_used, at = (size_t)i * U;
+    float *xo = s->xo + (size_t)i * E, *sum = s->expert_x + (size_t)s->pick_row[at] * E;
+    for (size_t c = 0; c < E; c++) sum[c] *= s->pick_weight[at];
+    for (size_t u = 1; u < U; u++) {
+        const float *y = s->expert_x + (size_t)s->pick_row[at + u] * E;
+        for (size_t c = 0; c < E; c++) sum[c] += s->pick_weight[at + u] * y[c];
+    }
+    if (!ly->shared_gate) {
+        memcpy(xo, sum, E * sizeof *xo);
+        return;
+    }
+    float z = dot(s, s->xb + (size_t)i * E, ly->shared_gate, (int)E);
+    float gate = 1 / (1 + exp_f32(-z));
+    for (size_t c = 0; c < E; c++) xo[c] = sum[c] + gate * xo[c];
+}
+
+static void experts(State *s, const Layer *ly, int n)
+{
+    size_t E = (size_t)s->m->n_embd, F = (size_t)ly->n_ff_exp, qs = s->expert_stride;
+    Input in = {s->expert_x, E, s->expert_q, qs, n * ly->n_used};
+    expert_matmul(s, s->ff_up, ly->up_exps, ly, &in);
+    expert_matmul(s, s->ff_gate, ly->gate_exps, ly, &in);
+    team_wait(s);
+    activate(s, 1, (int)F, in.n, s->expert_q, qs);
+    Input hidden = {s->ff_up, F, s->expert_q, qs, in.n};
+    expert_matmul(s, s->expert_x, ly->down_exps, ly, &hidden);
+    team_wait(s);
+    SHARED_RUNS(i, s, n) add_experts(s, ly, i);
+    team_wait(s);
+}
+
+/* The feed-forward network, or the experts in its place, over xb, into xo. */
+static void feed_forward(State *s, const Layer *ly, int n)
+{
+    if (ly->n_expert) route(s, ly, n);
+    if (ly->w_up) dense(s, ly, n);
+    if (ly->n_expert) experts(s, ly, n);
+}
+
+#define LAYER_LOOPS 32 /* shared loops of one layer, or more */
 
 /* One transformer layer over n tokens. On entry x + add is the residual stream (add: the last
  * branch's output, not yet added); on return the stream is x + xo. */
@@ -2112,7 +2418,7 @@ static void show_residual(State *s, int l, int n)
 /* Threads worth waking for n tokens: under some 10^6 multiplications each, waiting costs more. */
 static int team_size(const State *s, int n)
 {
-    double worth = (double)s->m->n_params * n / 1e6;
+    double worth = (double)s->m->n_active * n / 1e6;
     return worth >= s->n_threads ? s->n_threads : worth < 1 ? 1 : (int)worth;
 }
 
@@ -2750,7 +3056,7 @@ static void add_name(Bytes *b, Str s)
 void gguf_out_key(GgufOut *w, const GgufKey *k)
 {
     int64_t align;
-    MUST(!w->begun && k->key.n > 0 && k->key.n <= 65535 && k->type < GGUF_N_TYPES);
+    MUST(!w->head && k->key.n > 0 && k->key.n <= 65535 && k->type < GGUF_N_TYPES);
     add_name(&w->keys, k->key);
     add_uint(&w->keys, k->type, 4);
     if (k->type == GGUF_ARR) {
@@ -2827,7 +3133,7 @@ static uint64_t aligned(uint64_t n, size_t align)
 void gguf_out_tensor(GgufOut *w, const Tensor *t)
 {
     const TensorType *tt = tensor_type(t->type);
-    MUST(!w->begun && tt && t->ne[0] % tt->block == 0 && t->n_dims >= 1 && t->n_dims <= 4);
+    MUST(!w->head && tt && t->ne[0] % tt->block == 0 && t->n_dims >= 1 && t->n_dims <= 4);
     uint64_t bytes = (uint64_t)(t->ne[0] / tt->block) * (uint64_t)tt->bytes;
     add_name(&w->infos, t->name);
     add_uint(&w->infos, (uint64_t)t->n_dims, 4);
@@ -2836,16 +3142,22 @@ void gguf_out_tensor(GgufOut *w, const Tensor *t)
         bytes *= d ? (uint64_t)t->ne[d] : 1;
     }
     add_uint(&w->infos, (uint64_t)t->type, 4);
-    add_uint(&w->infos, w->place, 8);
+    add_uint(&w->infos, w->end, 8);
+    w->place = xrealloc(w->place, w->n_tensors + 1, sizeof *w->place);
     w->bytes = xrealloc(w->bytes, w->n_tensors + 1, sizeof *w->bytes);
+    w->place[w->n_tensors] = w->end;
     w->bytes[w->n_tensors++] = bytes;
-    w->place = aligned(w->place + bytes, w->align);
+    w->end = aligned(w->end + bytes, w->align);
+}
+
+static int gguf_out_failed(const GgufOut *w, Err *e)
+{
+    return err_set(e, "%s: writing failed: %s", w->path, strerror(errno));
 }
 
 static int gguf_put(GgufOut *w, const void *p, size_t n, Err *e)
 {
-    if (fwrite(p, 1, n, w->out.f) == n) return 0;
-    return err_set(e, "%s: writing failed: %s", w->path, strerror(errno));
+    return fwrite(p, 1, n, w->out.f) == n ? 0 : gguf_out_failed(w, e);
 }
 
 /* From a place of n bytes to the next multiple of the alignment. */
@@ -2869,15 +3181,15 @@ static int put_head(GgufOut *w, Err *e)
     if (w->keys.n) bytes_add(&b, w->keys.s, w->keys.n);
     if (w->infos.n) bytes_add(&b, w->infos.s, w->infos.n);
     int rc = gguf_put(w, b.s, b.n, e) || put_padding(w, b.n, e);
+    w->head = aligned(b.n, w->align);
     free(b.s);
-    w->begun = 1;
     return rc ? -1 : 0;
 }
 
 int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e)
 {
     const uint8_t *p = data;
-    if (!w->begun && put_head(w, e)) return -1;
+    if (!w->head && put_head(w, e)) return -1;
     while (n > 0) {
         MUST(w->at < w->n_tensors);
         uint64_t room = w->bytes[w->at] - w->done;
@@ -2894,9 +3206,39 @@ int gguf_out_data(GgufOut *w, const void *data, size_t n, Err *e)
     return 0;
 }
 
+/* The file gets its size now: what is not written, the padding, is zero. */
+int gguf_out_scatter(GgufOut *w, Err *e)
+{
+    struct stat st;
+    int fd = fileno(w->out.f);
+    MUST(!w->head);
+    if (put_head(w, e)) return -1;
+    w->at = w->n_tensors;
+    if (fflush(w->out.f) || fstat(fd, &st) ||
+        (S_ISREG(st.st_mode) && ftruncate(fd, (off_t)(w->head + w->end))))
+        return gguf_out_failed(w, e);
+    return 0;
+}
+
+int gguf_out_at(const GgufOut *w, size_t i, uint64_t from, const void *data, size_t n, Err *e)
+{
+    const uint8_t *p = data;
+    MUST(i < w->n_tensors && from <= w->bytes[i] && n <= w->bytes[i] - from);
+    for (uint64_t at = w->head + w->place[i] + from; n > 0;) {
+        ssize_t put = pwrite(fileno(w->out.f), p, n, (off_t)at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put <= 0) return gguf_out_failed(w, e);
+        p += put;
+        n -= (size_t)put;
+        at += (uint64_t)put;
+    }
+    return 0;
+}
+
 static void gguf_out_free(GgufOut *w)
 {
     free(w->path);
+    free(w->place);
     free(w->keys.s);
     free(w->infos.s);
     free(w->bytes);
@@ -2905,9 +3247,9 @@ static void gguf_out_free(GgufOut *w)
 
 int gguf_out_close(GgufOut *w, Err *e)
 {
-    if (!w->begun && put_head(w, e)) return -1;
+    if (!w->head && put_head(w, e)) return -1;
     MUST(w->at == w->n_tensors);
-    if (fflush(w->out.f)) return err_set(e, "%s: writing failed: %s", w->path, strerror(errno));
+    if (fflush(w->out.f)) return gguf_out_failed(w, e);
     int rc = out_close(&w->out, e);
     gguf_out_free(w);
     return rc;
@@ -2922,10 +3264,15 @@ void gguf_out_abandon(GgufOut *w)
 /* What a file does not say about its architecture (one row each; see model.h). */
 enum {
     LLAMA_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_GATE,
-    GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | HAS_NORM_BIAS | HAS_BIASES,
+    ALL_BIASES = HAS_NORM_BIAS | HAS_QKV_BIAS | HAS_ATTN_BIAS | HAS_FFN_BIAS,
+    GPT_PARTS = HAS_PRE_NORM | HAS_FFN_NORM | ALL_BIASES,
 };
 static const Arch archs[] = {
-    {.name = "llama", .layout = ROPE_ADJACENT, .rope_base = 10000, .has = LLAMA_PARTS},
+    {.name = "llama",
+     .layout = ROPE_ADJACENT,
+     .rope_base = 10000,
+     .experts = EXPERTS_NORMED,
+     .has = LLAMA_PARTS},
     {.name = "smollm3",
      .layout = ROPE_ADJACENT,
      .rope_base = 10000,
@@ -2935,9 +3282,31 @@ static const Arch archs[] = {
      .layout = ROPE_ADJACENT,
      .rope_base = 10000,
      .has = LLAMA_PARTS,
-     .logits_divided = 1},
-    {.name = "qwen2", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS | HAS_QKV_BIAS},
-    {.name = "qwen3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS | HAS_QK_NORM},
+     .logits_divided = 1,
+     .untuned_nope = 1},
+    {.name = "qwen2", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS},
+    {.name = "qwen3",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD},
+    {.name = "qwen2moe",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .experts = EXPERTS_PLAIN,
+     .has = LLAMA_PARTS | HAS_SHARED},
+    {.name = "qwen3moe",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .experts = EXPERTS_NORMED,
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD},
+    {.name = "olmoe",
+     .layout = ROPE_HALF,
+     .rope_base = 10000,
+     .experts = EXPERTS_PLAIN,
+     .has = LLAMA_PARTS | HAS_QK_NORM,
+     .qk_norm = QK_ALL},
     {.name = "phi3", .layout = ROPE_HALF, .rope_base = 10000, .has = LLAMA_PARTS},
     {.name = "olmo",
      .layout = ROPE_ADJACENT,
@@ -2947,7 +3316,10 @@ static const Arch archs[] = {
     {.name = "olmo2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
-     .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE},
+     .has = HAS_POST_NORMS | HAS_QK_NORM | HAS_GATE | HAS_OUTPUT,
+     .qk_norm = QK_ALL,
+     .window_every = 4,
+     .local_scaling = LOCAL_PLAIN},
     {.name = "gemma",
      .layout = ROPE_HALF,
      .rope_base = 10000,
@@ -2960,22 +3332,30 @@ static const Arch archs[] = {
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS | HAS_POST_NORMS,
      .embd_sqrt = 1,
+     .attn_cap = 50,
+     .final_cap = 30,
+     .window = 4096,
      .window_every = 2,
-     .wide_layers = 46},
+     .wide_layers = 46,
+     .local_scaling = LOCAL_SCALED},
     {.name = "gemma3",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .act = ACT_GELU_TANH,
      .has = LLAMA_PARTS | HAS_POST_NORMS | HAS_QK_NORM,
+     .qk_norm = QK_HEAD,
      .embd_sqrt = 1,
      .window_every = 6,
      .wide_layers = 62,
-     .local_base = 10000},
+     .local_base = 10000,
+     .local_scaling = LOCAL_PLAIN},
     {.name = "stablelm",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .norm = NORM_LAYER,
-     .has = HAS_PRE_NORM | HAS_GATE | HAS_NORM_BIAS},
+     .has = HAS_PRE_NORM | HAS_GATE | HAS_NORM_BIAS | HAS_OUTPUT,
+     .may = HAS_FFN_NORM | HAS_QK_NORM,
+     .qk_norm = QK_OWN},
     {.name = "starcoder2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
@@ -2988,39 +3368,46 @@ static const Arch archs[] = {
      .norm = NORM_LAYER,
      .act = ACT_GELU,
      .residual = RES_TWO_NORMS,
-     .has = GPT_PARTS},
+     .has = GPT_PARTS | HAS_OUTPUT},
     {.name = "phi2",
      .layout = ROPE_HALF,
      .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
-     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_BIASES | HAS_OUTPUT_BIAS},
+     .has = HAS_PRE_NORM | ALL_BIASES | HAS_OUTPUT | HAS_OUTPUT_BIAS},
     {.name = "gptj",
      .layout = ROPE_ADJACENT,
      .rope_base = 10000,
      .norm = NORM_LAYER,
      .act = ACT_GELU_TANH,
      .residual = RES_SHARED_NORM,
-     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_OUTPUT_BIAS},
+     .has = HAS_PRE_NORM | HAS_NORM_BIAS | HAS_FFN_BIAS | HAS_OUTPUT | HAS_OUTPUT_BIAS,
+     .hf_adjacent = 1},
 };
 
 /* Binding: every tensor of an architecture by name, kind and full shape. Sizes by letter. */
 enum { DIM_ONE, DIM_E, DIM_Q, DIM_KV, DIM_F, DIM_O };
-enum { MUST_HAVE = INT_MAX, MAY_HAVE = 0 };
+/* Biases of matrices are optional where they are not required: forward adds what there is. */
+enum { ANY_BIAS = HAS_QKV_BIAS | HAS_ATTN_BIAS | HAS_FFN_BIAS | HAS_OUTPUT_BIAS };
 typedef struct {
     const char *name; /* of a layer tensor: what follows "blk.N." */
     size_t field;     /* in Layer */
     int vector;
-    int needed;    /* MUST_HAVE, MAY_HAVE, or HAS_...: by architectures with all these bits */
+    unsigned of;   /* HAS_...: a file with all these bits has it, others have not (see ANY_BIAS) */
     int row, rows; /* DIM_ of ne[0] and ne[1] */
 } Bind;
 
-enum { NORMS_BIASED = HAS_FFN_NORM | HAS_NORM_BIAS };
+enum {
+    MUST_HAVE = 0,
+    PRE_BIAS = HAS_PRE_NORM | HAS_NORM_BIAS,
+    FFN_NORM_BIAS = HAS_FFN_NORM | HAS_NORM_BIAS,
+    GATE_BIAS = HAS_GATE | HAS_FFN_BIAS
+};
 
 static const Bind layer_binds[] = {
     {"attn_norm.weight", offsetof(Layer, attn_norm), 1, HAS_PRE_NORM, DIM_E, DIM_ONE},
-    {"attn_norm.bias", offsetof(Layer, attn_norm_bias), 1, HAS_NORM_BIAS, DIM_E, DIM_ONE},
+    {"attn_norm.bias", offsetof(Layer, attn_norm_bias), 1, PRE_BIAS, DIM_E, DIM_ONE},
     {"attn_q.weight", offsetof(Layer, wq), 0, MUST_HAVE, DIM_E, DIM_Q},
     {"attn_k.weight", offsetof(Layer, wk), 0, MUST_HAVE, DIM_E, DIM_KV},
     {"attn_v.weight", offsetof(Layer, wv), 0, MUST_HAVE, DIM_E, DIM_KV},
@@ -3028,17 +3415,17 @@ static const Bind layer_binds[] = {
     {"attn_q.bias", offsetof(Layer, bq), 1, HAS_QKV_BIAS, DIM_Q, DIM_ONE},
     {"attn_k.bias", offsetof(Layer, bk), 1, HAS_QKV_BIAS, DIM_KV, DIM_ONE},
     {"attn_v.bias", offsetof(Layer, bv), 1, HAS_QKV_BIAS, DIM_KV, DIM_ONE},
-    {"attn_output.bias", offsetof(Layer, bo), 1, HAS_BIASES, DIM_E, DIM_ONE},
+    {"attn_output.bias", offsetof(Layer, bo), 1, HAS_ATTN_BIAS, DIM_E, DIM_ONE},
     {"post_attention_norm.weight", offsetof(Layer, post_attn_norm), 1, HAS_POST_NORMS, DIM_E,
      DIM_ONE},
     {"ffn_norm.weight", offsetof(Layer, ffn_norm), 1, HAS_FFN_NORM, DIM_E, DIM_ONE},
-    {"ffn_norm.bias", offsetof(Layer, ffn_norm_bias), 1, NORMS_BIASED, DIM_E, DIM_ONE},
+    {"ffn_norm.bias", offsetof(Layer, ffn_norm_bias), 1, FFN_NORM_BIAS, DIM_E, DIM_ONE},
     {"ffn_gate.weight", offsetof(Layer, w_gate), 0, HAS_GATE, DIM_E, DIM_F},
     {"ffn_up.weight", offsetof(Layer, w_up), 0, MUST_HAVE, DIM_E, DIM_F},
     {"ffn_down.weight", offsetof(Layer, w_down), 0, MUST_HAVE, DIM_F, DIM_E},
-    {"ffn_gate.bias", offsetof(Layer, b_gate), 1, MAY_HAVE, DIM_F, DIM_ONE},
-    {"ffn_up.bias", offsetof(Layer, b_up), 1, HAS_BIASES, DIM_F, DIM_ONE},
-    {"ffn_down.bias", offsetof(Layer, b_down), 1, HAS_BIASES, DIM_E, DIM_ONE},
+    {"ffn_gate.bias", offsetof(Layer, b_gate), 1, GATE_BIAS, DIM_F, DIM_ONE},
+    {"ffn_up.bias", offsetof(Layer, b_up), 1, HAS_FFN_BIAS, DIM_F, DIM_ONE},
+    {"ffn_down.bias", offsetof(Layer, b_down), 1, HAS_FFN_BIAS, DIM_E, DIM_ONE},
     {"post_ffw_norm.weight", offsetof(Layer, post_ffn_norm), 1, HAS_POST_NORMS, DIM_E, DIM_ONE},
 };
 #define N_LAYER_BINDS (sizeof layer_binds / sizeof *layer_binds)
@@ -3050,23 +3437,53 @@ typedef struct {
     OwnFile own;   /* weights of an encoding */
 } Binder;
 
-/* The tensor of that name, with the full shape checked. 1 found, 0 absent, -1 wrong. */
-static int bind_tensor(Binder *b, const char *name, int64_t ne0, int64_t ne1, int required,
-                       const Tensor **out)
+enum { MAX_FF = 1 << 24, MAX_EXPERTS = 4096 };
+
+static const char *arch_key(const Model *m, const char *name, char buf[128])
+{
+    snprintf(buf, 128, "%s.%s", m->arch->name, name);
+    return buf;
+}
+
+/* An integer hyper-parameter; required unless it has a default (def >= 0). */
+static int hyper_int(const Model *m, const char *name, int lo, int hi, int def, int *out, Err *e)
+{
+    char key[128];
+    int64_t v = def;
+    int found = gguf_int(&m->g, arch_key(m, name, key), lo, hi, &v, e);
+    if (found == 0 && def < 0)
+        return err_set(e, "%s: key '%s' is missing; expected an integer", m->g.path, key);
+    *out = (int)v;
+    return found < 0 ? -1 : 0;
+}
+
+/* The n matrices of that name, with the full shape checked. 1 found, 0 absent, -1 wrong. */
+static int bind_stack(Binder *b, const char *name, const int64_t ne[3], int required,
+                      const Tensor **out)
 {
     const Gguf *g = &b->m->g;
     const Tensor *t = gguf_tensor(g, name);
+    char third[32] = "";
     if (!t && !required) return 0;
     if (!t) return err_set(b->e, "%s: tensor '%s' is missing", g->path, name);
-    if (t->ne[0] != ne0 || t->ne[1] != ne1 || t->ne[2] != 1 || t->ne[3] != 1)
+    if (ne[2] > 1) snprintf(third, sizeof third, ", %lld", (long long)ne[2]);
+    if (t->ne[0] != ne[0] || t->ne[1] != ne[1] || t->ne[2] != ne[2] || t->ne[3] != 1)
         return err_set(b->e,
-                       "%s: tensor '%s': expected shape [%lld, %lld], found [%lld, %lld, %lld, "
+                       "%s: tensor '%s': expected shape [%lld, %lld%s], found [%lld, %lld, %lld, "
                        "%lld]",
-                       g->path, name, (long long)ne0, (long long)ne1, (long long)t->ne[0],
-                       (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3]);
+                       g->path, name, (long long)ne[0], (long long)ne[1], third,
+                       (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2],
+                       (long long)t->ne[3]);
     b->used[t - g->tensors] = 1;
     *out = t;
     return 1;
+}
+
+/* The same of one matrix. */
+static int bind_tensor(Binder *b, const char *name, int64_t ne0, int64_t ne1, int required,
+                       const Tensor **out)
+{
+    return bind_stack(b, name, (int64_t[]){ne0, ne1, 1}, required, out);
 }
 
 /* rows x cols values as float32: in place, or (F16, BF16, quantized) widened into memory of the
@@ -3116,16 +3533,30 @@ static int64_t dim_of(const Model *m, const Layer *ly, int dim)
     }
 }
 
-/* Rows r0 .. r0 + rows - 1 of a tensor, as one of their own. */
+/* n tensors that the model owns, for parts of others. */
+static Tensor *new_views(Model *m, int n)
+{
+    m->views = xrealloc(m->views, (size_t)m->n_views + 1, sizeof *m->views);
+    return m->views[m->n_views++] = xcalloc((size_t)n, sizeof **m->views);
+}
+
+/* Rows r0 .. r0 + rows - 1 of a tensor (of all its matrices one after the other) as one matrix. */
+static Tensor part_of(const Tensor *t, int64_t r0, int64_t rows)
+{
+    Tensor v = *t;
+    v.n_dims = 2;
+    v.ne[1] = rows;
+    v.ne[2] = 1;
+    v.data = t->data + (size_t)r0 * t->row_bytes;
+    v.bytes = (size_t)rows * t->row_bytes;
+    return v;
+}
+
 static const Tensor *view_rows(Model *m, const Tensor *t, int64_t r0, int64_t rows)
 {
-    Tensor *v = xcalloc(1, sizeof *v);
-    *v = *t;
-    v->ne[1] = rows;
-    v->data = t->data + (size_t)r0 * t->row_bytes;
-    v->bytes = (size_t)rows * t->row_bytes;
-    m->views = xrealloc(m->views, (size_t)m->n_views + 1, sizeof *m->views);
-    return m->views[m->n_views++] = v;
+    Tensor *v = new_views(m, 1);
+    *v = part_of(t, r0, rows);
+    return v;
 }
 
 /* Queries, keys and values in one matrix (attn_qkv), gate and up in one (ffn_up of 2 F rows, the
@@ -3145,64 +3576,199 @@ static int bind_fused(Binder *b, int l)
         ly->wq = view_rows(m, t, 0, Q);
         ly->wk = view_rows(m, t, Q, KV);
         ly->wv = view_rows(m, t, Q + KV, KV);
+        snprintf(name, sizeof name, "blk.%d.attn_q.bias", l);
+        int needed = m->has & HAS_QKV_BIAS && !gguf_tensor(&m->g, name);
         snprintf(name, sizeof name, "blk.%d.attn_qkv.bias", l);
-        if (bind_vector(b, name, Q + 2 * KV, 0, &bias) < 0) return -1;
+        if (bind_vector(b, name, Q + 2 * KV, needed, &bias) < 0) return -1;
         ly->bq = bias;
         ly->bk = bias ? bias + Q : NULL;
         ly->bv = bias ? bias + Q + KV : NULL;
     }
     snprintf(name, sizeof name, "blk.%d.ffn_up.weight", l);
     t = gguf_tensor(&m->g, name);
-    if (!(m->arch->has & HAS_GATE) || !t || t->ne[1] != 2 * F) return 0;
+    if (ly->n_expert || !(m->arch->has & HAS_GATE) || !t || t->ne[1] != 2 * F) return 0;
     if (bind_tensor(b, name, m->n_embd, 2 * F, 1, &t) < 0) return -1;
     ly->w_gate = view_rows(m, t, 0, F);
     ly->w_up = view_rows(m, t, F, F);
     return 0;
 }
 
-/* The weights of a norm of queries or keys: D for every head alike, all heads of a token normed
- * together, or D for each head. */
-static int bind_qk_norm(Binder *b, int l, const char *what, int heads, const float **out)
+/* A copy of w[heads][D], the pairs of every head adjacent. */
+static const float *joined(Model *m, const Rope *r, const float *w, int heads)
 {
-    Layer *ly = &b->m->layer[l];
-    int D = b->m->head_dim;
+    size_t n = (size_t)heads * (size_t)m->head_dim;
+    float *copy = xcalloc(n, sizeof *copy);
+    memcpy(copy, w, n * sizeof *copy);
+    join_halves(r, copy, heads);
+    m->owned = xrealloc(m->owned, (size_t)m->n_owned + 1, sizeof *m->owned);
+    return m->owned[m->n_owned++] = copy;
+}
+
+/* The weights of a norm of queries or keys: D for every head alike (QK_HEAD), D for each head
+ * (QK_OWN), or those of all heads of a token, which are normed together (QK_ALL). */
+static int bind_head_norm(Binder *b, int l, const char *what, int heads, const float **out)
+{
+    static const char *const ways[] = {"", "each head by the same weights",
+                                       "each head by its own weights", "all heads together"};
+    const Layer *ly = &b->m->layer[l];
+    int64_t D = b->m->head_dim, cols = ly->qk_norm == QK_ALL ? heads * D : D;
+    int64_t rows = ly->qk_norm == QK_OWN ? heads : 1;
     char name[64];
     snprintf(name, sizeof name, "blk.%d.%s.weight", l, what);
     const Tensor *t = gguf_tensor(&b->m->g, name);
-    if (!t) {
-        if (!(b->m->arch->has & HAS_QK_NORM)) return 0;
-        return err_set(b->e, "%s: tensor '%s' is missing", b->m->g.path, name);
-    }
-    if (heads > 1 || !ly->qk_norm) /* a single head is normed alike in all three ways */
-        ly->qk_norm = t->ne[1] > 1 ? QK_OWN : t->ne[0] == D ? QK_HEAD : QK_ALL;
-    int64_t cols = ly->qk_norm == QK_ALL ? (int64_t)heads * D : D;
-    return bind_floats(b, name, cols, ly->qk_norm == QK_OWN ? heads : 1, 1, out);
+    if (t && (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1))
+        return err_set(b->e,
+                       "%s: tensor '%s': queries and keys are normed %s: expected shape [%lld, "
+                       "%lld], found [%lld, %lld, %lld, %lld]",
+                       b->m->g.path, name, ways[ly->qk_norm], (long long)cols, (long long)rows,
+                       (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2],
+                       (long long)t->ne[3]);
+    int found = bind_floats(b, name, cols, rows, 1, out);
+    if (found > 0 && b->m->rope[ly->rope].layout == ROPE_HALF)
+        *out = joined(b->m, &b->m->rope[ly->rope], *out, ly->qk_norm == QK_HEAD ? 1 : heads);
+    return found;
 }
 
+/* Norms of queries and keys: both, of the same kind, which the shape for the queries tells where
+ * the architecture does not; a single head is normed alike in all three ways. */
+static int bind_qk_norm(Binder *b, int l)
+{
+    Layer *ly = &b->m->layer[l];
+    char name[64];
+    if (!(b->m->has & HAS_QK_NORM)) return 0;
+    snprintf(name, sizeof name, "blk.%d.attn_q_norm.weight", l);
+    const Tensor *t = gguf_tensor(&b->m->g, name);
+    ly->qk_norm = b->m->arch->qk_norm;
+    if (!ly->qk_norm)
+        ly->qk_norm = t && t->ne[1] > 1                 ? QK_OWN
+                      : t && t->ne[0] != b->m->head_dim ? QK_ALL
+                                                        : QK_HEAD;
+    return bind_head_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
+                   bind_head_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0
+               ? -1
+               : 0;
+}
+
+/* One matrix of every expert, (*out)[X] of [rows, cols]: slices of one tensor, or as old files have
+ * it a tensor each. */
+static int bind_expert_matrix(Binder *b, int l, const char *what, const int64_t ne[3],
+                              const Tensor **out)
+{
+    Model *m = b->m;
+    const Layer *ly = &m->layer[l];
+    float share = (float)ly->n_used / (float)ly->n_expert;
+    const Tensor *t = NULL;
+    char whole[64], name[64];
+    snprintf(whole, sizeof whole, "blk.%d.ffn_%s_exps.weight", l, what);
+    snprintf(name, sizeof name, "blk.%d.ffn_%s.0.weight", l, what);
+    int found = bind_stack(b, whole, ne, !gguf_tensor(&m->g, name), &t);
+    if (found < 0) return -1;
+    Tensor *v = new_views(m, ly->n_expert);
+    for (int x = 0; x < ly->n_expert; x++) {
+        snprintf(name, sizeof name, "blk.%d.ffn_%s.%d.weight", l, what, x);
+        if (!found && bind_tensor(b, name, ne[0], ne[1], 1, &t) < 0) return -1;
+        v[x] = part_of(t, found ? x * ne[1] : 0, ne[1]);
+        m->read_share[t - m->g.tensors] = share;
+    }
+    *out = v;
+    return 0;
+}
+
+/* The width that the file says, or else that its first matrix of that name has. */
+static int64_t width_of(const Model *m, int l, const char *what, int said)
+{
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.%s.weight", l, what);
+    const Tensor *t = gguf_tensor(&m->g, name);
+    return said || !t ? said : t->ne[1] < MAX_FF ? t->ne[1] : MAX_FF;
+}
+
+/* The expert that every token takes, in the place of the dense network, and its gate. */
+static int bind_shared(Binder *b, int l)
+{
+    Model *m = b->m;
+    Layer *ly = &m->layer[l];
+    int said = 0;
+    ly->n_ff = 0;
+    if (!(m->arch->has & HAS_SHARED)) return 0;
+    if (hyper_int(m, "expert_shared_feed_forward_length", 0, MAX_FF, 0, &said, b->e)) return -1;
+    ly->n_ff = (int)width_of(m, l, "ffn_up_shexp", said);
+    const struct {
+        const char *what;
+        const Tensor **to;
+        int64_t cols, rows;
+    } part[] = {{"gate", &ly->w_gate, m->n_embd, ly->n_ff},
+                {"up", &ly->w_up, m->n_embd, ly->n_ff},
+                {"down", &ly->w_down, ly->n_ff, m->n_embd}};
+    char name[64];
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "blk.%d.ffn_%s_shexp.weight", l, part[i].what);
+        if (bind_tensor(b, name, part[i].cols, part[i].rows, 1, part[i].to) < 0) return -1;
+    }
+    snprintf(name, sizeof name, "blk.%d.ffn_gate_inp_shexp.weight", l);
+    return bind_vector(b, name, m->n_embd, 1, &ly->shared_gate) < 0 ? -1 : 0;
+}
+
+/* The experts of a layer that has some: a layer without a router is dense. The router is float,
+ * whatever the file has it in, so that no expert is chosen by a rounding of its input. */
+static int bind_experts(Binder *b, int l)
+{
+    Model *m = b->m;
+    Layer *ly = &m->layer[l];
+    const float *router = NULL;
+    char name[64];
+    int64_t E = m->n_embd, X = m->n_expert;
+    snprintf(name, sizeof name, "blk.%d.ffn_gate_inp.weight", l);
+    if (!gguf_tensor(&m->g, name)) return 0;
+    if (!X)
+        return err_set(b->e, "%s: key '%s.expert_count': expected 1 or more, as there is '%s'",
+                       m->g.path, m->arch->name, name);
+    if (bind_floats(b, name, E, X, 1, &router) < 0) return -1;
+    ly->n_expert = m->n_expert;
+    int64_t F = width_of(m, l, "ffn_up_exps", ly->n_ff_exp);
+    ly->n_ff_exp = (int)(F ? F : width_of(m, l, "ffn_up.0", 0));
+    Tensor *r = new_views(m, 1);
+    *r = (Tensor){.type = T_F32,
+                  .n_dims = 2,
+                  .ne = {E, X, 1, 1},
+                  .row_bytes = (size_t)E * sizeof *router,
+                  .bytes = (size_t)(E * X) * sizeof *router,
+                  .data = (const uint8_t *)router};
+    ly->router = r;
+    const int64_t in[] = {E, ly->n_ff_exp, X}, out[] = {ly->n_ff_exp, E, X};
+    return bind_expert_matrix(b, l, "up", in, &ly->up_exps) ||
+           bind_expert_matrix(b, l, "gate", in, &ly->gate_exps) ||
+           bind_expert_matrix(b, l, "down", out, &ly->down_exps) || bind_shared(b, l);
+}
+
+/* Is this tensor one of the dense network, which experts have taken the place of? */
+static int is_dense(const char *name)
+{
+    return strncmp(name, "ffn_", 4) == 0 && strncmp(name, "ffn_norm", 8) != 0;
+}
+
+/* Only what forward reads is bound: see refuse_unknown. */
 static int bind_layer(Binder *b, int l)
 {
     Layer *ly = &b->m->layer[l];
-    int has = (int)b->m->arch->has;
-    if (bind_fused(b, l)) return -1;
+    unsigned has = b->m->has;
+    if (bind_experts(b, l) || bind_fused(b, l)) return -1;
     for (size_t i = 0; i < N_LAYER_BINDS; i++) {
         const Bind *row = &layer_binds[i];
         char name[64];
         void *field = (char *)ly + row->field;
         int64_t ne0 = dim_of(b->m, ly, row->row), ne1 = dim_of(b->m, ly, row->rows);
-        int needed =
-            row->needed == MUST_HAVE || (row->needed && (has & row->needed) == row->needed);
         const void *bound;
         memcpy(&bound, field, sizeof bound);
-        if (bound) continue; /* a part of another one */
-        if (b->m->arch->norm == NORM_UNIT && strstr(row->name, "norm")) continue;
+        if (bound || (ly->n_expert && is_dense(row->name))) continue; /* a part of another one */
+        if (((has | ANY_BIAS) & row->of) != row->of) continue;
+        int needed = (has & row->of) == row->of;
         snprintf(name, sizeof name, "blk.%d.%s", l, row->name);
         int found = row->vector ? bind_vector(b, name, ne0, needed, field)
                                 : bind_tensor(b, name, ne0, ne1, needed, field);
         if (found < 0) return -1;
     }
-    if (bind_qk_norm(b, l, "attn_q_norm", ly->n_q_heads, &ly->q_norm) < 0 ||
-        bind_qk_norm(b, l, "attn_k_norm", ly->n_kv_heads, &ly->k_norm) < 0)
-        return -1;
+    if (bind_qk_norm(b, l)) return -1;
     if (!ly->surplus) return 0; /* the first half of the rows is used */
     ly->wq = view_rows(b->m, ly->wq, 0, ly->wq->ne[1] / 2);
     ly->wk = view_rows(b->m, ly->wk, 0, ly->wk->ne[1] / 2);
@@ -3232,14 +3798,23 @@ static int bind_tensors(Binder *b)
     Model *m = b->m;
     int bad = bind_tensor(b, "token_embd.weight", m->n_embd, m->n_vocab, 1, &m->tok_embd) < 0;
     m->output = m->tok_embd; /* tied, unless the file has a matrix of its own */
-    int normed = m->arch->norm != NORM_UNIT, biased = (m->arch->has & HAS_NORM_BIAS) != 0;
-    bad = bad || bind_tensor(b, "output.weight", m->n_embd, m->n_vocab, 0, &m->output) < 0 ||
-          bind_vector(b, "output.bias", m->n_vocab, (m->arch->has & HAS_OUTPUT_BIAS) != 0,
+    int normed = m->arch->norm != NORM_UNIT, biased = (m->has & HAS_NORM_BIAS) != 0;
+    bad = bad ||
+          bind_tensor(b, "output.weight", m->n_embd, m->n_vocab, (m->has & HAS_OUTPUT) != 0,
+                      &m->output) < 0 ||
+          bind_vector(b, "output.bias", m->n_vocab, (m->has & HAS_OUTPUT_BIAS) != 0,
                       &m->output_bias) < 0 ||
           (normed && bind_vector(b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0) ||
           (biased && bind_vector(b, "output_norm.bias", m->n_embd, 1, &m->output_norm_bias) < 0);
     for (int l = 0; !bad && l < m->n_layers; l++) bad = bind_layer(b, l);
-    return bad || refuse_unknown(b) ? -1 : 0;
+    if (bad || refuse_unknown(b)) return -1;
+    for (int l = 0; l < m->n_layers; l++) {
+        const Layer *ly = &m->layer[l];
+        m->max_ff = max_of(m->max_ff, ly->n_ff);
+        m->max_used = max_of(m->max_used, ly->n_expert ? ly->n_used : 0);
+        m->max_ff_exp = max_of(m->max_ff_exp, ly->n_expert ? ly->n_ff_exp : 0);
+    }
+    return 0;
 }
 
 /* Does any layer have a tensor of this name? */
@@ -3303,24 +3878,6 @@ int rope_tensor(RopeSource *s, Rope *r, int i, const char *name, int64_t cols, i
     return 1;
 }
 
-static const char *arch_key(const Model *m, const char *name, char buf[128])
-{
-    snprintf(buf, 128, "%s.%s", m->arch->name, name);
-    return buf;
-}
-
-/* An integer hyper-parameter; required unless it has a default (def >= 0). */
-static int hyper_int(const Model *m, const char *name, int lo, int hi, int def, int *out, Err *e)
-{
-    char key[128];
-    int64_t v = def;
-    int found = gguf_int(&m->g, arch_key(m, name, key), lo, hi, &v, e);
-    if (found == 0 && def < 0)
-        return err_set(e, "%s: key '%s' is missing; expected an integer", m->g.path, key);
-    *out = (int)v;
-    return found < 0 ? -1 : 0;
-}
-
 static int hyper_layers(const Model *m, const char *name, int hi, const int *def, int *out, Err *e)
 {
     char key[128];
@@ -3353,8 +3910,8 @@ static int read_layers(Model *m, Err *e)
     int *n = xcalloc(4 * L, sizeof *n), *local = n + 3 * L, window = 0;
     int bad = hyper_layers(m, "attention.head_count", 1 << 16, NULL, n, e) ||
               hyper_layers(m, "attention.head_count_kv", 1 << 16, n, n + L, e) ||
-              hyper_layers(m, "feed_forward_length", 1 << 24, NULL, n + 2 * L, e) ||
-              hyper_int(m, "attention.sliding_window", 0, INT_MAX, 0, &window, e) ||
+              hyper_layers(m, "feed_forward_length", MAX_FF, NULL, n + 2 * L, e) ||
+              hyper_int(m, "attention.sliding_window", 0, INT_MAX, m->arch->window, &window, e) ||
               read_local(m, local, e);
     m->layer = xcalloc(L, sizeof *m->layer);
     for (size_t l = 0; !bad && l < L; l++) {
@@ -3369,7 +3926,6 @@ static int read_layers(Model *m, Err *e)
                           "%s: key '%s.attention.head_count_kv': expected a divisor of the %d "
                           "heads of layer %zu, found %d",
                           m->g.path, m->arch->name, n[l], l, n[L + l]);
-        m->max_ff = max_of(m->max_ff, n[2 * L + l]);
     }
     free(n);
     return bad;
@@ -3377,18 +3933,12 @@ static int read_layers(Model *m, Err *e)
 
 static int read_shape(Model *m, Err *e)
 {
-    int experts = 0, value_dim = 0;
+    int value_dim = 0;
     const Tensor *embd = gguf_tensor(&m->g, "token_embd.weight");
     if (hyper_int(m, "block_count", 1, 4096, -1, &m->n_layers, e) ||
         hyper_int(m, "embedding_length", 1, 1 << 20, -1, &m->n_embd, e) ||
-        hyper_int(m, "context_length", 1, INT_MAX, -1, &m->n_ctx_train, e) ||
-        hyper_int(m, "expert_count", 0, 1 << 16, 0, &experts, e))
+        hyper_int(m, "context_length", 1, INT_MAX, -1, &m->n_ctx_train, e))
         return -1;
-    if (experts)
-        return err_set(e,
-                       "%s: key '%s.expert_count': %d experts; mixtures of experts are not "
-                       "supported",
-                       m->g.path, m->arch->name, experts);
     if (!embd) return err_set(e, "%s: tensor 'token_embd.weight' is missing", m->g.path);
     m->n_vocab = (int)embd->ne[1];
     if (read_layers(m, e)) return -1;
@@ -3426,6 +3976,18 @@ static void know_factors(Binder *b)
             b->used[i] = 1;
 }
 
+/* RopeParams.n_split: what turns by what the file says, before anybody says otherwise. A layer that
+ * does not turn has its rows as the others. */
+static int file_split(const Model *m, const RopeSpec *spec)
+{
+    RopeParams p = spec->p;
+    Err none;
+    if (m->arch->hf_adjacent) return -1;
+    int bad = spec->kind->params && spec->kind->params(&p, &none);
+    int n = bad || p.n_rot <= 0 || p.n_rot % 2 ? spec->p.n_rot : p.n_rot;
+    return n > 0 && n <= m->head_dim ? n - n % 2 : 0;
+}
+
 /* What the file says about the encoding of every layer. Where the command line says something else
  * for all of them, it need not be something that this program has. */
 static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
@@ -3433,8 +3995,15 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
     Model *m = b->m;
     int replaced = (opt->rope || opt->rope_factor > 0) && !opt->rope_layers;
     int *local = xcalloc((size_t)m->n_layers, sizeof *local);
-    RopeFile f = {&m->g, m->arch->name,       m->n_layers,
-                  local, m->arch->local_base, m->arch->nope_every};
+    RopeFile f = {.g = &m->g,
+                  .arch = m->arch->name,
+                  .n_layers = m->n_layers,
+                  .local = local,
+                  .local_base = m->arch->local_base,
+                  .local_scaling = m->arch->local_scaling,
+                  .mixed = m->arch->window_every > 0,
+                  .nope_every = m->arch->nope_every,
+                  .untuned_nope = m->arch->untuned_nope};
     Err ignored;
     for (int l = 0; l < m->n_layers; l++) {
         local[l] = m->layer[l].window > 0;
@@ -3442,6 +4011,7 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
         spec[l].p = rope_params(m->head_dim, m->arch->rope_base);
         spec[l].p.layer = l;
         spec[l].p.n_layers = m->n_layers;
+        spec[l].p.window = m->layer[l].window;
         spec[l].p.n_heads = m->layer[l].n_heads;
         spec[l].p.n_kv_heads = m->layer[l].n_kv_heads;
         spec[l].p.n_embd = m->n_embd;
@@ -3451,6 +4021,7 @@ static int file_ropes(Binder *b, const ModelOptions *opt, RopeSpec *spec)
     int bad = rope_file_shape(&f, spec, b->e);
     for (int l = 0; !bad && l < m->n_layers; l++) bad = read_divisors(b, &spec[l].p);
     bad = bad || (rope_file_kind(&f, spec, replaced ? &ignored : b->e) && !replaced);
+    for (int l = 0; !bad && l < m->n_layers; l++) spec[l].p.n_split = file_split(m, &spec[l]);
     know_factors(b);
     free(local);
     return bad ? -1 : 0;
@@ -3487,6 +4058,7 @@ static int config_rope(const Model *m, const char *path, const ConfigRope *c, Ro
     p->base = fresh.base;
     p->factor = 1;
     p->divisors = NULL;
+    if (m->arch->layout == ROPE_HALF) p->n_split = 0; /* rows as in its checkpoint */
     return rope_read(path, c->spec, spec, e);
 }
 
@@ -3528,7 +4100,8 @@ static int same_rope(const Rope *a, const Rope *b)
                p->n_kv_heads == q->n_kv_heads && p->copies == q->copies &&
                same_number(p->pos_scale, q->pos_scale) && same_number(p->pos_shift, q->pos_shift) &&
                same_number(p->base, q->base) && same_number(p->factor, q->factor) &&
-               p->n_ctx_orig == q->n_ctx_orig;
+               p->n_ctx_orig == q->n_ctx_orig && split_values(a) == split_values(b) &&
+               p->window == q->window;
     for (int i = 0; same && i < ROPE_ARGS; i++) same = same_number(p->arg[i], q->arg[i]);
     return same && memcmp(a->inv_freq, b->inv_freq, bytes) == 0;
 }
@@ -3750,6 +4323,8 @@ static const struct {
     {"attention.temperature_length", 0},
     {"attention.compress_rope_freq_base", 0},
     {"attention.causal", 1},
+    {"expert_gating_func", 1}, /* softmax */
+    {"expert_group_count", 0},
 };
 
 static int refuse_keys(const Model *m, Err *e)
@@ -3780,35 +4355,111 @@ static int hyper_float(const Model *m, const char *name, double lo, double hi, d
     return gguf_float(&m->g, arch_key(m, name, key), lo, hi, out, e) < 0 ? -1 : 0;
 }
 
+/* How many experts there are and a token uses, and how their outputs are weighted. */
+static int read_experts(Model *m, Err *e)
+{
+    char key[128], norm_key[128];
+    size_t L = (size_t)m->n_layers;
+    arch_key(m, "expert_weights_norm", norm_key);
+    m->experts_normed = m->arch->experts == EXPERTS_NORMED;
+    m->expert_scale = 1;
+    if (hyper_int(m, "expert_count", 0, MAX_EXPERTS, 0, &m->n_expert, e)) return -1;
+    if (!m->n_expert) return 0;
+    if (m->arch->experts == EXPERTS_NONE)
+        return err_set(e, "%s: key '%s': %d experts; this architecture is known without any",
+                       m->g.path, arch_key(m, "expert_count", key), m->n_expert);
+    int *n = xcalloc(3 * L, sizeof *n);
+    int bad = hyper_layers(m, "expert_used_count", m->n_expert, NULL, n, e) ||
+              hyper_layers(m, "expert_feed_forward_length", MAX_FF, n + 2 * L, n + L, e) ||
+              gguf_bool(&m->g, norm_key, &m->experts_normed, e) < 0 ||
+              hyper_float(m, "expert_weights_scale", -1e30, 1e30, &m->expert_scale, e);
+    for (size_t l = 0; l < L; l++) {
+        m->layer[l].n_used = n[l];
+        m->layer[l].n_ff_exp = n[L + l];
+    }
+    free(n);
+    if (!(m->expert_scale < 0 || m->expert_scale > 0)) m->expert_scale = 1; /* 0: not said */
+    return bad ? -1 : 0;
+}
+
+/* The epsilon of the architecture's norm. */
+static int read_epsilon(Model *m, Err *e)
+{
+    char key[128];
+    double eps = 0;
+    arch_key(m,
+             m->arch->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon"
+                                       : "attention.layer_norm_epsilon",
+             key);
+    int found = gguf_float(&m->g, key, 0, 1, &eps, e);
+    if (found == 0) return err_set(e, "%s: key '%s' is missing; expected a number", m->g.path, key);
+    m->norm_eps = (float)eps;
+    return found < 0 ? -1 : 0;
+}
+
+/* A factor that the file may have; 0 says that there is none. */
+static int hyper_scale(const Model *m, const char *name, double *out, Err *e)
+{
+    double v = 0;
+    if (hyper_float(m, name, -1e30, 1e30, &v, e)) return -1;
+    if (v < 0 || v > 0) *out = v;
+    return 0;
+}
+
 /* Numbers by which activations are multiplied or limited; what the file does not say, the
  * architecture does. */
 static int read_scales(Model *m, Err *e)
 {
     const Arch *a = m->arch;
-    double D = m->head_dim, eps = 1e-5, score = 0;
+    char key[128];
+    double D = m->head_dim, score = 0;
     m->residual_scale = m->logit_scale = 1;
     m->embd_scale = a->embd_sqrt ? (double)(float)sqrt((double)m->n_embd) : 1;
-    if (hyper_float(m, "attention.layer_norm_rms_epsilon", 0, 1, &eps, e) ||
-        hyper_float(m, "attention.layer_norm_epsilon", 0, 1, &eps, e) ||
-        hyper_float(m, "attention.scale", 0, 1e6, &score, e) ||
+    m->attn_cap = a->attn_cap;
+    m->final_cap = a->final_cap;
+    if (a->logits_divided && !gguf_find(&m->g, arch_key(m, "logit_scale", key)))
+        return err_set(e, "%s: key '%s' is missing; expected a number", m->g.path, key);
+    if (read_epsilon(m, e) || hyper_float(m, "attention.scale", 0, 1e6, &score, e) ||
         hyper_float(m, "attention.clamp_kqv", 0, 1e30, &m->clamp, e) ||
         hyper_float(m, "attn_logit_softcapping", 0, 1e30, &m->attn_cap, e) ||
         hyper_float(m, "final_logit_softcapping", 0, 1e30, &m->final_cap, e) ||
-        hyper_float(m, "embedding_scale", -1e30, 1e30, &m->embd_scale, e) ||
-        hyper_float(m, "residual_scale", -1e30, 1e30, &m->residual_scale, e) ||
-        hyper_float(m, "logit_scale", -1e30, 1e30, &m->logit_scale, e))
+        hyper_scale(m, "embedding_scale", &m->embd_scale, e) ||
+        hyper_scale(m, "residual_scale", &m->residual_scale, e) ||
+        hyper_scale(m, "logit_scale", &m->logit_scale, e))
         return -1;
-    if (a->logits_divided && (m->logit_scale < 0 || m->logit_scale > 0))
-        m->logit_scale = 1 / m->logit_scale;
+    if (a->logits_divided) m->logit_scale = 1 / m->logit_scale;
     if (a->wide_layers && m->n_layers == a->wide_layers)
         D = (double)m->n_embd / m->layer[0].n_heads;
-    m->norm_eps = (float)eps;
     m->score_scale = (float)(score > 0 ? score : 1.0 / sqrt(D));
     return 0;
 }
 
-/* How attention and feed-forward network join the stream: the file may say it for gptneox. A
- * stablelm layer without a second norm is parallel, whatever the key says: converters write true
+/* Tensors that some files of an architecture have, in all layers, and others have not. */
+static const struct {
+    unsigned of; /* HAS_... */
+    const char *names[4];
+} optional_parts[] = {
+    {HAS_FFN_NORM, {"ffn_norm.weight", "ffn_norm.bias"}},
+    {HAS_QK_NORM, {"attn_q_norm.weight", "attn_k_norm.weight"}},
+    {HAS_QKV_BIAS, {"attn_qkv.bias", "attn_q.bias", "attn_k.bias", "attn_v.bias"}},
+};
+
+/* HAS_... of this file: one tensor of a part, in any layer, asks for all of it in all layers. */
+static unsigned parts_of(const Model *m)
+{
+    const Arch *a = m->arch;
+    unsigned has = a->has;
+    if (a->norm == NORM_UNIT) has &= ~(unsigned)(HAS_PRE_NORM | HAS_FFN_NORM);
+    for (size_t i = 0; i < sizeof optional_parts / sizeof *optional_parts; i++) {
+        unsigned of = optional_parts[i].of & (a->may | ANY_BIAS);
+        for (int k = 0; of && k < 4 && optional_parts[i].names[k]; k++)
+            if (other_layer(&m->g, optional_parts[i].names[k])) has |= of;
+    }
+    return has;
+}
+
+/* How attention and feed-forward network join the stream: the file must say it for gptneox. A
+ * stablelm model without the second norms is parallel, whatever the key says: converters write true
  * for models that are not. */
 static int read_residual(Model *m, Err *e)
 {
@@ -3816,15 +4467,28 @@ static int read_residual(Model *m, Err *e)
     const Arch *a = m->arch;
     int parallel = a->residual != RES_SEQUENTIAL;
     m->residual = a->residual;
-    if (gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e) < 0) return -1;
-    if (a->norm == NORM_LAYER && !(a->has & HAS_FFN_NORM) && a->residual == RES_SEQUENTIAL) {
-        if (!gguf_tensor(&m->g, "blk.0.ffn_norm.weight")) m->residual = RES_SHARED_NORM;
+    int found = gguf_bool(&m->g, arch_key(m, "use_parallel_residual", key), &parallel, e);
+    if (found < 0) return -1;
+    if (!found && a->residual == RES_TWO_NORMS)
+        return err_set(e, "%s: key '%s' is missing; expected true or false", m->g.path, key);
+    if (a->may & HAS_FFN_NORM) {
+        if (!(m->has & HAS_FFN_NORM)) m->residual = RES_SHARED_NORM;
         return 0;
     }
     if (!parallel && a->residual == RES_TWO_NORMS) m->residual = RES_SEQUENTIAL;
     if (parallel == (m->residual != RES_SEQUENTIAL)) return 0;
     return err_set(e, "%s: key '%s': expected %s for this architecture, found %s", m->g.path, key,
                    parallel ? "false" : "true", parallel ? "true" : "false");
+}
+
+/* --window. The encodings are those of the file: they go by the windows that it has. */
+static void override_window(Model *m, const ModelOptions *opt)
+{
+    int some = 0;
+    if (!opt->windowed) return;
+    for (int l = 0; l < m->n_layers; l++) some |= m->layer[l].window;
+    for (int l = 0; l < m->n_layers; l++)
+        if (!some || m->layer[l].window) m->layer[l].window = opt->window;
 }
 
 static const Arch *arch_named(const Model *m, Err *e)
@@ -3853,15 +4517,22 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     if (m->g.n_tensors == 0)
         return err_set(e, "%s: the file has no tensors: it holds a vocabulary, not a model",
                        m->g.path);
-    if (refuse_keys(m, e) || read_shape(m, e) || read_scales(m, e) || read_residual(m, e))
+    m->has = parts_of(m);
+    if (refuse_keys(m, e) || read_shape(m, e) || read_experts(m, e) || read_scales(m, e) ||
+        read_residual(m, e))
         return -1;
-    for (size_t i = 0; i < m->g.n_tensors; i++) {
-        const Tensor *t = &m->g.tensors[i];
-        m->n_params += (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
-    }
+    m->read_share = xcalloc(m->g.n_tensors, sizeof *m->read_share);
+    for (size_t i = 0; i < m->g.n_tensors; i++) m->read_share[i] = 1;
     Binder b = {.m = m, .e = e, .used = xcalloc(m->g.n_tensors, 1)};
     int bad = read_rope(&b, opt) || bind_tensors(&b);
+    override_window(m, opt);
     free(b.used);
+    for (size_t i = 0; i < m->g.n_tensors; i++) {
+        const Tensor *t = &m->g.tensors[i];
+        uint64_t n = (uint64_t)(t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]);
+        m->n_params += n;
+        m->n_active += (uint64_t)((double)n * (double)m->read_share[i] + 0.5);
+    }
     return bad ? -1 : 0;
 }
 
@@ -3888,6 +4559,7 @@ void model_close(Model *m)
     for (int i = 0; i < m->n_owned; i++) free(m->owned[i]);
     for (int i = 0; i < m->n_views; i++) free(m->views[i]);
     free(m->views);
+    free(m->read_share);
     free(m->owned);
     free(m->config_rope);
     free(m->rope);
@@ -3908,7 +4580,8 @@ Model *model_skeleton(const ModelShape *s)
     NamedModel *n = xcalloc(1, sizeof *n);
     Model *m = &n->m;
     snprintf(n->name, sizeof n->name, "%s", s->arch);
-    n->arch = (Arch){.name = n->name, .layout = s->rope->layout, .rope_base = s->rope->p.base};
+    n->arch = (Arch){
+        .name = n->name, .layout = s->rope->layout, .rope_base = s->rope->p.base, .norm = s->norm};
     *m = (Model){.arch = &n->arch,
                  .n_layers = s->n_layers,
                  .head_dim = s->head_dim,
@@ -4040,6 +4713,9 @@ static int state_sizes(State *s, const StateOptions *opt, Err *e)
     s->int8 = !opt->exact && has_quantized(m);
     s->kv_type = opt->kv_type;
     s->k = kernels_pick(opt->isa, e);
+    if ((double)s->n_batch * fmax(1, m->max_used) * (fmax(1, m->max_ff_exp) / 1024 + 1) > INT_MAX)
+        return err_usage(e, "-b %d: expected a smaller batch for a model that uses %d experts",
+                         s->n_batch, m->max_used);
     for (int r = 0; r < m->n_ropes; r++) s->max_pairs = max_of(s->max_pairs, m->rope[r].n_pairs);
     return s->k ? 0 : -1;
 }
@@ -4120,22 +4796,38 @@ static int state_allocate(State *s, const Buffer *b, int n, Err *e)
     return 0;
 }
 
+/* Floats of a thread's scratch: unpacked rows of the widest input, or scores and keys. */
+static double scratch_size(const State *s, double widest)
+{
+    double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD));
+    double q32 = floor(widest / QB) * sizeof(Q32) / 4;
+    double attention = 2 * SCORE_ROWS * (double)s->n_ctx + SUM_SEG * (double)s->m->head_dim;
+    return ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
+}
+
+/* Strides of the buffers, and the loops of one forward pass. */
+static void state_strides(State *s, double widest, double scratch)
+{
+    const Model *m = s->m;
+    s->xq_stride = (size_t)(widest / QB);
+    s->expert_stride = (size_t)(fmax(m->n_embd, m->max_ff_exp) / QB);
+    s->scratch_floats = (size_t)scratch;
+    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 8;
+}
+
 int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
 {
     static const StateOptions defaults = {0};
     *s = (State){.m = m};
     if (state_sizes(s, opt ? opt : &defaults, e)) return -1;
-    double N = s->n_batch, E = m->n_embd, F = m->max_ff, T = s->n_ctx;
+    double N = s->n_batch, E = m->n_embd, T = s->n_ctx, NU = N * m->max_used;
+    double F = fmax(m->max_ff, m->max_ff_exp), hidden = fmax(N * m->max_ff, NU * m->max_ff_exp);
     double Q = (double)m->max_heads * m->head_dim, KV = (double)m->max_kv_heads * m->head_dim;
     double angles = N * m->n_tables * s->max_pairs, cache = m->n_layers * KV * T;
     double kv_bytes = s->kv_type == T_F16 ? 2 : 4;
     double widest = fmax(fmax(E, F), Q), blocks = floor(widest / QB);
-    double unpacked = fmax(PANEL_SIZE, 12 * (widest + ROW_PAD)), q32 = blocks * sizeof(Q32) / 4;
-    double attention = 2 * SCORE_ROWS * T + SUM_SEG * (double)m->head_dim;
-    double scratch = ceil(fmax(fmax(unpacked + q32, PANEL_MAX * q32), attention) / 64) * 64;
-    s->xq_stride = (size_t)blocks;
-    s->scratch_floats = (size_t)scratch;
-    s->n_loops = (size_t)m->n_layers * LAYER_LOOPS + 8;
+    double scratch = scratch_size(s, widest);
+    state_strides(s, widest, scratch);
     RopeSizes z;
     if (rope_sizes(s, &z, e)) return -1;
     s->n_memory = (size_t)z.memory;
@@ -4147,9 +4839,17 @@ int state_new(State *s, const Model *m, const StateOptions *opt, Err *e)
         {&s->att_out, N * Q, 4},
         {&s->kx, N * KV, 4},
         {&s->v, N * KV, 4},
-        {&s->ff_up, N * F, 4},
-        {&s->ff_gate, N * F, 4},
+        {&s->ff_up, hidden, 4},
+        {&s->ff_gate, hidden, 4},
         {&s->xq, N * blocks, sizeof(Q8)},
+        {&s->route, N * m->n_expert, 4},
+        {&s->pick, NU, 4},
+        {&s->pick_weight, NU, 4},
+        {&s->pick_row, NU, 4},
+        {&s->expert_start, m->n_expert + 1, 4},
+        {&s->expert_taken, m->n_expert, 4},
+        {&s->expert_x, NU * E, 4},
+        {&s->expert_q, NU * (double)s->expert_stride, sizeof(Q8)},
         {&s->cos, angles, 4},
         {&s->sin, angles, 4},
         {&s->now, m->n_ropes, sizeof(RopeNow)},
@@ -4367,11 +5067,13 @@ typedef struct {
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
         *try_layers, *ablation, *contexts, *bases, *factors;
     Strings ropes;
-    const char *kind; /* of `rope`: KIND[:key=value,...] */
-    char *rope_said;  /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
+    const char *kind;     /* of `rope`: KIND[:key=value,...] */
+    char *rope_said;      /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
+    int window;           /* -1: as the file says */
+    char window_said[24]; /* the same in words, or "" */
     int n_predict, n_ctx, n_threads, n_batch, chunks, repeat, n_prompt, depth, controls;
     int json, exact, int8, special, ids, tensors, all_isas, massive, resume, allow_gaps, generate,
-        verbose, ascii, no_analysis;
+        verbose, ascii, no_analysis, pure;
     int head_dim, n_heads, n_layers, span; /* of `rope` */
     double temp, top_p, min_p, repeat_penalty, rope_scale, keep_rope, try_keep, try_scale;
     int top_k, repeat_last_n;
@@ -4430,7 +5132,7 @@ static const Option option_table[] = {
     {"no-analysis", 0, O_FLAG, F(no_analysis), 0, 0, "s", "",
      "the perplexities alone, which is faster"},
     {"ctx-size", 'c', O_INT, F(n_ctx), 1, 1e8, "gcpbaxe", "N", "context: tokens of one window"},
-    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxse", "N",
+    {"threads", 't', O_INT, F(n_threads), 1, 1024, "gcpbaxseq", "N",
      "threads (default: as many CPUs as it may use)"},
     {"batch-size", 'b', O_INT, F(n_batch), 1, 65536, "gcpbaxse", "N", "tokens of one batch (512)"},
     {"generate", 0, O_INT, F(generate), 1, 1e8, "a", "N",
@@ -4469,6 +5171,9 @@ static const Option option_table[] = {
      "--rope in these layers only, as 4-8"},
     {"rope-scale", 0, O_NUM, F(rope_scale), 1e-6, 1e6, "igcpbaBe", "X",
      "factor of --rope linear, instead of the file's"},
+    {"window", 0, O_INT, F(window), 0, 1e9, "igcpbaxse", "N",
+     "a query sees N keys, its own included (0: all): in the layers that the file gives a window, "
+     "in all layers if it gives none (GGUF files of Mistral lose theirs)"},
     {"drop", 0, O_STR, F(drop), 0, 0, "gpax", "WHAT",
      "edit: drop rotary pairs from the logits: partial, half, full, candidates, random, 0,3,5-7"},
     {"layers", 0, O_STR, F(layers), 0, 0, "gpax", "LIST", "edit these layers only, as 4-8"},
@@ -4488,7 +5193,7 @@ static const Option option_table[] = {
      "seed of what is dropped at random (1); of --generate, when --temp is above 0"},
     {"kv", 0, O_STR, F(kv), 0, 0, "gcpbaxse", "f32|f16",
      "type of the cached keys and values (f32)"},
-    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxse", "NAME",
+    {"isa", 0, O_STR, F(isa), 0, 0, "gcpbaxseq", "NAME",
      "base, avx2, ... (the fastest this CPU has); bench: all of them"},
     {"layer", 0, O_INT, F(logit.l), 0, 1e6, "e", "N", "layer of the logit, from 0 (0)"},
     {"head", 0, O_INT, F(logit.h), 0, 1e6, "e", "N", "query head, from 0 (0)"},
@@ -4588,13 +5293,15 @@ static const Option option_table[] = {
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
-    {"tensors", 0, O_FLAG, F(tensors), 0, 0, "i", "", "list every tensor"},
+    {"pure", 0, O_FLAG, F(pure), 0, 0, "q", "",
+     "the output matrix, too, becomes Q4_0 or Q4_1 (instead of Q8_0)"},
+    {"tensors", 0, O_FLAG, F(tensors), 0, 0, "iq", "", "list every tensor"},
     {"output", 'o', O_STR, F(out), 0, 0, "itpbarBxRe", "FILE", "write there instead of to stdout"},
     {"output", 'o', O_STR, F(out), 0, 0, "m", "FILE",
      "write the merged partial result; with --json: the reading"},
     {"output", 'o', O_STR, F(out), 0, 0, "s", "FILE",
      "keep a line of JSON for each cell in FILE, and go on from those that are there"},
-    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxRe", "", "data as JSON"},
+    {"json", 0, O_FLAG, F(json), 0, 0, "itpbaBmxReq", "", "data as JSON"},
     {"json", 0, O_FLAG, F(json), 0, 0, "s", "", "a line of JSON for each cell, and no chart"},
 };
 #undef F
@@ -4632,6 +5339,28 @@ static char *rope_said(const ModelOptions *mo)
     return b.s;
 }
 
+/* What options make of the model, but for its encoding. */
+static ModelOptions model_options(const Options *o)
+{
+    return (ModelOptions){.windowed = o->window >= 0, .window = o->window};
+}
+
+/* --rope and what goes with it, too. */
+static ModelOptions rope_options(const Options *o)
+{
+    ModelOptions mo = model_options(o);
+    mo.rope = o->rope;
+    mo.rope_layers = o->rope_layers;
+    mo.rope_factor = o->rope_scale;
+    return mo;
+}
+
+/* For Provenance.window_override. */
+static const char *window_said(const Options *o)
+{
+    return *o->window_said ? o->window_said : NULL;
+}
+
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int sig)
@@ -4648,16 +5377,22 @@ static double now(void)
 }
 
 /* "done / total  rate  ETA" on one line of a terminal, at most ten times a second. */
-static void progress(const char *what, double done, double total, double started)
+static void progress_in(const char *unit, const char *what, double done, double total,
+                        double started)
 {
     static double last;
     double t = now();
     if (!isatty(2) || (t - last < 0.1 && done < total)) return;
     last = t;
     double rate = done / (t - started + 1e-9), eta = (total - done) / (rate + 1e-9);
-    fprintf(stderr, "\r%s %.0f / %.0f tokens  %.0f/s  %dm%02ds left \033[K", what, done, total,
+    fprintf(stderr, "\r%s %.0f / %.0f %s  %.0f/s  %dm%02ds left \033[K", what, done, total, unit,
             rate, (int)eta / 60, (int)eta % 60);
     if (done >= total) fputs("\r\033[K", stderr);
+}
+
+static void progress(const char *what, double done, double total, double started)
+{
+    progress_in("tokens", what, done, total, started);
 }
 
 static void note(const char *fmt, ...) PRINTF_LIKE(1, 2);
@@ -4675,9 +5410,10 @@ typedef struct {
     Model m;
     State s;
     Tokenizer *tok;
-    int bos;          /* id put before a text, or -1 */
-    char policy[64];  /* how that was decided */
-    const char *rope; /* what takes the place of the file's encoding, in words; NULL: nothing */
+    int bos;            /* id put before a text, or -1 */
+    char policy[64];    /* how that was decided */
+    const char *rope;   /* what takes the place of the file's encoding, in words; NULL: nothing */
+    const char *window; /* of its window, likewise */
     double load_seconds;
 } Session;
 
@@ -4718,7 +5454,7 @@ static void warn_pre(const Tokenizer *t)
 /* The model and its tokenizer, without a state. */
 static int session_model(Session *ss, const Options *o, const ModelOptions *mo, Err *e)
 {
-    *ss = (Session){.bos = -1, .rope = o->rope_said};
+    *ss = (Session){.bos = -1, .rope = o->rope_said, .window = window_said(o)};
     if (o->kv && strcmp(o->kv, "f16") && strcmp(o->kv, "f32"))
         return err_usage(e, "--kv %s: expected f32 or f16", o->kv);
     if (!o->model)
@@ -4736,11 +5472,9 @@ static int session_model(Session *ss, const Options *o, const ModelOptions *mo, 
 static int session_open(Session *ss, const Options *o, int exact, Err *e)
 {
     double t0 = now();
-    ModelOptions mo = {.rope = o->rope,
-                       .rope_layers = o->rope_layers,
-                       .rope_factor = o->rope_scale,
-                       .truncate = o->keep_rope >= 0,
-                       .rope_keep = o->keep_rope};
+    ModelOptions mo = rope_options(o);
+    mo.truncate = o->keep_rope >= 0;
+    mo.rope_keep = o->keep_rope;
     StateOptions so = {.n_ctx = o->n_ctx,
                        .n_batch = o->n_batch,
                        .n_threads = o->n_threads,
@@ -4795,25 +5529,20 @@ static void prepend(Tokens *ids, int id)
 }
 
 /* Says how many bytes of a text have no token in a byte-level vocabulary and were left out. */
-static size_t warn_left_out(const Tokenizer *t, const Bytes *text, const Tokens *ids)
+static size_t warn_left_out(const Bytes *text, const Tokens *ids)
 {
-    Bytes back = {0};
-    if (strcmp(tok_model(t), "gpt2")) return 0;
-    for (size_t i = 0; i < ids->n; i++) tok_bytes(t, ids->id[i], &back);
-    size_t lost = back.n < text->n ? text->n - back.n : 0;
-    if (lost)
+    if (ids->left_out)
         note("warning: %zu of the %zu bytes of the text have no token in this vocabulary and are "
              "left out",
-             lost, text->n);
-    free(back.s);
-    return lost;
+             ids->left_out, text->n);
+    return ids->left_out;
 }
 
 /* Text to ids, with BOS in front if the policy says so. */
 static int encode(const Session *ss, const Bytes *text, int special, Tokens *ids, Err *e)
 {
     if (tok_encode(ss->tok, text->s, text->n, special, ids, e)) return -1;
-    warn_left_out(ss->tok, text, ids);
+    warn_left_out(text, ids);
     if (ss->bos >= 0) prepend(ids, ss->bos);
     if (ids->n > 1 && ss->bos >= 0 && ids->id[1] == ss->bos)
         note("warning: the text itself begins with BOS; now there are two (--bos off)");
@@ -4917,6 +5646,7 @@ static void describe_run(const Session *ss, const Sampler *sp, uint64_t seed)
     note("%s, context %d, BOS %s, %s, %s, %d thread%s", ss->m.g.path, ss->s.n_ctx, ss->policy,
          activations(&ss->s), ss->s.k->name, ss->s.n_threads, ss->s.n_threads > 1 ? "s" : "");
     if (ss->rope) note("encoding: %s, not the file's", ss->rope);
+    if (ss->window) note("window: %s, not the file's", ss->window);
     if (sp->temp <= 0)
         note("greedy");
     else
@@ -5409,7 +6139,7 @@ static double token_cost(const Model *m, double pos)
 {
     double values = 0;
     for (int l = 0; l < m->n_layers; l++) values += (double)m->layer[l].n_heads * m->head_dim;
-    return 1 + pos * 4 * values / (2 * (double)m->n_params);
+    return 1 + pos * 4 * values / (2 * (double)m->n_active);
 }
 
 /* n tokens from position pos on have been run. */
@@ -5482,6 +6212,7 @@ static void perplexity_json(FILE *f, const Session *ss, const Options *o, const 
     fprintf(f, ",\"model_sha256\":\"%s\",\"text_sha256\":\"%s\",\"bos\":", sha, p->text_sha256);
     json_str(f, ss->policy, strlen(ss->policy));
     json_text(f, "rope_override", ss->rope);
+    json_text(f, "window_override", ss->window);
     json_text(f, "edits", p->edits);
     fprintf(f, ",\"protocol\":\"%s\",\"n_ctx\":%d,\"first_scored\":%d,\"windows\":%d,\"exact\":%s,",
             o->protocol, ss->s.n_ctx, p->first + 1, p->done, ss->s.exact ? "true" : "false");
@@ -5498,6 +6229,7 @@ static void perplexity_print(FILE *f, const Session *ss, const Options *o, const
             o->protocol, p->done, ss->s.n_ctx, p->first + 1, ss->policy, activations(&ss->s),
             interrupted ? ", interrupted" : "");
     if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
+    if (ss->window) fprintf(f, "window: %s, not the file's\n", ss->window);
     if (p->edits) fprintf(f, "an edited run, with %s\n", p->edits);
 }
 
@@ -5619,14 +6351,15 @@ static double median(double *x, int n)
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-/* Bytes of weights one decoded token reads: every matrix; of an untied embedding only a row. */
+/* Bytes of weights one decoded token reads: every matrix; of an untied embedding only a row, of
+ * experts those that it uses. */
 static double bytes_per_token(const Model *m)
 {
     double sum = 0;
     for (size_t i = 0; i < m->g.n_tensors; i++) {
         const Tensor *t = &m->g.tensors[i];
-        sum +=
-            t == m->tok_embd && m->output != m->tok_embd ? (double)t->row_bytes : (double)t->bytes;
+        int row = t == m->tok_embd && m->output != m->tok_embd;
+        sum += row ? (double)t->row_bytes : (double)t->bytes * (double)m->read_share[i];
     }
     return sum;
 }
@@ -5696,7 +6429,8 @@ static double operations_per_token(const State *s, int int8)
     for (size_t i = 0; i < s->m->g.n_tensors; i++) {
         const Tensor *t = &s->m->g.tensors[i];
         if (t->n_dims < 2 || t == s->m->tok_embd || t == s->m->output) continue;
-        if (!int8 || takes_int8(s, t)) sum += 2.0 * (double)t->ne[0] * (double)t->ne[1];
+        double values = (double)(t->ne[0] * t->ne[1] * t->ne[2]) * (double)s->m->read_share[i];
+        if (!int8 || takes_int8(s, t)) sum += 2 * values;
     }
     return sum;
 }
@@ -5775,6 +6509,7 @@ static void bench_json(FILE *f, const Session *ss, const Bench *b)
             "{\"schema\":\"ropescope.bench/1\",\"version\":\"%s\",\"model\":", ROPESCOPE_VERSION);
     json_str(f, ss->m.g.path, strlen(ss->m.g.path));
     json_text(f, "rope_override", ss->rope);
+    json_text(f, "window_override", ss->window);
     fprintf(f, ",\"isa\":\"%s\",\"threads\":%d,\"exact\":%s,\"kv\":\"%s\",\"probe\":%s,",
             s->k->name, s->n_threads, s->exact ? "true" : "false",
             s->kv_type == T_F16 ? "f16" : "f32", b->probe ? "true" : "false");
@@ -5806,6 +6541,7 @@ static void bench_print(FILE *f, const Session *ss, const Bench *b)
     fprintf(f, "%s, %d thread%s, %s, probe %s, median of %d\n", s->k->name, s->n_threads,
             s->n_threads > 1 ? "s" : "", activations(s), b->probe ? "on" : "off", b->repeat);
     if (ss->rope) fprintf(f, "encoding: %s, not the file's\n", ss->rope);
+    if (ss->window) fprintf(f, "window: %s, not the file's\n", ss->window);
     fprintf(f, "  load            %10.1f ms (+ %.1f ms first token)\n", b->load * 1e3,
             b->first * 1e3);
     fprintf(f, "  prompt %6d   %10.1f tok/s  %.0f %% of the peak measured here: %.1f Gflop/s",
@@ -6151,7 +6887,7 @@ static int analyze_text(Session *ss, const Options *o, Tokens *ids, Provenance *
     Bytes text = {0};
     int rc = read_text(o, NULL, &text, e) || tok_encode(ss->tok, text.s, text.n, 0, ids, e);
     if (!rc) {
-        p->bytes_left_out = warn_left_out(ss->tok, &text, ids);
+        p->bytes_left_out = warn_left_out(&text, ids);
         sha256_hex(text.s, text.n, p->text_sha256);
     }
     free(text.s);
@@ -6457,6 +7193,7 @@ static Provenance session_provenance(const Session *ss, const Options *o)
                     .model_bytes = ss->m.g.size,
                     .rope_override = ss->m.config_rope ? ss->m.config_rope : o->rope_said,
                     .pre_override = o->pre,
+                    .window_override = window_said(o),
                     .kv = ss->s.kv_type == T_F16 ? "f16" : "f32"};
     return p;
 }
@@ -6614,6 +7351,7 @@ static int activations_check(const Options *o, Err *e)
                                          "repeat-penalty",
                                          "repeat-last-n",
                                          "rope-layers",
+                                         "window",
                                          "bos",
                                          "pre",
                                          "exact",
@@ -7313,8 +8051,11 @@ static int ablate_rope(Ablate *w, const ModelOptions *mo, AblationRun *as, Err *
 /* The encoding of --rope, which in `ablate` is one of the runs. */
 static ModelOptions try_options(const Options *o)
 {
-    return (ModelOptions){
-        .rope = o->try_rope, .rope_layers = o->try_layers, .rope_factor = o->try_scale};
+    ModelOptions mo = model_options(o);
+    mo.rope = o->try_rope;
+    mo.rope_layers = o->try_layers;
+    mo.rope_factor = o->try_scale;
+    return mo;
 }
 
 static int ablate_ropes(Ablate *w, Err *e)
@@ -7322,8 +8063,10 @@ static int ablate_ropes(Ablate *w, Err *e)
     const Options *o = w->o;
     int rc = 0;
     if (o->try_keep >= 0) {
-        ModelOptions mo = {.truncate = 1, .rope_keep = o->try_keep};
+        ModelOptions mo = model_options(o);
         AblationRun as = {.name = NULL};
+        mo.truncate = 1;
+        mo.rope_keep = o->try_keep;
         as.name = add_words(&w->words, "p-RoPE, p = %g", o->try_keep);
         as.edit = add_words(
             &w->words,
@@ -7578,7 +8321,9 @@ static char *cell_spec(const char *asked, int context)
 static int cell_model(const Options *o, const SweepCell *c, Model *m, Err *e)
 {
     char *spec = c->asked ? cell_spec(c->asked, c->context) : NULL;
-    ModelOptions mo = {.rope = spec, .rope_layers = o->rope_layers};
+    ModelOptions mo = model_options(o);
+    mo.rope = spec;
+    mo.rope_layers = o->rope_layers;
     int rc = model_open(m, o->model, &mo, e);
     free(spec);
     return rc;
@@ -7948,7 +8693,7 @@ static int sweep_check(const Options *o, Err *e)
 
 static int run_sweep(Options *o, Err *e)
 {
-    ModelOptions as_it_is = {.rope = NULL};
+    ModelOptions as_it_is = model_options(o);
     if (!o->protocol) o->protocol = "same";
     Sweeper w = {.o = o, .fd = -1, .ss = {.bos = -1}};
     int rc = sweep_check(o, e) || session_model(&w.ss, o, &as_it_is, e);
@@ -7965,6 +8710,7 @@ static int run_sweep(Options *o, Err *e)
                              .exact = !o->int8,
                              .n_threads = o->n_threads ? o->n_threads : default_threads(),
                              .pre_override = o->pre,
+                             .window_override = window_said(o),
                              .kv = o->kv && strcmp(o->kv, "f16") == 0 ? "f16" : "f32"};
         rc = sweep_session(&w, e);
     }
@@ -7973,6 +8719,547 @@ static int run_sweep(Options *o, Err *e)
     free(w.s.cell), free(w.ids.id);
     session_close(&w.ss);
     free(o->ropes.at);
+    return rc ? -1 : 0;
+}
+
+/* ---- quantize */
+
+#define PIECE 131072 /* values converted at a time: what a thread needs for them stays in L2 */
+
+/* What one conversion made of the weights w: sums over them, in 32 lanes, lane after lane, so that
+ * the threads do not matter. */
+typedef struct {
+    double error2, weight2; /* of (w' - w)^2 and of w^2 */
+    float most;             /* largest |w' - w| */
+} Loss;
+
+static void add_up(Loss *to, const Loss *l)
+{
+    to->error2 += l->error2;
+    to->weight2 += l->weight2;
+    to->most = l->most > to->most ? l->most : to->most;
+}
+
+/* Root mean square of the error, over that of the weights. */
+static double relative_loss(const Loss *l)
+{
+    return l->weight2 > 0 ? sqrt(l->error2 / l->weight2) : 0;
+}
+
+/* One tensor of the file, and what becomes of it. */
+typedef struct {
+    const Tensor *t;
+    int type;   /* of it in the new file */
+    int uneven; /* its rows do not divide into blocks */
+    Loss loss;
+} QuantTensor;
+
+typedef struct {
+    size_t tensor;
+    int64_t from; /* its first value */
+    Loss loss;
+} QuantPiece;
+
+typedef struct {
+    const Options *o;
+    Gguf g;
+    int fd; /* of the same file: reading shows errors, and keeps nothing in memory */
+    int type;
+    const Kernels *k;
+    QuantTensor *tensor; /* in the order of the file */
+    QuantPiece *piece;
+    size_t n_pieces;
+    GgufOut out;
+    double started;
+    uint64_t total; /* bytes of tensors to be written */
+    _Atomic uint64_t done;
+    _Atomic size_t next; /* piece */
+    atomic_int failed;
+    size_t failed_piece;
+    Err *e;
+} Quantizer;
+
+/* What one thread works with. */
+typedef struct {
+    uint8_t *in, *out;
+    float *x, *y;
+    Q32 *q;
+} Desk;
+
+static int64_t n_values(const Tensor *t)
+{
+    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+}
+
+/* Bytes of n values of a type. */
+static size_t run_bytes(int type, int64_t n)
+{
+    return (size_t)(n / tensor_types[type].block) * (size_t)tensor_types[type].bytes;
+}
+
+/* Is t a matrix that is multiplied with, or looked up in: not a norm or a bias, of which each value
+ * counts, nor the small matrix that picks experts? As llama-quantize has it. */
+static int is_weight_matrix(const Tensor *t)
+{
+    static const char *const never[] = {"_norm.weight", "ffn_gate_inp.weight",
+                                        "position_embd.weight"};
+    const char end[] = "weight";
+    const size_t n = sizeof end - 1;
+    if (t->ne[1] * t->ne[2] * t->ne[3] == 1) return 0;
+    if (t->name.n < n || memcmp(t->name.s + t->name.n - n, end, n)) return 0;
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++)
+        if (contains(t->name, never[i])) return 0;
+    return 1;
+}
+
+/* The matrix that makes the logits, where an error is felt most. */
+static int is_output(const Gguf *g, const Tensor *t)
+{
+    return str_is(t->name, gguf_tensor(g, "output.weight") ? "output.weight" : "token_embd.weight");
+}
+
+/* The type of a tensor in the new file. Of four bits, the output matrix gets eight, unless it has
+ * no more already. Rows that do not divide into blocks become F16, or stay what they are if that
+ * takes no more space. */
+static void quant_target(const Quantizer *z, QuantTensor *q)
+{
+    const Tensor *t = q->t;
+    const TensorType *want = &tensor_types[z->type], *q8 = &tensor_types[T_Q8_0];
+    q->type = t->type;
+    if (!is_weight_matrix(t)) return;
+    q->uneven = t->ne[0] % want->block != 0;
+    if (q->uneven) {
+        if (t->type == T_F32) q->type = T_F16;
+        return;
+    }
+    q->type = z->type;
+    int bump = want->block > 1 && want->bytes < q8->bytes && !z->o->pure && is_output(&z->g, t);
+    if (bump) q->type = t->row_bytes > (size_t)(t->ne[0] / QB * q8->bytes) ? T_Q8_0 : t->type;
+}
+
+static int place_in_file_cmp(const void *a, const void *b)
+{
+    const QuantTensor *x = a, *y = b;
+    return (x->t->name.s > y->t->name.s) - (x->t->name.s < y->t->name.s);
+}
+
+static int key_place_cmp(const void *a, const void *b)
+{
+    const GgufKey *x = a, *y = b;
+    return (x->key.s > y->key.s) - (x->key.s < y->key.s);
+}
+
+/* Every tensor in the order of the file, and the pieces that they are cut into. */
+static void quant_plan(Quantizer *z)
+{
+    size_t n = z->g.n_tensors, at = 0;
+    z->tensor = xcalloc(n, sizeof *z->tensor);
+    for (size_t i = 0; i < n; i++) z->tensor[i].t = &z->g.tensors[i];
+    qsort(z->tensor, n, sizeof *z->tensor, place_in_file_cmp);
+    for (size_t i = 0; i < n; i++) {
+        quant_target(z, &z->tensor[i]);
+        z->n_pieces += (size_t)((n_values(z->tensor[i].t) + PIECE - 1) / PIECE);
+        z->total += run_bytes(z->tensor[i].type, n_values(z->tensor[i].t));
+    }
+    z->piece = xcalloc(z->n_pieces, sizeof *z->piece);
+    for (size_t i = 0; i < n; i++)
+        for (int64_t from = 0; from < n_values(z->tensor[i].t); from += PIECE)
+            z->piece[at++] = (QuantPiece){.tensor = i, .from = from};
+}
+
+/* What can be asked for, and the number that general.file_type has for it. */
+static const struct {
+    int type, file_type;
+} quant_types[] = {{T_F32, 0}, {T_F16, 1}, {T_BF16, 32}, {T_Q8_0, 7}, {T_Q4_1, 3}, {T_Q4_0, 2}};
+#define N_QUANT_TYPES ((int)(sizeof quant_types / sizeof *quant_types))
+
+static int quant_type(const char *name, int *type, Err *e)
+{
+    for (int i = 0; i < N_QUANT_TYPES; i++)
+        if (strcasecmp(name, tensor_types[quant_types[i].type].name) == 0) {
+            *type = quant_types[i].type;
+            return 0;
+        }
+    return err_usage(e, "type '%s': expected F32, F16, BF16, Q8_0, Q4_1 or Q4_0", name);
+}
+
+/* Keys of the file, in its order and byte for byte, but for the two that say what it is. */
+static void quant_keys(Quantizer *z)
+{
+    const char *const own[2] = {"general.file_type", "general.quantization_version"};
+    int32_t value[2] = {0, 2};
+    for (int i = 0; i < N_QUANT_TYPES; i++)
+        if (quant_types[i].type == z->type) value[0] = quant_types[i].file_type;
+    GgufKey *keys = xcalloc(z->g.n_keys, sizeof *keys);
+    memcpy(keys, z->g.keys, z->g.n_keys * sizeof *keys);
+    qsort(keys, z->g.n_keys, sizeof *keys, key_place_cmp);
+    for (size_t i = 0; i < z->g.n_keys; i++) {
+        int k = str_is(keys[i].key, own[0]) ? 0 : str_is(keys[i].key, own[1]) ? 1 : -1;
+        if (k < 0)
+            gguf_out_key(&z->out, &keys[i]);
+        else
+            gguf_out_int(&z->out, own[k], GGUF_U32, value[k]);
+    }
+    for (int k = 0; k < 2; k++)
+        if (!gguf_find(&z->g, own[k])) gguf_out_int(&z->out, own[k], GGUF_U32, value[k]);
+    free(keys);
+}
+
+/* A run of n values of a type as a tensor, for row_floats. */
+static Tensor run_of(int type, const uint8_t *data, int n)
+{
+    return (Tensor){.type = type, .ne = {n, 1, 1, 1}, .data = data};
+}
+
+/* Index of the first value that is NaN or infinite, or -1. */
+static int not_finite(const float *x, int n)
+{
+    uint32_t bad = 0, u;
+    for (int i = 0; i < n; i++) {
+        memcpy(&u, &x[i], sizeof u);
+        bad |= (u & 0x7f800000) == 0x7f800000;
+    }
+    for (int i = 0; bad && i < n; i++)
+        if (!(fabsf(x[i]) <= FLT_MAX)) return i;
+    return -1;
+}
+
+typedef struct {
+    double error2[LANES], weight2[LANES];
+    float most[LANES];
+} LossLanes;
+
+static void add_loss(LossLanes *s, const float *restrict x, const float *restrict y)
+{
+    float d[LANES];
+    for (int l = 0; l < LANES; l++) d[l] = y[l] - x[l];
+    for (int l = 0; l < LANES; l++)
+        s->most[l] = fabsf(d[l]) > s->most[l] ? fabsf(d[l]) : s->most[l];
+    for (int l = 0; l < LANES; l++) s->error2[l] += (double)d[l] * (double)d[l];
+    for (int l = 0; l < LANES; l++) s->weight2[l] += (double)x[l] * (double)x[l];
+}
+
+/* Of n weights x that have become y. */
+static Loss loss_of(const float *x, const float *y, int n)
+{
+    LossLanes s = {0};
+    Loss all = {0};
+    float last[2][LANES] = {0};
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) add_loss(&s, x + i, y + i);
+    memcpy(last[0], x + i, (size_t)(n - i) * sizeof *x);
+    memcpy(last[1], y + i, (size_t)(n - i) * sizeof *y);
+    add_loss(&s, last[0], last[1]);
+    for (int l = 0; l < LANES; l++) add_up(&all, &(Loss){s.error2[l], s.weight2[l], s.most[l]});
+    return all;
+}
+
+static int quant_read(const Quantizer *z, void *to, size_t n, size_t at, Err *e)
+{
+    for (uint8_t *p = to; n > 0;) {
+        ssize_t got = pread(z->fd, p, n, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0)
+            return err_set(e, "%s: reading failed: %s", z->g.path,
+                           got ? strerror(errno) : "the file has become shorter");
+        p += got;
+        n -= (size_t)got;
+        at += (size_t)got;
+    }
+    return 0;
+}
+
+/* Value i of the tensor is x, which its new type cannot have. */
+static int quant_refuse(const Quantizer *z, const QuantTensor *q, int64_t i, float x, Err *e)
+{
+    char name[96], what[64];
+    if (fabsf(x) <= FLT_MAX)
+        snprintf(what, sizeof what, "what %s can hold", tensor_types[q->type].name);
+    else
+        snprintf(what, sizeof what, "a finite number");
+    return err_set(e, "%s: tensor '%s', row %lld, value %lld: expected %s, found %g", z->g.path,
+                   show(q->t->name, name), (long long)(i / q->t->ne[0]),
+                   (long long)(i % q->t->ne[0]), what, (double)x);
+}
+
+/* Piece p, of n values x, became y, which is not finite: the largest value of the first block of
+ * which that is so was too large. */
+static int quant_too_large(const Quantizer *z, const QuantPiece *p, const float *x, const float *y,
+                           int n, Err *e)
+{
+    const QuantTensor *q = &z->tensor[p->tensor];
+    int i = not_finite(y, n), largest = i;
+    MUST(i >= 0);
+    for (int k = i; k < i + tensor_types[q->type].block; k++)
+        if (fabsf(x[k]) > fabsf(x[largest])) largest = k;
+    return quant_refuse(z, q, p->from + largest, x[largest], e);
+}
+
+/* Reads one piece and leaves it as its new type in d->out, and its size in *bytes. */
+static int quant_piece(const Quantizer *z, QuantPiece *p, const Desk *d, size_t *bytes, Err *e)
+{
+    const QuantTensor *q = &z->tensor[p->tensor];
+    int64_t left_over = n_values(q->t) - p->from;
+    int n = left_over < PIECE ? (int)left_over : PIECE, bad;
+    size_t at = (size_t)(q->t->data - z->g.map) + run_bytes(q->t->type, p->from);
+    int copy = q->type == q->t->type;
+    *bytes = run_bytes(q->type, n);
+    if (quant_read(z, copy ? d->out : d->in, run_bytes(q->t->type, n), at, e)) return -1;
+    if (copy) return 0;
+    Tensor from = run_of(q->t->type, d->in, n), to = run_of(q->type, d->out, n);
+    const float *x = row_floats(z->k, &from, 0, d->x, d->q);
+    if ((bad = not_finite(x, n)) >= 0) return quant_refuse(z, q, p->from + bad, x[bad], e);
+    if (q->type == T_F16)
+        z->k->pack_f16((uint16_t *)(void *)d->out, x, n);
+    else
+        tensor_types[q->type].pack(d->out, x, n);
+    const float *y = row_floats(z->k, &to, 0, d->y, d->q);
+    p->loss = loss_of(x, y, n);
+    return isfinite(p->loss.error2) ? 0 : quant_too_large(z, p, x, y, n, e);
+}
+
+static void desk_new(Desk *d)
+{
+    d->in = xcalloc(PIECE, 4);
+    d->out = xcalloc(PIECE, 4);
+    d->x = xcalloc(PIECE, sizeof *d->x);
+    d->y = xcalloc(PIECE, sizeof *d->y);
+    d->q = xcalloc(PIECE / QB, sizeof *d->q);
+}
+
+static void desk_free(Desk *d)
+{
+    free(d->in);
+    free(d->out);
+    free(d->x);
+    free(d->y);
+    free(d->q);
+}
+
+/* Piece i failed: of several, the first of the file is reported, whoever came first. (Those before
+ * it have been taken already, and are ended.) */
+static void quant_failed(Quantizer *z, size_t i, const Err *e)
+{
+#pragma omp critical
+    if (!z->failed || i < z->failed_piece) {
+        *z->e = *e;
+        z->failed_piece = i;
+        z->failed = 1;
+    }
+}
+
+/* The work of one thread: the next piece that nobody has, until there is none. */
+static void quant_work(Quantizer *z)
+{
+    Desk d;
+    desk_new(&d);
+    for (size_t i; !z->failed && !interrupted && (i = z->next++) < z->n_pieces;) {
+        QuantPiece *p = &z->piece[i];
+        Err e;
+        size_t bytes;
+        if (quant_piece(z, p, &d, &bytes, &e) ||
+            gguf_out_at(&z->out, p->tensor, run_bytes(z->tensor[p->tensor].type, p->from), d.out,
+                        bytes, &e))
+            quant_failed(z, i, &e);
+        uint64_t done = atomic_fetch_add(&z->done, bytes) + bytes;
+        if (omp_get_thread_num() == 0)
+            progress_in("MB", "written", (double)done / 1e6, (double)z->total / 1e6, z->started);
+    }
+    desk_free(&d);
+}
+
+/* Every piece. What is measured is added up in the order of the file, after all have ended. */
+static int quant_run(Quantizer *z)
+{
+    int n_threads = z->o->n_threads ? z->o->n_threads : default_threads();
+    if ((size_t)n_threads > z->n_pieces) n_threads = max_of((int)z->n_pieces, 1);
+    z->started = now();
+#pragma omp parallel num_threads(n_threads)
+    quant_work(z);
+    if (z->failed || interrupted) return -1;
+    for (size_t i = 0; i < z->n_pieces; i++)
+        add_up(&z->tensor[z->piece[i].tensor].loss, &z->piece[i].loss);
+    progress_in("MB", "written", (double)z->total / 1e6, (double)z->total / 1e6, z->started);
+    return 0;
+}
+
+/* Sums over the tensors, for the report. */
+typedef struct {
+    Loss loss;                     /* of those that were converted */
+    const Tensor *most;            /* where the largest error is; NULL: there is none */
+    double weights, before, after; /* values; bytes of tensors */
+    size_t n[T_N_TYPES];           /* tensors that became this type, */
+    double values[T_N_TYPES];      /* and their values */
+    size_t kept, requantized, uneven;
+    double kept_values;
+} QuantSums;
+
+static QuantSums quant_sums(const Quantizer *z)
+{
+    QuantSums s = {0};
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        const QuantTensor *q = &z->tensor[i];
+        double n = (double)n_values(q->t);
+        s.weights += n;
+        s.before += (double)q->t->bytes;
+        s.after += (double)run_bytes(q->type, n_values(q->t));
+        s.uneven += (size_t)q->uneven;
+        if (q->type == q->t->type) {
+            s.kept++;
+            s.kept_values += n;
+            continue;
+        }
+        s.n[q->type]++;
+        s.values[q->type] += n;
+        s.requantized += tensor_types[q->t->type].block > 1 && tensor_types[q->type].block > 1;
+        if (q->loss.most > s.loss.most) s.most = q->t;
+        add_up(&s.loss, &q->loss);
+    }
+    return s;
+}
+
+static void quant_warn(const Quantizer *z)
+{
+    QuantSums s = quant_sums(z);
+    Err e;
+    if (!arch_named(&(Model){.g = z->g}, &e))
+        note("warning: %s: which of its tensors should stay as they are is not known here", e.msg);
+    if (s.requantized)
+        note(
+            "warning: matrices that are quantized already (%zu): the new error comes on top of the "
+            "old one; better begin with F32, F16 or BF16",
+            s.requantized);
+    if (s.uneven)
+        note("warning: matrices whose rows are no multiple of %d long (%zu): they become F16, or "
+             "stay as they are if that takes no more space",
+             tensor_types[z->type].block, s.uneven);
+    if (s.kept == z->g.n_tensors)
+        note("warning: nothing is left to convert to %s", z->o->inputs[2]);
+}
+
+static double bits_per_weight(double bytes, double weights)
+{
+    return weights > 0 ? bytes * 8 / weights : 0;
+}
+
+static void quant_print(const Quantizer *z, const QuantSums *s, double before, double after)
+{
+    char name[96];
+    printf("%s: %.1f MB, %.2f bits per weight (%s: %.1f MB, %.2f)\n", z->o->inputs[1], after / 1e6,
+           bits_per_weight(s->after, s->weights), z->g.path, before / 1e6,
+           bits_per_weight(s->before, s->weights));
+    for (int i = 0; i < N_QUANT_TYPES; i++) {
+        int type = quant_types[i].type;
+        if (s->n[type])
+            printf("  %-8s %zu tensors, %.1fM weights\n", tensor_types[type].name, s->n[type],
+                   s->values[type] / 1e6);
+    }
+    printf("  %-8s %zu tensors, %.1fM weights\n", "kept", s->kept, s->kept_values / 1e6);
+    printf("  %-8s RMS %.3g of the RMS weight; largest %.3g", "error", relative_loss(&s->loss),
+           (double)s->loss.most);
+    if (s->most) printf(" in %s", show(s->most->name, name));
+    printf("\n");
+    for (size_t i = 0; i < z->g.n_tensors && z->o->tensors; i++) {
+        const QuantTensor *q = &z->tensor[i];
+        printf("  %-32s %-6s", show(q->t->name, name), tensor_types[q->t->type].name);
+        if (q->type != q->t->type)
+            printf(" %-6s RMS %.3g, largest %.3g", tensor_types[q->type].name,
+                   relative_loss(&q->loss), (double)q->loss.most);
+        printf("\n");
+    }
+}
+
+static void quant_tensor_json(const QuantTensor *q)
+{
+    fputs("{\"name\":", stdout);
+    json_str(stdout, q->t->name.s, q->t->name.n);
+    printf(",\"from\":\"%s\",\"to\":\"%s\",\"weights\":%lld,\"bytes\":%zu,\"rms_error\":",
+           tensor_types[q->t->type].name, tensor_types[q->type].name, (long long)n_values(q->t),
+           run_bytes(q->type, n_values(q->t)));
+    json_num(stdout, relative_loss(&q->loss));
+    fputs(",\"max_error\":", stdout);
+    json_num(stdout, (double)q->loss.most);
+    putchar('}');
+}
+
+/* rms_error is relative to the RMS of the weights, max_error is not. */
+static void quant_json(const Quantizer *z, const QuantSums *s, double before, double after)
+{
+    fputs("{\"schema\":\"ropescope.quantize/1\"", stdout);
+    json_text(stdout, "input", z->o->inputs[0]);
+    json_text(stdout, "output", z->o->inputs[1]);
+    printf(",\"type\":\"%s\",\"bytes_before\":%.0f,\"bytes_after\":%.0f,\"weights\":%.0f",
+           tensor_types[z->type].name, before, after, s->weights);
+    fputs(",\"bits_per_weight_before\":", stdout);
+    json_num(stdout, bits_per_weight(s->before, s->weights));
+    fputs(",\"bits_per_weight_after\":", stdout);
+    json_num(stdout, bits_per_weight(s->after, s->weights));
+    fputs(",\"rms_error\":", stdout);
+    json_num(stdout, relative_loss(&s->loss));
+    fputs(",\"max_error\":", stdout);
+    json_num(stdout, (double)s->loss.most);
+    fputs(",\"max_error_in\":", stdout);
+    if (s->most)
+        json_str(stdout, s->most->name.s, s->most->name.n);
+    else
+        fputs("null", stdout);
+    fputs(",\"tensors\":[", stdout);
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        if (i) putchar(',');
+        quant_tensor_json(&z->tensor[i]);
+    }
+    fputs("]}\n", stdout);
+}
+
+/* The input, and what is to become of it; nothing is written yet. */
+static int quant_open(Quantizer *z, const Options *o, Err *e)
+{
+    struct stat st;
+    *z = (Quantizer){.o = o, .fd = -1, .e = e};
+    if (o->n_inputs != 3 || strcmp(o->inputs[1], "-") == 0)
+        return err_usage(e, "quantize: expected two files and a type: ropescope quantize IN.gguf "
+                            "OUT.gguf Q8_0");
+    if (quant_type(o->inputs[2], &z->type, e) ||
+        not_this_input("the output", o->inputs[1], o->inputs[0], e) ||
+        !(z->k = kernels_pick(o->isa, e)) || gguf_open(&z->g, o->inputs[0], e))
+        return -1;
+    z->fd = open(o->inputs[0], O_RDONLY | O_CLOEXEC);
+    if (z->fd < 0 || fstat(z->fd, &st) || (size_t)st.st_size != z->g.size)
+        return err_set(e, "%s: cannot be read", z->g.path);
+    quant_plan(z);
+    return 0;
+}
+
+static int quant_file(Quantizer *z)
+{
+    if (gguf_out_open(&z->out, z->o->inputs[1], z->e)) return -1;
+    quant_keys(z);
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        Tensor t = *z->tensor[i].t;
+        t.type = z->tensor[i].type;
+        gguf_out_tensor(&z->out, &t);
+    }
+    quant_warn(z);
+    int rc = gguf_out_scatter(&z->out, z->e) || quant_run(z) || gguf_out_close(&z->out, z->e);
+    if (rc) gguf_out_abandon(&z->out);
+    return rc ? -1 : 0;
+}
+
+static int run_quantize(Options *o, Err *e)
+{
+    Quantizer z;
+    struct stat st;
+    int rc = quant_open(&z, o, e) || quant_file(&z);
+    if (!rc) {
+        QuantSums s = quant_sums(&z);
+        double after = stat(o->inputs[1], &st) == 0 ? (double)st.st_size : 0;
+        (o->json ? quant_json : quant_print)(&z, &s, (double)z.g.size, after);
+    }
+    if (z.fd >= 0) close(z.fd);
+    free(z.tensor);
+    free(z.piece);
+    gguf_close(&z.g);
+    free(o->inputs);
     return rc ? -1 : 0;
 }
 
@@ -8037,6 +9324,24 @@ static void info_ropes(FILE *f, const Model *m)
     free(layer);
 }
 
+/* The windows of attention, if some layer has one. */
+static void info_windows(FILE *f, const Model *m)
+{
+    char layers[256], *layer = xcalloc((size_t)m->n_layers + 1, 1);
+    for (int l = 0; l < m->n_layers; l++) {
+        int window = m->layer[l].window, first = window > 0;
+        for (int k = 0; k < m->n_layers; k++) {
+            layer[k] = m->layer[k].window == window;
+            if (k < l && layer[k]) first = 0;
+        }
+        if (!first) continue;
+        list_runs(layer, m->n_layers, layers, sizeof layers);
+        fprintf(f, "  window        %d tokens, in layer%s %s\n", window,
+                strpbrk(layers, " ") ? "s" : "", layers);
+    }
+    free(layer);
+}
+
 /* "ropes":[...]: every encoding, in words, and its layers. */
 static void info_ropes_json(FILE *f, const Model *m)
 {
@@ -8063,6 +9368,20 @@ static const char *angles_of(const Rope *r)
     return words[r->uneven];
 }
 
+/* Layers may differ; what the first one with experts has. */
+static void info_experts(FILE *f, const Model *m)
+{
+    const Layer *ly = NULL;
+    int n = 0;
+    for (int l = m->n_layers - 1; l >= 0; l--)
+        if (m->layer[l].n_expert) ly = &m->layer[l], n++;
+    if (!ly) return;
+    fprintf(f, "  experts       %d of width %d in %d layers, %d used by a token", ly->n_expert,
+            ly->n_ff_exp, n, ly->n_used);
+    if (ly->w_up) fprintf(f, " and a shared one of width %d", ly->n_ff);
+    fprintf(f, ": %.1fM parameters active\n", (double)m->n_active / 1e6);
+}
+
 static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *chat)
 {
     const Layer *l0 = &m->layer[0];
@@ -8072,8 +9391,11 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
     fprintf(f, "%s: GGUF %u, %.1f MB\n", m->g.path, m->g.version, (double)m->g.size / 1e6);
     fprintf(f, "  architecture  %s, %.1fM parameters, %s output matrix\n", m->arch->name,
             (double)m->n_params / 1e6, m->output == m->tok_embd ? "tied" : "untied");
-    fprintf(f, "  shape         %d layers, embedding %d, %d heads (%d kv) of %d, feed-forward %d\n",
-            m->n_layers, m->n_embd, l0->n_heads, l0->n_kv_heads, m->head_dim, l0->n_ff);
+    fprintf(f, "  shape         %d layers, embedding %d, %d heads (%d kv) of %d", m->n_layers,
+            m->n_embd, l0->n_heads, l0->n_kv_heads, m->head_dim);
+    if (l0->n_ff && !l0->n_expert) fprintf(f, ", feed-forward %d", l0->n_ff);
+    fputc('\n', f);
+    info_experts(f, m);
     fprintf(f, "  vocabulary    %d tokens, %s%s%s, BOS %d%s, EOS %d\n", m->n_vocab, tok_model(t),
             *tok_pre(t) ? " / " : "", tok_pre(t), tok_bos(t), tok_add_bos(t) ? " (added)" : "",
             tok_eos(t));
@@ -8086,6 +9408,7 @@ static void info_print(FILE *f, const Model *m, const Tokenizer *t, const char *
         fprintf(f, "  angles        %s\n", angles_of(r));
     else
         info_slow_pairs(f, r);
+    info_windows(f, m);
     fprintf(f, "  tensors       %zu: %s\n", m->g.n_tensors, types);
     fprintf(f, "  chat template %s\n", chat);
 }
@@ -8102,14 +9425,20 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
             m->output == m->tok_embd ? "true" : "false");
     fprintf(f, ",\"layers\":%d,\"n_embd\":%d,\"head_dim\":%d,\"n_vocab\":%d,\"n_ctx\":%d",
             m->n_layers, m->n_embd, m->head_dim, m->n_vocab, m->n_ctx_train);
-    for (int k = 0; k < 3; k++) {
-        fprintf(f, ",\"%s\":[", (const char *[]){"heads", "kv_heads", "n_ff"}[k]);
+    static const char *const column[] = {"heads",   "kv_heads",     "n_ff",       "windows",
+                                         "experts", "experts_used", "n_ff_expert"};
+    for (int k = 0; k < (m->n_expert ? 7 : 4); k++) {
+        fprintf(f, ",\"%s\":[", column[k]);
         for (int l = 0; l < m->n_layers; l++) {
-            const Layer *ly = &m->layer[l];
-            fprintf(f, "%s%d", l ? "," : "", (int[]){ly->n_heads, ly->n_kv_heads, ly->n_ff}[k]);
+            const Layer *y = &m->layer[l];
+            int used = y->n_expert ? y->n_used : 0, width = y->n_expert ? y->n_ff_exp : 0;
+            fprintf(f, "%s%d", l ? "," : "",
+                    (int[]){y->n_heads, y->n_kv_heads, y->n_ff, y->window, y->n_expert, used,
+                            width}[k]);
         }
         fputc(']', f);
     }
+    if (m->n_expert) fprintf(f, ",\"active_parameters\":%llu", (unsigned long long)m->n_active);
     fprintf(
         f,
         ",\"rope\":{\"kind\":\"%s\",\"base\":%.17g,\"factor\":%.17g,\"n_rot\":%d,\"n_ctx_orig\":%d,"
@@ -8131,8 +9460,7 @@ static void info_json(FILE *f, const Model *m, const Tokenizer *t, const char *c
 static int run_info(Options *o, Err *e)
 {
     Model m = {0};
-    ModelOptions mo = {
-        .rope = o->rope, .rope_layers = o->rope_layers, .rope_factor = o->rope_scale};
+    ModelOptions mo = rope_options(o);
     OutFile out;
     Tokenizer *t = NULL;
     if (!o->model) return err_usage(e, "which model? ropescope info MODEL.gguf");
@@ -8187,7 +9515,7 @@ static int run_tokenize(Options *o, Err *e)
     int rc = !t || bos_policy(t, o->bos, &bos, policy, e) || read_text(o, NULL, &text, e);
     if (!rc) warn_pre(t);
     rc = rc || tok_encode(t, text.s, text.n, o->special, &ids, e);
-    if (!rc) warn_left_out(t, &text, &ids);
+    if (!rc) warn_left_out(&text, &ids);
     if (!rc && bos >= 0) prepend(&ids, bos);
     rc = rc || out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
@@ -8219,6 +9547,20 @@ static const char rope_help[] =
     "  ropescope rope none -m model.gguf --rope-layers 4-8  another one in some layers\n"
     "  ropescope rope yarn:factor=4 --json -o yarn.json    the numbers\n";
 
+static const char quantize_help[] =
+    "Examples:\n"
+    "  ropescope quantize model.gguf small.gguf Q8_0          8.5 bits per weight\n"
+    "  ropescope quantize model.gguf smaller.gguf Q4_0        4.5, the output matrix in Q8_0\n"
+    "  ropescope quantize model.gguf smallest.gguf Q4_0 --pure\n"
+    "  ropescope quantize model.gguf half.gguf BF16 --json    what became of each tensor\n"
+    "  ropescope quantize small.gguf large.gguf F32           back, with the errors it has\n";
+
+static const char quantize_notes[] =
+    "\nTYPE is F32, F16, BF16, Q8_0, Q4_1 or Q4_0. Matrices are converted; norms, biases, other\n"
+    "vectors and the router of a mixture of experts stay as they are, and so does all metadata\n"
+    "but general.file_type and general.quantization_version. Blocks are those of llama.cpp. The\n"
+    "error is that of the weights: its root mean square over theirs, and its largest size.\n";
+
 static const Command commands[] = {
     {"info", 'i', "MODEL", "what is in a model file", run_info},
     {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
@@ -8242,6 +9584,10 @@ static const Command commands[] = {
      run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
      run_report},
+    {"quantize", 'q', "IN.gguf OUT.gguf TYPE",
+     "the same model in fewer bits: Q8_0, Q4_1, Q4_0, "
+     "BF16, F16",
+     run_quantize},
     {"rope", 'R', "KIND:key=value", "every position encoding, or one explained and drawn",
      run_rope},
 };
@@ -8265,6 +9611,7 @@ static void help(FILE *f)
           "  ropescope generate model.gguf -p 'Once upon a time' -n 100\n"
           "  ropescope chat model.gguf                         a conversation (end with Ctrl-D)\n"
           "  ropescope perplexity model.gguf -f text.txt -c 512\n"
+          "  ropescope quantize model.gguf small.gguf Q8_0     the same model in fewer bits\n"
           "  echo 'Hello world' | ropescope tokenize model.gguf -f -\n\n"
           "ropescope " ROPESCOPE_VERSION ": transformer inference that shows rotary position "
           "embeddings at work\n\nCommands:\n",
@@ -8286,8 +9633,8 @@ static int belongs(const Option *o, const Command *c)
 
 static void command_help(FILE *f, const Command *c)
 {
-    if (c->run == run_rope)
-        fputs(rope_help, f);
+    if (c->run == run_rope || c->run == run_quantize)
+        fputs(c->run == run_rope ? rope_help : quantize_help, f);
     else
         fprintf(f, "Example:\n  ropescope %s %s\n", c->name, c->args);
     fprintf(f, "\n%s: %s\n\nOptions:\n", c->name, c->what);
@@ -8300,6 +9647,7 @@ static void command_help(FILE *f, const Command *c)
         fprintf(f, "  %-34s %s\n", left_side, o->help);
     }
     if (c->run == run_check) fputs(check_help, f);
+    if (c->run == run_quantize) fputs(quantize_notes, f);
 }
 
 /* Edits (insert, delete, replace) from a to b, both short. */
@@ -8407,7 +9755,7 @@ static void parse_options(const Command *c, Options *o, int argc, char **argv)
     for (int i = 0; i < argc; i++) {
         char *arg = argv[i];
         if (positional_only || arg[0] != '-' || !arg[1]) {
-            if (strstr(c->args, "...")) {
+            if (strstr(c->args, "...") || c->run == run_quantize) {
                 o->inputs = xrealloc(o->inputs, (size_t)o->n_inputs + 1, sizeof *o->inputs);
                 o->inputs[o->n_inputs++] = arg;
                 continue;
@@ -8477,6 +9825,7 @@ int main(int argc, char **argv)
                  .repeat_last_n = 64,
                  .seed = -1,
                  .controls = 3,
+                 .window = -1,
                  .keep_rope = -1,
                  .try_keep = -1,
                  .analysis = analysis_defaults(),
@@ -8486,8 +9835,10 @@ int main(int argc, char **argv)
                  .checkpoint_every = 60};
     const Command *c = find_command(argv[1]);
     parse_options(c, &o, argc - 2, argv + 2);
-    ModelOptions mo = {.rope = o.rope, .rope_layers = o.rope_layers, .rope_factor = o.rope_scale};
+    ModelOptions mo = rope_options(&o);
     o.rope_said = rope_said(&mo);
+    if (o.window >= 0)
+        snprintf(o.window_said, sizeof o.window_said, o.window ? "%d tokens" : "none", o.window);
     if (o.n_predict == -2) o.n_predict = strcmp(c->name, "generate") == 0 ? 128 : -1;
     /* Without SA_RESTART, so that waiting for a line of chat ends too. */
     struct sigaction act = {.sa_handler = on_interrupt};

@@ -6,8 +6,18 @@
  *   "gpt2"   byte-level BPE: the text is first split into words (the pre-tokenizer), each word is
  *            bytes, merged by the rank of the pair in a list.
  * In both, the text is first cut at special tokens, and the best merge is made first, leftmost
- * among equals. Order of this file: classes of characters, pre-tokenizers, merging, encoding,
- * decoding, loading, and the Unicode table.
+ * among equals. Order of this file: classes of characters, pre-tokenizers, normalisation, merging,
+ * encoding, decoding, loading, and the Unicode tables.
+ *
+ * Keys of our own (export.py writes them), for what GGUF cannot say:
+ *   ropescope.tokenizer.normalizer       what becomes of the text between special tokens:
+ *     nfc              composed characters (gpt2)
+ *     sentencepiece    llama: one space before it, and none after late tokens
+ *     metaspace        llama: a space before it unless it begins with one
+ *     metaspace-first  llama: the same, but only at the beginning of the whole text
+ *   ropescope.tokenizer.late             ids of special tokens that are looked for after that
+ *   ropescope.tokenizer.lstrip, .rstrip  ids of those that swallow the white space beside them
+ *   ropescope.tokenizer.whole_words      gpt2: a word that is a token is not merged
  *
  * A Tokenizer points into the GGUF mapping, which has to outlive it; it is read-only after
  * tok_new, so threads may share it.
@@ -19,10 +29,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Attributes of a token: tokenizer.ggml.token_type, and flags: ends generation, swallows the
- * whitespace after it, has the same text as an earlier token. */
+/* Attributes of a token: tokenizer.ggml.token_type, and flags: ends generation, has the same text
+ * as an earlier token, swallows the white space before or after it, is looked for in the text only
+ * after normalisation. */
 enum { NORMAL = 1, UNKNOWN, CONTROL, USER, UNUSED, BYTE };
-enum { TYPE = 7, EOG = 8, RSTRIP = 16, AGAIN = 32 };
+enum { TYPE = 7, EOG = 8, AGAIN = 16, LSTRIP = 32, RSTRIP = 64, LATE = 128 };
+
+/* What becomes of the text between special tokens; the default of llama: a space before it. */
+typedef enum { PLAIN, NFC, SENTENCEPIECE, METASPACE, METASPACE_FIRST, N_NORMAL } Normal;
 
 /* Class of a character, one bit: general categories Lu Lt, Ll, Lm Lo, M, N, P, and White_Space;
  * a byte that is not UTF-8 is a character of the class REST. */
@@ -68,6 +82,20 @@ typedef struct {
     int id;
 } Special;
 
+/* The canonical decomposition of a code point; a singleton has no second. */
+typedef struct {
+    uint32_t code, first, second;
+} Canonical;
+
+enum { MAX_CANONICAL = 2100, CLASS_END = 0x1F000 }; /* no combining class from there on */
+
+typedef struct {
+    Canonical split[MAX_CANONICAL]; /* by code */
+    Canonical join[MAX_CANONICAL];  /* by first, then second */
+    int n_split, n_join;
+    uint8_t class[CLASS_END]; /* canonical combining class of a code point */
+} Unicode;
+
 struct Tokenizer {
     const char *path;
     int spm;        /* "llama", else "gpt2" */
@@ -75,19 +103,24 @@ struct Tokenizer {
     char pre_name[32];
     int n_vocab;
     Str *text;        /* [V] as written in the file */
-    uint8_t *attr;    /* [V] type, EOG, RSTRIP, AGAIN */
+    uint8_t *attr;    /* [V] type and flags */
     uint32_t *rank;   /* [V] llama only: a higher score is a lower rank */
     size_t max_len;   /* bytes of the longest text */
     VocabSlot *vocab; /* open addressing, keyed by text */
     size_t vocab_mask;
     PairSlot *pair; /* gpt2 only: the merges */
     size_t pair_mask;
-    int byte_id[256]; /* token that stands for one byte; -1: none */
+    int byte_id[256];  /* token that stands for one byte; -1: none */
+    int bytes_missing; /* gpt2: how many have none */
     int bos, eos, unk;
     int add_bos, add_eos, space_prefix;
+    int whole; /* gpt2 only: a word that is a token is not merged */
+    Normal normal;
+    Unicode *unicode; /* NFC only */
     int words;        /* llama only: no token has a space after anything else */
     Special *special; /* sorted by text, then id: a trie without nodes */
     int n_special;
+    int n_late;              /* 0: none of them is late */
     int special_from[257];   /* first special token whose text begins with byte >= i */
     uint8_t *cls;            /* gpt2 only: [0x110000] class of each code point */
     uint16_t byte_code[256]; /* gpt2 only: the code point that stands for a byte in texts */
@@ -157,12 +190,14 @@ static int is_newline(char c)
     return c == '\r' || c == '\n';
 }
 
-/* 's 't 're 've 'm 'll 'd; fold = 0x20: in any case (of ASCII: no long s). i if there is none. */
+/* 's 't 're 've 'm 'll 'd; fold = 0x20: in any case, where U+017F (long s) is an s, too. i if there
+ * is none. */
 static size_t contraction(const Text *x, size_t i, size_t end, int fold)
 {
     if (end - i < 2 || x->s[i] != '\'') return i;
     int a = x->s[i + 1] | fold, b = end - i > 2 ? x->s[i + 2] | fold : 0;
     if (a == 's' || a == 't' || a == 'm' || a == 'd') return i + 2;
+    if (fold && end - i > 2 && !memcmp(x->s + i + 1, "\xC5\xBF", 2)) return i + 3;
     int two = (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l');
     return two ? i + 3 : i;
 }
@@ -316,6 +351,156 @@ static const Pre PRES[] = {
 };
 enum { N_PRES = sizeof PRES / sizeof *PRES };
 
+/* ---------------------------------------------------------------- normalisation */
+
+#define BAD_BYTE 0x80000000u /* among code points: a byte that is not UTF-8 */
+
+typedef struct {
+    uint32_t *c;
+    size_t n, cap;
+} Codes;
+
+static void codes_add(Codes *x, uint32_t c)
+{
+    if (x->n == x->cap) {
+        x->cap = x->cap ? x->cap * 2 : 256;
+        x->c = xrealloc(x->c, x->cap, sizeof *x->c);
+    }
+    x->c[x->n++] = c;
+}
+
+static int class_of(const Unicode *u, uint32_t c)
+{
+    return c < CLASS_END ? u->class[c] : 0;
+}
+
+static int split_cmp(const void *key, const void *entry)
+{
+    uint32_t a = *(const uint32_t *)key, b = ((const Canonical *)entry)->code;
+    return a < b ? -1 : a > b;
+}
+
+static int join_cmp(const void *a, const void *b)
+{
+    const Canonical *x = a, *y = b;
+    if (x->first != y->first) return x->first < y->first ? -1 : 1;
+    return x->second < y->second ? -1 : x->second > y->second;
+}
+
+/* Hangul syllables: S = 0xAC00 + (l * 21 + v) * 28 + t of the letters 0x1100 + l, 0x1161 + v and,
+ * if t > 0, 0x11A7 + t (The Unicode Standard, 3.12). */
+enum { HANGUL = 0xAC00, HANGUL_L = 0x1100, HANGUL_V = 0x1161, HANGUL_T = 0x11A7 };
+enum { N_LEADS = 19, N_VOWELS = 21, N_TAILS = 28, N_HANGUL = N_LEADS * N_VOWELS * N_TAILS };
+
+/* Appends the full canonical decomposition of c. */
+static void decompose(const Unicode *u, uint32_t c, Codes *out)
+{
+    if (c - HANGUL < N_HANGUL) {
+        uint32_t s = c - HANGUL, tail = s % N_TAILS;
+        codes_add(out, HANGUL_L + s / (N_VOWELS * N_TAILS));
+        codes_add(out, HANGUL_V + s / N_TAILS % N_VOWELS);
+        if (tail) codes_add(out, HANGUL_T + tail);
+        return;
+    }
+    const Canonical *p = bsearch(&c, u->split, (size_t)u->n_split, sizeof *p, split_cmp);
+    if (!p) {
+        codes_add(out, c);
+        return;
+    }
+    decompose(u, p->first, out); /* a table of Unicode: three levels at most */
+    if (p->second) decompose(u, p->second, out);
+}
+
+/* The character that a and b make together; 0 if none. */
+static uint32_t composed(const Unicode *u, uint32_t a, uint32_t b)
+{
+    if (a - HANGUL_L < N_LEADS && b - HANGUL_V < N_VOWELS)
+        return HANGUL + ((a - HANGUL_L) * N_VOWELS + b - HANGUL_V) * N_TAILS;
+    if (a - HANGUL < N_HANGUL && (a - HANGUL) % N_TAILS == 0 && b - HANGUL_T - 1 < N_TAILS - 1)
+        return a + b - HANGUL_T;
+    Canonical key = {0, a, b};
+    const Canonical *p = bsearch(&key, u->join, (size_t)u->n_join, sizeof *p, join_cmp);
+    return p ? p->code : 0;
+}
+
+/* Runs of marks in the order of their classes, equal ones as they were: by counting, so that no
+ * text takes quadratic time. */
+static void order_marks(const Unicode *u, Codes *x)
+{
+    uint32_t *copy = xcalloc(x->n, sizeof *copy);
+    for (size_t i = 0, end; i < x->n; i = end + (end == i)) {
+        size_t at[257] = {0};
+        for (end = i; end < x->n && class_of(u, x->c[end]);) end++;
+        if (end - i < 2) continue;
+        for (size_t k = i; k < end; k++) at[class_of(u, x->c[k]) + 1]++;
+        for (int k = 1; k < 257; k++) at[k] += at[k - 1];
+        for (size_t k = i; k < end; k++) copy[at[class_of(u, x->c[k])]++] = x->c[k];
+        memcpy(x->c + i, copy, (end - i) * sizeof *copy);
+    }
+    free(copy);
+}
+
+/* Joins each mark (or Hangul letter) to the last starter, unless a character between them has the
+ * same class or none: D117 of the Unicode Standard. */
+static void compose(const Unicode *u, Codes *x)
+{
+    size_t n = 0, starter = SIZE_MAX;
+    int last = -1; /* class of the character before, -1: it is the starter */
+    for (size_t i = 0; i < x->n; i++) {
+        int class = class_of(u, x->c[i]);
+        uint32_t c = starter != SIZE_MAX && last < class ? composed(u, x->c[starter], x->c[i]) : 0;
+        if (c) {
+            x->c[starter] = c;
+            continue;
+        }
+        if (!class) starter = n;
+        last = class ? class : -1;
+        x->c[n++] = x->c[i];
+    }
+    x->n = n;
+}
+
+static void add_utf8(uint32_t c, Bytes *out)
+{
+    char s[4];
+    int len = c < 0x80 || c & BAD_BYTE ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    for (int i = len - 1; i > 0; i--, c >>= 6) s[i] = (char)(0x80 | (c & 0x3F));
+    s[0] = (char)(len == 1 ? c & 0xFF : (0xF00u >> len & 0xFF) | c);
+    bytes_add(out, s, (size_t)len);
+}
+
+/* Normalization Form C of the n bytes at s into out: decomposed, marks in order, composed. Bytes
+ * that are not UTF-8 stay. 0 if the text is all below U+0300, where every text is in that form. */
+static int normalize(const Unicode *u, const char *s, size_t n, Bytes *out)
+{
+    Codes x = {0};
+    size_t i = 0;
+    out->n = 0;
+    while (i < n && (uint8_t)s[i] < 0xCC) i++;
+    if (i == n) return 0;
+    for (i = 0; i < n;) {
+        int len = utf8_len(s + i, n - i);
+        decompose(u, len > 0 ? utf8_code(s + i, len) : BAD_BYTE | (uint8_t)s[i], &x);
+        i += len > 0 ? (size_t)len : 1;
+    }
+    order_marks(u, &x);
+    compose(u, &x);
+    for (i = 0; i < x.n; i++) add_utf8(x.c[i], out);
+    free(x.c);
+    return 1;
+}
+
+/* Bytes of the White_Space character that the n bytes at s begin with; 0 if there is none. */
+static size_t white_len(const char *s, size_t n)
+{
+    int len = n ? utf8_len(s, n) : 0;
+    uint32_t c = len > 0 ? utf8_code(s, len) : 0;
+    int white = (c >= 9 && c <= 13) || c == ' ' || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+                (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+                c == 0x205F || c == 0x3000;
+    return white ? (size_t)len : 0;
+}
+
 /* ---------------------------------------------------------------- vocabulary */
 
 #define FNV_SEED 0xcbf29ce484222325u
@@ -397,9 +582,12 @@ typedef struct {
     const Tokenizer *t;
     Tokens *out;
     Err *e;
-    Bytes buf;     /* llama: the fragment with U+2581; gpt2: a word in the file's spelling */
-    Bytes cls;     /* gpt2: classes of the fragment */
-    const char *s; /* the piece being merged, n bytes */
+    int control;       /* are control tokens recognised? */
+    const char *start; /* of the whole text */
+    Bytes normal;      /* the normalised text between two tokens that are not late */
+    Bytes buf;         /* llama: the fragment with U+2581; gpt2: a word in the file's spelling */
+    Bytes cls;         /* gpt2: classes of the fragment */
+    const char *s;     /* the piece being merged, n bytes */
     size_t n, cap;
     Sym *sym;   /* [cap] */
     Cand *heap; /* [2 cap] */
@@ -470,14 +658,12 @@ static void merge(Encoder *w)
     }
 }
 
-/* A piece without a token: llama spells it in bytes, or says unknown (or fails if it can do
- * neither). Of gpt2 a piece is one byte, which the vocabulary lacks: it is left out, as Hugging
- * Face's tokenizers and llama.cpp do. */
+/* A piece of llama without a token: it is spelt in bytes, or unknown (or fails if neither can
+ * be). */
 static int spell(Encoder *w, const char *s, size_t n)
 {
     const Tokenizer *t = w->t;
     size_t ok = 0;
-    if (!t->spm) return 0;
     while (ok < n && t->byte_id[(uint8_t)s[ok]] >= 0) ok++;
     for (size_t i = 0; ok == n && i < n; i++) tokens_add(w->out, t->byte_id[(uint8_t)s[i]]);
     if (ok == n) return 0;
@@ -533,13 +719,22 @@ static int is_space_mark(const char *s, size_t n)
     return n >= 3 && !memcmp(s, SPACE_MARK, 3);
 }
 
+/* Does this text between special tokens get a space before it? Of sentencepiece it has it. */
+static int wants_space(const Encoder *w, const char *s, size_t n)
+{
+    const Tokenizer *t = w->t;
+    if (!t->space_prefix || t->normal == SENTENCEPIECE) return 0;
+    if (t->normal == METASPACE_FIRST && s != w->start) return 0;
+    return t->normal == PLAIN || !(s[0] == ' ' || is_space_mark(s, n));
+}
+
 /* Where no token spans the beginning of a word, words are merged one by one: the same tokens from
  * a heap that stays small (1.1 MB of English with Llama 2: 0.1 s instead of 1.0). */
 static int encode_spm(Encoder *w, const char *s, size_t n)
 {
     Bytes *b = &w->buf;
     b->n = 0;
-    if (w->t->space_prefix) bytes_add(b, SPACE_MARK, 3);
+    if (wants_space(w, s, n)) bytes_add(b, SPACE_MARK, 3);
     for (size_t i = 0, k; i < n; i = k) {
         for (k = i; k < n && s[k] != ' ';) k++;
         if (k > i) bytes_add(b, s + i, k - i);
@@ -566,9 +761,20 @@ static void add_byte_code(const Tokenizer *t, uint8_t byte, Bytes *b)
         bytes_add(b, two, 2);
 }
 
+/* The word without the bytes that have no token: Hugging Face leaves these out before it merges
+ * (llama.cpp after, so what is beside them does not merge). */
+static size_t leave_out(Encoder *w, const char *s, size_t n)
+{
+    w->buf.n = 0;
+    for (size_t i = 0; i < n; i++)
+        if (w->t->byte_id[(uint8_t)s[i]] >= 0) bytes_add(&w->buf, s + i, 1);
+    w->out->left_out += n - w->buf.n;
+    return w->buf.n;
+}
+
 static int encode_word(Encoder *w, const char *s, size_t n)
 {
-    if ((w->t->pre->flags & PRE_WHOLE) && n <= w->t->max_len) {
+    if (w->t->whole && n <= w->t->max_len) {
         w->buf.n = 0;
         for (size_t i = 0; i < n; i++) add_byte_code(w->t, (uint8_t)s[i], &w->buf);
         int id = find_piece(w->t, w->buf.s, w->buf.n);
@@ -577,7 +783,8 @@ static int encode_word(Encoder *w, const char *s, size_t n)
             return 0;
         }
     }
-    return encode_piece(w, s, n);
+    if (w->t->bytes_missing) n = leave_out(w, s, n), s = w->buf.s;
+    return n ? encode_piece(w, s, n) : 0;
 }
 
 /* Splits [i, end) by pass number p and those after it, and encodes the words. */
@@ -621,16 +828,17 @@ static int special_bound(const Tokenizer *t, int lo, int hi, size_t d, int c)
     return lo;
 }
 
-/* The longest special token that the n >= 1 bytes at s begin with, and its length; -1 if none.
- * Special tokens [lo, hi) share their first d bytes with s. */
-static int special_at(const Tokenizer *t, const char *s, size_t n, int control, size_t *len)
+/* The longest special token, late or not, that the n >= 1 bytes at s begin with, and its length;
+ * -1 if none. Special tokens [lo, hi) share their first d bytes with s. */
+static int special_at(const Encoder *w, const char *s, size_t n, int late, size_t *len)
 {
+    const Tokenizer *t = w->t;
     int lo = t->special_from[(uint8_t)s[0]], hi = t->special_from[(uint8_t)s[0] + 1], best = -1;
     for (size_t d = 1; lo < hi; d++) {
         for (; lo < hi && t->special[lo].text.n == d; lo++) {
             int id = t->special[lo].id;
             if (best >= 0 && *len == d) continue; /* the same text again: the first wins */
-            if (type_of(t, id) != USER && !control) continue;
+            if ((t->attr[id] & LATE) != late || (type_of(t, id) != USER && !w->control)) continue;
             best = id;
             *len = d;
         }
@@ -641,23 +849,64 @@ static int special_at(const Tokenizer *t, const char *s, size_t n, int control, 
     return best;
 }
 
-/* Cuts the text at special tokens, leftmost then longest (as Hugging Face; llama.cpp prefers a
- * longer one that begins within a shorter), and encodes what lies between. */
-static int encode_text(Encoder *w, const char *s, size_t n, int control)
+/* Where the white space before byte i begins, not before `from`. */
+static size_t strip_left(const char *s, size_t from, size_t i)
 {
+    for (size_t k = i; k-- > from && i - k <= 3;)
+        if (white_len(s + k, i - k) == i - k) i = k;
+    return i;
+}
+
+static int cut(Encoder *w, const char *s, size_t n, int late);
+
+/* The spaces of sentencepiece: one before the text; U+2581 is a space, too. */
+static void add_spaced(const Tokenizer *t, const char *s, size_t n, Bytes *out)
+{
+    out->n = 0;
+    if (t->space_prefix) bytes_add(out, " ", 1);
+    for (size_t i = 0, k; i < n; i = k) {
+        for (k = i; k < n && !is_space_mark(s + k, n - k);) k++;
+        bytes_add(out, s + i, k - i);
+        if (k < n) bytes_add(out, " ", 1), k += 3;
+    }
+}
+
+/* Text between two special tokens that are not late. */
+static int encode_between(Encoder *w, const char *s, size_t n)
+{
+    const Tokenizer *t = w->t;
+    int changed = 0;
+    if (!n) return 0;
+    if (t->normal == NFC) changed = normalize(t->unicode, s, n, &w->normal);
+    if (t->normal == SENTENCEPIECE) {
+        add_spaced(t, s, n, &w->normal);
+        changed = 1;
+    }
+    if (changed) s = w->normal.s, n = w->normal.n;
+    return t->n_late ? cut(w, s, n, LATE) : encode_fragment(w, s, n);
+}
+
+/* Cuts the text at special tokens, late or not, leftmost then longest (as Hugging Face; llama.cpp
+ * prefers a longer one that begins within a shorter), and encodes what lies between. White space
+ * that a token has swallowed may still be part of the next one. */
+static int cut(Encoder *w, const char *s, size_t n, int late)
+{
+    int (*between)(Encoder *, const char *, size_t) = late ? encode_fragment : encode_between;
     size_t from = 0, len = 0;
     for (size_t i = 0; i < n;) {
-        int id = special_at(w->t, s + i, n - i, control, &len);
+        int id = special_at(w, s + i, n - i, late, &len);
         if (id < 0) {
             i++;
             continue;
         }
-        if (encode_fragment(w, s + from, i - from)) return -1;
+        size_t end = w->t->attr[id] & LSTRIP ? strip_left(s, from, i) : i;
+        if (end > from && between(w, s + from, end - from)) return -1;
         tokens_add(w->out, id);
-        for (i += len; i < n && (w->t->attr[id] & RSTRIP) && isspace((uint8_t)s[i]);) i++;
-        from = i;
+        from = i += len;
+        while ((w->t->attr[id] & RSTRIP) && white_len(s + from, n - from))
+            from += white_len(s + from, n - from);
     }
-    return encode_fragment(w, s + from, n - from);
+    return from < n ? between(w, s + from, n - from) : 0;
 }
 
 void tokens_add(Tokens *t, int id)
@@ -674,10 +923,11 @@ int tok_encode(const Tokenizer *t, const char *text, size_t n, int special, Toke
     if (n > INT_MAX / 8)
         return err_set(e, "a text of %zu bytes is too long to encode at once: at most %d", n,
                        INT_MAX / 8);
-    Encoder w = {.t = t, .out = out, .e = e};
+    Encoder w = {.t = t, .out = out, .e = e, .control = special, .start = text};
     size_t before = out->n;
-    int bad = encode_text(&w, text, n, special);
+    int bad = cut(&w, text, n, 0);
     if (bad) out->n = before;
+    free(w.normal.s);
     free(w.buf.s);
     free(w.cls.s);
     free(w.sym);
@@ -766,7 +1016,7 @@ void tok_decode(Decoder *d, int id, Bytes *out)
     d->n_held = 0;
     tok_bytes(d->t, id, out);
     int text = !tok_is_special(d->t, id);
-    if (text && !d->n_seen++ && d->t->spm && d->t->space_prefix && type_of(d->t, id) == NORMAL &&
+    if (!d->n_seen++ && text && d->t->spm && d->t->space_prefix && type_of(d->t, id) == NORMAL &&
         out->n > first && out->s[first] == ' ') {
         memmove(out->s + first, out->s + first + 1, out->n - first);
         out->n--;
@@ -838,6 +1088,7 @@ Str tok_text(const Tokenizer *t, int id)
 /* ---------------------------------------------------------------- loading */
 
 static void fill_classes(uint8_t *cls);
+static void fill_unicode(Unicode *u);
 
 /* A text of the file for a message: at most 40 bytes, control characters as '?'. */
 static const char *show(Str s, char buf[44])
@@ -1015,6 +1266,7 @@ static void index_bytes(Tokenizer *t)
         Bytes x = {0};
         add_byte_code(t, (uint8_t)b, &x);
         t->byte_id[b] = find_piece(t, x.s, x.n);
+        t->bytes_missing += t->byte_id[b] < 0;
         free(x.s);
     }
 }
@@ -1116,14 +1368,57 @@ static int load_settings(Tokenizer *t, const Gguf *g, Err *e)
     t->unk = t->spm ? 0 : -1;
     t->add_bos = (flags & PRE_BOS) != 0;
     t->space_prefix = t->spm;
+    t->whole = (flags & PRE_WHOLE) != 0;
     if (load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos, e) < 0 ||
         load_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos, e) < 0 ||
         load_id(t, g, "tokenizer.ggml.unknown_token_id", &t->unk, e) < 0 ||
         gguf_bool(g, "tokenizer.ggml.add_bos_token", &t->add_bos, e) < 0 ||
         gguf_bool(g, "tokenizer.ggml.add_eos_token", &t->add_eos, e) < 0 ||
-        gguf_bool(g, "tokenizer.ggml.add_space_prefix", &t->space_prefix, e) < 0)
+        gguf_bool(g, "tokenizer.ggml.add_space_prefix", &t->space_prefix, e) < 0 ||
+        gguf_bool(g, "ropescope.tokenizer.whole_words", &t->whole, e) < 0)
         return -1;
     return load_eog(t, g, e);
+}
+
+/* The normalisation that our own key names. */
+static int load_normal(Tokenizer *t, const Gguf *g, Err *e)
+{
+    static const char key[] = "ropescope.tokenizer.normalizer";
+    static const char *const names[N_NORMAL] = {
+        "", "nfc", "sentencepiece", "metaspace", "metaspace-first",
+    };
+    Str name;
+    char buf[44];
+    int found = gguf_str(g, key, &name, e), normal = NFC;
+    if (found <= 0) return found;
+    while (normal < N_NORMAL && !str_is(name, names[normal])) normal++;
+    if (normal == N_NORMAL || (normal == NFC) == t->spm)
+        return err_set(e, "%s: %s: expected %s, found '%s'", g->path, key,
+                       t->spm ? "sentencepiece, metaspace or metaspace-first" : "nfc",
+                       show(name, buf));
+    t->normal = (Normal)normal;
+    if (normal == NFC) {
+        t->unicode = xcalloc(1, sizeof *t->unicode);
+        fill_unicode(t->unicode);
+    }
+    return 0;
+}
+
+/* Sets a flag of the tokens that a list of ids names. Returns how many, -1 on error. */
+static int load_flag(Tokenizer *t, const Gguf *g, const char *key, uint8_t flag, Err *e)
+{
+    int *id = NULL, bad = 0;
+    size_t n = 0;
+    if (gguf_ints(g, key, &id, &n, e) < 0) bad = -1;
+    for (size_t i = 0; i < n && !bad; i++) {
+        if (id[i] < 0 || id[i] >= t->n_vocab)
+            bad = err_set(e, "%s: %s: expected tokens from 0 to %d, found %d", g->path, key,
+                          t->n_vocab - 1, id[i]);
+        else
+            t->attr[id[i]] |= flag;
+    }
+    free(id);
+    return bad ? -1 : n ? 1 : 0;
 }
 
 /* Phi-3's special tokens swallow the whitespace after them; only the name of the model tells. */
@@ -1148,9 +1443,14 @@ static int special_cmp(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
-static void index_special(Tokenizer *t, const Gguf *g)
+static int index_special(Tokenizer *t, const Gguf *g, Err *e)
 {
-    int rstrip = is_phi3(g);
+    int late = load_flag(t, g, "ropescope.tokenizer.late", LATE, e);
+    int left = load_flag(t, g, "ropescope.tokenizer.lstrip", LSTRIP, e);
+    int right = load_flag(t, g, "ropescope.tokenizer.rstrip", RSTRIP, e);
+    if (late < 0 || left < 0 || right < 0) return -1;
+    int rstrip = !right && is_phi3(g);
+    t->n_late = late;
     for (int pass = 0; pass < 2; pass++) { /* count, then fill */
         int n = 0;
         for (int id = 0; id < t->n_vocab; id++) {
@@ -1168,6 +1468,7 @@ static void index_special(Tokenizer *t, const Gguf *g)
         while (i < t->n_special && (uint8_t)t->special[i].text.s[0] < b) i++;
         t->special_from[b] = i;
     }
+    return 0;
 }
 
 Tokenizer *tok_new(const Gguf *g, const char *pre, Err *e)
@@ -1175,7 +1476,8 @@ Tokenizer *tok_new(const Gguf *g, const char *pre, Err *e)
     Tokenizer *t = xcalloc(1, sizeof *t);
     memset(t->byte_id, 0xFF, sizeof t->byte_id);
     int bad = load_model(t, g, pre, e) || load_tokens(t, g, e) || load_types(t, g, e) ||
-              load_settings(t, g, e) || (t->spm ? load_scores(t, g, e) : load_merges(t, g, e));
+              load_settings(t, g, e) || load_normal(t, g, e) || index_special(t, g, e) ||
+              (t->spm ? load_scores(t, g, e) : load_merges(t, g, e));
     if (bad) {
         tok_free(t);
         return NULL;
@@ -1184,7 +1486,6 @@ Tokenizer *tok_new(const Gguf *g, const char *pre, Err *e)
         index_pieces(t);
     else
         index_bytes(t);
-    index_special(t, g);
     return t;
 }
 
@@ -1197,6 +1498,7 @@ void tok_free(Tokenizer *t)
     free(t->vocab);
     free(t->pair);
     free(t->special);
+    free(t->unicode);
     free(t->cls);
     free(t);
 }
@@ -1294,5 +1596,167 @@ static void fill_classes(uint8_t *cls)
             memset(cls + cp, bit, n);
             cp += n;
         }
+    }
+}
+
+/* ---------------------------------------------------------------- Unicode 9.0.0 */
+
+/* Canonical decompositions and combining classes, as numbers of five bits to a character from '0'
+ * upwards, the lowest first, 32 more if another follows. A decomposition: from the code before it
+ * to its own, times 2, plus 1 if it is not composed again; then how its first and its second code
+ * differ from those before, d >= 0 as 2 d, else -2 d - 1. A run of one class: code points since
+ * the last run, length, class. Made by tests/make_unicode.py, of the version by which Hugging
+ * Face's tokenizers 0.23 normalise: marks added since are without a class there. */
+static const char UNICODE_CANONICAL[] =
+    "P<R4P`120220220220:20444j124]220220220<28\?20220220<4:922520220220220:6<\?20220220<28=6@1202"
+    "20220220:20444j124]220220220<28\?20220220<4:922520220220220:6<\?20220220<28=40>2_372P202o14"
+    "2P202o1T22P202k1]22P202o122P202o1:2P202o1:2P202m102P206m1\?2P202o142P202o122P202o1R22P202o1g1"
+    "2P202k1C2P202o182P202o122P202o1P22P202m1Y22P206m122P202o122P202o142P202o1T22P202o1Q28292P20"
+    "2m1Z22P204m1[22P202o1\\22P202o1e12P20:k1E2P202o1\\22P202o1e12P208m1\?2P202o142P202o1:2P206i1C"
+    "2P202o1\\22P202o1e12P202m1E2P202o122P202o1Z22P202o1e12P202m1f12P202o1e12P206m1A2P202o122P20"
+    "2o142P202o182P202o122P202o1j12P202k1[22P202k102P202o1<22=2P202o1<2P202o1:2P20T2e2N2P20Lc10"
+    "2P20j1W3M2P202_102P202c102P202c102P202^6\?2P202o152P202o1F2P202o1G2P204_382P202TD02202QF02P20"
+    "6m9@2P202g102P202g1h12P202fGW22202W3@2f=02_R108U2E2P206a112P202^522P202m102P202K02P202];L2P20"
+    "2o142P202g132P202o142P202g132P202o142P202c132P202o142P202i132P202o142P202i132P202o142P202S2Z1"
+    "2P202m102P206g2c12P20>]292P202g1P22P202R7U22P202Q202P202[:62P202nK52202[M02P20k@^X1W`13205T10"
+    "3ER`1Q3m4Q`1EkW10>j6R`12b^103c]1Q`12l]1R`12402404<04<02802R20d1Q3>2H02H=2802402402T10d1S1>2H0"
+    "2;=2<0280:B020>h2V4\?20@43=8I>:X1=2312F<FE0P2P20^15;20@43=8V2>:g1=2312F<`1R3B220d4m5A2P20L[20"
+    "2P202o142P206e132P206V:42202U<02P202m102P206m172P202o182P202c102P206d:02202g;02P202c272P20"
+    "2o182P202o162P202g152P206g102P20bBhMfd12022R202Q222V21d9f804W10R1R10\\U1\\U1`^1@@0660Y2k10320"
+    "3203:03:03203B0380h6`9T820b1Q1[2e13205J0Y5V8P87<0W2S203203:07N0d>hAdA60_120b1Q1[2e1320^3P7f9"
+    "\\3X3a122021b1h7P8n7`7b7n7>>020240W128V1n7h7b622021b1l8V9V740:26925Z1[FbF`MED0;:0;:0;:0Ke13"
+    "ER3U45043R4H520CS40U1R2^3ED0;:0;:0;:0Ke13j6Z9b7P^5P^5^`5440440440440880b2b20440640220460"
+    "j[1Q`=oP<2P202m1k12P202o1h12P202o1L2P202Z6o22P202U:<2P202o1h12P202o1L2P202o1C2P202o1<2P20"
+    "2l:i22202122202k<h22P202o162P202VLc22202UN22P202m152P202m162P202o1h12P202o1e12P202o1n12P20"
+    "2o1>2P202m142P202\\6m22P202W:02P202o1T22P202o1L2P202m1K2P202dl>m12202en>j22P202o172P202m1g2"
+    "2P202o1<2P202o1h12P202m1g12P202o1h12P202o1L2P202o172P202^6g22P202o1>2P202^5\?2202122202i\?0"
+    "2P202o1<2P202k102P202o1h12P202`n>m12202aP\?j22P202m1c22P202o1h12P202^>g12202:02202R`>0220"
+    "2mP\?02P202o1h12P202o1L2P202o172P202m1A2P202o1H2P202o152P202V\?g222022>2202YA92P202o1P22P20"
+    "2m1U22P202o122P202o1>2P202o112P202o1h12P202m1g12P202o122P202m112P202m192P202o1R22P202o1L2P20"
+    "2S102Ha22642404\\@5:kCh12P202o1c12P202R6\?2P202o112P202o1B2P202o1;2P202lk>12202mi>1220211220"
+    "21B22021;2202ji>62202gU\?j12P202o1c12P202o1;2P202Z632P202o112P202o1B2P202o1;2P202ll>1220"
+    "2oV\?>2P202o1d12P202c102P202o1c12P202Z6\?2P202o112P202o1B2P202o1;2P202`m>12202ib>1220211220"
+    "21B22021;22021P22202gD02P202o1c12P202dC\?22021122021B22021;22021P22202]EU22P202o1V22P202o1c1"
+    "2P202o1;2P20>`c1P12022nd=W122021222021R42202of=m22022^g=W122021222021R42202We=m22022fe=W1220"
+    "2122206gg=T12022Vh=W12202122206Sf=T12022bf=W122021222021R42202ch=m22022Ri=W122021222021R4220"
+    "2of=m22022^g=W122021222021R42202_i=m22022ni=W122021222021R42202cg=m22022Rh=W12202122206Sj=T1"
+    "2022bj=W12202122206Wh=T12022fh=W122021222021R42204gj=k24Xk=W140240R42oh=m22022^i=W1220212220"
+    "21R42202_k=m22022nk=W122021222021R42202_k=S439o_12BP`13\?o_12DP`13Ao_12FP`13Co_12P1P`13Jo_1"
+    "2=P`13@o_127P`13:o_16Tc=Zd12202202202202202202202202202202202202202202202R10220220220220220"
+    "2202202202202202202202202202202R302202202202202202202202202202202202202202202202kk=m3203"
+    "2nk=R42mk=02904:52ZP>62YR>m32032073Eo_12FZd15`2Yd16Qa1Td12h\\\?62ik=02A04B52nP>62QS>Y43Io_1"
+    "2NP`13Ko_12LZd12`R>Y420220R42[P>g32032R173c3o_16b2Td12R102Q3g32032073Mo_14XW>P`120220R42aS>g3"
+    "2032<73e1o_12R1Va120228l22<02[2g32032073]1o_12V1Xa12a_1W13j]1o_13Yb106ha\?Zd12Uk=02:04952jR>6"
+    "2]U>Y43U1o_12j1P`13c1o_12d1Zd13Y_1Yd17ld\?0320[BcU>09ke103d70n6f\\@`c1240V140n1h30280230Z3R30"
+    "::0660`1`10440f1^106>0640460^1ePA04XRA0FW102QQA02402\\RA02206J0220660220>602206>0220660220"
+    "V2f102<0220240R3m202202X10220>P20220220220i3Ve6_c1320Uk3gb2`c1Pg2lf2RfF440440440440440440440"
+    "440440440440660440440>>0202461202461202461202461202^1Y31D^50LL0440440440440440440440440440440"
+    "440660440440>>0202461202461202461202461202^1Y316b402202202208F0UPT3fd]1aYH3WeB03\\mC03SP10"
+    "3]o>03mY@03Vk203^kU103003eTS103PXL03cTN03Rl103lZ403VW:03ha403d[303fG03lC03^i303iXC03ba103lk10"
+    "3Z`103nU803jb603^X403mfU103V_203nh;03^a303TQ:03Ro;03k\\P103fY903Tn:03^i103eYC03n`\?03^T30"
+    "3YeD03jT403VU303Ti203Tm>03_dP103RS103^B03\\n803nP303jc303^]203da403ZP303\\503Vi303Vd403jS20"
+    "3fX103kfB03V\?03RR203bR303fc703fg503aj903]oH03ZR303he>03lQ203gQ703`V303`o903ZS503mQO03dh10"
+    "3Rk603^l103ZC03PR703`@03XQ<03agQ103bkF03mZG03O03PUD03Tj103VS303XX903Y_503Q[D03Vc303h_@03Y\\N0"
+    "3lj603fR203Zg903bN03aUA03XnB03gcD03dn703gi803n[\?03We303dj;03meD03fY203VZ\?03`d603RV303o^\?0"
+    "3\\oA03_bA03ch403^n\?03Yd\?03Zl803][C03f[103P603`[;03\\V:03`h203VV403j_303c]O03jD03Rc203bg20"
+    "3b]303bS503hb403VX>03j[203jR203^303USV103fR:03R[203fnA03k^H03ha103P703dY103bX503\\R103Pd10"
+    "3Rd203dR203fW103^[703_S503Zc503^b103UcP103h803dQ103fP>03do;03`N03QnE03hB03\\h103VS403PY80"
+    "3a\\403QYB03ZQ403l^203VM03TV103\\i903^;03Rc503h:03ln803T\\203T503P=03iXT103VRE03\\P<03X`20"
+    "3]mJ03eU903XU103Xa503R503de403bV203hl303XW203d[703Ph503Ra703Y`L03\\jG03YjQ103T_:03`703ld20"
+    "3fE03jf203PE03Ta103ZZ203ld=03Q_S103R\\803dTJ03iTS103l^603R]803Pd@03miG03bK03V]303Pg503n_A0"
+    "3iUR103\\N03\\U403lj403fC03dE03jS203Rb303hM03^i403\\e403T103f^403\\a203UjQ103fg=03iY=03Vk>0"
+    "3`\\103Tf803bZ803Xk203`T103_`K03XS303jQ:03ia303Z503TG03Sm403]R103n[=03_YN03\\WJ03g_H03U30"
+    "3nY603jR203VP=03Qe@03bi803cV303^XD03m^303RP703S\\603_[E03Ui603PX207dY105dQ707[Y:03hd@03Pj10"
+    "3TW103T203>03d203^l>03_Y=03n_105ZU305\\^207Pd203Z<09To303J03h203hX203[]603bm203a`S103bC03\\60"
+    "3hG03f103j603hT103b603T603`M03`603hk103D03\\R203X=03\\203X603je103V903n:03XO03T_203V:03`@0"
+    "3hT103j;03^O03nV203j:03F03103@03<03>03P303203T;03R403nC03XS103Z103`303RC03V903`N03h803003lM0"
+    "3b[203\\803fF03`303dI03Z303lZ103T803fZ303hA03h303[lK03bWa703[]P707SoI03nh103i403_N03ZL03f30"
+    "3^D03V303VZ103_403X403b403`W103b503R903P103l@03\\<03dj103>03P903X403fB03\\703[403\\803k203T90"
+    "3T403PI03`503\\303X@03lA03V:03803f303VR203R403^H03dI03O03^503h\?03PE03bS303Sg203d703f703^D0"
+    "3Z903Z303T>03403f:03R103b103\\503C03hH03ZN03n@03f;03P>03b903dD03^<03jd103j903dh103`L03Z403P10"
+    "3bB03b303i203\\303503Q103h403R503lG03PS103dC03^B03j=03\\P203^603V703Z803X203H03P303^]103dX20"
+    "3lZT603;03Ri503_Sl703fW203R203PQY803^X503VPA03oh_703f40Y4Yk\\2Xk25b16GAD3023Pfj313023agj3E302"
+    "3083203203203203203205403203203203205405403205403205403203203203203Y1537<3D03B0hd:Z[U4f_U4440"
+    "ND0V8h8j6220hQ1ZQ1^Q120b1nFTGVF20C40Jh\?n\?T\?220Wjm2lim2\\km23203>B302302302302_5d5I32032B"
+    "320312320QTc4mgQ6mfX73903B03R^i603Slh603l403J03^403`703n103l403_103QS>03hiX703i^j603>03P10"
+    "3V103Zji603UVX703lZ>03\\203lki603Wki603J03_]103P^103B03dRP903cno803L03Wb>03he>03F03h203:0"
+    "3Sf>03Tk>03403f103\\103F03203R103T303@03B03b103D03403003003jZk603gk\\603[Z>03Z103Xhk603_gk60"
+    "3<03Z103`903[603P103P203d303X503d103V403P103R203003Z103T103@03N03XE03o@03RA03[<03V203iV20"
+    "3^^303oA03\\203b103S803^:03103f703`Sn603Som603:03N03X103@03P403\\dn603T403k_n603n203H03m40"
+    "3l803_gA03L03hPB03\\303003dXo603YPo603Z103N03H03Zbo603aao603>03jd103Qc103QZB03n]B03L03T503U30"
+    "3^eP703QZP703VZP703_WP703503R103Z603203UkB03llB03f203Z103h203]PC03Rbd703]`d703XSC03603603X10"
+    "3`\\R903WYR903VSR703003ob`603m]A03003eUC03Rol703TbG03_WQ803B03_XC03^[C03V303D03T203`803]dC0"
+    "3k103`gC03PTS703iPS703R803803403303l203X103X203K03F03n203X103803d103F03T403X503V203h703hkS70"
+    "3mlS703Q403h603f103R603jPT703mlS703i503g103egD03fSE03Z103n103[203ePE03V^E03j103lYU703]RU70"
+    "3ZA03m:03obE03`gE03ahE03W203lZ;03603ff:03W603RQ=03W]N03lcA03803<03j303E03PWV703cWl703R[F03Y70"
+    "3j<03V303`nU703mmU703m603Z\?03]gF03ZjF03R603^403l;03foU703_lU703U\\G03b`G03\\hV703UeV703[`G0"
+    "3XbG03j203f103203T]W703Sh>03nn>03gZW703lVX703ioW703L03[603n:03`203b303[303`203N03J03biW70"
+    "3cnW703f\?03n303ecH03`iH03703dPX703_]X703ZG03PoW703P303_lW703V703e103503YXI03X[I03V303;03\\30"
+    "3`WZ603omY603laX703]\\X703nPY703UhX703J03f103`kY703_hY703Z103PZZ703n=03cYZ703R103m]J03b_J0"
+    "3i^J03003nhJ03Z103Z103X103Z403mjJ03bPK03Ta[703__[703Xe[703Sb[703nRf603mhe603Ri\\703^103h80"
+    "3_TX803H03h^K03no\\703103^203d103YQ]703203003f203QaK03TeK03YdK03P503^hY803ml]703l303P403anK0"
+    "3VdZ803o\\^703Xd^703f203[c^703h503g[L03RaL03D03:03jb_703fB03003ak_703g^L03bj\\803Yn_70360"
+    "3SjL03bU]803kj_703SSM03`TM03903j103\\Xa703URa703SVM03\\\\M03f303V403QaM03X__803n103k^_80"
+    "3Ph_803mea703Xla703aja703Z603F03Z]b703b403U\\b703`db703_cb703n^i603chg703j]N03R503__N03VcN0"
+    "3aXC03T_V803L03SRJ03B03eih603603di603UcU103\\RO03;03T103cnG03loG03403D03b203\\Ud703]Ud703`30"
+    "3\\403d403c803d903d203P703W@03^703403P103dUd703ZC03[903cjc803\\lO03403V203X[g703[Vg703`ld70"
+    "3mld803803PUe803RB03]fe803Z^P103H03F03403P403Q203\\803g203^903Q503V403f103mjP103dPQ103P20"
+    "3_PQ103^VQ103603XPg703ohf703>03aZQ103Z\\Q103mSZ103VoQ903`;03_Zi803B03bmQ103j403j903f<03VUh70"
+    "3iog703\\103d503h503`kh703ebk103aSm503M03X303l^m503cPm503X603dYk703f103aej703j503P203jQk70"
+    "3UQk703jA03n903203g503jG03h103Znk703mVk703[oU103TRV103Plk703QiQ903j]V103QaL03RgL03TRm703Z=0"
+    "3gjS903@03dfV103dRn703_eT903XnT903eXn703003l103jhn703W]n703mjV103\\oV103l703f103h303oRW10"
+    "3TfW903kQP803lB03j;03mRX103n103dWX103^fQ803[mY903jPZ903b@03V803[mQ803YfX103VjX103:03>03D03>0"
+    "3Z203Z\\S80";
+static const char UNICODE_CLASSES[] =
+    "PHEV701X704l601X701h605l602Z604l602Z60;l605104l608V701`701V703l603V702l613V704l601V701X702l6"
+    "01V701Y702Z701Y702Z701Y70=V7c85V7Y81l604V701l603V701n601l606V706l602V701l602V701n601T701V701:"
+    "01;01<01=01>01\?01@01A01B02C01D01E01F11G11H01I11V701l611BX28V701N01O01P1`11K01L01M01N01O01P1"
+    "01Q101R102V702l605V701l602V701l6@1S1U37V724V701l601V722V711l602V701l6S11T1N1V701l602V701l6"
+    "02V703l601V702l601V701l603V701l601V701l601V701l601V701l602V7P57V701l601V7R14V719V713V715V7"
+    "[13l6h3>V711l602V701l602V701l603V703l601K01L01M03V701l602V702l605V7l117@1931V701l602V7W317@19"
+    "^317@19^317@19^317@19o319o31971d201k2U317@19o319l319]32W3019=4[3\\32f3>4j3\\22l6K1l611l611h6"
+    "g11Q401R411T454R421R412V701912V7n11l6`317129b21l6_F3V7dM19O19m419:1V7[61T7_41n601V701l6k61V7"
+    "01l6W219D8V721l6`15V706l602V701l6f317\?19V11V701l607V7f129j117;29S217h43V711105l602V704l601V7"
+    "17141l661V732V7V62V701l607V701l602V701Z701f601l601Z60U1V751V701Y701l601V701l6`F2V702104V7031"
+    "02V741V732101V701l601V702104l601V7no23V7]419P3P1V7ZA1j601T701X701n602P7Y328d^M1V74:V7P12V7"
+    "`22V7d819m519KBV7i13l6U119o217<19_71V712V701l622V752V711V7d119f719`iC1JQH7V707l602V7]N1l6"
+    "R71l6e45V7bd11l611V7X11V701101l6419U51V701l6oZ119h119i119017U23V7`129n117\\219917Z319017b517"
+    "019a217@19H7V735V7]619317k319017k719017n319f319017c319cX119`eC51k17V7W[D11VV52h603131R705h6"
+    "88l625V702l6N4V7d43V7k]37V71AV727V712V715V7UU27l6]36V7017";
+
+static uint32_t read_number(const char **p)
+{
+    uint32_t v = 0;
+    for (int shift = 0;; shift += 5) {
+        uint32_t d = (uint32_t)(*(*p)++ - '0');
+        v |= (d & 31) << shift;
+        if (d < 32) return v;
+    }
+}
+
+static uint32_t read_difference(const char **p)
+{
+    uint32_t v = read_number(p);
+    return v & 1 ? ~(v >> 1) : v >> 1;
+}
+
+static void fill_unicode(Unicode *u)
+{
+    Canonical x = {0, 0, 0};
+    for (const char *p = UNICODE_CANONICAL; *p;) {
+        uint32_t step = read_number(&p);
+        x.code += step >> 1;
+        x.first += read_difference(&p);
+        x.second += read_difference(&p);
+        u->split[u->n_split++] = x;
+        if (!(step & 1)) u->join[u->n_join++] = x;
+    }
+    qsort(u->join, (size_t)u->n_join, sizeof *u->join, join_cmp);
+    uint32_t at = 0;
+    for (const char *p = UNICODE_CLASSES; *p;) {
+        at += read_number(&p);
+        uint32_t n = read_number(&p), class = read_number(&p);
+        memset(u->class + at, (int)class, n);
+        at += n;
     }
 }

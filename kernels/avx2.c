@@ -1092,18 +1092,11 @@ static void add_values(const ValueSums *s, const float *x, size_t xs, int toks, 
 }
 
 /* Pairs j .. j + 3 of the token x. */
-static inline __m256d radii4(const RadiusSums *s, const float *x, int j)
+static inline __m256d radii4(const float *x, int j)
 {
-    __m128 a, b;
-    if (s->layout == ROPE_ADJACENT) {
-        __m128 lo = _mm_loadu_ps(x + 2 * j), hi = _mm_loadu_ps(x + 2 * j + 4);
-        a = _mm_shuffle_ps(lo, hi, 0x88);
-        b = _mm_shuffle_ps(lo, hi, 0xdd);
-    } else {
-        a = _mm_loadu_ps(x + j);
-        b = _mm_loadu_ps(x + s->n + j);
-    }
-    __m256d va = _mm256_cvtps_pd(a), vb = _mm256_cvtps_pd(b);
+    __m128 lo = _mm_loadu_ps(x + 2 * j), hi = _mm_loadu_ps(x + 2 * j + 4);
+    __m256d va = _mm256_cvtps_pd(_mm_shuffle_ps(lo, hi, 0x88));
+    __m256d vb = _mm256_cvtps_pd(_mm_shuffle_ps(lo, hi, 0xdd));
     return _mm256_sqrt_pd(_mm256_fmadd_pd(va, va, _mm256_mul_pd(vb, vb)));
 }
 
@@ -1113,7 +1106,7 @@ static void add_radii(const RadiusSums *s, const float *x, size_t xs, int toks)
     for (; j + 4 <= s->n; j += 4) {
         __m256d sum = _mm256_loadu_pd(s->sum + j), most = _mm256_loadu_pd(s->most + j);
         for (int t = 0; t < toks; t++) {
-            __m256d r = radii4(s, x + (size_t)t * xs, j);
+            __m256d r = radii4(x + (size_t)t * xs, j);
             sum = _mm256_add_pd(sum, r);
             most = _mm256_max_pd(r, most);
         }
@@ -1121,11 +1114,9 @@ static void add_radii(const RadiusSums *s, const float *x, size_t xs, int toks)
         _mm256_storeu_pd(s->most + j, most);
     }
     for (; j < s->n; j++) {
-        int step = s->layout == ROPE_ADJACENT ? 2 : 1;
-        size_t other = s->layout == ROPE_ADJACENT ? 1 : (size_t)s->n;
         for (int t = 0; t < toks; t++) {
-            const float *v = x + (size_t)t * xs + (size_t)(j * step);
-            double a = (double)v[0], b = (double)v[other], r = sqrt(a * a + b * b);
+            const float *v = x + (size_t)t * xs + (size_t)j * 2;
+            double a = (double)v[0], b = (double)v[1], r = sqrt(a * a + b * b);
             s->sum[j] += r;
             s->most[j] = r > s->most[j] ? r : s->most[j];
         }

@@ -632,19 +632,12 @@ static void add_values(const ValueSums *s, const float *x, size_t xs, int toks, 
 /* Pairs j .. j + 7 of the token x. */
 static inline __m512d radii8(const RadiusSums *s, const float *x, int j)
 {
-    __m512d a, b;
-    if (s->layout == ROPE_ADJACENT) {
-        const __m512i apart =
-            _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-        int left = 2 * (s->n - j);
-        __mmask16 k = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
-        __m512 v = _mm512_permutexvar_ps(apart, _mm512_maskz_loadu_ps(k, x + 2 * j));
-        a = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
-        b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
-    } else {
-        a = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(first8(s->n - j), x + j));
-        b = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(first8(s->n - j), x + s->n + j));
-    }
+    const __m512i apart = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    int left = 2 * (s->n - j);
+    __mmask16 k = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+    __m512 v = _mm512_permutexvar_ps(apart, _mm512_maskz_loadu_ps(k, x + 2 * j));
+    __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    __m512d b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
     return _mm512_sqrt_pd(_mm512_fmadd_pd(a, a, _mm512_mul_pd(b, b)));
 }
 

@@ -4,8 +4,9 @@
  * where it reads them: for some architectures (llama among them) it leaves out yarn_beta_*,
  * yarn_ext_factor, yarn_log_multiplier and max_alibi_bias, which are obeyed here for all.
  *
- *   rope.freq_base                base; rope.freq_base_swa that of layers with a window, which are
- *                                 never scaled; rope.freq_base_per_layer one for each layer
+ *   rope.freq_base                base; rope.freq_base_swa that of layers with a window, whose
+ *                                 angles are then not scaled, but in Gemma 2;
+ *                                 rope.freq_base_per_layer one for each layer
  *   rope.dimension_count          n_rot; rope.dimension_count_swa, _per_layer: likewise
  *   rope.scaling.type             none, linear (if absent), yarn, longrope
  *   rope.scaling.factor           s, 0 for 1 (older files: rope.scale_linear)
@@ -16,7 +17,8 @@
  *   rope.scaling.yarn_log_multiplier        mscale_all_dim, beside an mscale of 1 (0: neither)
  *   rope.scaling.yarn_attn_factor is overruled there by the amplitude that follows from s; it is
  *                                 accepted where it says the same, or 1
- *   rope.scaling.finetuned        says nothing about the arithmetic
+ *   rope.scaling.finetuned        in Granite, false: no encoding; else it says nothing about the
+ *                                 arithmetic
  *   rope.dimension_sections       positions in a picture: accepted where all pairs belong to time
  *   attention.rope_pattern        for each layer, 0: no encoding
  *   attention.max_alibi_bias      slopes of ALiBi, on top of plain angles (0: none)
@@ -120,7 +122,7 @@ static int local_base(const RopeFile *f, RopeSpec *spec, Err *e)
         spec[l].p.base = base;
         n++;
     }
-    if (n || !found) return 0;
+    if (n || !found || f->mixed) return 0;
     return err_set(e,
                    "%s: key '%s.rope.freq_base_swa': expected layers that see a window only, "
                    "found none",
@@ -391,22 +393,34 @@ static int own_key(const RopeFile *f, RopeSpec *spec, Err *e)
     return bad ? -1 : 1;
 }
 
+/* turns[n_layers]: 1: the layer turns. 0 or -1. */
+static int read_turns(const RopeFile *f, int *turns, Err *e)
+{
+    char key[128];
+    int tuned = 1;
+    key_of(f, "rope.scaling.finetuned", key);
+    if (f->untuned_nope && gguf_bool(f->g, key, &tuned, e) < 0) return -1;
+    for (int l = 0; l < f->n_layers; l++)
+        turns[l] = tuned && (!f->nope_every || (l + 1) % f->nope_every);
+    key_of(f, "attention.rope_pattern", key);
+    return gguf_per_layer(f->g, key, 0, 1, turns, f->n_layers, e) < 0 ? -1 : 0;
+}
+
 int rope_file_kind(const RopeFile *f, RopeSpec *spec, Err *e)
 {
     Scaling s;
     char text[ROPE_SPEC], key[128];
-    int own = own_key(f, spec, e), bad;
+    int own = own_key(f, spec, e);
     if (own) return own < 0 ? -1 : 0;
     if (refuse_others(f, e) || refuse_sections(f, e) || read_scaling(f, &s, e) ||
         spec_of_keys(f, &s, text, e))
         return -1;
-    int *turns = xcalloc((size_t)f->n_layers, sizeof *turns), swa;
-    for (int l = 0; l < f->n_layers; l++) turns[l] = !f->nope_every || (l + 1) % f->nope_every;
-    swa = f->local_base > 0 || gguf_find(f->g, key_of(f, "rope.freq_base_swa", key));
-    key_of(f, "attention.rope_pattern", key);
-    bad = gguf_per_layer(f->g, key, 0, 1, turns, f->n_layers, e) < 0;
+    int *turns = xcalloc((size_t)f->n_layers, sizeof *turns), bad = read_turns(f, turns, e);
+    int unscaled = f->local_scaling == LOCAL_PLAIN;
+    if (f->local_scaling == LOCAL_BY_BASE)
+        unscaled = gguf_find(f->g, key_of(f, "rope.freq_base_swa", key)) != NULL;
     for (int l = 0; !bad && l < f->n_layers; l++) {
-        int local = swa && f->local[l]; /* never scaled */
+        int local = unscaled && f->local[l];
         if (local) spec[l].p.divisors = NULL;
         bad = rope_read(f->g->path, !turns[l] ? "none" : local ? "plain" : text, &spec[l], e);
         if (!bad) spec[l].p.factor = local ? 1 : s.factor;

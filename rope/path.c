@@ -10,6 +10,7 @@
 #include "../model.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { LOW_RANK, RANK, SHORTCONV, D_CONV, FORGET, BETA, SEED };
@@ -46,12 +47,31 @@ static void parts_of(const Rope *r, RopePart part[N_PARTS])
     memcpy(part, all, sizeof all);
 }
 
+/* w[K D][cols]: rows in the order of the file, as those of its keys, in that of forward. */
+static void reorder(const Rope *r, float *w, size_t cols)
+{
+    int D = r->p.head_dim;
+    float *from = xcalloc((size_t)D * cols, sizeof *from);
+    for (int kh = 0; w && kh < r->p.n_kv_heads; kh++, w += (size_t)D * cols) {
+        memcpy(from, w, (size_t)D * cols * sizeof *w);
+        for (int c = 0; c < D; c++)
+            memcpy(w + (size_t)c * cols, from + (size_t)rope_row(r, c) * cols, cols * sizeof *w);
+    }
+    free(from);
+}
+
 /* All tensors of the setting, or none of them: then beta = 0 and nothing is forgotten. */
 static int path_load(Rope *r, RopeSource *s, Err *e)
 {
     RopePart part[N_PARTS];
+    uint64_t seed = (uint64_t)r->p.arg[SEED];
+    int up = arg(r, LOW_RANK) ? W_UP : W_W;
     parts_of(r, part);
-    return rope_load_parts(r, s, part, N_PARTS, (uint64_t)r->p.arg[SEED], e);
+    if (rope_load_parts(r, s, part, N_PARTS, seed, e)) return -1;
+    if (seed) return 0; /* drawn, not from a file */
+    reorder(r, r->w[up], (size_t)part[up].cols);
+    reorder(r, r->w[W_CONV], (size_t)part[W_CONV].cols);
+    return 0;
 }
 
 static int path_params(RopeParams *p, Err *e)

@@ -157,6 +157,14 @@ static void turn(const Rope *r, float *x, int pos)
     }
 }
 
+/* The value of a head that channel d of the file holds. */
+static int value_in(const Plan *plan, int d)
+{
+    int n = plan->n_rot;
+    if (plan->layout == ROPE_ADJACENT || d >= n) return d;
+    return d < n / 2 ? 2 * d : 2 * (d - n / 2) + 1;
+}
+
 /* Writes x in the order of the plan's axes. */
 static void write_planted(const Planted *p, const char *name, const float *x, int heads)
 {
@@ -177,7 +185,7 @@ static void write_planted(const Planted *p, const char *name, const float *x, in
         for (int d = 4; d >= 0; d--) at[axis[d]] = (int)(rest % shape[d]), rest /= shape[d];
         memcpy(token, x + place(heads, at[0], at[1], at[2], at[3]), sizeof token);
         if (p->plan->rotated) turn(&p->rope, token, position(p->plan, at[2]));
-        fwrite(&token[at[4]], sizeof *token, 1, f);
+        fwrite(&token[value_in(p->plan, at[4])], sizeof *token, 1, f);
     }
     fclose(f);
 }

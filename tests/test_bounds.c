@@ -418,7 +418,8 @@ static void set_biases(const Rope *r, float *bq, float *bk)
     for (int h = 0; h < HEADS; h++)
         for (int j = 0, a, b; j < 4; j++) {
             double strong = h == 2 && j == 3 ? 50 : 1;
-            rope_pair(r, j, &a, &b);
+            a = r->layout == ROPE_HALF ? j : 2 * j; /* rows of the file */
+            b = r->layout == ROPE_HALF ? j + 4 : 2 * j + 1;
             bq[h * D + a] = (float)(strong * (1 + j) * cos(0.1 * (h + 1)));
             bq[h * D + b] = (float)(strong * (1 + j) * sin(0.1 * (h + 1)));
             if (h < KV) bk[h * D + a] = (float)((1 + j) * cos(-0.2));

@@ -14,6 +14,8 @@ run() {
 
 complains() { grep -q -e "$1" "$err"; }
 silent() { [ ! -s "$1" ]; }
+lacks() { ! grep -q -e "$1" "$out"; }
+differs() { ! cmp -s "$1" "$2"; }
 matches() { grep -qE -e "$1" "$2"; }
 lines() { [ "$(wc -l <"$out")" -eq "$1" ]; }
 
@@ -46,7 +48,7 @@ ok "no arguments: help on stderr" complains Examples
 run --version
 ok "--version" matches '^ropescope [0-9]+\.[0-9]+\.[0-9]+$' "$out"
 for command in info tokenize generate chat perplexity bench analyze ablate sweep bounds check explain \
-    merge report rope; do
+    merge report rope quantize; do
     run $command --help
     ok "$command --help exits with 0" exits 0
     ok "$command --help begins with an example" says "^Example"
@@ -215,6 +217,50 @@ run ablate $model -f $sample -n 128 -c 64 --rope none --rope-layers 2
 ok "ablate --rope-layers" says "none in layers 2"
 run analyze $model -f $sample -n 64 --rope-scale 2 --json
 ok "--rope-scale is said in full" says '"rope_override":"linear:factor=2"'
+
+# --window: keys a query sees. Every output says so.
+run info $model --window 7
+ok "info shows the window" says "window  *7 tokens, in layers 0 .. "
+run info $model --window 7 --json
+ok "info --json has it for every layer" says '"windows":.7,7,'
+run info $model --window 0
+ok "0 is none" lacks "window"
+said="'7 tokens' by an option"
+run analyze $model -f $sample -n 64 --window 7
+ok "analyze names --window" says "sliding window $said"
+cp "$out" "$dir/windowed"
+run analyze $model -f $sample -n 64
+ok "and reads another model than without it" differs "$out" "$dir/windowed"
+run analyze $model -f $sample -n 64 --window 7 --json --capture "$dir/window.safetensors"
+ok "its JSON does" says '"window_override":"7 tokens"'
+ok "a capture does" grep -aq "$said" "$dir/window.safetensors"
+run analyze $model -f $sample -n 64 --window 7 --partial "$dir/window.part"
+ok "a partial result does" grep -aq '"window_override":"7 tokens"' "$dir/window.part"
+run merge "$dir/window.part"
+ok "and what is merged from it" says "$said"
+run analyze $model -f $sample -n 64 --window 8 --partial "$dir/window.part" --resume
+ok "a partial result of another window is refused" complains "window"
+run generate $model -p "Once" -n 1 --window 7
+ok "generate does" complains "window: 7 tokens, not the file's"
+run perplexity $model -f $sample -c 64 --chunks 2 --window 7
+ok "perplexity does" says "window: 7 tokens, not the file's"
+run perplexity $model -f $sample -c 64 --chunks 2 --window 0 --json
+ok "its JSON does" says '"window_override":"none"'
+run bench $model -n 1 --n-prompt 2 -r 1 --window 7
+ok "bench does" says "window: 7 tokens, not the file's"
+run check $model -f $sample -n 64 --window 7
+ok "check does" says "$said"
+run explain $model -f $sample --query 20 --key 15 --window 7
+ok "explain does" says "$said"
+ok "and counts the keys" says "sees    7 keys, 14 to 20"
+run ablate $model -f $sample -n 128 -c 64 --rope none --window 7
+ok "ablate does" says "$said"
+run ablate $model -f $sample -n 128 -c 64 --rope plain --window 7 --json
+ok "its JSON does" says '"window_override":"7 tokens"'
+run sweep $model -f $sample --contexts 32 --no-analysis --window 7
+ok "sweep does" says "$said"
+refused 2 "out of range\|expected" analyze $model -f $sample --window -3
+refused 2 "no --window" analyze --q a --k b --window 7
 
 # A config.json: reports say what it put in force, and not its name alone.
 printf '{"model_type":"llama","rope_theta":500}' >"$dir/config.json"
@@ -1161,6 +1207,7 @@ stays "$dir/cells" "other settings: protocol" $sweep --protocol full
 stays "$dir/cells" "other settings: observed" $sweep --no-analysis
 stays "$dir/cells" "other settings: text_sha256" sweep $model -f "$dir/whole" --contexts 16,64
 stays "$dir/cells" "other settings: rope_layers" $sweep --rope-layers 1
+stays "$dir/cells" "other settings: window_override" $sweep --window 7
 sed '2s/"perplexity":\([0-9]\)/"perplexity":0\1/' "$dir/whole" >"$dir/cells"
 stays "$dir/cells" "line 2: " $sweep
 sed '2s/"n_strong":/"more":1,"n_strong":/' "$dir/whole" >"$dir/cells"

@@ -193,11 +193,11 @@ static void check_row(const Walk *w)
  * the part by 10 U r r, and its own sum in double by nothing. */
 static void check_parts(const Walk *w, int n_rot, double slower)
 {
-    int half = w->layout == ROPE_HALF, delta = w->at.query - w->at.key;
+    int delta = w->at.query - w->at.key;
     double sum = 0, rest = 0;
     CHECK(length(w->json, "pairs.part") == n_rot / 2);
     for (int j = 0; j < n_rot / 2; j++) {
-        int a = half ? j : 2 * j, b = half ? j + n_rot / 2 : 2 * j + 1;
+        int a = 2 * j, b = 2 * j + 1;
         double qa = value(w, "vectors.q_before", a), ka = value(w, "vectors.k_before", a);
         double qb = value(w, "vectors.q_before", b), kb = value(w, "vectors.k_before", b);
         double theta = exp(-2.0 * j / n_rot * log(10000)) / slower,

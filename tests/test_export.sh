@@ -154,7 +154,7 @@ open(sys.argv[1], "wb").write(struct.pack("<Q", len(sys.argv[2])) + sys.argv[2].
 rm -rf "$dir/bad"
 cp -R "$dir/good" "$dir/bad"
 rm "$dir/bad/$shard"
-bad_shard "files of the same folder, found $shard"
+bad_shard "shards: expected $shard, which model.safetensors.index.json names, found nothing"
 head -c 20000 "$dir/good/$shard" >"$dir/bad/$shard"
 bad_shard "$shard: size of the file"
 head -c 100 "$dir/good/$shard" >"$dir/bad/$shard"
@@ -165,6 +165,156 @@ header "$("$python" -c 'print("[" * 50000 + "]" * 50000)')"
 bad_shard "the header is JSON nested too deeply"
 "$python" -c 'print("[" * 100000 + "]" * 100000)' >"$dir/bad/config.json"
 bad_shard "config.json: the file is JSON nested too deeply"
+
+# ---- tokenizers: what GGUF cannot say
+
+# ids FOLDER TEXT: the ids of a text in the folder's exported model.
+ids() {
+    rm -f "$dir/t.gguf"
+    exporting "$1" -o "$dir/t.gguf"
+    run "$program" tokenize "$dir/t.gguf" -p "$2" --ids --bos off --special
+}
+
+# edited STATEMENT: the good folder with its tokenizer.json edited, as $dir/tok. Byte b is token
+# 2 + b; the last token, 259, makes room for an added one.
+edited() {
+    rm -rf "$dir/tok"
+    cp -R "$dir/good" "$dir/tok"
+    edit "$dir/tok/tokenizer.json" "m = c['model']
+m['merges'], m['vocab'] = m['merges'][:1], {k: i for k, i in m['vocab'].items() if i < 259}
+$1"
+}
+
+accent=$(printf 'e\314\201')
+added='{"id": 259, "content": "<r>", "single_word": False, "lstrip": False, "rstrip": True,
+    "normalized": False, "special": False}'
+edited 'pass'
+ids "$dir/tok" "$accent"
+ok "no normaliser: three bytes" says "^103 206 131$"
+edited 'c["normalizer"] = {"type": "NFC"}'
+ids "$dir/tok" "$accent"
+ok "NFC: the two bytes of the composed letter" says "^197 171$"
+edited "c['added_tokens'].append($added)"
+ids "$dir/tok" "<r>  a"
+ok "a token that swallows spaces" says "^259 99$"
+edited "c['added_tokens'].append(dict($added, rstrip=False, content='\\u00e9', normalized=True))
+c['normalizer'] = {'type': 'NFC'}"
+ids "$dir/tok" "$accent"
+ok "a token of normalised text" says "^259$"
+edited 'c["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+    {"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+"},
+     "behavior": "Removed", "invert": True},
+    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}'
+refused "pre_tokenizer: expected a known split rule" "$dir/tok" -o "$dir/bad.gguf"
+edited 'c["normalizer"] = {"type": "NFKC"}'
+refused "normalizer: expected null" "$dir/tok" -o "$dir/bad.gguf"
+edited "c['added_tokens'].append(dict($added, single_word=True))"
+refused "added token '<r>'" "$dir/tok" -o "$dir/bad.gguf"
+
+# A SentencePiece model: <unk> <s> </s>, 256 bytes, U+2581, and two spaces as the user's symbol.
+model() { # NORMALIZER_SPEC: fields as Python, number and value; $dir/tok/tokenizer.model
+    rm -rf "$dir/tok"
+    cp -R "$dir/good" "$dir/tok"
+    rm "$dir/tok/tokenizer.json" "$dir/tok/tokenizer_config.json"
+    "$python" - "$dir/tok/tokenizer.model" "$1" <<'PYTHON'
+import struct, sys
+def number(n): return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + number(n >> 7)
+def field(n, value):
+    if isinstance(value, int): return number(n << 3) + number(value)
+    return number(n << 3 | 2) + number(len(value)) + value
+def piece(text, kind): return field(1, field(1, text.encode()) + number(2 << 3 | 5) +
+                                    struct.pack("<f", 0) + field(3, kind))
+pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3)] + [("<0x%02X>" % b, 6) for b in range(256)]
+pieces += [("\u2581\u2581", 4)]
+data = b"".join(piece(*p) for p in pieces) + field(2, field(3, 2) + field(35, 1))
+data += field(3, b"".join(field(n, v) for n, v in eval(sys.argv[2])))
+open(sys.argv[1], "wb").write(data)
+PYTHON
+}
+model '[(3, 1), (4, 0), (5, 1)]'
+ids "$dir/tok" " a"
+ok "sentencepiece: the space before the text is part of a symbol" says "^259 100$"
+ids "$dir/tok" "  a"
+ok "sentencepiece: and none comes after the symbol" says "^259 229 153 132 100$"
+model '[(3, 1), (4, 1), (5, 1)]'
+refused "normalizer_spec: expected no character map" "$dir/tok" -o "$dir/bad.gguf"
+
+rm "$dir/bad"/*.safetensors*
+: >"$dir/bad/pytorch_model.bin"
+bad_shard "found pytorch_model.bin"
+
+# ---- configurations as models are published with them
+
+run "$python" tests/published_configs.py
+ok "published configurations" exits 0
+
+# ---- llama2.c
+
+name=llama2.c
+run "$python" tests/tiny_llama2c.py 5 "$dir/l2c"
+ok "$name: checkpoints are written" exits 0
+for v in v0 v1; do
+    exporting "$dir/l2c/$v.bin" -o "$dir/l2c/$v.gguf" --name "$name"
+    ok "$name: $v is exported" exits 0
+done
+ok "$name: versions 0 and 1 are the same model" cmp "$dir/l2c/v0.gguf" "$dir/l2c/v1.gguf"
+run "$dump" "$dir/l2c/v1.gguf" "$dir/l2c/ids" "$dir/l2c/f32" exact
+tiny --compare "$dir/l2c/golden.json" "$dir/l2c/f32" $tolerance
+ok "$name: the logits are the golden ones" exits 0
+head -c 300 "$dir/l2c/v1.bin" >"$dir/l2c/cut.bin"
+refused "size of the file" "$dir/l2c/cut.bin" -o "$dir/bad.gguf"
+head -c 100 "$dir/l2c/v1.bin" >"$dir/l2c/cut.bin"
+refused "version 0 or 1, found 100 bytes" "$dir/l2c/cut.bin" -o "$dir/bad.gguf"
+printf '24ka\002\000\000\000' >"$dir/l2c/v2.bin"
+refused "version 0 or 1, found version 2" "$dir/l2c/v2.bin" -o "$dir/bad.gguf"
+printf 'PK\003\004' >"$dir/l2c/pytorch.bin"
+refused "found a PyTorch archive" "$dir/l2c/pytorch.bin" -o "$dir/bad.gguf"
+
+# ---- a name that other programs read more into
+
+exporting "$dir/good" --name small-Phi-3 -o "$dir/named.gguf"
+ok "a name with Phi-3 is written" exits 0
+ok "but differently" grep -aqF small-Phi_3 "$dir/named.gguf"
+ok "and that is said" complains "the name 'small-Phi-3' is written as 'small-Phi_3'"
+
+# ---- what GGUF assumes where Hugging Face does not
+# A missing cap or window of Gemma 2 means the usual one: none is said by 0. Where the format wants
+# an output matrix, that of a tied model is the embedding again.
+
+knows() { # STATEMENTS: about c, the configuration in $dir/config
+    run "$python" -c 'import sys
+from pathlib import Path
+sys.path.insert(0, ".")
+import export
+c = export.read_config(Path(sys.argv[1]), [])
+exec(sys.argv[2])' "$dir/config" "$1"
+}
+mkdir "$dir/config"
+shape='"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8,
+    "num_key_value_heads": 2, "intermediate_size": 6, "vocab_size": 5'
+config() { # CLASS KEYS
+    echo "{\"architectures\": [\"${1}ForCausalLM\"], $2, $shape}" >"$dir/config/config.json"
+}
+config Gemma2 '"attn_logit_softcapping": null, "layer_types": ["full_attention", "full_attention"]'
+knows 'scales = dict(c.scales)
+assert scales["attn_logit_softcapping"] == 0 and scales["final_logit_softcapping"] == 30
+assert list(export.window_metadata(c)) == [("gemma2.attention.sliding_window", "u32", 0)]'
+ok "a Gemma 2 without a cap and a window says so" exits 0
+made='sizes = c.letters()
+found = {r.hf: export.Source(Path("x"), 0, "F32", tuple(sizes[l] for l in r.letters))
+         for r in export.wanted(c, True)}
+made = {t.name: t for t in export.collect_tensors("x", c, found, True)}'
+for class in Phi GPTNeoX GPTJ StableLm Olmo2 Olmo3; do
+    if [ $class = GPTJ ]; then more='"rotary_dim": 4'; else more='"rope_theta": 100.0'; fi
+    config $class "$more, \"tie_word_embeddings\": true"
+    knows "$made
+assert made['output.weight'].shape == made['token_embd.weight'].shape == (5, 16)"
+    ok "$class: the output matrix of a tied model is written" exits 0
+done
+config Llama '"tie_word_embeddings": true, "rms_norm_eps": 1e-5'
+knows "$made
+assert 'token_embd.weight' in made and 'output.weight' not in made"
+ok "but not where the format takes the embedding" exits 0
 
 # ---- the output never replaces an input
 

@@ -1,5 +1,8 @@
-/* Models of every family: the miniatures of tests/families (see tests/make_miniatures.py), which
- * export.py wrote, against the logits that Hugging Face transformers computed in float32. */
+/* Models of every family against golden logits: the miniatures of tests/families (see
+ * tests/make_miniatures.py), which export.py wrote, against those that Hugging Face transformers
+ * computed in float32; or
+ *     test_families TOLERANCE MODEL.gguf...
+ * other models against MODEL.logits beside each (tests/test_tiny.sh). */
 #include "../model.h"
 #include "check.h"
 
@@ -9,7 +12,7 @@
 
 /* Both sides are float32 and sum in different orders. The largest difference of any family is some
  * 2e-6 of its largest logit; a wrong flag moves logits by a tenth of it or more. */
-static const double tolerance = 5e-5;
+static double tolerance = 5e-5;
 
 typedef struct {
     int n_ids, n_rows;
@@ -64,17 +67,18 @@ static void test_length(const char *name, const Model *m, const Golden *g, int n
     free(w);
 }
 
+/* The model `name`.gguf against the logits of `name`.logits. */
 static void test_family(const char *name)
 {
-    char path[128];
+    char path[4096];
     Err e;
     Model m;
     ModelOptions mo = {.rope = NULL};
     Bytes file = {0};
     Golden g;
-    snprintf(path, sizeof path, "tests/families/%s.logits", name);
+    snprintf(path, sizeof path, "%s.logits", name);
     if (!CHECK_MSG(!bytes_read(&file, path, &e), "%s", e.msg)) return;
-    snprintf(path, sizeof path, "tests/families/%s.gguf", name);
+    snprintf(path, sizeof path, "%s.gguf", name);
     if (CHECK_MSG(!golden_open(&g, &file), "%s: cut off", name) &&
         CHECK_MSG(!model_open(&m, path, &mo, &e), "%s: %s", name, e.msg)) {
         size_t row = 4 + 4 * (size_t)m.n_vocab;
@@ -89,8 +93,23 @@ static void test_family(const char *name)
     free(file.s);
 }
 
-int main(void)
+/* TOLERANCE MODEL.gguf... */
+static int test_files(int argc, char **argv)
 {
+    tolerance = atof(argv[1]);
+    for (int i = 2; i < argc; i++) {
+        char *end = strrchr(argv[i], '.');
+        if (CHECK_MSG(end && !strcmp(end, ".gguf"), "%s: not a .gguf file", argv[i])) {
+            *end = '\0';
+            test_family(argv[i]);
+        }
+    }
+    return check_done();
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2) return test_files(argc, argv);
     static const char *const names[] = {
         "llama",
         "llama-bias",
@@ -113,7 +132,17 @@ int main(void)
         "phi3-long",
         "starcoder2",
         "gptj",
+        "olmo3",
+        "olmoe",
+        "qwen2moe",
+        "qwen3moe",
+        "qwen3moe-dense",
+        "mixtral",
     };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) test_family(names[i]);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "tests/families/%s", names[i]);
+        test_family(name);
+    }
     return check_done();
 }

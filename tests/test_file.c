@@ -428,7 +428,7 @@ static void test_added_keys(void)
     gb_key_u32(&b, "split.count", 1);
     test_key("a file split in one", NULL, &b, NULL);
     gb_key_u32(&b, "llama.expert_count", 8);
-    test_key("experts", NULL, &b, "llama.expert_count");
+    test_key("experts", NULL, &b, "llama.expert_used_count");
     gb_key_u32(&b, "llama.expert_count", 0);
     test_key("no experts", NULL, &b, NULL);
     gb_key_str(&b, "llama.rope.scaling.type", "spiral");

@@ -991,7 +991,7 @@ static void values_case(const Kernels *k, int n, int toks, unsigned wanted)
     edge_free(&e);
 }
 
-static void radii_case(const Kernels *k, int pairs, int toks, int layout)
+static void radii_case(const Kernels *k, int pairs, int toks)
 {
     size_t xs = 2 * (size_t)pairs + 7;
     Edge e = token_rows(toks, xs, 2 * pairs);
@@ -1001,13 +1001,11 @@ static void radii_case(const Kernels *k, int pairs, int toks, int layout)
     for (int t = 0; t < toks; t++)
         for (int j = 0; j < pairs; j++) {
             const float *v = x + (size_t)t * xs;
-            double a = (double)(layout == ROPE_HALF ? v[j] : v[2 * j]);
-            double b = (double)(layout == ROPE_HALF ? v[j + pairs] : v[2 * j + 1]);
-            double r = sqrt(a * a + b * b);
+            double a = (double)v[2 * j], b = (double)v[2 * j + 1], r = sqrt(a * a + b * b);
             sum_want.v[j] += r;
             if (r > most_want.v[j]) most_want.v[j] = r;
         }
-    RadiusSums s = {sum.v, most.v, pairs, layout};
+    RadiusSums s = {sum.v, most.v, pairs};
     k->add_radii(&s, x, xs, toks);
     sums_check(&sum, &sum_want, k->name, "add_radii", pairs, toks);
     sums_check(&most, &most_want, k->name, "add_radii, most", pairs, toks);
@@ -1057,8 +1055,7 @@ static void test_token_sums(const Kernels *k)
             int n = widths[i], few = n > 64 && t % 5 != i % 5;
             if (!few && (n < 300 || toks[t] < 5)) moments_case(k, n, toks[t]);
             for (unsigned w = 0; w<16; w += n> 64 ? 5 : 1) values_case(k, n, toks[t], w);
-            radii_case(k, n / 2, toks[t], ROPE_ADJACENT);
-            radii_case(k, n / 2, toks[t], ROPE_HALF);
+            radii_case(k, n / 2, toks[t]);
         }
     for (int n = 0; n <= 120; n++)
         for (int t = 0; t < 9; t += 4) row_case(k, n, t);

@@ -58,10 +58,11 @@ static void test_zeta(void)
             for (int of = 0; of < 2; of++) {
                 const Rope *x = of ? &plain : &r;
                 memset(q, 0, sizeof q), memset(k, 0, sizeof k);
-                q[j] = k[j] = 1, q[j + 32] = -0.5f;
+                q[2 * j] = k[2 * j] = 1, q[2 * j + 1] = -0.5f;
                 rope_apply(x, ROPE_Q, 0, q, pos + 512, angles);
                 rope_apply(x, ROPE_K, 0, k, pos, angles);
-                got[of] = (double)q[j] * (double)k[j] + (double)q[j + 32] * (double)k[j + 32];
+                got[of] = (double)q[2 * j] * (double)k[2 * j] +
+                          (double)q[2 * j + 1] * (double)k[2 * j + 1];
             }
             /* 5 U of the lengths, sqrt(1.25) here, on each of the two sides of both */
             CHECK_MSG(fabs(got[0] - zeta * got[1]) <= 20 * U * sqrt(1.25) * zeta,

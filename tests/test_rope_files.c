@@ -40,6 +40,7 @@ static GgufBuilder start(void)
     gb_key_u32(&b, "llama.attention.head_count", H);
     gb_key_u32(&b, "llama.attention.key_length", D);
     gb_key_u32(&b, "llama.attention.value_length", D);
+    gb_key_f32(&b, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     matrix(&b, "token_embd.weight", E, V);
     matrix(&b, "output_norm.weight", E, 1);
     for (int l = 0; l < L; l++)

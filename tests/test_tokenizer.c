@@ -490,7 +490,7 @@ static void test_spm(void)
     check_ids(f.t, "\xF0\x9F\x98\x80\xFF", 0, "261 243 162 155 131 258"); /* bytes + 3 */
     check_ids(f.t, "<0x0A>\n", 0, "261 262 51 123 51 68 265 13");
     check_decode(f.t, (int[]){1, 259, 260, 259, 2, -1}, 0, "hi h");
-    check_decode(f.t, (int[]){1, 259, 2, -1}, 1, "<s>h</s>");
+    check_decode(f.t, (int[]){1, 259, 2, -1}, 1, "<s> h</s>");
     check_decode(f.t, (int[]){260, 259, -1}, 0, "i h");
     close_vocab(&f);
 }

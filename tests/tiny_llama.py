@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from export import (CONTROL, NORMAL, BadInput, Config, Tensor, Tokenizer, values, wanted,
                     write_model, write_whole)
+from tiny import byte_letters, write_json
 
 # ---- the model -------------------------------------------------------------------------------
 
@@ -46,13 +47,6 @@ ROPES = {
 TEXT = "the moth's"
 TOKENS = ("<s>", "the", "\u0120", "m", "o", "th", "'", "s")     # U+0120 is the space
 MERGES = ("t h", "th e")
-
-
-def byte_letters() -> List[str]:
-    """GPT-2's byte alphabet: printable bytes stand for themselves, others from U+0100 on."""
-    keep = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [b for b in range(256) if b not in keep]
-    return [chr(b) if b in keep else chr(256 + rest.index(b)) for b in range(256)]
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -249,10 +243,6 @@ def write_checkpoint(folder: Path, a, config: Config, weights):
         where.update({n: name for n in part})
         write_safetensors(folder / name, part, a.dtype)
     write_json(folder / "model.safetensors.index.json", {"weight_map": where})
-
-
-def write_json(path: Path, table):
-    path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
 def hf_tokenizer():
