@@ -8,7 +8,7 @@ int bpe_main(int argc, char **argv);
 
 #include <unistd.h>
 
-static char folder[] = "/tmp/test_bpe_XXXXXX";
+static char folder[] = P_tmpdir "/test_bpe_XXXXXX";
 
 static const char *vocab_path(void)
 {

@@ -274,7 +274,7 @@ static void test_hash(void)
 
 /* ---------------------------------------------------------------- files */
 
-static char folder[] = "/tmp/test_train_XXXXXX";
+static char folder[] = P_tmpdir "/test_train_XXXXXX";
 
 static const char *path_of(const char *name)
 {
