@@ -1178,6 +1178,9 @@ static int weights_read(Net *t, const char *path, Err *e)
     if (same) memcpy(t->w, map + sizeof h, t->n * sizeof(float));
     unmap_file(map, size);
     if (!same) return err_set(e, "%s: expected a checkpoint of a model of this shape", path);
+    if (a->n_steps != h.step)
+        return err_set(e, "%s: expected a finished training, found step %lld of %lld", path,
+                       (long long)h.step, (long long)a->n_steps);
     turn_matrices(t);
     return 0;
 }
@@ -1673,6 +1676,6 @@ int main(int argc, char **argv)
     if (x.vocab.path) gguf_close(&x.vocab);
     free(x.text.id);
     free(x.held.id);
-    return rc ? 1 : 0;
+    return rc ? 1 : stopped ? 128 + (int)stopped : 0;
 }
 #endif
