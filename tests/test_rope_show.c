@@ -262,7 +262,13 @@ static Model *shape_of(const char *spec)
                       rope_new(&rope[l], kind, &p, ROPE_HALF, NULL, &err) == 0,
                   "%s: %s", spec, err.msg);
     }
-    ModelShape s = {"none", 6, D, 128, layer, rope, 6};
+    ModelShape s = {.arch = "none",
+                    .n_layers = 6,
+                    .head_dim = D,
+                    .n_ctx_train = 128,
+                    .layer = layer,
+                    .rope = rope,
+                    .n_ropes = 6};
     return model_skeleton(&s);
 }
 

@@ -588,20 +588,17 @@ static void as_llama(uint8_t *file, size_t size, const char *arch)
     memcpy(name, "llama", 5);
 }
 
+/* What transformers made. (With norms of queries and keys no architecture has adjacent pairs.) */
 static void test_family_twins(void)
 {
-    static const char *const twins[] = {"qwen2", "qwen3"};
-    for (size_t i = 0; i < sizeof twins / sizeof *twins; i++) {
-        char path[64];
-        Err e;
-        Bytes a = {0}, b = {0};
-        snprintf(path, sizeof path, "tests/families/%s.gguf", twins[i]);
-        if (CHECK_MSG(!bytes_read(&a, path, &e) && !bytes_read(&b, path, &e), "%s", e.msg)) {
-            as_llama((uint8_t *)a.s, a.n, twins[i]);
-            check_twins(twins[i], (uint8_t *)a.s, a.n, (uint8_t *)b.s, b.n, 1);
-        }
-        free(a.s), free(b.s);
+    Err e;
+    Bytes a = {0}, b = {0};
+    const char *path = "tests/families/qwen2.gguf";
+    if (CHECK_MSG(!bytes_read(&a, path, &e) && !bytes_read(&b, path, &e), "%s", e.msg)) {
+        as_llama((uint8_t *)a.s, a.n, "qwen2");
+        check_twins(path, (uint8_t *)a.s, a.n, (uint8_t *)b.s, b.n, 1);
     }
+    free(a.s), free(b.s);
 }
 
 /* ---- channels of Hugging Face */
