@@ -339,8 +339,8 @@ float exp_f32(float x);
  *   with c = sqrt(2 / pi); as 1 + tanh(v) = 2 / (1 + exp(-2v)), u = x (2c + 0.044715 * 2c x^2).
  * - GELU: x Phi(x), Phi the normal distribution: u = ln(Phi(x) / Phi(-x)), here x P(x^2) with a
  *   polynomial P of degree 10, fitted for |x| <= 6 with the weight |x| max(Phi(-|x|), 1e-4) on its
- *   error; x^2 is cut at 36. Relative error below 1.6e-7 for x > 0, as of 1 + erf in float; absolute
- *   error below 6.3e-8 for x < 0. */
+ *   error; x^2 is cut at 36. Relative error below 1.6e-7 for x > 0, as of 1 + erf in float;
+ *   absolute error below 6.3e-8 for x < 0. */
 enum { ACT_SILU, ACT_GELU_TANH, ACT_GELU };
 enum { GELU_TERMS = 11 };
 extern const float gelu_terms[GELU_TERMS]; /* of P, the highest power first */
@@ -632,8 +632,8 @@ double rope_slowed(double w, double s, double keep);
 
 /* What models of different architectures differ in; a row of flags, and no code of its own. */
 enum { NORM_RMS, NORM_LAYER, NORM_UNIT }; /* x / rms(x); (x - mean) / std; that without weights */
-/* Where the feed-forward network reads: from the stream after attention; beside it, through the norm
- * of attention; beside it, through a norm of its own. */
+/* Where the feed-forward network reads: from the stream after attention; beside it, through the
+ * norm of attention; beside it, through a norm of its own. */
 enum { RES_SEQUENTIAL, RES_SHARED_NORM, RES_TWO_NORMS };
 /* Queries and keys before rotation: each head by the same weights, by its own, all together. */
 enum { QK_PLAIN, QK_HEAD, QK_OWN, QK_ALL };

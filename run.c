@@ -1011,8 +1011,8 @@ const TensorType *tensor_type(int type)
  * only if it holds a piece; then the others soon sleep, so that it can be moved to where they ran.
  * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.)
  *
- * Pitfall: a thread may come to a loop when the others are layers ahead. It finds no piece left, but
- * counts them: their number must not depend on anything that was computed. */
+ * Pitfall: a thread may come to a loop when the others are layers ahead. It finds no piece left,
+ * but counts them: their number must not depend on anything that was computed. */
 
 static Worker *me(const State *s)
 {

@@ -60,9 +60,11 @@ OLMO = dict(LATER, pad_token_id=1, rope_scaling=None, clip_qkv=None, rope_theta=
 del OLMO["rms_norm_eps"]
 
 
-def sized(base, name, d, layers, heads, kv, ff, **other):
-    sizes = dict(hidden_size=d, num_hidden_layers=layers, num_attention_heads=heads,
-                 num_key_value_heads=kv, intermediate_size=ff)
+def sized(base, name, *sizes, **other):
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+            "intermediate_size")
+    assert len(sizes) == len(keys)
+    sizes = dict(zip(keys, sizes))
     named = dict(architectures=[name + "ForCausalLM"], model_type=name.lower()) if name else {}
     return {**base, **named, **{k: v for k, v in sizes.items() if v}, **other}
 
