@@ -4,15 +4,7 @@ program=$1
 model=demo/model.gguf
 sample=demo/sample.txt
 . tests/check.sh
-unset ROPESCOPE_ISA
 
-# run ARGUMENTS...: runs the program.
-run() {
-    last="ropescope $*"
-    record "$program" "$@"
-}
-
-complains() { grep -q -e "$1" "$err"; }
 silent() { [ ! -s "$1" ]; }
 lacks() { ! grep -q -e "$1" "$out"; }
 differs() { ! cmp -s "$1" "$2"; }

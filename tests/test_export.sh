@@ -2,14 +2,8 @@
 # export.py from outside: test_export.sh PROGRAM DUMP_LOGITS, from the top of the checkout.
 program=$1
 dump=$2
-if ! command -v python3 >/dev/null 2>&1; then
-    echo "skipped: export.py: there is no python3"
-    echo "0 passed, 0 failed"
-    exit 0
-fi
-# The interpreter itself: some systems put a slow script in front of it.
-python=$(python3 -c 'import sys; print(sys.executable or "python3")')
 . tests/check.sh
+needs_python export.py
 PYTHONDONTWRITEBYTECODE=1
 export PYTHONDONTWRITEBYTECODE
 
@@ -18,13 +12,8 @@ export PYTHONDONTWRITEBYTECODE
 # is 3.4e-6 with logits up to 7; a wrong rotation, permutation or norm moves logits by 0.01 to 10.
 tolerance=1e-5
 
-run() {
-    last="$*"
-    record "$@"
-}
-
-tiny() { run "$python" tests/tiny_llama.py "$@"; }
-exporting() { run "$python" export.py "$@"; }
+tiny() { try "$python" tests/tiny_llama.py "$@"; }
+exporting() { try "$python" export.py "$@"; }
 complains() { grep -qF -e "$1" "$err"; }
 
 # edit FILE STATEMENT: a Python statement on the table c in a JSON file.
@@ -41,9 +30,9 @@ golden() {
 g = json.load(open(sys.argv[1]))
 print(g["text"], end="", file=open(sys.argv[2], "w"))
 print(*g["ids"], file=open(sys.argv[3], "w"))' "$dir/model.gguf.json" "$dir/text" "$dir/ids"
-    run "$program" tokenize "$dir/$1.gguf" -f "$dir/text" --ids
+    try "$program" tokenize "$dir/$1.gguf" -f "$dir/text" --ids
     ok "$name: the token ids of $1.gguf" cmp -s "$out" "$dir/ids"
-    run "$dump" "$dir/$1.gguf" "$dir/ids" "$dir/$1.f32" exact
+    try "$dump" "$dir/$1.gguf" "$dir/ids" "$dir/$1.f32" exact
     ok "$name: the logits of $1.gguf are computed" exits 0
     tiny --compare "$dir/model.gguf.json" "$dir/$1.f32" $tolerance
     ok "$name: the logits of $1.gguf are the golden ones" exits 0
@@ -79,7 +68,7 @@ for how in "--dtype F32" "--dtype F16 --tied" "--dtype BF16" "--shards 3 --tied"
     golden model
     golden hf
     ok "$name: the logits bit for bit" cmp "$dir/model.f32" "$dir/hf.f32"
-    run "$program" info "$dir/hf.gguf"
+    try "$program" info "$dir/hf.gguf"
     ok "$name: its shape" says "$shape"
     ok "$name: its vocabulary" says "260 tokens, gpt2 / gpt-2, BOS 0 (added), EOS 1"
     case $how in
@@ -93,7 +82,7 @@ for how in "--dtype F32" "--dtype F16 --tied" "--dtype BF16" "--shards 3 --tied"
         ;;
     *linear*)
         ok "$name: the kind" says "rope  *linear"
-        run "$program" info "$dir/hf.gguf" --json
+        try "$program" info "$dir/hf.gguf" --json
         ok "$name: the factor" says '"factor":4,'
         ;;
     *) ok "$name: no scaling" says "rope  *plain.*base 10000, 16 of 16" ;;
@@ -130,7 +119,8 @@ bad config.json 'c["logit_cap"] = 0' "logit_cap: expected only keys known"
 bad config.json 'c["sliding_window_pattern"] = 2' "sliding_window_pattern: expected only keys known"
 bad config.json 'c["hidden_act"] = "gelu"' "hidden_act: expected silu"
 bad config.json 'c["partial_rotary_factor"] = 0.5' "partial_rotary_factor: expected 1"
-bad config.json 'c["architectures"] = ["Qwen2ForCausalLM"]' "tensor model.layers.0.self_attn.q_proj.bias"
+bad config.json 'c["architectures"] = ["Qwen2ForCausalLM"]' \
+    "tensor model.layers.0.self_attn.q_proj.bias"
 bad config.json 'c["attention_bias"] = 0' "attention_bias: expected true or false"
 bad config.json 'c["layer_types"] = 5' "layer_types: expected a list"
 bad config.json 'c["architectures"] = [["LlamaForCausalLM"]]' "architectures: expected"
@@ -172,7 +162,7 @@ bad_shard "config.json: the file is JSON nested too deeply"
 ids() {
     rm -f "$dir/t.gguf"
     exporting "$1" -o "$dir/t.gguf"
-    run "$program" tokenize "$dir/t.gguf" -p "$2" --ids --bos off --special
+    try "$program" tokenize "$dir/t.gguf" -p "$2" --ids --bos off --special
 }
 
 # edited STATEMENT: the good folder with its tokenizer.json edited, as $dir/tok. Byte b is token
@@ -245,20 +235,20 @@ bad_shard "found pytorch_model.bin"
 
 # ---- configurations as models are published with them
 
-run "$python" tests/published_configs.py
+try "$python" tests/published_configs.py
 ok "published configurations" exits 0
 
 # ---- llama2.c
 
 name=llama2.c
-run "$python" tests/tiny_llama2c.py 5 "$dir/l2c"
+try "$python" tests/tiny_llama2c.py 5 "$dir/l2c"
 ok "$name: checkpoints are written" exits 0
 for v in v0 v1; do
     exporting "$dir/l2c/$v.bin" -o "$dir/l2c/$v.gguf" --name "$name"
     ok "$name: $v is exported" exits 0
 done
 ok "$name: versions 0 and 1 are the same model" cmp "$dir/l2c/v0.gguf" "$dir/l2c/v1.gguf"
-run "$dump" "$dir/l2c/v1.gguf" "$dir/l2c/ids" "$dir/l2c/f32" exact
+try "$dump" "$dir/l2c/v1.gguf" "$dir/l2c/ids" "$dir/l2c/f32" exact
 tiny --compare "$dir/l2c/golden.json" "$dir/l2c/f32" $tolerance
 ok "$name: the logits are the golden ones" exits 0
 head -c 300 "$dir/l2c/v1.bin" >"$dir/l2c/cut.bin"
@@ -282,7 +272,7 @@ ok "and that is said" complains "the name 'small-Phi-3' is written as 'small-Phi
 # an output matrix, that of a tied model is the embedding again.
 
 knows() { # STATEMENTS: about c, the configuration in $dir/config
-    run "$python" -c 'import sys
+    try "$python" -c 'import sys
 from pathlib import Path
 sys.path.insert(0, ".")
 import export

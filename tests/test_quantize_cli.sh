@@ -4,14 +4,7 @@ program=$1
 model=demo/model.gguf
 sample=demo/sample.txt
 . tests/check.sh
-unset ROPESCOPE_ISA
 
-run() {
-    last="ropescope $*"
-    record "$program" "$@"
-}
-
-complains() { grep -q -e "$1" "$err"; }
 same() { cmp -s "$1" "$2"; }
 smaller() { [ "$(wc -c <"$1")" -lt "$(wc -c <"$2")" ]; }
 alone() { [ "$(find "$dir/new" -type f | wc -l)" -eq "$1" ]; }
