@@ -246,6 +246,20 @@ static void test_head_norms(void)
     DIFFER("qwen3", "", "+blk.0.attn_k_norm.weight=D");
 }
 
+/* The miniature with (op '+') or without (op '-') each of the tensors, split at spaces, is refused
+ * as "'tensor' why". */
+static void check_each(const char *family, const char *tensors, char op, const char *why)
+{
+    char list[512], *save = NULL;
+    snprintf(list, sizeof list, "%s", tensors);
+    for (char *t = strtok_r(list, " ", &save); t; t = strtok_r(NULL, " ", &save)) {
+        char words[96], want[96];
+        snprintf(words, sizeof words, "%c%s", op, t);
+        snprintf(want, sizeof want, "'%.*s' %s", (int)strcspn(t, "="), t, why);
+        REFUSED(family, words, want);
+    }
+}
+
 /* A tensor that forward would not read. */
 static void test_not_read(void)
 {
@@ -261,13 +275,8 @@ static void test_not_read(void)
         {"gptj", "blk.1.ffn_norm.weight=E"},       {"phi2", "blk.0.ffn_gate.bias=F"},
         {"gptneox", "blk.0.ffn_gate.bias=F"},      {"starcoder2", "blk.0.ffn_gate.weight=E,F"},
         {"gptneox", "blk.0.attn_q_norm.weight=D"}, {"gptneox", "blk.0.attn_q.bias=Q"}};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char words[96], want[96];
-        snprintf(words, sizeof words, "+%s", rows[i].add);
-        snprintf(want, sizeof want, "'%.*s' is not part of", (int)strcspn(rows[i].add, "="),
-                 rows[i].add);
-        REFUSED(rows[i].family, words, want);
-    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        check_each(rows[i].family, rows[i].add, '+', "is not part of");
     /* These are read. */
     DIFFER("llama", "",
            "+blk.0.attn_q.bias=Q +blk.0.attn_k.bias=K +blk.0.attn_v.bias=K "
@@ -304,16 +313,8 @@ static void test_required(void)
         {"olmo2", "output.weight blk.0.post_attention_norm.weight blk.0.post_ffw_norm.weight"},
         {"gemma2", "blk.0.post_attention_norm.weight blk.1.post_ffw_norm.weight"},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char list[512], *save = NULL;
-        snprintf(list, sizeof list, "%s", rows[i].tensors);
-        for (char *t = strtok_r(list, " ", &save); t; t = strtok_r(NULL, " ", &save)) {
-            char words[96], want[96];
-            snprintf(words, sizeof words, "-%s", t);
-            snprintf(want, sizeof want, "'%s' is missing", t);
-            REFUSED(rows[i].family, words, want);
-        }
-    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        check_each(rows[i].family, rows[i].tensors, '-', "is missing");
     REFUSED("phi2", "-blk.0.attn_q.bias -blk.0.attn_k.bias -blk.0.attn_v.bias",
             "'blk.0.attn_q.bias' is missing");
     REFUSED("gptneox", "-blk.0.attn_qkv.bias -blk.1.attn_qkv.bias",
