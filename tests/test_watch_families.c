@@ -245,7 +245,7 @@ static void check_row(const Run *r, const char *name, int l, int h, int pos)
     size_t at = at_head(m, l, h) * T + (size_t)pos;
     int W = m->layer[l].window, t0 = W && pos >= W ? pos - W + 1 : 0, bad = 0;
     const float *score = r->score + at * T, *weight = r->weight + at * T;
-    double sum = 0, all = 0, most = -INFINITY, least = INFINITY;
+    double sum = 0, all = 0, most = -HUGE_VAL, least = HUGE_VAL;
     CHECK_MSG(r->t0[at] == t0, "%s: layer %d at %d sees from %d on", name, l, pos, r->t0[at]);
     for (int t = t0; t <= pos; t++) {
         Score s = plain_score(r, l, h, pos, t);
