@@ -5,6 +5,7 @@
  * other models against MODEL.logits beside each (tests/test_tiny.sh). */
 #include "../model.h"
 #include "check.h"
+#include "family_names.h"
 #include "team.h"
 
 #include <math.h>
@@ -128,38 +129,9 @@ static int test_files(int argc, char **argv)
 int main(int argc, char **argv)
 {
     if (argc > 2) return test_files(argc, argv);
-    static const char *const names[] = {
-        "llama",
-        "llama-bias",
-        "mistral",
-        "phi2",
-        "gptneox",
-        "gptneox-sequential",
-        "qwen2",
-        "qwen3",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "smollm3",
-        "granite",
-        "olmo",
-        "olmo2",
-        "stablelm",
-        "stablelm-parallel",
-        "phi3",
-        "phi3-long",
-        "starcoder2",
-        "gptj",
-        "olmo3",
-        "olmoe",
-        "qwen2moe",
-        "qwen3moe",
-        "qwen3moe-dense",
-        "mixtral",
-    };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (int i = 0; i < N_FAMILIES; i++) {
         char name[128];
-        snprintf(name, sizeof name, "tests/families/%s", names[i]);
+        snprintf(name, sizeof name, "tests/families/%s", family_names[i]);
         test_family(name);
     }
     return check_done();

@@ -3,6 +3,7 @@
  * within what their rounding explains, and batches, threads and instruction sets change no bit. */
 #include "../model.h"
 #include "check.h"
+#include "family_names.h"
 #include "gguf_builder.h"
 #include "team.h"
 
@@ -189,33 +190,6 @@ static void test_family(const char *family)
 
 int main(void)
 {
-    static const char *const families[] = {"llama",
-                                           "llama-bias",
-                                           "mistral",
-                                           "phi2",
-                                           "gptneox",
-                                           "gptneox-sequential",
-                                           "qwen2",
-                                           "qwen3",
-                                           "gemma",
-                                           "gemma2",
-                                           "gemma3",
-                                           "smollm3",
-                                           "granite",
-                                           "olmo",
-                                           "olmo2",
-                                           "stablelm",
-                                           "stablelm-parallel",
-                                           "phi3",
-                                           "phi3-long",
-                                           "starcoder2",
-                                           "gptj",
-                                           "olmo3",
-                                           "olmoe",
-                                           "qwen2moe",
-                                           "qwen3moe",
-                                           "qwen3moe-dense",
-                                           "mixtral"};
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++) test_family(families[i]);
+    for (int i = 0; i < N_FAMILIES; i++) test_family(family_names[i]);
     return check_done();
 }
