@@ -1,6 +1,7 @@
 /* Mixtures of experts: against the dense network that a mixture of one expert is, against other
  * ways of writing the same file, and against itself: the bits of the logits must not depend on
- * threads, batches or the instruction set. That the arithmetic is the right one, test_families.c shows. */
+ * threads, batches or the instruction set.
+ * That the arithmetic is the right one, test_families.c shows. */
 #include "../model.h"
 
 #include "check.h"

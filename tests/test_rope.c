@@ -343,8 +343,8 @@ static void test_wrong_freqs(void)
 
 /* The worst difference of (1, 0) in every pair, turned to a position, from angles in long double
  * of frequencies of its own, in units of what rounding explains: that of cos and sin to float, half
- * an ulp below 1 (2^-25), and of the frequency to double: some 2 ulps of pow and one of the product,
- * 3 * 2^-53 * p * theta. */
+ * an ulp below 1 (2^-25), and of the frequency to double: some 2 ulps of pow and one of the
+ * product, 3 * 2^-53 * p * theta. */
 static double worst_turn(const Rope *r, double base, int position)
 {
     float x[128], angles[128];
