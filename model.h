@@ -643,14 +643,14 @@ enum {
     HAS_FFN_NORM = 2,      /* ffn_norm */
     HAS_POST_NORMS = 4,    /* post_attention_norm, post_ffw_norm */
     HAS_QK_NORM = 8,       /* attn_q_norm, attn_k_norm */
-    HAS_GATE = 32,         /* ffn_gate, or gate and up in one matrix */
-    HAS_NORM_BIAS = 64,    /* biases of norms */
-    HAS_ATTN_BIAS = 128,   /* attn_output.bias */
-    HAS_QKV_BIAS = 256,    /* biases of q, k and v */
-    HAS_OUTPUT_BIAS = 512, /* output.bias */
-    HAS_SHARED = 1024,     /* an expert that every token takes, and its gate */
-    HAS_OUTPUT = 2048,     /* output.weight: the embedding is not used twice */
-    HAS_FFN_BIAS = 4096,   /* ffn_up.bias, ffn_down.bias, and ffn_gate.bias if there is a gate */
+    HAS_GATE = 16,         /* ffn_gate, or gate and up in one matrix */
+    HAS_NORM_BIAS = 32,    /* biases of norms */
+    HAS_ATTN_BIAS = 64,    /* attn_output.bias */
+    HAS_QKV_BIAS = 128,    /* biases of q, k and v */
+    HAS_OUTPUT_BIAS = 256, /* output.bias */
+    HAS_SHARED = 512,      /* an expert that every token takes, and its gate */
+    HAS_OUTPUT = 1024,     /* output.weight: the embedding is not used twice */
+    HAS_FFN_BIAS = 2048,   /* ffn_up.bias, ffn_down.bias, and ffn_gate.bias if there is a gate */
 };
 /* How layers with a window turn where the file scales its angles: like the others, unless they have
  * a base of their own; like the others; never scaled. */

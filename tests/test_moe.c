@@ -457,7 +457,7 @@ static void test_wrong_files(void)
     refused("llama.expert_feed_forward_length", (Mix){.say_width = 1 << 25});
     refused("llama.expert_gating_func", (Mix){.gating = 2});
     refused("llama.expert_group_count", (Mix){.groups = 2});
-    refused("known without any", (Mix){.t = dense});
+    refused("expected 0, as this architecture is known without any", (Mix){.t = dense});
     refused("'blk.1.ffn_up_exps.weight' is missing",
             (Mix){.leave_out = "blk.1.ffn_up_exps.weight"});
     refused("'blk.0.ffn_gate_exps.weight'", (Mix){.leave_out = "blk.0.ffn_gate_exps.weight"});
