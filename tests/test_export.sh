@@ -138,6 +138,7 @@ bad config.json 'c["max_position_embeddings"] = 1e20' "max_position_embeddings: 
 bad config.json 'c["rope_theta"] = 1e39' "rope_theta: expected"
 bad config.json 'c["rms_norm_eps"] = 1e-30' "rms_norm_eps: expected"
 bad config.json 'c["rms_norm_eps"] = 1e-60' "rms_norm_eps: expected"
+bad config.json 'c["num_hidden_layers"] = 4000000000' "num_hidden_layers: expected at most 4096"
 bad model.safetensors.index.json 'c["weight_map"].popitem()' "file of tensor"
 bad tokenizer.json 'c["pre_tokenizer"] = None' "pre_tokenizer: expected a known split rule"
 
@@ -305,7 +306,11 @@ found = {r.hf: export.Source(Path("x"), 0, "F32", tuple(sizes[l] for l in r.lett
          for r in export.wanted(c, True)}
 made = {t.name: t for t in export.collect_tensors("x", c, found, True)}'
 for class in Phi GPTNeoX GPTJ StableLm Olmo2 Olmo3; do
-    if [ $class = GPTJ ]; then more='"rotary_dim": 4'; else more='"rope_theta": 100.0'; fi
+    case $class in
+    GPTJ) more='"rotary_dim": 4' ;;
+    GPTNeoX) more='"rotary_emb_base": 100.0' ;;
+    *) more='"rope_theta": 100.0' ;;
+    esac
     config $class "$more, \"tie_word_embeddings\": true"
     knows "$made
 assert made['output.weight'].shape == made['token_embd.weight'].shape == (5, 16)"
