@@ -65,6 +65,7 @@ import json
 import math
 import os
 import re
+import signal
 import struct
 import sys
 import tempfile
@@ -163,6 +164,13 @@ PRE_NAMES = {
     (RE_CASED % ("", "", r"\p{N}"), "bytes"): ("tekken", "tekken"),
     (RE_CASED % (RE_ENDING, RE_ENDING, r"\p{N}{1,3}"), "bytes"): ("gpt-4o", "gpt-4o"),
 }
+# ... and every name that the runtime knows, for --pre.
+PRE_KNOWN = set("""default gpt-2 phi-2 olmo mpt jais roberta-bpe gigachat jina-es jina-de
+    jina-v1-en jina-v2-es jina-v2-de jina-v2-code a.x-4.0 mellum modern-bert exaone4 trillion
+    granite-docling smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 llama-bpe
+    llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe chatglm-bpe
+    glm4 glm5 qwen2 stablelm2 deepseek-r1-qwen megrez kormo f2llmv2 hunyuan solar-open grok-2 qwen35
+    tekken gpt-4o llama4 kanana2 talkie minimax-m2 falcon""".split())
 WHOLE_WORDS = ("llama-bpe", "tekken")   # ... which of them stand for ignore_merges themselves
 # The same rules in other words: as tiktoken writes them, and with an end that says less.
 RE_ALIASES = (("'(?i:[sdmt]|ll|ve|re)|", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"),
@@ -1468,21 +1476,34 @@ def spm_from_model(path: Path) -> Tokenizer:
     return t
 
 
+def check_id(path, field: str, i):
+    if type(i) is not int or not 0 <= i < 1 << 31:
+        refuse(path, field, "an id, a whole number that is not negative", repr(i)[:80])
+
+
 def vocabulary(path, table) -> Tuple[Dict[str, int], List[Tuple[str, str]]]:
     """(token -> id, merges) of a BPE model in tokenizer.json, both checked."""
     model = table["model"]
-    ids, merges = model.get("vocab"), []
-    if model.get("type", "BPE") != "BPE" or not isinstance(ids, dict):
-        refuse(path, "model.type", "BPE with a vocab", model.get("type"))
+    ids, given, merges = model.get("vocab"), model.get("merges"), []
+    if model.get("type", "BPE") != "BPE":
+        refuse(path, "model.type", "BPE", repr(model["type"])[:80])
+    if not isinstance(ids, dict) or not ids:
+        refuse(path, "model.vocab", "an object from tokens to ids, not empty", repr(ids)[:80])
+    for token, i in ids.items():
+        check_id(path, f"model.vocab[{token!r}]", i)
+    if not isinstance(given, list):
+        refuse(path, "model.merges", "a list", repr(given)[:80])
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             refuse(path, f"model.{key}", "null", repr(model[key]))
-    if sorted(set(ids.values())) != sorted(ids.values()) or min(ids.values(), default=0) < 0:
-        refuse(path, "model.vocab", "each id once, none negative", "others")
-    for rank, merge in enumerate(model.get("merges") or []):
+    if len(set(ids.values())) != len(ids):
+        refuse(path, "model.vocab", "each id once", "one twice")
+    for rank, merge in enumerate(given):
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        if len(parts) != 2 or not all(p in ids for p in (*parts, "".join(parts))):
-            refuse(path, f"model.merges[{rank}]", "two tokens that make a third", repr(merge))
+        if not isinstance(parts, list) or len(parts) != 2 or \
+                not all(isinstance(p, str) and p in ids for p in parts) or \
+                "".join(parts) not in ids:
+            refuse(path, f"model.merges[{rank}]", "two tokens that make a third", repr(merge)[:80])
         merges.append(tuple(parts))
     return ids, merges
 
@@ -1597,15 +1618,37 @@ def space_prefix(path, table) -> Tuple[bool, str]:
 
 def added_tokens(folder: Path, file: Path) -> Dict[int, Dict[str, Any]]:
     """id -> AddedToken from every place where Hugging Face keeps added tokens."""
-    found = {}
-    for text, i in read_json_object(folder / "added_tokens.json").items():
+    found, other = {}, folder / "added_tokens.json"
+    for text, i in read_json_object(other).items():
+        check_id(other, f"id of {text!r}", i)
         found[i] = {"content": text}
-    settings = read_json_object(folder / "tokenizer_config.json")
-    entries = [(int(i), e) for i, e in (settings.get("added_tokens_decoder") or {}).items()]
+    settings = folder / "tokenizer_config.json"
+    decoder = read_json_object(settings).get("added_tokens_decoder")
+    if not isinstance(decoder, (dict, type(None))):
+        refuse(settings, "added_tokens_decoder", "an object", repr(decoder)[:80])
+    for i, entry in (decoder or {}).items():
+        if not re.fullmatch("[0-9]{1,9}", i):
+            refuse(settings, "added_tokens_decoder", "ids", repr(i)[:80])
+        check_added(settings, f"added_tokens_decoder[{i!r}]", entry)
+        found[int(i)] = entry
     plain = file if file.suffix == ".json" else folder / "tokenizer.json"
-    entries += [(e["id"], e) for e in read_json_object(plain).get("added_tokens") or []]
-    found.update(entries)
+    listed = read_json_object(plain).get("added_tokens")
+    if not isinstance(listed, (list, type(None))):
+        refuse(plain, "added_tokens", "a list", repr(listed)[:80])
+    for n, entry in enumerate(listed or []):
+        check_added(plain, f"added_tokens[{n}]", entry)
+        check_id(plain, f"added_tokens[{n}].id", entry.get("id"))
+        found[entry["id"]] = entry
     return found
+
+
+def check_added(path, field: str, entry):
+    """An AddedToken: its text, and flags."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+        refuse(path, field, "an object with a text as content", repr(entry)[:80])
+    for key in ("special", "single_word", "lstrip", "rstrip", "normalized"):
+        if not isinstance(entry.get(key, False), bool):
+            refuse(path, f"{field}.{key}", "true or false", repr(entry[key])[:80])
 
 
 def add_tokens(file: Path, t: Tokenizer, added: Dict[int, Dict[str, Any]]):
@@ -2004,7 +2047,14 @@ def safe_name(name: str, t: Tokenizer) -> str:
     return other
 
 
+def is_utf8(name: str) -> bool:
+    return not any(0xd800 <= ord(c) < 0xe000 for c in name)
+
+
 def write_model(path: Path, name: str, config: Config, t: Tokenizer, tensors: List[Tensor]):
+    if not is_utf8(name):
+        refuse("the name of the source", "general.name", "UTF-8 (--name TEXT)",
+               repr(os.fsencode(name)))
     if len(t.tokens) > config.n_vocab:
         refuse(name, "tokens", f"at most {config.n_vocab}, the rows of the embedding",
                len(t.tokens))
@@ -2123,21 +2173,54 @@ def arguments():
         p.error("--seed goes with --tiny" if a.seed is not None else "give SRC and -o OUT.gguf")
     if a.tiny is not None and (a.tokenizer or a.pre or a.ignore or a.source and a.output):
         p.error("--tiny takes --seed, --name and one OUT.gguf")
+    if a.pre and a.pre not in PRE_KNOWN:
+        p.error(f"--pre: expected one of {', '.join(sorted(PRE_KNOWN))}, found {a.pre!r}")
+    if a.name and not is_utf8(a.name):
+        p.error(f"--name: expected UTF-8, found {os.fsencode(a.name)!r}")
     a.seed = 1 if a.seed is None else a.seed
     return a
 
 
+class Terminated(BaseException):
+    """SIGTERM as an exception, so that a partial file is removed on the way out."""
+
+
+def on_term(_number, _frame):
+    raise Terminated
+
+
+def stopped(how: str, number: int) -> int:
+    """One sentence, over a line of progress if there is one; the status that shells expect."""
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    print(f"{clear}export.py: {how}, no output is written", file=sys.stderr)
+    return 128 + number
+
+
+def export(a) -> int:
+    if a.tiny is not None:
+        export_tiny(a)
+        return 0
+    check_output(a.output, inputs(a))
+    if a.source.is_dir():
+        export_folder(a.source, a)
+    else:
+        export_llama2c(a.source, a)
+    return 0
+
+
 def main():
     a = arguments()
+    sys.stdout.reconfigure(errors="backslashreplace")       # names of files need not be UTF-8
+    signal.signal(signal.SIGTERM, on_term)
     try:
-        if a.tiny is not None:
-            export_tiny(a)
-            return 0
-        check_output(a.output, inputs(a))
-        if a.source.is_dir():
-            export_folder(a.source, a)
-        else:
-            export_llama2c(a.source, a)
+        return export(a)
+    except KeyboardInterrupt:
+        return stopped("interrupted", signal.SIGINT)
+    except Terminated:
+        return stopped("terminated", signal.SIGTERM)
+    except MemoryError:
+        print(f"export.py: {a.source or a.output}: out of memory", file=sys.stderr)
+        return 1
     except BadInput as problem:
         print(f"export.py: {problem}", file=sys.stderr)
         return 1
@@ -2148,7 +2231,6 @@ def main():
     except RecursionError:
         print(f"export.py: {a.source}: its JSON is nested too deeply", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":
