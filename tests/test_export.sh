@@ -310,10 +310,11 @@ early() {
     run "$python" -c 'import os, signal, sys
 sys.path.insert(0, ".")
 import export
+ending = sys.argv.pop()
 def cut(f, pairs, tensors):
     f.write(b"GGUF")
     f.flush()
-    exec(sys.argv.pop())
+    exec(ending)
     raise AssertionError("it went on")
 export.write_gguf = cut
 sys.exit(export.main())' "$dir/good" -o "$dir/bad.gguf" "$1"
