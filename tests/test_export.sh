@@ -128,6 +128,7 @@ bad config.json 'c["max_position_embeddings"] = 1e20' "max_position_embeddings: 
 bad config.json 'c["rope_theta"] = 1e39' "rope_theta: expected"
 bad config.json 'c["rms_norm_eps"] = 1e-30' "rms_norm_eps: expected"
 bad config.json 'c["rms_norm_eps"] = 1e-60' "rms_norm_eps: expected"
+bad config.json 'c["num_hidden_layers"] = 4000000000' "num_hidden_layers: expected at most 4096"
 bad model.safetensors.index.json 'c["weight_map"].popitem()' "file of tensor"
 bad tokenizer.json 'c["pre_tokenizer"] = None' "pre_tokenizer: expected a known split rule"
 
@@ -174,6 +175,24 @@ edited() {
 m['merges'], m['vocab'] = m['merges'][:1], {k: i for k, i in m['vocab'].items() if i < 259}
 $1"
 }
+
+# Types: each edit of a good tokenizer.json, then the words.
+while IFS='|' read -r change words; do
+    edited "$change"
+    refused "$words" "$dir/tok" -o "$dir/bad.gguf"
+done <<'EDITS'
+m["vocab"] = {}|model.vocab: expected an object from tokens to ids, not empty, found {}
+m["vocab"]["Ā"] = 1.5|: expected an id, a whole number that is not negative, found 1.5
+m["vocab"]["Ā"] = True|: expected an id, a whole number that is not negative, found True
+m["vocab"]["Ā"] = "x"|: expected an id, a whole number that is not negative, found 'x'
+m["merges"] = 0|model.merges: expected a list, found 0
+m["merges"] = {}|model.merges: expected a list, found {}
+m["merges"] = [5]|model.merges[0]: expected two tokens that make a third, found 5
+m["merges"] = [[1, 2]]|model.merges[0]: expected two tokens that make a third, found [1, 2]
+c["added_tokens"] = 0|added_tokens: expected a list, found 0
+c["added_tokens"][0]["id"] = 0.0|added_tokens[0].id: expected an id
+c["added_tokens"][0]["special"] = "no"|added_tokens[0].special: expected true or false, found 'no'
+EDITS
 
 accent=$(printf 'e\314\201')
 added='{"id": 259, "content": "<r>", "single_word": False, "lstrip": False, "rstrip": True,
@@ -260,6 +279,48 @@ refused "version 0 or 1, found version 2" "$dir/l2c/v2.bin" -o "$dir/bad.gguf"
 printf 'PK\003\004' >"$dir/l2c/pytorch.bin"
 refused "found a PyTorch archive" "$dir/l2c/pytorch.bin" -o "$dir/bad.gguf"
 
+# ---- a name or a rule that nobody can read, and an end before the end
+
+exporting "$dir/good" -o "$dir/bad.gguf" --name "$(printf '\377')"
+ok "a name that is not UTF-8: a usage error" exits 2
+ok "and a sentence" complains "--name: expected UTF-8, found b'\\xff'"
+exporting "$dir/good" -o "$dir/bad.gguf" --pre xx
+ok "an unknown --pre: a usage error" exits 2
+ok "and a sentence" complains "found 'xx'"
+run "$python" -c 'import re, sys
+sys.path.insert(0, ".")
+from export import PRE_KNOWN
+rows = open("tokenizer.c").read().split("Pre PRES[] = {")[1].split("enum {")[0]
+known = set(" ".join(re.findall(r"\"([^\"]*)\"", rows)).split())
+assert known == PRE_KNOWN, known ^ PRE_KNOWN'
+ok "--pre knows the names of tokenizer.c" exits 0
+
+# early EXCEPTION: the export of the good folder, with this in place of the end of writing.
+early() {
+    run "$python" -c 'import os, signal, sys
+sys.path.insert(0, ".")
+import export
+ending = sys.argv.pop()
+def cut(f, pairs, tensors):
+    f.write(b"GGUF")
+    f.flush()
+    exec(ending)
+    raise AssertionError("it went on")
+export.write_gguf = cut
+sys.exit(export.main())' "$dir/good" -o "$dir/bad.gguf" "$1"
+    ok "$1: one sentence" [ "$(wc -l <"$err")" -eq 1 ]
+    ok "$1: no file, whole or partial" sh -c "! ls '$dir' | grep -q 'partial\|bad.gguf'"
+}
+early 'os.kill(os.getpid(), signal.SIGTERM)'
+ok "SIGTERM: status 143" exits 143
+ok "SIGTERM: the sentence" complains "export.py: terminated, no output is written"
+early 'signal.signal(signal.SIGINT, signal.default_int_handler); signal.raise_signal(signal.SIGINT)'
+ok "SIGINT: status 130" exits 130
+ok "SIGINT: the sentence" complains "export.py: interrupted, no output is written"
+early 'raise MemoryError'
+ok "no memory: status 1" exits 1
+ok "no memory: the sentence" complains "out of memory"
+
 # ---- a name that other programs read more into
 
 exporting "$dir/good" --name small-Phi-3 -o "$dir/named.gguf"
@@ -295,7 +356,11 @@ found = {r.hf: export.Source(Path("x"), 0, "F32", tuple(sizes[l] for l in r.lett
          for r in export.wanted(c, True)}
 made = {t.name: t for t in export.collect_tensors("x", c, found, True)}'
 for class in Phi GPTNeoX GPTJ StableLm Olmo2 Olmo3; do
-    if [ $class = GPTJ ]; then more='"rotary_dim": 4'; else more='"rope_theta": 100.0'; fi
+    case $class in
+    GPTJ) more='"rotary_dim": 4' ;;
+    GPTNeoX) more='"rotary_emb_base": 100.0' ;;
+    *) more='"rope_theta": 100.0' ;;
+    esac
     config $class "$more, \"tie_word_embeddings\": true"
     knows "$made
 assert made['output.weight'].shape == made['token_embd.weight'].shape == (5, 16)"
