@@ -287,7 +287,7 @@ ok "and a sentence" complains "--name: expected UTF-8, found b'\\xff'"
 exporting "$dir/good" -o "$dir/bad.gguf" --pre xx
 ok "an unknown --pre: a usage error" exits 2
 ok "and a sentence" complains "found 'xx'"
-run "$python" -c 'import re, sys
+try "$python" -c 'import re, sys
 sys.path.insert(0, ".")
 from export import PRE_KNOWN
 rows = open("tokenizer.c").read().split("Pre PRES[] = {")[1].split("enum {")[0]
@@ -297,7 +297,7 @@ ok "--pre knows the names of tokenizer.c" exits 0
 
 # early EXCEPTION: the export of the good folder, with this in place of the end of writing.
 early() {
-    run "$python" -c 'import os, signal, sys
+    try "$python" -c 'import os, signal, sys
 sys.path.insert(0, ".")
 import export
 ending = sys.argv.pop()
