@@ -117,6 +117,9 @@ CONFIG_INERT = set("""torch_dtype dtype transformers_version use_cache _name_or_
 # ... and keys that are harmless with these values only. Any other key must be null or false.
 CONFIG_FIXED = {"use_sliding_window": (False, True), "pruned_heads": ({},)}
 
+# Architectures whose classes look at use_sliding_window; those of the others keep their window.
+SWITCHED_WINDOWS = ("qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3")
+
 # The most that the runtime loads; lists of these lengths are made before any tensor is looked at.
 MAX_LAYERS = MAX_EXPERTS = 4096
 
@@ -924,7 +927,7 @@ def read_windows(fields: Fields, family: Family, n_layer: int, nope):
 
     LlamaForCausalLM and others have no window: their code never looks at the key."""
     types = layer_types(fields, family, n_layer, nope)
-    asked = fields.flag("use_sliding_window")
+    asked = fields.flag("use_sliding_window") if family.arch in SWITCHED_WINDOWS else None
     asked = family.window_every > 0 or family.windows == "all" if asked is None else asked
     if fields.table.get("sliding_window") is None or not family.windows:
         return None, ()

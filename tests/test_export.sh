@@ -351,6 +351,10 @@ knows 'scales = dict(c.scales)
 assert scales["attn_logit_softcapping"] == 0 and scales["final_logit_softcapping"] == 30
 assert list(export.window_metadata(c)) == [("gemma2.attention.sliding_window", "u32", 0)]'
 ok "a Gemma 2 without a cap and a window says so" exits 0
+config Mistral '"sliding_window": 8, "use_sliding_window": false, "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 64'
+knows 'assert list(export.window_metadata(c)) == [("llama.attention.sliding_window", "u32", 8)]'
+ok "a Mistral keeps its window: its class has no use_sliding_window" exits 0
 made='sizes = c.letters()
 found = {r.hf: export.Source(Path("x"), 0, "F32", tuple(sizes[l] for l in r.letters))
          for r in export.wanted(c, True)}
