@@ -1304,7 +1304,8 @@ static double head_cap(Cap c, int D)
 {
     double most = 0;
     if (!c.w) return c.clamp > 0 ? sqrt(D) * c.clamp : NONE;
-    for (int i = 0; i < D; i++) most = fmax(most, fabs((double)c.w[i]));
+    for (int i = 0; i < D; i++) /* Pitfall: over fmax gcc 12 for ARM falls in its vectorizer */
+        if (fabs((double)c.w[i]) > most) most = fabs((double)c.w[i]);
     return sqrt(c.n) * most;
 }
 
@@ -5103,8 +5104,10 @@ static void json_biases(FILE *f, const Model *m)
 
 static int has_caps(const Model *m)
 {
-    for (int l = 0; l < m->n_layers; l++)
-        if (isfinite(head_cap(cap_of(m, l, 0, 0), m->head_dim))) return 1;
+    for (int l = 0; l < m->n_layers; l++) {
+        Cap c = cap_of(m, l, 0, 0);
+        if (c.w || c.clamp > 0) return 1;
+    }
     return 0;
 }
 

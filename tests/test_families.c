@@ -94,7 +94,7 @@ static void test_family(const char *name)
     Model m;
     ModelOptions mo = {.rope = NULL};
     Bytes file = {0};
-    Golden g;
+    Golden g = {.rows = NULL};
     snprintf(path, sizeof path, "%s.logits", name);
     if (!CHECK_MSG(!bytes_read(&file, path, &e), "%s", e.msg)) return;
     snprintf(path, sizeof path, "%s.gguf", name);
