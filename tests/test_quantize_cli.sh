@@ -102,10 +102,12 @@ done
 
 # The file is written at many places at once: not to a pipe, nor between the lines of the report.
 mkfifo "$dir/pipe"
-cat "$dir/pipe" >"$dir/piped" &
+exec 3<>"$dir/pipe" 4<"$dir/pipe" # both ends are open before anyone reads: no open waits
+cat <&4 >"$dir/piped" 3>&- &
 reader=$!
+exec 4<&-
 refused 1 "pipe: expected an ordinary file, found a pipe" $model "$dir/pipe" Q8_0
-: <>"$dir/pipe" # lets the reader end, and does not wait for one
+exec 3>&- # lets the reader end
 wait "$reader"
 ok "and nothing came through the pipe" [ ! -s "$dir/piped" ]
 refused 2 "/dev/stdout: expected a file of its own" $model /dev/stdout Q8_0
