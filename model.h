@@ -239,7 +239,7 @@ typedef struct {
     /* n32 groups of 32 values, from the start of a row. NULL for F32, F16, BF16. */
     void (*unpack)(Q32 *out, const uint8_t *row, int n32);
     /* n finite values, a multiple of the block, rounded to this type; an infinite scale or value
-     * stands for what was too large. NULL: a type that is only read. */
+     * stands for what was too large. F16 needs an even address. NULL: a type that is only read. */
     void (*pack)(uint8_t *restrict row, const float *restrict x, int n);
 } TensorType;
 

@@ -986,7 +986,7 @@ static void pack_f32(uint8_t *restrict p, const float *restrict x, int n)
 
 static void pack_f16(uint8_t *restrict p, const float *restrict x, int n)
 {
-    for (int i = 0; i < n; i++) half_put(p + 2 * i, x[i]);
+    pack_f16_base((uint16_t *)(void *)p, x, n);
 }
 
 /* The upper half of the float, to nearest, ties to even. */
@@ -2175,6 +2175,7 @@ static void join_halves(const Rope *r, float *x, int heads)
     }
 }
 
+/* x[heads][D] normed as the layer norms its queries or keys, with weights w. */
 static void norm_heads(const State *s, const Layer *ly, float *x, const float *w, int heads)
 {
     int D = s->m->head_dim, n = ly->qk_norm == QK_ALL ? heads * D : D;
@@ -2787,10 +2788,9 @@ static int place_tensors(Reader *r, const uint64_t *offset, size_t align)
     qsort(g->tensors, g->n_tensors, sizeof *g->tensors, place_cmp);
     for (size_t i = 1; i < g->n_tensors; i++)
         if (g->tensors[i - 1].data + g->tensors[i - 1].bytes > g->tensors[i].data)
-            return err_set(r->e,
-                           "%s: tensors '%s' and '%s' overlap; expected each in bytes of its own",
-                           g->path, show(g->tensors[i - 1].name, other),
-                           show(g->tensors[i].name, name));
+            return err_set(
+                r->e, "%s: tensors '%s' and '%s' overlap; expected each in bytes of its own",
+                g->path, show(g->tensors[i - 1].name, other), show(g->tensors[i].name, name));
     return 0;
 }
 
@@ -4415,10 +4415,9 @@ static int refuse_keys(const Model *m, Err *e)
         if (!k) continue;
         int64_t whole = 0;
         int is_float = k->elem == GGUF_F32 || k->elem == GGUF_F64, yes = 0;
-        int bad = is_float ? gguf_float(&m->g, key, -1e30, 1e30, &v, e) < 0
-                  : k->elem == GGUF_BOOL
-                      ? gguf_bool(&m->g, key, &yes, e) < 0
-                      : gguf_int(&m->g, key, INT_MIN, INT_MAX, &whole, e) < 0;
+        int bad = is_float               ? gguf_float(&m->g, key, -1e30, 1e30, &v, e) < 0
+                  : k->elem == GGUF_BOOL ? gguf_bool(&m->g, key, &yes, e) < 0
+                                         : gguf_int(&m->g, key, INT_MIN, INT_MAX, &whole, e) < 0;
         if (bad) return -1;
         if (!is_float) v = (double)(whole + yes);
         if (v < neutral || v > neutral)
@@ -4576,14 +4575,19 @@ static int read_residual(Model *m, Err *e)
                    parallel ? "false" : "true", parallel ? "true" : "false");
 }
 
-/* --window. The encodings are those of the file: they go by the windows that it has. */
+/* --window. The encodings are those of the file: which one a layer has goes by the windows there.
+ * Layers of one encoding have the same window, before and after (same_rope).
+ * Pitfall: what the window limits, P, once stayed that of the file. */
 static void override_window(Model *m, const ModelOptions *opt)
 {
     int some = 0;
     if (!opt->windowed) return;
     for (int l = 0; l < m->n_layers; l++) some |= m->layer[l].window;
-    for (int l = 0; l < m->n_layers; l++)
-        if (!some || m->layer[l].window) m->layer[l].window = opt->window;
+    for (int l = 0; l < m->n_layers; l++) {
+        Layer *ly = &m->layer[l];
+        if (!some || ly->window) ly->window = opt->window;
+        m->rope[ly->rope].p.window = ly->window;
+    }
 }
 
 static const Arch *arch_named(const Model *m, Err *e)
@@ -4620,7 +4624,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     for (size_t i = 0; i < m->g.n_tensors; i++) m->read_share[i] = 1;
     Binder b = {.m = m, .e = e, .used = xcalloc(m->g.n_tensors, 1)};
     int bad = read_rope(&b, opt) || bind_tensors(&b);
-    override_window(m, opt);
+    if (!bad) override_window(m, opt);
     free(b.used);
     for (size_t i = 0; i < m->g.n_tensors; i++) {
         const Tensor *t = &m->g.tensors[i];
@@ -5417,6 +5421,7 @@ typedef struct {
     char letter;             /* in the option table */
     const char *args, *what; /* "..." in args: it takes any number of files */
     int (*run)(Options *o, Err *e);
+    const char *examples, *notes; /* before and after its options; NULL: made of args; nothing */
 } Command;
 
 /* The encoding that options ask for, as every report names it: "yarn:factor=4 in layers 4-8", to be
@@ -9683,34 +9688,34 @@ static const char quantize_notes[] =
     "error is that of the weights: its root mean square over theirs, and its largest size.\n";
 
 static const Command commands[] = {
-    {"info", 'i', "MODEL", "what is in a model file", run_info},
-    {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
-    {"generate", 'g', "MODEL -p TEXT", "continue a text", run_generate},
-    {"chat", 'c', "MODEL", "talk with an instruction-tuned model", run_chat},
-    {"perplexity", 'p', "MODEL -f TEXT", "how well the model predicts a text", run_perplexity},
-    {"bench", 'b', "MODEL", "speed, memory and a hash of the logits", run_bench},
+    {"info", 'i', "MODEL", "what is in a model file", .run = run_info},
+    {"tokenize", 't', "MODEL -p TEXT", "text to tokens", .run = run_tokenize},
+    {"generate", 'g', "MODEL -p TEXT", "continue a text", .run = run_generate},
+    {"chat", 'c', "MODEL", "talk with an instruction-tuned model", .run = run_chat},
+    {"perplexity", 'p', "MODEL -f TEXT", "how well the model predicts a text",
+     .run = run_perplexity},
+    {"bench", 'b', "MODEL", "speed, memory and a hash of the logits", .run = run_bench},
     {"analyze", 'a', "MODEL -f TEXT", "rotary offset features and attention sinks of every head",
-     run_analyze},
+     .run = run_analyze},
     {"bounds", 'B', "MODEL", "what theory says of a model's rotary frequencies; no text needed",
-     run_bounds},
+     .run = run_bounds},
     {"check", 'k', "MODEL -f TEXT", "prediction against observation; exit 1: exceptions",
-     run_check},
+     .run = run_check, .notes = check_help},
     {"explain", 'e', "MODEL -p TEXT", "one attention logit, step by step, with all its numbers",
-     run_explain},
+     .run = run_explain},
     {"ablate", 'x', "MODEL -f TEXT",
-     "take rotary pairs away and measure again, with random controls", run_ablate},
+     "take rotary pairs away and measure again, with random controls", .run = run_ablate},
     {"sweep", 's', "MODEL -f TEXT --rope KIND", "perplexity and sinks: encodings times contexts",
-     run_sweep},
+     .run = run_sweep},
     {"merge", 'm', "PART... -o OUT.part", "partial results of analyze to one, or to a reading",
-     run_merge},
+     .run = run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
-     run_report},
+     .run = run_report},
     {"quantize", 'q', "IN.gguf OUT.gguf TYPE",
-     "the same model in fewer bits: Q8_0, Q4_1, Q4_0, "
-     "BF16, F16",
-     run_quantize},
+     "the same model in fewer bits: Q8_0, Q4_1, Q4_0, BF16, F16", .run = run_quantize,
+     .examples = quantize_help, .notes = quantize_notes},
     {"rope", 'R', "KIND:key=value", "every position encoding, or one explained and drawn",
-     run_rope},
+     .run = run_rope, .examples = rope_help},
 };
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
 
@@ -9754,8 +9759,8 @@ static int belongs(const Option *o, const Command *c)
 
 static void command_help(FILE *f, const Command *c)
 {
-    if (c->run == run_rope || c->run == run_quantize)
-        fputs(c->run == run_rope ? rope_help : quantize_help, f);
+    if (c->examples)
+        fputs(c->examples, f);
     else
         fprintf(f, "Example:\n  ropescope %s %s\n", c->name, c->args);
     fprintf(f, "\n%s: %s\n\nOptions:\n", c->name, c->what);
@@ -9767,8 +9772,7 @@ static void command_help(FILE *f, const Command *c)
         snprintf(left_side, sizeof left_side, "%s--%s %s", letter, o->name, o->arg);
         fprintf(f, "  %-34s %s\n", left_side, o->help);
     }
-    if (c->run == run_check) fputs(check_help, f);
-    if (c->run == run_quantize) fputs(quantize_notes, f);
+    if (c->notes) fputs(c->notes, f);
 }
 
 /* Edits (insert, delete, replace) from a to b, both short. */

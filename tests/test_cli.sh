@@ -220,6 +220,7 @@ ok "0 is none" lacks "window"
 said="'7 tokens' by an option"
 run analyze $model -f $sample -n 64 --window 7
 ok "analyze names --window" says "sliding window $said"
+ok "and P is no more than that" says "P = 7 tokens (the window of these layers)"
 cp "$out" "$dir/windowed"
 run analyze $model -f $sample -n 64
 ok "and reads another model than without it" differs "$out" "$dir/windowed"
