@@ -137,7 +137,7 @@ debug-test:
 # Logits and statistics against Hugging Face (needs PyPI packages):
 # make compare MODEL=model.gguf TEXT=text.txt
 N      = 64
-PYTHON = python3
+PYTHON ?= python3
 $(BUILD)/tests/dump_%: $(BUILD)/tests/dump_%.o $(LIBRARY)
 	@echo "  LD $@"
 	$(Q)$(CC) $(CFLAGS) $(OMPFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)

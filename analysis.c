@@ -825,8 +825,8 @@ static int n_seeing(int n, int k, int sliding)
 }
 
 /* A window becomes a sample: alpha_k = 1 / (T - k) sum over its queries from k on of the weight on
- * key k, k from 0 (Gu et al., arXiv:2410.10781, count from 1). In a layer with a sliding window of W
- * keys the mean is over the queries that see key k, at most W of them: the others say nothing of
+ * key k, k from 0 (Gu et al., arXiv:2410.10781, count from 1). In a layer with a sliding window of
+ * W keys the mean is over the queries that see key k, at most W of them: the others say nothing of
  * it. Only the longest windows seen count: in a short one (the end of a text, an interrupt) the
  * first key has few rivals.
  * Pitfall: a text of 513 tokens in windows of 512 has a last window of one token, alpha_1 = 1. */
@@ -1304,7 +1304,8 @@ static double head_cap(Cap c, int D)
 {
     double most = 0;
     if (!c.w) return c.clamp > 0 ? sqrt(D) * c.clamp : NONE;
-    for (int i = 0; i < D; i++) most = fmax(most, fabs((double)c.w[i]));
+    for (int i = 0; i < D; i++) /* Pitfall: over fmax gcc 12 for ARM falls in its vectorizer */
+        if (fabs((double)c.w[i]) > most) most = fabs((double)c.w[i]);
     return sqrt(c.n) * most;
 }
 
@@ -2151,8 +2152,8 @@ static void say_frequencies(const Reading *r, Bytes *out)
     int of_one = b->axis->n_rotated < 2; /* the only pair stands out from nothing */
     name_context(r, context, sizeof context);
     say(out,
-        "In %d of %d head%s (%.1f%%) the strongest pair makes at most one turn over %s (x <= 2 pi), "
-        "and in %d (%.1f%%) at most half a turn; if every pair were "
+        "In %d of %d head%s (%.1f%%) the strongest pair makes at most one turn over %s (x <= 2 "
+        "pi), and in %d (%.1f%%) at most half a turn; if every pair were "
         "equally likely to be the strongest, it would be %.0f%% and %.0f%%.",
         f1.hits, f1.of, plural((uint64_t)f1.of), percent(f1), context, f2.hits, percent(f2),
         percent_of(f1.chance / f1.of, 1), percent_of(f2.chance / f2.of, 1));
@@ -2632,19 +2633,19 @@ static void say_attention(const Reading *r, Bytes *out)
     free(on);
     if (sliding)
         say(out,
-            "Layers %s look back through a window of %d tokens: P of x = theta P is no more than that "
-            "there, alpha_k is a mean over the queries that see key k, and parts of logits are those "
-            "of queries that see key 0.",
+            "Layers %s look back through a window of %d tokens: P of x = theta P is no more than "
+            "that there, alpha_k is a mean over the queries that see key k, and parts of logits "
+            "are those of queries that see key 0.",
             layers, sliding);
     if (m->attn_cap > 0)
         say(out,
-            "Scores are capped: z becomes %.4g tanh(z / %.4g). Weights of attention are those after "
-            "the cap; parts of logits are parts of z.",
+            "Scores are capped: z becomes %.4g tanh(z / %.4g). Weights of attention are those "
+            "after the cap; parts of logits are parts of z.",
             m->attn_cap, m->attn_cap);
     if (isfinite(r->capped) && r->capped <= 1 + CAP_SLACK)
         say(out,
-            "The norm or clamp of queries and keys sets a largest radius to every pair: the one that "
-            "comes nearest reaches %.1f%% of it (layer %d, head %d).",
+            "The norm or clamp of queries and keys sets a largest radius to every pair: the one "
+            "that comes nearest reaches %.1f%% of it (layer %d, head %d).",
             100 * r->capped, r->capped_l, r->capped_h);
 }
 
@@ -3732,10 +3733,10 @@ static void json_notes(FILE *f)
         "have cos(phi + theta delta) < 0; null: no such distance up to P",
         "logit",
         "means over queries at positions 1 and more that see key 0 of parts of the scaled logit "
-        "(q k score_scale, before the soft cap where attn_cap is a number, without what an encoding "
-        "adds): sink of key 0, others of the mean over keys 1 .. own position; ordinary is the mean "
-        "over all (query, other key); partial: pairs with x <= 2 pi, full: all the rest, rest: of "
-        "it, the values that do not turn; summary: mean over heads",
+        "(q k score_scale, before the soft cap where attn_cap is a number, without what an "
+        "encoding adds): sink of key 0, others of the mean over keys 1 .. own position; ordinary "
+        "is the mean over all (query, other key); partial: pairs with x <= 2 pi, full: all the "
+        "rest, rest: of it, the values that do not turn; summary: mean over heads",
         "moments",
         "aa, bb, ab: means of a^2, b^2 and a b of a pair's members a, b before rotation, uncentred",
         "max_at",
@@ -3758,11 +3759,11 @@ static void json_notes(FILE *f)
         "head's values",
         "kernel",
         "k: scaled logit (before a cap, see logit) of the mean query and the mean key at distance "
-        "delta, rotated values only; top: the pairs of the largest |mean q| |mean k|; tri: the TriAttention score, "
-        "scaled, of a key of mean length and direction",
+        "delta, rotated values only; top: the pairs of the largest |mean q| |mean k|; tri: the "
+        "TriAttention score, scaled, of a key of mean length and direction",
         "cap",
-        "cap_q, cap_k: the largest radius there can be before rotation, from the weights of the norm "
-        "of queries or keys, or from their clamp; null: there is none. radius_self_check and "
+        "cap_q, cap_k: the largest radius there can be before rotation, from the weights of the "
+        "norm of queries or keys, or from their clamp; null: there is none. radius_self_check and "
         "cap_self_check: largest relative change of a radius by rotation, largest radius over cap",
         "bias",
         "as in the file, added before anything else; then: what is done to the sum of product and "
@@ -5103,8 +5104,10 @@ static void json_biases(FILE *f, const Model *m)
 
 static int has_caps(const Model *m)
 {
-    for (int l = 0; l < m->n_layers; l++)
-        if (isfinite(head_cap(cap_of(m, l, 0, 0), m->head_dim))) return 1;
+    for (int l = 0; l < m->n_layers; l++) {
+        Cap c = cap_of(m, l, 0, 0);
+        if (c.w || c.clamp > 0) return 1;
+    }
     return 0;
 }
 
@@ -5885,8 +5888,8 @@ static PairPart pair_part(const Explain *x, int j, double theta)
 
 /* What the run's rounding can make of the score: the D products go to 32 lanes of fused additions,
  * which meet in 5 stages (each at most u = 2^-24 of what is added up, sizes taken), then come the
- * scale, the cap (done in double, rounded once; it makes no error larger) and the bias, of two terms
- * at most, one rounding each, and those of the terms. */
+ * scale, the cap (done in double, rounded once; it makes no error larger) and the bias, of two
+ * terms at most, one rounding each, and those of the terms. */
 static double rounding_of(const Explain *x, double sizes)
 {
     double u = 0x1p-24, n = ceil(x->D / (double)LANES) + 5;
@@ -10217,8 +10220,8 @@ void sha256_hex(const void *data, size_t n, char out[65])
 
 static const char PART_MAGIC[] = "ROPEPART";
 static const char PART_LAYOUT[] =
-    "little-endian; per layer: float32 biases of q and k and weights of their norms if it has them; "
-    "per query head: sums, "
+    "little-endian; per layer: float32 biases of q and k and weights of their norms if it has "
+    "them; per query head: sums, "
     "peaks, first tokens, sink samples (whole windows, first queries), n_map, map; per key head: "
     "sums, peaks, first tokens; massive activations: peak, median, sums per channel. Sums: 192-bit "
     "integers of 2^-96. A peak: float64 value, uint64 window, int32 position, int32 token. First "

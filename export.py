@@ -65,6 +65,7 @@ import json
 import math
 import os
 import re
+import signal
 import struct
 import sys
 import tempfile
@@ -95,12 +96,12 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 CONFIG_READ = set("""architectures model_type hidden_size intermediate_size num_hidden_layers
     vocab_size num_attention_heads num_key_value_heads head_dim max_position_embeddings
     rope_theta rope_scaling rope_parameters tie_word_embeddings partial_rotary_factor
-    sliding_window use_sliding_window layer_types original_max_position_embeddings
+    sliding_window max_window_layers layer_types original_max_position_embeddings
     bos_token_id eos_token_id pad_token_id unk_token_id""".split())
 # ... keys that say nothing about the arithmetic of one forward pass ...
 CONFIG_INERT = set("""torch_dtype dtype transformers_version use_cache _name_or_path
     initializer_range attention_dropout pretraining_tp max_sequence_length auto_map is_llama_config
-    transformers.js_config _attn_implementation_autoset max_window_layers attn_implementation
+    transformers.js_config _attn_implementation_autoset attn_implementation
     output_attentions output_hidden_states return_dict chunk_size_feed_forward is_decoder
     problem_type id2label label2id task_specific_params finetuning_task cache_implementation
     gradient_checkpointing embd_layer_norm_eps summary_activation summary_first_dropout
@@ -116,6 +117,13 @@ CONFIG_INERT = set("""torch_dtype dtype transformers_version use_cache _name_or_
 # ... and keys that are harmless with these values only. Any other key must be null or false.
 CONFIG_FIXED = {"use_sliding_window": (False, True), "pruned_heads": ({},)}
 
+# Architectures whose classes look at use_sliding_window; those of the others keep their window.
+SWITCHED_WINDOWS = ("qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3")
+
+# The most that the runtime loads; lists of these lengths are made before any tensor is looked at.
+MAX_LAYERS = MAX_EXPERTS = 4096
+
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 ROPE_KEYS = {       # rope type -> the parameters it must have, and those it may have
@@ -130,7 +138,11 @@ ROPE_KEYS = {       # rope type -> the parameters it must have, and those it may
                  {"factor", "attention_factor", "original_max_position_embeddings"}),
     "proportional": (set(), {"factor"}),
 }
-# Architectures whose llama.cpp graph takes rope_freqs.weight.
+# Architectures whose layers with a window have it in llama.cpp, too.
+LLAMA_CPP_WINDOWS = ("gemma2", "gemma3", "olmo2")
+# ... that scale scores there by 1/sqrt(head_dim); with so many layers by 1/sqrt(hidden / heads).
+LLAMA_CPP_SCALES = {"gemma2": 46, "gemma3": 62}
+# ... and those whose llama.cpp graph takes rope_freqs.weight.
 ROPE_FREQS = ("llama", "granite")
 
 # Split rules of byte-level BPE by their regular expressions as tokenizer.json spells them.
@@ -155,6 +167,13 @@ PRE_NAMES = {
     (RE_CASED % ("", "", r"\p{N}"), "bytes"): ("tekken", "tekken"),
     (RE_CASED % (RE_ENDING, RE_ENDING, r"\p{N}{1,3}"), "bytes"): ("gpt-4o", "gpt-4o"),
 }
+# ... and every name that the runtime knows, for --pre.
+PRE_KNOWN = set("""default gpt-2 phi-2 olmo mpt jais roberta-bpe gigachat jina-es jina-de
+    jina-v1-en jina-v2-es jina-v2-de jina-v2-code a.x-4.0 mellum modern-bert exaone4 trillion
+    granite-docling smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 llama-bpe
+    llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe chatglm-bpe
+    glm4 glm5 qwen2 stablelm2 deepseek-r1-qwen megrez kormo f2llmv2 hunyuan solar-open grok-2 qwen35
+    tekken gpt-4o llama4 kanana2 talkie minimax-m2 falcon""".split())
 WHOLE_WORDS = ("llama-bpe", "tekken")   # ... which of them stand for ignore_merges themselves
 # The same rules in other words: as tiktoken writes them, and with an end that says less.
 RE_ALIASES = (("'(?i:[sdmt]|ll|ve|re)|", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"),
@@ -264,6 +283,8 @@ class Family(NamedTuple):
     scales: Dict[str, str] = {}         # number of config.json -> key after the architecture
     defaults: Dict[str, Any] = {}       # what Hugging Face assumes when a key is left out
     names: Dict[str, str] = {}          # key of other families -> key of this one
+    unread: Dict[str, Any] = {}         # keys of other families that this class never reads, only
+    # the names it has for them -> what it takes where neither these nor rope_parameters say it
     extra: Tuple[str, ...] = ()         # further keys that are read, or that the class never reads
     expert_width: str = ""              # the key of it; "": there are no experts
     normed: Optional[bool] = None       # are the weights of the chosen experts divided by their sum
@@ -369,6 +390,7 @@ FAMILIES = {
         flags={"use_parallel_residual": True},
         fixed={"hidden_act": ("gelu",), "attention_bias": (True,)},
         names={"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"},
+        unread={"partial_rotary_factor": 0.25, "rope_theta": 10000},
         defaults={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5}),
     "GPTJForCausalLM": Family(
         "gptj", pair("ln_1", "attn_norm", "d", "") + qkvo(None, None, "out_proj", "attn.") +
@@ -680,6 +702,12 @@ class Fields:
             refuse(self.path, key, f"a positive {kind.__name__} of 32 bits", repr(value)[:80])
         return kind(value)
 
+    def count(self, key, most) -> int:
+        value = self.number(key)
+        if value > most:
+            refuse(self.path, key, f"at most {most}", value)
+        return value
+
     def flag(self, key):
         value = self.table.get(key)
         if value is not None and not isinstance(value, bool):
@@ -704,7 +732,8 @@ def check_known(fields: Fields, family: Family):
             refuse(fields.path, key, "only keys known to this program, as it may change the "
                    "result (--ignore KEY if it does not)", repr(value)[:80])
         if not any(value == v and type(value) is type(v) for v in fixed[key]):
-            refuse(fields.path, key, " or ".join(map(str, fixed[key])), repr(value)[:80])
+            why = ", as GGUF has no key for another" if key in ACTIVATIONS else ""
+            refuse(fields.path, key, " or ".join(map(str, fixed[key])) + why, repr(value)[:80])
     for key, allowed in fixed.items():      # False is a value, too
         if fields.table.get(key) is False and False not in allowed:
             refuse(fields.path, key, " or ".join(map(str, allowed)), "false")
@@ -720,11 +749,25 @@ def read_family(fields: Fields) -> Family:
     family = FAMILIES[TEXT_PART.get(names[0], names[0])]
     for ours, theirs in family.names.items():
         value = fields.table.pop(theirs, None)
-        if value is not None and fields.table.setdefault(ours, value) != value:
+        if ours in family.unread:
+            check_unread(fields, ours, theirs, family.unread[ours] if value is None else value)
+        if value is not None and fields.table.get(ours) is None:
+            fields.table[ours] = value
+        if value is not None and fields.table[ours] != value:
             refuse(fields.path, theirs, f"{fields.table[ours]!r} as {ours} says", repr(value)[:80])
     for key, value in family.defaults.items():
         fields.table.setdefault(key, value)
     return family
+
+
+def check_unread(fields: Fields, ours: str, theirs: str, value):
+    """A key that the class does not read may only repeat what it takes."""
+    for name in ("rope_scaling", "rope_parameters"):
+        table = fields.table.get(name)
+        value = table.get(ours, value) if isinstance(table, dict) else value
+    if fields.table.get(ours) not in (None, value):
+        refuse(fields.path, ours, f"{value!r}, as this class reads {theirs} or rope_parameters in "
+               "its place", repr(fields.table[ours])[:80])
 
 
 def take_text_part(fields: Fields):
@@ -732,6 +775,10 @@ def take_text_part(fields: Fields):
     text = fields.table.get("text_config")
     if not isinstance(text, dict):
         refuse(fields.path, "text_config", "an object", repr(text)[:80])
+    cap = text.get("final_logit_softcapping")
+    if cap is not None:
+        refuse(fields.path, "text_config.final_logit_softcapping", "null, as transformers does not "
+               "apply it in this class", repr(cap)[:80])
     whole = {k: v for k, v in fields.table.items() if k not in PICTURE_KEYS}
     fields.table = {**whole, **{k: v for k, v in text.items() if k not in PICTURE_KEYS}}
     note("the model also sees pictures: only its language model is exported")
@@ -757,7 +804,7 @@ def read_config(folder: Path, ignore: List[str]) -> Config:
     family = read_family(fields)
     check_known(fields, family)
     settle_shape(fields)
-    n_layer, d_head = fields.number("num_hidden_layers"), fields.number("head_dim")
+    n_layer, d_head = fields.count("num_hidden_layers", MAX_LAYERS), fields.number("head_dim")
     nope = read_nope(fields, family, n_layer)
     window, windows = read_windows(fields, family, n_layer, nope)
     ropes, n_rot = read_rope(fields, family, d_head)
@@ -791,7 +838,17 @@ def read_scales(fields: Fields, family: Family) -> Tuple[Tuple[str, float], ...]
     if "query_pre_attn_scalar" in family.extra:
         scalar = fields.number("query_pre_attn_scalar", float)
         scales.append(("attention.scale", scalar ** -0.5))
+        note_scale(fields, family, scalar)
     return tuple(scales)
+
+
+def note_scale(fields: Fields, family: Family, scalar: float):
+    usual = fields.number("head_dim")
+    if fields.number("num_hidden_layers") == LLAMA_CPP_SCALES[family.arch]:
+        usual = fields.number("hidden_size") // fields.number("num_attention_heads")
+    if scalar != usual:
+        note(f"query_pre_attn_scalar is {scalar:g}: written as {family.arch}.attention.scale, "
+             f"which llama.cpp ignores: it computes with {usual}")
 
 
 def read_experts(fields: Fields, family: Family, n_layer: int) -> Optional[Experts]:
@@ -803,7 +860,8 @@ def read_experts(fields: Fields, family: Family, n_layer: int) -> Optional[Exper
     step, only = fields.number("decoder_sparse_step"), fields.table.get("mlp_only_layers") or []
     if not isinstance(only, list) or any(type(l) is not int or l < 0 for l in only):
         refuse(fields.path, "mlp_only_layers", "a list of layers", repr(only)[:80])
-    count, used = fields.number("num_experts"), fields.number("num_experts_per_tok")
+    count = fields.count("num_experts", MAX_EXPERTS)
+    used = fields.number("num_experts_per_tok")
     if used > count:
         refuse(fields.path, "num_experts_per_tok", f"at most {count}, the num_experts", used)
     shared = "shared_expert_intermediate_size"
@@ -817,6 +875,8 @@ def read_experts(fields: Fields, family: Family, n_layer: int) -> Optional[Exper
 
 
 def check_config(path, config: Config):
+    if config.family.arch == "olmoe" and config.n_kv != config.n_head:
+        note("fewer key heads than heads: llama.cpp does not load such an olmoe")
     if config.n_head % config.n_kv:
         refuse(path, "num_attention_heads", f"a multiple of {config.n_kv} key heads",
                config.n_head)
@@ -856,7 +916,9 @@ def layer_types(fields: Fields, family: Family, n_layer: int, nope) -> Tuple[boo
     if family.nope_every:
         return tuple(l in nope for l in range(n_layer))
     first = fields.table.get("max_window_layers")
-    first = first if isinstance(first, int) else 28
+    first = 28 if first is None else first
+    if type(first) is not int or first < 0:
+        refuse(fields.path, "max_window_layers", "a whole number, not negative", repr(first)[:80])
     return tuple(l >= first for l in range(n_layer))
 
 
@@ -865,21 +927,33 @@ def read_windows(fields: Fields, family: Family, n_layer: int, nope):
 
     LlamaForCausalLM and others have no window: their code never looks at the key."""
     types = layer_types(fields, family, n_layer, nope)
-    asked = fields.table.get("use_sliding_window", family.window_every > 0 or
-                             family.windows == "all")
-    if fields.table.get("sliding_window") is None or not family.windows or not asked:
+    asked = fields.flag("use_sliding_window") if family.arch in SWITCHED_WINDOWS else None
+    asked = family.window_every > 0 or family.windows == "all" if asked is None else asked
+    if fields.table.get("sliding_window") is None or not family.windows:
         return None, ()
     window = fields.number("sliding_window")
+    if not asked:
+        if family.windows == "types" and fields.table.get("layer_types") and any(types):
+            refuse(fields.path, "layer_types", "full_attention only, as use_sliding_window is not "
+                   "true (transformers has a window by one key and none by the other)",
+                   "sliding_attention")
+        return None, ()
     if family.windows == "types":
+        if any(types) and family.arch not in LLAMA_CPP_WINDOWS:
+            note_window(family.arch, window)
         return (window, types) if any(types) else (None, ())
     if fields.table.get("layer_types") is not None and len(set(types)) > 1:
         refuse(fields.path, "layer_types", "one type for all layers", "two")
     if window >= fields.number("max_position_embeddings"):
         return None, ()
-    note(f"the sliding window of {window} tokens is written as {family.arch}.attention."
-         "sliding_window; a program that ignores this key is right for the first "
-         f"{window} tokens only")
+    note_window(family.arch, window)
     return window, (True,) * n_layer
+
+
+def note_window(arch: str, window: int):
+    note(f"the sliding window of {window} tokens is written as {arch}.attention.sliding_window; a "
+         "program that ignores this key, as llama.cpp does, is right for the first "
+         f"{window} tokens only")
 
 
 # ---- normalise: the rotary encoding ----------------------------------------------------------
@@ -915,7 +989,13 @@ def read_rope(fields: Fields, family: Family, d_head: int):
     if family.rotary is None and share != 1 and table.get("rope_type") != "proportional":
         refuse(fields.path, "partial_rotary_factor", 1, share)
     if local is None and family.local_base:
-        local = {"rope_theta": fields.table.get("rope_local_base_freq") or family.local_base}
+        near = "rope_local_base_freq"
+        local = {"rope_theta": family.local_base if fields.table.get(near) is None else
+                 fields.number(near, float)}
+        check_spelling(fields, table)
+    elif local and table.get("truncate") is False:
+        note("truncate false of YaRN is written; transformers overlooks it inside rope_parameters "
+             "of an object for each type of layer")
     rope = read_scaling(fields, table, family.base)
     if rope[0]["rope_type"] == "proportional":
         rope[0]["fraction"], share = float(share), 1
@@ -927,6 +1007,14 @@ def read_rope(fields: Fields, family: Family, d_head: int):
                f"{n_rot} of {d_head}")
     return (rope, local and read_scaling(fields, local, family.local_base or family.base)), \
         0 if n_rot == d_head else n_rot
+
+
+def check_spelling(fields: Fields, table):
+    """Where layers have encodings of two kinds, transformers puts rope_scaling over a table that
+    has a rope_type by then, and looks at the older key no more."""
+    if "rope_type" not in table and table.get("type", "default") != "default":
+        refuse(fields.path, "rope_scaling.type", "rope_type in its place, as transformers "
+               "overlooks the older key in this class", repr(table["type"])[:80])
 
 
 def read_scaling(fields: Fields, table, base: float) -> Tuple[Dict[str, Any], float]:
@@ -1200,7 +1288,7 @@ def part_of(source: Source, index: int, parts: int, shape: Tuple[int, ...]) -> S
     return source._replace(start=source.start + source.size // parts * index, shape=shape)
 
 
-def single_experts(place, found: Dict[str, Source]) -> Dict[str, Source]:
+def single_experts(place, found: Dict[str, Source], experts: int) -> Dict[str, Source]:
     """Every matrix of every expert by a name of its own, mlp.experts.N.gate_proj.weight, up_proj or
     down_proj: where transformers 5 has one tensor for all experts, its parts."""
     single = {}
@@ -1214,8 +1302,8 @@ def single_experts(place, found: Dict[str, Source]) -> Dict[str, Source]:
             single[f"{at}{number}.{MIXTRAL[mixtral]}.weight"] = source
             continue
         names = ("gate_proj", "up_proj") if fused == "gate_up_proj" else (fused,)
-        if len(source.shape) != 3 or source.shape[1] % len(names):
-            refuse(place, f"shape of tensor {name}", "[experts, rows, columns]",
+        if len(source.shape) != 3 or source.shape[0] != experts or source.shape[1] % len(names):
+            refuse(place, f"shape of tensor {name}", f"[{experts} experts, rows, columns]",
                    list(source.shape))
         n, rows, cols = source.shape
         shape = (rows // len(names), cols)
@@ -1253,7 +1341,7 @@ def collect_tensors(place, config: Config, found: Dict[str, Source], halves: boo
     head = config.family.head + ".weight"
     found = {n: s for n, s in text_tensors(place, found).items() if not LEFTOVER.search(n)}
     if config.experts:
-        found = single_experts(place, found)
+        found = single_experts(place, found, config.experts.count)
     tied = head not in found if config.tied is None else config.tied
     if tied:
         found.pop(head, None)       # a copy of the embedding, by definition
@@ -1391,21 +1479,34 @@ def spm_from_model(path: Path) -> Tokenizer:
     return t
 
 
+def check_id(path, field: str, i):
+    if type(i) is not int or not 0 <= i < 1 << 31:
+        refuse(path, field, "an id, a whole number that is not negative", repr(i)[:80])
+
+
 def vocabulary(path, table) -> Tuple[Dict[str, int], List[Tuple[str, str]]]:
     """(token -> id, merges) of a BPE model in tokenizer.json, both checked."""
     model = table["model"]
-    ids, merges = model.get("vocab"), []
-    if model.get("type", "BPE") != "BPE" or not isinstance(ids, dict):
-        refuse(path, "model.type", "BPE with a vocab", model.get("type"))
+    ids, given, merges = model.get("vocab"), model.get("merges"), []
+    if model.get("type", "BPE") != "BPE":
+        refuse(path, "model.type", "BPE", repr(model["type"])[:80])
+    if not isinstance(ids, dict) or not ids:
+        refuse(path, "model.vocab", "an object from tokens to ids, not empty", repr(ids)[:80])
+    for token, i in ids.items():
+        check_id(path, f"model.vocab[{token!r}]", i)
+    if not isinstance(given, list):
+        refuse(path, "model.merges", "a list", repr(given)[:80])
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             refuse(path, f"model.{key}", "null", repr(model[key]))
-    if sorted(set(ids.values())) != sorted(ids.values()) or min(ids.values(), default=0) < 0:
-        refuse(path, "model.vocab", "each id once, none negative", "others")
-    for rank, merge in enumerate(model.get("merges") or []):
+    if len(set(ids.values())) != len(ids):
+        refuse(path, "model.vocab", "each id once", "one twice")
+    for rank, merge in enumerate(given):
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        if len(parts) != 2 or not all(p in ids for p in (*parts, "".join(parts))):
-            refuse(path, f"model.merges[{rank}]", "two tokens that make a third", repr(merge))
+        if not isinstance(parts, list) or len(parts) != 2 or \
+                not all(isinstance(p, str) and p in ids for p in parts) or \
+                "".join(parts) not in ids:
+            refuse(path, f"model.merges[{rank}]", "two tokens that make a third", repr(merge)[:80])
         merges.append(tuple(parts))
     return ids, merges
 
@@ -1520,15 +1621,37 @@ def space_prefix(path, table) -> Tuple[bool, str]:
 
 def added_tokens(folder: Path, file: Path) -> Dict[int, Dict[str, Any]]:
     """id -> AddedToken from every place where Hugging Face keeps added tokens."""
-    found = {}
-    for text, i in read_json_object(folder / "added_tokens.json").items():
+    found, other = {}, folder / "added_tokens.json"
+    for text, i in read_json_object(other).items():
+        check_id(other, f"id of {text!r}", i)
         found[i] = {"content": text}
-    settings = read_json_object(folder / "tokenizer_config.json")
-    entries = [(int(i), e) for i, e in (settings.get("added_tokens_decoder") or {}).items()]
+    settings = folder / "tokenizer_config.json"
+    decoder = read_json_object(settings).get("added_tokens_decoder")
+    if not isinstance(decoder, (dict, type(None))):
+        refuse(settings, "added_tokens_decoder", "an object", repr(decoder)[:80])
+    for i, entry in (decoder or {}).items():
+        if not re.fullmatch("[0-9]{1,9}", i):
+            refuse(settings, "added_tokens_decoder", "ids", repr(i)[:80])
+        check_added(settings, f"added_tokens_decoder[{i!r}]", entry)
+        found[int(i)] = entry
     plain = file if file.suffix == ".json" else folder / "tokenizer.json"
-    entries += [(e["id"], e) for e in read_json_object(plain).get("added_tokens") or []]
-    found.update(entries)
+    listed = read_json_object(plain).get("added_tokens")
+    if not isinstance(listed, (list, type(None))):
+        refuse(plain, "added_tokens", "a list", repr(listed)[:80])
+    for n, entry in enumerate(listed or []):
+        check_added(plain, f"added_tokens[{n}]", entry)
+        check_id(plain, f"added_tokens[{n}].id", entry.get("id"))
+        found[entry["id"]] = entry
     return found
+
+
+def check_added(path, field: str, entry):
+    """An AddedToken: its text, and flags."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+        refuse(path, field, "an object with a text as content", repr(entry)[:80])
+    for key in ("special", "single_word", "lstrip", "rstrip", "normalized"):
+        if not isinstance(entry.get(key, False), bool):
+            refuse(path, f"{field}.{key}", "true or false", repr(entry[key])[:80])
 
 
 def add_tokens(file: Path, t: Tokenizer, added: Dict[int, Dict[str, Any]]):
@@ -1927,7 +2050,14 @@ def safe_name(name: str, t: Tokenizer) -> str:
     return other
 
 
+def is_utf8(name: str) -> bool:
+    return not any(0xd800 <= ord(c) < 0xe000 for c in name)
+
+
 def write_model(path: Path, name: str, config: Config, t: Tokenizer, tensors: List[Tensor]):
+    if not is_utf8(name):
+        refuse("the name of the source", "general.name", "UTF-8 (--name TEXT)",
+               repr(os.fsencode(name)))
     if len(t.tokens) > config.n_vocab:
         refuse(name, "tokens", f"at most {config.n_vocab}, the rows of the embedding",
                len(t.tokens))
@@ -2046,21 +2176,54 @@ def arguments():
         p.error("--seed goes with --tiny" if a.seed is not None else "give SRC and -o OUT.gguf")
     if a.tiny is not None and (a.tokenizer or a.pre or a.ignore or a.source and a.output):
         p.error("--tiny takes --seed, --name and one OUT.gguf")
+    if a.pre and a.pre not in PRE_KNOWN:
+        p.error(f"--pre: expected one of {', '.join(sorted(PRE_KNOWN))}, found {a.pre!r}")
+    if a.name and not is_utf8(a.name):
+        p.error(f"--name: expected UTF-8, found {os.fsencode(a.name)!r}")
     a.seed = 1 if a.seed is None else a.seed
     return a
 
 
+class Terminated(BaseException):
+    """SIGTERM as an exception, so that a partial file is removed on the way out."""
+
+
+def on_term(_number, _frame):
+    raise Terminated
+
+
+def stopped(how: str, number: int) -> int:
+    """One sentence, over a line of progress if there is one; the status that shells expect."""
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    print(f"{clear}export.py: {how}, no output is written", file=sys.stderr)
+    return 128 + number
+
+
+def export(a) -> int:
+    if a.tiny is not None:
+        export_tiny(a)
+        return 0
+    check_output(a.output, inputs(a))
+    if a.source.is_dir():
+        export_folder(a.source, a)
+    else:
+        export_llama2c(a.source, a)
+    return 0
+
+
 def main():
     a = arguments()
+    sys.stdout.reconfigure(errors="backslashreplace")       # names of files need not be UTF-8
+    signal.signal(signal.SIGTERM, on_term)
     try:
-        if a.tiny is not None:
-            export_tiny(a)
-            return 0
-        check_output(a.output, inputs(a))
-        if a.source.is_dir():
-            export_folder(a.source, a)
-        else:
-            export_llama2c(a.source, a)
+        return export(a)
+    except KeyboardInterrupt:
+        return stopped("interrupted", signal.SIGINT)
+    except Terminated:
+        return stopped("terminated", signal.SIGTERM)
+    except MemoryError:
+        print(f"export.py: {a.source or a.output}: out of memory", file=sys.stderr)
+        return 1
     except BadInput as problem:
         print(f"export.py: {problem}", file=sys.stderr)
         return 1
@@ -2071,7 +2234,6 @@ def main():
     except RecursionError:
         print(f"export.py: {a.source}: its JSON is nested too deeply", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

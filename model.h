@@ -239,7 +239,7 @@ typedef struct {
     /* n32 groups of 32 values, from the start of a row. NULL for F32, F16, BF16. */
     void (*unpack)(Q32 *out, const uint8_t *row, int n32);
     /* n finite values, a multiple of the block, rounded to this type; an infinite scale or value
-     * stands for what was too large. NULL: a type that is only read. */
+     * stands for what was too large. F16 needs an even address. NULL: a type that is only read. */
     void (*pack)(uint8_t *restrict row, const float *restrict x, int n);
 } TensorType;
 
@@ -339,8 +339,8 @@ float exp_f32(float x);
  *   with c = sqrt(2 / pi); as 1 + tanh(v) = 2 / (1 + exp(-2v)), u = x (2c + 0.044715 * 2c x^2).
  * - GELU: x Phi(x), Phi the normal distribution: u = ln(Phi(x) / Phi(-x)), here x P(x^2) with a
  *   polynomial P of degree 10, fitted for |x| <= 6 with the weight |x| max(Phi(-|x|), 1e-4) on its
- *   error; x^2 is cut at 36. Relative error below 1.6e-7 for x > 0, as of 1 + erf in float; absolute
- *   error below 6.3e-8 for x < 0. */
+ *   error; x^2 is cut at 36. Relative error below 1.6e-7 for x > 0, as of 1 + erf in float;
+ *   absolute error below 6.3e-8 for x < 0. */
 enum { ACT_SILU, ACT_GELU_TANH, ACT_GELU };
 enum { GELU_TERMS = 11 };
 extern const float gelu_terms[GELU_TERMS]; /* of P, the highest power first */
@@ -632,8 +632,8 @@ double rope_slowed(double w, double s, double keep);
 
 /* What models of different architectures differ in; a row of flags, and no code of its own. */
 enum { NORM_RMS, NORM_LAYER, NORM_UNIT }; /* x / rms(x); (x - mean) / std; that without weights */
-/* Where the feed-forward network reads: from the stream after attention; beside it, through the norm
- * of attention; beside it, through a norm of its own. */
+/* Where the feed-forward network reads: from the stream after attention; beside it, through the
+ * norm of attention; beside it, through a norm of its own. */
 enum { RES_SEQUENTIAL, RES_SHARED_NORM, RES_TWO_NORMS };
 /* Queries and keys before rotation: each head by the same weights, by its own, all together. */
 enum { QK_PLAIN, QK_HEAD, QK_OWN, QK_ALL };
@@ -643,14 +643,14 @@ enum {
     HAS_FFN_NORM = 2,      /* ffn_norm */
     HAS_POST_NORMS = 4,    /* post_attention_norm, post_ffw_norm */
     HAS_QK_NORM = 8,       /* attn_q_norm, attn_k_norm */
-    HAS_GATE = 32,         /* ffn_gate, or gate and up in one matrix */
-    HAS_NORM_BIAS = 64,    /* biases of norms */
-    HAS_ATTN_BIAS = 128,   /* attn_output.bias */
-    HAS_QKV_BIAS = 256,    /* biases of q, k and v */
-    HAS_OUTPUT_BIAS = 512, /* output.bias */
-    HAS_SHARED = 1024,     /* an expert that every token takes, and its gate */
-    HAS_OUTPUT = 2048,     /* output.weight: the embedding is not used twice */
-    HAS_FFN_BIAS = 4096,   /* ffn_up.bias, ffn_down.bias, and ffn_gate.bias if there is a gate */
+    HAS_GATE = 16,         /* ffn_gate, or gate and up in one matrix */
+    HAS_NORM_BIAS = 32,    /* biases of norms */
+    HAS_ATTN_BIAS = 64,    /* attn_output.bias */
+    HAS_QKV_BIAS = 128,    /* biases of q, k and v */
+    HAS_OUTPUT_BIAS = 256, /* output.bias */
+    HAS_SHARED = 512,      /* an expert that every token takes, and its gate */
+    HAS_OUTPUT = 1024,     /* output.weight: the embedding is not used twice */
+    HAS_FFN_BIAS = 2048,   /* ffn_up.bias, ffn_down.bias, and ffn_gate.bias if there is a gate */
 };
 /* How layers with a window turn where the file scales its angles: like the others, unless they have
  * a base of their own; like the others; never scaled. */

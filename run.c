@@ -136,6 +136,28 @@ int bytes_read(Bytes *b, const char *path, Err *e)
     return 0;
 }
 
+/* What a symbolic link points to, be it there or not, or the path itself where it is none; to be
+ * freed. (realpath fails where there is nothing.) */
+static char *link_target(const char *path)
+{
+    enum { LINKS = 40 }; /* as many as Linux follows */
+    char *at = xcalloc(strlen(path) + 1, 1), to[4096];
+    memcpy(at, path, strlen(path));
+    for (int i = 0; i < LINKS; i++) {
+        ssize_t n = readlink(at, to, sizeof to - 1);
+        if (n <= 0) break;
+        to[n] = 0;
+        char *slash = strrchr(at, '/');
+        size_t dir = slash && to[0] != '/' ? (size_t)(slash - at) + 1 : 0;
+        char *next = xcalloc(dir + (size_t)n + 1, 1);
+        memcpy(next, at, dir);
+        memcpy(next + dir, to, (size_t)n);
+        free(at);
+        at = next;
+    }
+    return at;
+}
+
 /* Pitfall: a rename would put a file in the place of a pipe or of /dev/null, and of a symbolic link
  * rather than of what it points to. */
 int out_open(OutFile *o, const char *path, Err *e)
@@ -147,14 +169,13 @@ int out_open(OutFile *o, const char *path, Err *e)
         o->f = fopen(path, "wb");
         return o->f ? 0 : err_set(e, "%s: cannot be written: %s", path, strerror(errno));
     }
-    char *real = realpath(path, NULL);
-    const char *target = real ? real : path;
+    char *target = link_target(path);
     size_t n = strlen(target) + 32;
     o->path = xcalloc(n, 1);
     o->tmp = xcalloc(n, 1);
     snprintf(o->path, n, "%s", target);
     snprintf(o->tmp, n, "%s.tmp.%ld", target, (long)getpid());
-    free(real);
+    free(target);
     o->f = fopen(o->tmp, "wb");
     if (o->f) return 0;
     err_set(e, "%s: cannot be written: %s", path, strerror(errno));
@@ -965,7 +986,7 @@ static void pack_f32(uint8_t *restrict p, const float *restrict x, int n)
 
 static void pack_f16(uint8_t *restrict p, const float *restrict x, int n)
 {
-    for (int i = 0; i < n; i++) half_put(p + 2 * i, x[i]);
+    pack_f16_base((uint16_t *)(void *)p, x, n);
 }
 
 /* The upper half of the float, to nearest, ties to even. */
@@ -1011,8 +1032,8 @@ const TensorType *tensor_type(int type)
  * only if it holds a piece; then the others soon sleep, so that it can be moved to where they ran.
  * (OpenMP's own barrier spins on, and a busy neighbour makes two threads slower than one.)
  *
- * Pitfall: a thread may come to a loop when the others are layers ahead. It finds no piece left, but
- * counts them: their number must not depend on anything that was computed. */
+ * Pitfall: a thread may come to a loop when the others are layers ahead. It finds no piece left,
+ * but counts them: their number must not depend on anything that was computed. */
 
 static Worker *me(const State *s)
 {
@@ -2154,6 +2175,7 @@ static void join_halves(const Rope *r, float *x, int heads)
     }
 }
 
+/* x[heads][D] normed as the layer norms its queries or keys, with weights w. */
 static void norm_heads(const State *s, const Layer *ly, float *x, const float *w, int heads)
 {
     int D = s->m->head_dim, n = ly->qk_norm == QK_ALL ? heads * D : D;
@@ -2471,16 +2493,20 @@ static int rope_span(State *s, int n)
     return n;
 }
 
-/* logits = cap(logit_scale * logits), n rows. */
+/* logits = cap(logit_scale * logits), n rows, in pieces of a row: a decoded token has one row, of
+ * a tanh for each entry of the vocabulary. */
 static void settle_logits(const State *s, float *logits, int n)
 {
-    size_t V = (size_t)s->m->n_vocab;
+    enum { PART = 64 };
+    int V = s->m->n_vocab, parts = (V + PART - 1) / PART;
     double scale = s->m->logit_scale;
     if (s->m->final_cap <= 0 && scale >= 1 && scale <= 1) return;
-    SHARED_RUNS(i, s, n)
+    SHARED_RUNS(i, s, n * parts)
     {
-        scale_values(logits + (size_t)i * V, (int)V, scale);
-        if (s->m->final_cap > 0) soft_cap(logits + (size_t)i * V, V, s->m->final_cap);
+        int at = i % parts * PART, len = V - at < PART ? V - at : PART;
+        float *part = logits + (size_t)(i / parts) * (size_t)V + at;
+        scale_values(part, len, scale);
+        if (s->m->final_cap > 0) soft_cap(part, (size_t)len, s->m->final_cap);
     }
     team_wait(s);
 }
@@ -2614,9 +2640,12 @@ static int take_key(Reader *r, GgufKey *k)
     if (k->type == GGUF_ARR &&
         (take(r, &k->elem, 4, show(k->key, name)) || take(r, &k->n, 8, show(k->key, name))))
         return -1;
-    if (k->elem >= GGUF_N_TYPES || k->elem == GGUF_ARR)
-        return err_set(r->e, "%s: key '%s': unknown value type %u", r->g->path, show(k->key, name),
-                       k->elem);
+    if (k->elem == GGUF_ARR)
+        return err_set(r->e, "%s: key '%s': expected an array of values, found one of arrays",
+                       r->g->path, show(k->key, name));
+    if (k->elem >= GGUF_N_TYPES)
+        return err_set(r->e, "%s: key '%s': expected a value type from 0 to %d, found %u",
+                       r->g->path, show(k->key, name), GGUF_N_TYPES - 1, k->elem);
     return take_values(r, k, k->elem, k->n);
 }
 
@@ -2640,9 +2669,12 @@ static int take_tensor(Reader *r, Tensor *t, uint64_t *offset)
     for (int i = 0; i < 4; i++) {
         t->ne[i] = 1;
         if (i < t->n_dims && take(r, &t->ne[i], 8, name)) return -1;
-        if (t->ne[i] < 1 || __builtin_mul_overflow(count, t->ne[i], &count) || t->ne[i] > INT_MAX)
-            return err_set(r->e, "%s: tensor '%s': dimension %d is %lld, which is not possible",
-                           path, name, i, (long long)t->ne[i]);
+        if (t->ne[i] < 1 || t->ne[i] > INT_MAX)
+            return err_set(r->e, "%s: tensor '%s': dimension %d: expected 1 to %d, found %llu",
+                           path, name, i, INT_MAX, (unsigned long long)t->ne[i]);
+        if (__builtin_mul_overflow(count, t->ne[i], &count))
+            return err_set(r->e, "%s: tensor '%s': expected fewer than 2^63 values, found more",
+                           path, name);
     }
     if (take(r, &type, 4, name) || take(r, offset, 8, name)) return -1;
     const TensorType *tt = tensor_type(type < INT_MAX ? (int)type : -1);
@@ -2756,8 +2788,9 @@ static int place_tensors(Reader *r, const uint64_t *offset, size_t align)
     qsort(g->tensors, g->n_tensors, sizeof *g->tensors, place_cmp);
     for (size_t i = 1; i < g->n_tensors; i++)
         if (g->tensors[i - 1].data + g->tensors[i - 1].bytes > g->tensors[i].data)
-            return err_set(r->e, "%s: tensors '%s' and '%s' overlap", g->path,
-                           show(g->tensors[i - 1].name, other), show(g->tensors[i].name, name));
+            return err_set(
+                r->e, "%s: tensors '%s' and '%s' overlap; expected each in bytes of its own",
+                g->path, show(g->tensors[i - 1].name, other), show(g->tensors[i].name, name));
     return 0;
 }
 
@@ -2908,15 +2941,30 @@ static int int_at(const GgufKey *k, size_t i, int64_t *out)
     return 0;
 }
 
+/* The integer as the file has it: those of u64 from 2^63 on are beyond int64_t. */
+static const char *int_text(const GgufKey *k, size_t i, char buf[32])
+{
+    int64_t v = 0;
+    uint64_t u;
+    int_at(k, i, &v);
+    if (k->elem == GGUF_U64) {
+        memcpy(&u, k->val + i * sizeof u, sizeof u);
+        snprintf(buf, 32, "%llu", (unsigned long long)u);
+    } else {
+        snprintf(buf, 32, "%lld", (long long)v);
+    }
+    return buf;
+}
+
 static int int_in(const Gguf *g, const GgufKey *k, size_t i, int64_t lo, int64_t hi, int64_t *out,
                   Err *e)
 {
-    char name[96];
+    char name[96], text[32];
     int64_t v = 0;
     if (int_at(k, i, &v)) return wrong_type(g, k, "an integer", e);
     if (v < lo || v > hi)
-        return err_set(e, "%s: key '%s': expected an integer from %lld to %lld, found %lld",
-                       g->path, show(k->key, name), (long long)lo, (long long)hi, (long long)v);
+        return err_set(e, "%s: key '%s': expected an integer from %lld to %lld, found %s", g->path,
+                       show(k->key, name), (long long)lo, (long long)hi, int_text(k, i, text));
     *out = v;
     return 1;
 }
@@ -2925,7 +2973,7 @@ int gguf_int(const Gguf *g, const char *key, int64_t lo, int64_t hi, int64_t *ou
 {
     const GgufKey *k = gguf_find(g, key);
     if (!k) return 0;
-    if (k->type == GGUF_ARR) return wrong_type(g, k, "an integer", e);
+    if (k->type == GGUF_ARR || k->type == GGUF_BOOL) return wrong_type(g, k, "an integer", e);
     return int_in(g, k, 0, lo, hi, out, e);
 }
 
@@ -2952,10 +3000,13 @@ int gguf_float(const Gguf *g, const char *key, double lo, double hi, double *out
 
 int gguf_bool(const Gguf *g, const char *key, int *out, Err *e)
 {
+    const GgufKey *k = gguf_find(g, key);
     int64_t v = 0;
-    int found = gguf_int(g, key, 0, 1, &v, e);
-    if (found == 1) *out = (int)v;
-    return found;
+    if (!k) return 0;
+    if (k->type == GGUF_ARR) return wrong_type(g, k, "true or false", e);
+    if (int_in(g, k, 0, 0, 1, &v, e) < 0) return -1;
+    *out = (int)v;
+    return 1;
 }
 
 int gguf_str(const Gguf *g, const char *key, Str *out, Err *e)
@@ -3023,6 +3074,7 @@ int gguf_per_layer(const Gguf *g, const char *key, int64_t lo, int64_t hi, int *
     if (k->type == GGUF_ARR && k->n != (uint64_t)n)
         return err_set(e, "%s: key '%s': expected one number, or %d (one per layer), found %llu",
                        g->path, key, n, (unsigned long long)k->n);
+    if (k->elem == GGUF_BOOL && hi > 1) return wrong_type(g, k, "an integer", e);
     for (int l = 0; l < n; l++) {
         int64_t v = 0;
         if (int_in(g, k, k->type == GGUF_ARR ? (size_t)l : 0, lo, hi, &v, e) < 0) return -1;
@@ -3212,6 +3264,9 @@ int gguf_out_scatter(GgufOut *w, Err *e)
     struct stat st;
     int fd = fileno(w->out.f);
     MUST(!w->head);
+    if (lseek(fd, 0, SEEK_CUR) < 0)
+        return err_set(e, "%s: expected an ordinary file, found one without places to go to",
+                       w->path);
     if (put_head(w, e)) return -1;
     w->at = w->n_tensors;
     if (fflush(w->out.f) || fstat(fd, &st) ||
@@ -3793,6 +3848,21 @@ static int refuse_unknown(Binder *b)
     return 0;
 }
 
+/* leading_dense_block_count: so many layers, the first ones, have no experts. Which ones have, the
+ * tensors say. */
+static int check_dense(const Model *m, Err *e)
+{
+    int n = 0;
+    char key[128];
+    if (hyper_int(m, "leading_dense_block_count", 0, m->n_layers, 0, &n, e)) return -1;
+    for (int l = 0; l < n; l++)
+        if (m->layer[l].n_expert)
+            return err_set(e,
+                           "%s: key '%s': expected at most %d, as 'blk.%d' has experts, found %d",
+                           m->g.path, arch_key(m, "leading_dense_block_count", key), l, l, n);
+    return 0;
+}
+
 static int bind_tensors(Binder *b)
 {
     Model *m = b->m;
@@ -3807,7 +3877,7 @@ static int bind_tensors(Binder *b)
           (normed && bind_vector(b, "output_norm.weight", m->n_embd, 1, &m->output_norm) < 0) ||
           (biased && bind_vector(b, "output_norm.bias", m->n_embd, 1, &m->output_norm_bias) < 0);
     for (int l = 0; !bad && l < m->n_layers; l++) bad = bind_layer(b, l);
-    if (bad || refuse_unknown(b)) return -1;
+    if (bad || refuse_unknown(b) || check_dense(m, b->e)) return -1;
     for (int l = 0; l < m->n_layers; l++) {
         const Layer *ly = &m->layer[l];
         m->max_ff = max_of(m->max_ff, ly->n_ff);
@@ -3931,6 +4001,15 @@ static int read_layers(Model *m, Err *e)
     return bad;
 }
 
+/* A vocab_size, where the file has one, is a number, but what counts is the rows of the embedding:
+ * tools that add or cut rows leave the old one. How many tokens there are to choose from is another
+ * matter: see n_choices. */
+static int check_vocab_size(const Model *m, Err *e)
+{
+    int said;
+    return hyper_int(m, "vocab_size", 1, INT_MAX, m->n_vocab, &said, e);
+}
+
 static int read_shape(Model *m, Err *e)
 {
     int value_dim = 0;
@@ -3941,7 +4020,7 @@ static int read_shape(Model *m, Err *e)
         return -1;
     if (!embd) return err_set(e, "%s: tensor 'token_embd.weight' is missing", m->g.path);
     m->n_vocab = (int)embd->ne[1];
-    if (read_layers(m, e)) return -1;
+    if (check_vocab_size(m, e) || read_layers(m, e)) return -1;
     int split = m->n_embd / m->layer[0].n_heads;
     if (hyper_int(m, "attention.key_length", 1, 1 << 14, split, &m->head_dim, e) ||
         hyper_int(m, "attention.value_length", 1, 1 << 14, m->head_dim, &value_dim, e))
@@ -4335,11 +4414,12 @@ static int refuse_keys(const Model *m, Err *e)
         const GgufKey *k = gguf_find(&m->g, arch_key(m, unsupported_keys[i].name, key));
         if (!k) continue;
         int64_t whole = 0;
-        int bad = k->elem == GGUF_F32 || k->elem == GGUF_F64
-                      ? gguf_float(&m->g, key, -1e30, 1e30, &v, e) < 0
-                      : gguf_int(&m->g, key, INT_MIN, INT_MAX, &whole, e) < 0;
+        int is_float = k->elem == GGUF_F32 || k->elem == GGUF_F64, yes = 0;
+        int bad = is_float               ? gguf_float(&m->g, key, -1e30, 1e30, &v, e) < 0
+                  : k->elem == GGUF_BOOL ? gguf_bool(&m->g, key, &yes, e) < 0
+                                         : gguf_int(&m->g, key, INT_MIN, INT_MAX, &whole, e) < 0;
         if (bad) return -1;
-        if (k->elem != GGUF_F32 && k->elem != GGUF_F64) v = (double)whole;
+        if (!is_float) v = (double)(whole + yes);
         if (v < neutral || v > neutral)
             return err_set(e,
                            "%s: key '%s': expected %g, found %g, which this program does not have",
@@ -4366,7 +4446,9 @@ static int read_experts(Model *m, Err *e)
     if (hyper_int(m, "expert_count", 0, MAX_EXPERTS, 0, &m->n_expert, e)) return -1;
     if (!m->n_expert) return 0;
     if (m->arch->experts == EXPERTS_NONE)
-        return err_set(e, "%s: key '%s': %d experts; this architecture is known without any",
+        return err_set(e,
+                       "%s: key '%s': expected 0, as this architecture is known without any, "
+                       "found %d",
                        m->g.path, arch_key(m, "expert_count", key), m->n_expert);
     int *n = xcalloc(3 * L, sizeof *n);
     int bad = hyper_layers(m, "expert_used_count", m->n_expert, NULL, n, e) ||
@@ -4401,9 +4483,21 @@ static int read_epsilon(Model *m, Err *e)
 static int hyper_scale(const Model *m, const char *name, double *out, Err *e)
 {
     double v = 0;
-    if (hyper_float(m, name, -1e30, 1e30, &v, e)) return -1;
-    if (v < 0 || v > 0) *out = v;
+    if (hyper_float(m, name, 0, 1e30, &v, e)) return -1;
+    if (v > 0) *out = v;
     return 0;
+}
+
+/* A soft cap; 0 says that there is none. Under the smallest one all logits would be as good as
+ * alike: no model was trained with that. */
+static int hyper_cap(const Model *m, const char *name, double *out, Err *e)
+{
+    const double least = 1e-6;
+    char key[128];
+    if (hyper_float(m, name, 0, 1e30, out, e)) return -1;
+    if (*out <= 0 || *out >= least) return 0;
+    return err_set(e, "%s: key '%s': expected 0 or a number from %g to 1e+30, found %g", m->g.path,
+                   arch_key(m, name, key), least, *out);
 }
 
 /* Numbers by which activations are multiplied or limited; what the file does not say, the
@@ -4421,8 +4515,8 @@ static int read_scales(Model *m, Err *e)
         return err_set(e, "%s: key '%s' is missing; expected a number", m->g.path, key);
     if (read_epsilon(m, e) || hyper_float(m, "attention.scale", 0, 1e6, &score, e) ||
         hyper_float(m, "attention.clamp_kqv", 0, 1e30, &m->clamp, e) ||
-        hyper_float(m, "attn_logit_softcapping", 0, 1e30, &m->attn_cap, e) ||
-        hyper_float(m, "final_logit_softcapping", 0, 1e30, &m->final_cap, e) ||
+        hyper_cap(m, "attn_logit_softcapping", &m->attn_cap, e) ||
+        hyper_cap(m, "final_logit_softcapping", &m->final_cap, e) ||
         hyper_scale(m, "embedding_scale", &m->embd_scale, e) ||
         hyper_scale(m, "residual_scale", &m->residual_scale, e) ||
         hyper_scale(m, "logit_scale", &m->logit_scale, e))
@@ -4481,14 +4575,19 @@ static int read_residual(Model *m, Err *e)
                    parallel ? "false" : "true", parallel ? "true" : "false");
 }
 
-/* --window. The encodings are those of the file: they go by the windows that it has. */
+/* --window. The encodings are those of the file: which one a layer has goes by the windows there.
+ * Layers of one encoding have the same window, before and after (same_rope).
+ * Pitfall: what the window limits, P, once stayed that of the file. */
 static void override_window(Model *m, const ModelOptions *opt)
 {
     int some = 0;
     if (!opt->windowed) return;
     for (int l = 0; l < m->n_layers; l++) some |= m->layer[l].window;
-    for (int l = 0; l < m->n_layers; l++)
-        if (!some || m->layer[l].window) m->layer[l].window = opt->window;
+    for (int l = 0; l < m->n_layers; l++) {
+        Layer *ly = &m->layer[l];
+        if (!some || ly->window) ly->window = opt->window;
+        m->rope[ly->rope].p.window = ly->window;
+    }
 }
 
 static const Arch *arch_named(const Model *m, Err *e)
@@ -4525,7 +4624,7 @@ static int read_model(Model *m, const ModelOptions *opt, Err *e)
     for (size_t i = 0; i < m->g.n_tensors; i++) m->read_share[i] = 1;
     Binder b = {.m = m, .e = e, .used = xcalloc(m->g.n_tensors, 1)};
     int bad = read_rope(&b, opt) || bind_tensors(&b);
-    override_window(m, opt);
+    if (!bad) override_window(m, opt);
     free(b.used);
     for (size_t i = 0; i < m->g.n_tensors; i++) {
         const Tensor *t = &m->g.tensors[i];
@@ -5322,6 +5421,7 @@ typedef struct {
     char letter;             /* in the option table */
     const char *args, *what; /* "..." in args: it takes any number of files */
     int (*run)(Options *o, Err *e);
+    const char *examples, *notes; /* before and after its options; NULL: made of args; nothing */
 } Command;
 
 /* The encoding that options ask for, as every report names it: "yarn:factor=4 in layers 4-8", to be
@@ -5593,7 +5693,7 @@ static Sampler make_sampler(const Options *o, double temp)
 
 static void put_bytes(Bytes *b)
 {
-    fwrite(b->s, 1, b->n, stdout);
+    if (b->n) fwrite(b->s, 1, b->n, stdout); /* the buffer is NULL before the first byte */
     fflush(stdout);
     b->n = 0;
 }
@@ -8883,11 +8983,49 @@ static int quant_type(const char *name, int *type, Err *e)
     return err_usage(e, "type '%s': expected F32, F16, BF16, Q8_0, Q4_1 or Q4_0", name);
 }
 
-/* Keys of the file, in its order and byte for byte, but for the two that say what it is. */
+/* Sums over the tensors, for the report. */
+typedef struct {
+    Loss loss;                     /* of those that were converted */
+    const Tensor *most;            /* where the largest error is; NULL: there is none */
+    double weights, before, after; /* values; bytes of tensors */
+    size_t n[T_N_TYPES];           /* tensors that became this type, */
+    double values[T_N_TYPES];      /* and their values */
+    size_t kept, requantized, uneven, uneven_kept;
+    double kept_values;
+} QuantSums;
+
+static QuantSums quant_sums(const Quantizer *z)
+{
+    QuantSums s = {0};
+    for (size_t i = 0; i < z->g.n_tensors; i++) {
+        const QuantTensor *q = &z->tensor[i];
+        double n = (double)n_values(q->t);
+        s.weights += n;
+        s.before += (double)q->t->bytes;
+        s.after += (double)run_bytes(q->type, n_values(q->t));
+        s.uneven += (size_t)q->uneven;
+        s.uneven_kept += q->uneven && q->type == q->t->type;
+        if (q->type == q->t->type) {
+            s.kept++;
+            s.kept_values += n;
+            continue;
+        }
+        s.n[q->type]++;
+        s.values[q->type] += n;
+        s.requantized += tensor_types[q->t->type].block > 1 && tensor_types[q->type].block > 1;
+        if (q->loss.most > s.loss.most) s.most = q->t;
+        add_up(&s.loss, &q->loss);
+    }
+    return s;
+}
+
+/* Keys of the file, in its order and byte for byte, but for the two that say what it is; those too
+ * where no tensor becomes another type. */
 static void quant_keys(Quantizer *z)
 {
     const char *const own[2] = {"general.file_type", "general.quantization_version"};
     int32_t value[2] = {0, 2};
+    int changed = quant_sums(z).kept < z->g.n_tensors;
     for (int i = 0; i < N_QUANT_TYPES; i++)
         if (quant_types[i].type == z->type) value[0] = quant_types[i].file_type;
     GgufKey *keys = xcalloc(z->g.n_keys, sizeof *keys);
@@ -8895,12 +9033,12 @@ static void quant_keys(Quantizer *z)
     qsort(keys, z->g.n_keys, sizeof *keys, key_place_cmp);
     for (size_t i = 0; i < z->g.n_keys; i++) {
         int k = str_is(keys[i].key, own[0]) ? 0 : str_is(keys[i].key, own[1]) ? 1 : -1;
-        if (k < 0)
+        if (k < 0 || !changed)
             gguf_out_key(&z->out, &keys[i]);
         else
             gguf_out_int(&z->out, own[k], GGUF_U32, value[k]);
     }
-    for (int k = 0; k < 2; k++)
+    for (int k = 0; k < 2 && changed; k++)
         if (!gguf_find(&z->g, own[k])) gguf_out_int(&z->out, own[k], GGUF_U32, value[k]);
     free(keys);
 }
@@ -9076,46 +9214,12 @@ static int quant_run(Quantizer *z)
     z->started = now();
 #pragma omp parallel num_threads(n_threads)
     quant_work(z);
+    if (interrupted && !z->failed) note("interrupted: %s is not written", z->o->inputs[1]);
     if (z->failed || interrupted) return -1;
     for (size_t i = 0; i < z->n_pieces; i++)
         add_up(&z->tensor[z->piece[i].tensor].loss, &z->piece[i].loss);
     progress_in("MB", "written", (double)z->total / 1e6, (double)z->total / 1e6, z->started);
     return 0;
-}
-
-/* Sums over the tensors, for the report. */
-typedef struct {
-    Loss loss;                     /* of those that were converted */
-    const Tensor *most;            /* where the largest error is; NULL: there is none */
-    double weights, before, after; /* values; bytes of tensors */
-    size_t n[T_N_TYPES];           /* tensors that became this type, */
-    double values[T_N_TYPES];      /* and their values */
-    size_t kept, requantized, uneven;
-    double kept_values;
-} QuantSums;
-
-static QuantSums quant_sums(const Quantizer *z)
-{
-    QuantSums s = {0};
-    for (size_t i = 0; i < z->g.n_tensors; i++) {
-        const QuantTensor *q = &z->tensor[i];
-        double n = (double)n_values(q->t);
-        s.weights += n;
-        s.before += (double)q->t->bytes;
-        s.after += (double)run_bytes(q->type, n_values(q->t));
-        s.uneven += (size_t)q->uneven;
-        if (q->type == q->t->type) {
-            s.kept++;
-            s.kept_values += n;
-            continue;
-        }
-        s.n[q->type]++;
-        s.values[q->type] += n;
-        s.requantized += tensor_types[q->t->type].block > 1 && tensor_types[q->type].block > 1;
-        if (q->loss.most > s.loss.most) s.most = q->t;
-        add_up(&s.loss, &q->loss);
-    }
-    return s;
 }
 
 static void quant_warn(const Quantizer *z)
@@ -9130,9 +9234,9 @@ static void quant_warn(const Quantizer *z)
             "old one; better begin with F32, F16 or BF16",
             s.requantized);
     if (s.uneven)
-        note("warning: matrices whose rows are no multiple of %d long (%zu): they become F16, or "
-             "stay as they are if that takes no more space",
-             tensor_types[z->type].block, s.uneven);
+        note("warning: matrices whose rows are no multiple of %d long (%zu): %zu of them become "
+             "F16, %zu stay as they are",
+             tensor_types[z->type].block, s.uneven, s.uneven - s.uneven_kept, s.uneven_kept);
     if (s.kept == z->g.n_tensors)
         note("warning: nothing is left to convert to %s", z->o->inputs[2]);
 }
@@ -9155,8 +9259,11 @@ static void quant_print(const Quantizer *z, const QuantSums *s, double before, d
                    s->values[type] / 1e6);
     }
     printf("  %-8s %zu tensors, %.1fM weights\n", "kept", s->kept, s->kept_values / 1e6);
-    printf("  %-8s RMS %.3g of the RMS weight; largest %.3g", "error", relative_loss(&s->loss),
-           (double)s->loss.most);
+    if (s->kept == z->g.n_tensors)
+        printf("  %-8s none: no tensor was converted", "error");
+    else
+        printf("  %-8s RMS %.3g of the RMS weight; largest %.3g", "error", relative_loss(&s->loss),
+               (double)s->loss.most);
     if (s->most) printf(" in %s", show(s->most->name, name));
     printf("\n");
     for (size_t i = 0; i < z->g.n_tensors && z->o->tensors; i++) {
@@ -9182,9 +9289,11 @@ static void quant_tensor_json(const QuantTensor *q)
     putchar('}');
 }
 
-/* rms_error is relative to the RMS of the weights, max_error is not. */
+/* rms_error is relative to the RMS of the weights, max_error is not; null (as json_num has NaN)
+ * where nothing was converted. */
 static void quant_json(const Quantizer *z, const QuantSums *s, double before, double after)
 {
+    int none = s->kept == z->g.n_tensors;
     fputs("{\"schema\":\"ropescope.quantize/1\"", stdout);
     json_text(stdout, "input", z->o->inputs[0]);
     json_text(stdout, "output", z->o->inputs[1]);
@@ -9195,9 +9304,9 @@ static void quant_json(const Quantizer *z, const QuantSums *s, double before, do
     fputs(",\"bits_per_weight_after\":", stdout);
     json_num(stdout, bits_per_weight(s->after, s->weights));
     fputs(",\"rms_error\":", stdout);
-    json_num(stdout, relative_loss(&s->loss));
+    json_num(stdout, none ? (double)NAN : relative_loss(&s->loss));
     fputs(",\"max_error\":", stdout);
-    json_num(stdout, (double)s->loss.most);
+    json_num(stdout, none ? (double)NAN : (double)s->loss.most);
     fputs(",\"max_error_in\":", stdout);
     if (s->most)
         json_str(stdout, s->most->name.s, s->most->name.n);
@@ -9211,6 +9320,23 @@ static void quant_json(const Quantizer *z, const QuantSums *s, double before, do
     fputs("]}\n", stdout);
 }
 
+/* The two files, before anything is opened: the new one is written at many places at once, which a
+ * pipe does not have, and the report goes to standard output. */
+static int quant_names(const Options *o, Err *e)
+{
+    const char *out = o->inputs[1];
+    struct stat st, report;
+    if (!o->inputs[0][0] || !out[0])
+        return err_usage(e, "quantize: expected the name of a file, found an empty one");
+    if (stat(out, &st)) return 0;
+    if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode))
+        return err_set(e, "%s: expected an ordinary file, found a pipe", out);
+    if (S_ISREG(st.st_mode) && fstat(1, &report) == 0 && report.st_dev == st.st_dev &&
+        report.st_ino == st.st_ino)
+        return err_usage(e, "%s: expected a file of its own, found standard output", out);
+    return 0;
+}
+
 /* The input, and what is to become of it; nothing is written yet. */
 static int quant_open(Quantizer *z, const Options *o, Err *e)
 {
@@ -9219,7 +9345,7 @@ static int quant_open(Quantizer *z, const Options *o, Err *e)
     if (o->n_inputs != 3 || strcmp(o->inputs[1], "-") == 0)
         return err_usage(e, "quantize: expected two files and a type: ropescope quantize IN.gguf "
                             "OUT.gguf Q8_0");
-    if (quant_type(o->inputs[2], &z->type, e) ||
+    if (quant_type(o->inputs[2], &z->type, e) || quant_names(o, e) ||
         not_this_input("the output", o->inputs[1], o->inputs[0], e) ||
         !(z->k = kernels_pick(o->isa, e)) || gguf_open(&z->g, o->inputs[0], e))
         return -1;
@@ -9562,34 +9688,34 @@ static const char quantize_notes[] =
     "error is that of the weights: its root mean square over theirs, and its largest size.\n";
 
 static const Command commands[] = {
-    {"info", 'i', "MODEL", "what is in a model file", run_info},
-    {"tokenize", 't', "MODEL -p TEXT", "text to tokens", run_tokenize},
-    {"generate", 'g', "MODEL -p TEXT", "continue a text", run_generate},
-    {"chat", 'c', "MODEL", "talk with an instruction-tuned model", run_chat},
-    {"perplexity", 'p', "MODEL -f TEXT", "how well the model predicts a text", run_perplexity},
-    {"bench", 'b', "MODEL", "speed, memory and a hash of the logits", run_bench},
+    {"info", 'i', "MODEL", "what is in a model file", .run = run_info},
+    {"tokenize", 't', "MODEL -p TEXT", "text to tokens", .run = run_tokenize},
+    {"generate", 'g', "MODEL -p TEXT", "continue a text", .run = run_generate},
+    {"chat", 'c', "MODEL", "talk with an instruction-tuned model", .run = run_chat},
+    {"perplexity", 'p', "MODEL -f TEXT", "how well the model predicts a text",
+     .run = run_perplexity},
+    {"bench", 'b', "MODEL", "speed, memory and a hash of the logits", .run = run_bench},
     {"analyze", 'a', "MODEL -f TEXT", "rotary offset features and attention sinks of every head",
-     run_analyze},
+     .run = run_analyze},
     {"bounds", 'B', "MODEL", "what theory says of a model's rotary frequencies; no text needed",
-     run_bounds},
+     .run = run_bounds},
     {"check", 'k', "MODEL -f TEXT", "prediction against observation; exit 1: exceptions",
-     run_check},
+     .run = run_check, .notes = check_help},
     {"explain", 'e', "MODEL -p TEXT", "one attention logit, step by step, with all its numbers",
-     run_explain},
+     .run = run_explain},
     {"ablate", 'x', "MODEL -f TEXT",
-     "take rotary pairs away and measure again, with random controls", run_ablate},
+     "take rotary pairs away and measure again, with random controls", .run = run_ablate},
     {"sweep", 's', "MODEL -f TEXT --rope KIND", "perplexity and sinks: encodings times contexts",
-     run_sweep},
+     .run = run_sweep},
     {"merge", 'm', "PART... -o OUT.part", "partial results of analyze to one, or to a reading",
-     run_merge},
+     .run = run_merge},
     {"report", 'r', "READING.json -o PAGE.html", "one self-contained page from analyze --json",
-     run_report},
+     .run = run_report},
     {"quantize", 'q', "IN.gguf OUT.gguf TYPE",
-     "the same model in fewer bits: Q8_0, Q4_1, Q4_0, "
-     "BF16, F16",
-     run_quantize},
+     "the same model in fewer bits: Q8_0, Q4_1, Q4_0, BF16, F16", .run = run_quantize,
+     .examples = quantize_help, .notes = quantize_notes},
     {"rope", 'R', "KIND:key=value", "every position encoding, or one explained and drawn",
-     run_rope},
+     .run = run_rope, .examples = rope_help},
 };
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
 
@@ -9633,8 +9759,8 @@ static int belongs(const Option *o, const Command *c)
 
 static void command_help(FILE *f, const Command *c)
 {
-    if (c->run == run_rope || c->run == run_quantize)
-        fputs(c->run == run_rope ? rope_help : quantize_help, f);
+    if (c->examples)
+        fputs(c->examples, f);
     else
         fprintf(f, "Example:\n  ropescope %s %s\n", c->name, c->args);
     fprintf(f, "\n%s: %s\n\nOptions:\n", c->name, c->what);
@@ -9646,8 +9772,7 @@ static void command_help(FILE *f, const Command *c)
         snprintf(left_side, sizeof left_side, "%s--%s %s", letter, o->name, o->arg);
         fprintf(f, "  %-34s %s\n", left_side, o->help);
     }
-    if (c->run == run_check) fputs(check_help, f);
-    if (c->run == run_quantize) fputs(quantize_notes, f);
+    if (c->notes) fputs(c->notes, f);
 }
 
 /* Edits (insert, delete, replace) from a to b, both short. */

@@ -6,10 +6,13 @@
 
 enum { LONG_FACTOR, LONG_ATTENTION, LONG_LENGTH, LONG_SHORT_MSCALE, LONG_LONG_MSCALE, LONG_SEED };
 
+/* Only the amplitude that follows from factor and L divides by ln L. */
 static int longrope_params(RopeParams *p, Err *e)
 {
+    int said = !isnan(p->arg[LONG_ATTENTION]) ||
+               (!isnan(p->arg[LONG_SHORT_MSCALE]) && !isnan(p->arg[LONG_LONG_MSCALE]));
     if (rope_settle_factor("longrope", p, LONG_FACTOR, e)) return -1;
-    if (p->factor <= 1 || p->n_ctx_orig > 1) return 0;
+    if (p->factor <= 1 || p->n_ctx_orig > 1 || said) return 0;
     return err_set(e, "rope longrope: original: expected at least 2 tokens, found %d",
                    p->n_ctx_orig);
 }

@@ -23,6 +23,9 @@ one() {
         p=0 f=1
     elif [ "$code" -ne 0 ] && [ "$f" -eq 0 ]; then
         f=1
+    elif [ "$p" -eq 0 ] && [ "$f" -eq 0 ] && ! grep -q '^skipped' "$log"; then
+        echo "$name: nothing was tested, and no line says that it was skipped" >>"$log"
+        f=1
     fi
     echo "$p $f" >"$2/$name"
     {

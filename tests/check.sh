@@ -1,4 +1,5 @@
-# What the shell tests share; read by them with `.`. Each defines run(), which sets $last.
+# What the shell tests share; read by them with `.`. $program is ropescope.
+unset ROPESCOPE_ISA
 passed=0 failed=0
 dir=$(mktemp -d) || exit 2
 trap 'rm -rf "$dir"' EXIT
@@ -8,6 +9,29 @@ out=$dir/out err=$dir/err
 record() {
     "$@" >"$out" 2>"$err"
     status=$?
+}
+
+# try COMMAND...: the same, to be named where a check fails.
+try() {
+    last="$*"
+    record "$@"
+}
+
+# run ARGUMENTS...: runs the program.
+run() {
+    last="ropescope $*"
+    record "$program" "$@"
+}
+
+# needs_python WHAT: $python, the interpreter itself: some systems put a slow script in front of it.
+# Where there is none, the test of WHAT ends here.
+needs_python() {
+    if ! command -v python3 >/dev/null 2>&1; then
+        echo "skipped: $1: there is no python3"
+        echo "0 passed, 0 failed"
+        exit 0
+    fi
+    python=$(python3 -c 'import sys; print(sys.executable or "python3")')
 }
 
 # ok NAME COMMAND...: the command must succeed.
@@ -27,3 +51,4 @@ ok() {
 
 exits() { [ "$status" -eq "$1" ]; }
 says() { grep -q -e "$1" "$out"; }
+complains() { grep -q -e "$1" "$err"; }

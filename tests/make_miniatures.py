@@ -117,8 +117,9 @@ MODELS = {
 }
 
 
-def randomise(model, seed):
-    """Weights at which attention is far from uniform and biases and norms matter."""
+def randomise(model, seed, kind=torch.float16):
+    """Weights that `kind` can hold, at which attention is far from uniform and biases and norms
+    matter."""
     g = torch.Generator().manual_seed(seed)
     centre = 0.0 if "Gemma" in type(model).__name__ else 1.0
     with torch.no_grad():
@@ -130,7 +131,7 @@ def randomise(model, seed):
                 p.copy_(0.3 * r)
             else:
                 p.copy_(centre + 0.2 * r)
-            p.copy_(p.half().float())
+            p.copy_(p.to(kind).float())
 
 
 def make(name, seed, folder):

@@ -60,9 +60,11 @@ OLMO = dict(LATER, pad_token_id=1, rope_scaling=None, clip_qkv=None, rope_theta=
 del OLMO["rms_norm_eps"]
 
 
-def sized(base, name, d, layers, heads, kv, ff, **other):
-    sizes = dict(hidden_size=d, num_hidden_layers=layers, num_attention_heads=heads,
-                 num_key_value_heads=kv, intermediate_size=ff)
+def sized(base, name, *sizes, **other):
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+            "intermediate_size")
+    assert len(sizes) == len(keys)
+    sizes = dict(zip(keys, sizes))
     named = dict(architectures=[name + "ForCausalLM"], model_type=name.lower()) if name else {}
     return {**base, **named, **{k: v for k, v in sizes.items() if v}, **other}
 
@@ -258,12 +260,42 @@ REFUSED = [
     ("Gemma 3 4B", {"audio_config": {"a": 1}}, "audio_config: expected only keys known"),
     ("Phi 1", {"qk_layernorm": True}, "qk_layernorm: expected False"),
     ("Phi 4 mini", {"full_attn_mod": 2}, "full_attn_mod: expected 1"),
-    ("Pythia 70M", {"hidden_act": "gelu_fast"}, "hidden_act: expected gelu"),
+    # GPT-NeoX-20B has this one, the tanh form; GGUF's gptneox is read with the exact one.
+    ("Pythia 70M", {"hidden_act": "gelu_fast"},
+     "hidden_act: expected gelu, as GGUF has no key for another, found 'gelu_fast'"),
+    ("Pythia 70M", {"rope_theta": 20000}, "rope_theta: expected 10000, as this class reads"),
+    ("Pythia 70M", {"rotary_emb_base": None, "rope_theta": 20000}, "rope_theta: expected 10000"),
+    ("Pythia 70M", {"rotary_pct": None, "partial_rotary_factor": 0.5}, "factor: expected 0.25"),
+    ("Pythia 70M", {"num_hidden_layers": 4 * 10 ** 9}, "num_hidden_layers: expected at most 4096"),
+    ("SmolLM3 3B", {"sliding_window": 8, "layer_types": ["sliding_attention"] * 36},
+     "layer_types: expected full_attention only, as use_sliding_window"),
+    ("Gemma 3 1B", {"rope_scaling": {"type": "linear", "factor": 8.0}}, "rope_scaling.type"),
+    ("Gemma 3 1B", {"rope_local_base_freq": False}, "rope_local_base_freq: expected a positive"),
+    ("Gemma 3 4B", {"text_config": {**MODELS["Gemma 3 4B"][0]["text_config"],
+                                    "final_logit_softcapping": 30.0}},
+     "text_config.final_logit_softcapping: expected null"),
+    ("OLMo 3 7B", {"rope_scaling": {"type": "linear", "factor": 8.0}}, "rope_scaling.type"),
+    ("Qwen 2.5 0.5B", {"use_sliding_window": "x"}, "use_sliding_window: expected False or True"),
+    ("Qwen 2.5 0.5B", {"use_sliding_window": 1}, "use_sliding_window: expected False or True"),
+    *(("Qwen 2.5 0.5B", {"use_sliding_window": True, "max_window_layers": wrong},
+       "max_window_layers: expected a whole number") for wrong in ("0", 0.0, [0], True, False, -1)),
     ("Pythia 70M", {"attention_bias": False}, "attention_bias: expected True"),
-    ("Pythia 6.9B, saved by transformers 4.45", {"rotary_pct": 0.5}, "rotary_pct: expected 0.25"),
+    ("Pythia 6.9B, saved by transformers 4.45", {"rotary_pct": 0.5},
+     "partial_rotary_factor: expected 0.5, as this class reads rotary_pct"),
     ("GPT-J 6B", {"rotary": False}, "rotary: expected True"),
     ("OLMo 2 1B", {"clip_qkv": 8.0}, "clip_qkv: expected only keys known"),
     ("StarCoder 2 3B", {"use_bias": False}, "use_bias: expected True"),
+]
+
+
+# Model, what is changed, what the note on stderr says, or nothing.
+NOTES = [
+    ("Gemma 2 27B", {}, ""),
+    ("Gemma 2 27B", {"query_pre_attn_scalar": 128}, "llama.cpp ignores: it computes with 144"),
+    ("Gemma 3 1B", {"query_pre_attn_scalar": 168}, "llama.cpp ignores: it computes with 256"),
+    ("Qwen 2.5 0.5B", {}, ""),
+    ("Qwen 2.5 0.5B", {"use_sliding_window": True, "max_window_layers": 20, "sliding_window": 64},
+     "sliding window of 64 tokens is written as qwen2"),
 ]
 
 
@@ -294,6 +326,14 @@ def attempt(table):
                 return None, str(problem)
 
 
+def notes(table):
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(said):
+        (Path(folder) / "config.json").write_text(json.dumps(table))
+        read_config(Path(folder), [])
+    return said.getvalue()
+
+
 def main():
     counts = {True: 0, False: 0}
 
@@ -311,6 +351,9 @@ def main():
     for name, change, words in REFUSED:
         _, problem = attempt({**MODELS[name][0], **change})
         check(f"{name} with {change}", problem and words in problem, problem)
+    for name, change, words in NOTES:
+        said = notes({**MODELS[name][0], **change})
+        check(f"notes of {name} with {change}", words in said if words else not said, said)
     for more, want in AMPLITUDES:
         c, problem = attempt({**MODELS["Llama 2 7B"][0], "rope_scaling": {**FOUR, **more}})
         keys = {key: value for key, _, value in rope_metadata(c)} if c else {}

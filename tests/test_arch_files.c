@@ -16,7 +16,7 @@ enum { N_EDITS = 8, N_TOKENS = 20 };
 
 /* One change, from a word: "-T" without tensor T, "+T=cols,rows" with a tensor of this shape in its
  * place or besides, "half:T" tensor T as F16; "-@K" without key K (what follows the architecture),
- * "@K=f:5" with it: f32, u32, bool, and a list of i32 (I). Shapes are letters, as the miniature has
+ * "@K=f:5" with it: f32, u32, bool, u64 (q), and a list of i32 (I). Shapes are letters, as the miniature has
  * them: E embedding, D head size, Q and K all query and all key heads, H and J how many these are,
  * F feed-forward, V vocabulary; and R is 1 / sqrt(D). */
 typedef struct {
@@ -71,6 +71,11 @@ static void put_key(GgufBuilder *b, const char *arch, const Change *c)
     if (c->type == 'f') gb_key_f32(b, key, c->v[0]);
     if (c->type == 'u') gb_key_u32(b, key, (uint32_t)c->v[0]);
     if (c->type == 'b') gb_key_bool(b, key, c->v[0] > 0);
+    if (c->type == 'q') {
+        uint64_t v = (uint64_t)c->v[0];
+        gb_key(b, key, GGUF_U64);
+        bytes_add(&b->keys, (const char *)&v, sizeof v);
+    }
     if (c->type == 'I') gb_key_i32s(b, key, list, (size_t)c->n);
 }
 
@@ -246,6 +251,20 @@ static void test_head_norms(void)
     DIFFER("qwen3", "", "+blk.0.attn_k_norm.weight=D");
 }
 
+/* The miniature with (op '+') or without (op '-') each of the tensors, split at spaces, is refused
+ * as "'tensor' why". */
+static void check_each(const char *family, const char *tensors, char op, const char *why)
+{
+    char list[512], *save = NULL;
+    snprintf(list, sizeof list, "%s", tensors);
+    for (char *t = strtok_r(list, " ", &save); t; t = strtok_r(NULL, " ", &save)) {
+        char words[96], want[96];
+        snprintf(words, sizeof words, "%c%s", op, t);
+        snprintf(want, sizeof want, "'%.*s' %s", (int)strcspn(t, "="), t, why);
+        REFUSED(family, words, want);
+    }
+}
+
 /* A tensor that forward would not read. */
 static void test_not_read(void)
 {
@@ -261,13 +280,8 @@ static void test_not_read(void)
         {"gptj", "blk.1.ffn_norm.weight=E"},       {"phi2", "blk.0.ffn_gate.bias=F"},
         {"gptneox", "blk.0.ffn_gate.bias=F"},      {"starcoder2", "blk.0.ffn_gate.weight=E,F"},
         {"gptneox", "blk.0.attn_q_norm.weight=D"}, {"gptneox", "blk.0.attn_q.bias=Q"}};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char words[96], want[96];
-        snprintf(words, sizeof words, "+%s", rows[i].add);
-        snprintf(want, sizeof want, "'%.*s' is not part of", (int)strcspn(rows[i].add, "="),
-                 rows[i].add);
-        REFUSED(rows[i].family, words, want);
-    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        check_each(rows[i].family, rows[i].add, '+', "is not part of");
     /* These are read. */
     DIFFER("llama", "",
            "+blk.0.attn_q.bias=Q +blk.0.attn_k.bias=K +blk.0.attn_v.bias=K "
@@ -304,16 +318,8 @@ static void test_required(void)
         {"olmo2", "output.weight blk.0.post_attention_norm.weight blk.0.post_ffw_norm.weight"},
         {"gemma2", "blk.0.post_attention_norm.weight blk.1.post_ffw_norm.weight"},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char list[512], *save = NULL;
-        snprintf(list, sizeof list, "%s", rows[i].tensors);
-        for (char *t = strtok_r(list, " ", &save); t; t = strtok_r(NULL, " ", &save)) {
-            char words[96], want[96];
-            snprintf(words, sizeof words, "-%s", t);
-            snprintf(want, sizeof want, "'%s' is missing", t);
-            REFUSED(rows[i].family, words, want);
-        }
-    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        check_each(rows[i].family, rows[i].tensors, '-', "is missing");
     REFUSED("phi2", "-blk.0.attn_q.bias -blk.0.attn_k.bias -blk.0.attn_v.bias",
             "'blk.0.attn_q.bias' is missing");
     REFUSED("gptneox", "-blk.0.attn_qkv.bias -blk.1.attn_qkv.bias",
@@ -470,6 +476,72 @@ static int write_seeds(const char *dir)
     return 0;
 }
 
+/* A bool is no number, and u64 goes beyond int64_t. */
+static void test_integers(void)
+{
+    static const char *const keys[] = {
+        "block_count",          "context_length",           "rope.scaling.original_context_length",
+        "attention.head_count", "attention.sliding_window", "attention.sliding_window_pattern"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        char words[96], want[96];
+        snprintf(words, sizeof words, "@%s=b:1", keys[i]);
+        snprintf(want, sizeof want, "'gemma2.%s': expected an integer, found bool", keys[i]);
+        REFUSED("gemma2", words, want);
+    }
+    REFUSED("llama", "@block_count=q:9223372036854775808", "found 9223372036854775808");
+    REFUSED("llama", "@block_count=q:18446742974197923840", "found 18446742974197923840");
+    REFUSED("gptneox", "@use_parallel_residual=I:1", "expected true or false, found an array");
+    ALIKE("llama", "", "@attention.causal=b:1");
+    REFUSED("llama", "@attention.causal=b:0", "'llama.attention.causal': expected 1, found 0");
+}
+
+/* vocab_size is a number; the rows of the embedding are what counts. */
+static void test_vocab_size(void)
+{
+    ALIKE("llama", "", "@vocab_size=u:V");
+    ALIKE("llama", "", "-@vocab_size");
+    ALIKE("llama", "", "@vocab_size=u:101");
+    ALIKE("llama", "", "@vocab_size=u:99");
+    REFUSED("llama", "@vocab_size=u:0", "'llama.vocab_size': expected an integer from 1");
+    REFUSED("llama", "@vocab_size=b:1", "'llama.vocab_size': expected an integer, found bool");
+    REFUSED("llama", "@vocab_size=f:V", "'llama.vocab_size': expected an integer, found f32");
+    REFUSED("llama", "@vocab_size=I:V", "'llama.vocab_size': expected an integer, found an array");
+}
+
+static void test_factors(void)
+{
+    static const char *const scales[] = {"logit_scale", "embedding_scale", "residual_scale"};
+    static const char *const caps[] = {"attn_logit_softcapping", "final_logit_softcapping"};
+    static const char *const bad[] = {"-1", "nan", "inf"};
+    char words[96], want[96];
+    for (int i = 0; i < 3; i++)
+        for (int k = 0; k < 3; k++) {
+            snprintf(words, sizeof words, "@%s=f:%s", scales[i], bad[k]);
+            snprintf(want, sizeof want, "'granite.%s': expected a number from 0", scales[i]);
+            REFUSED("granite", words, want);
+        }
+    for (int i = 0; i < 2; i++) {
+        snprintf(words, sizeof words, "@%s=f:1e-45", caps[i]);
+        snprintf(want, sizeof want, "'gemma2.%s': expected 0 or a number from 1e-06", caps[i]);
+        REFUSED("gemma2", words, want);
+        snprintf(words, sizeof words, "@%s=f:0", caps[i]);
+        DIFFER("gemma2", words, "");
+    }
+    /* Biases of attention are obeyed by every architecture. */
+    DIFFER("starcoder2", "", "@attention.max_alibi_bias=f:8");
+    ALIKE("starcoder2", "", "@attention.max_alibi_bias=f:0");
+}
+
+/* leading_dense_block_count agrees with the tensors. */
+static void test_dense_layers(void)
+{
+    ALIKE("qwen3moe", "", "@leading_dense_block_count=u:0");
+    REFUSED("olmoe", "@leading_dense_block_count=u:1",
+            "'olmoe.leading_dense_block_count': expected at most 0, as 'blk.0' has experts");
+    REFUSED("qwen2moe", "@leading_dense_block_count=u:4096", "'qwen2moe.leading_dense_block_count'");
+    ALIKE("llama", "", "@leading_dense_block_count=u:1");
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && !strcmp(argv[1], "--seeds")) return write_seeds(argv[2]);
@@ -479,5 +551,9 @@ int main(int argc, char **argv)
     test_defaults();
     test_scaled_windows();
     test_window();
+    test_integers();
+    test_vocab_size();
+    test_factors();
+    test_dense_layers();
     return check_done();
 }

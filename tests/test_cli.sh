@@ -4,15 +4,7 @@ program=$1
 model=demo/model.gguf
 sample=demo/sample.txt
 . tests/check.sh
-unset ROPESCOPE_ISA
 
-# run ARGUMENTS...: runs the program.
-run() {
-    last="ropescope $*"
-    record "$program" "$@"
-}
-
-complains() { grep -q -e "$1" "$err"; }
 silent() { [ ! -s "$1" ]; }
 lacks() { ! grep -q -e "$1" "$out"; }
 differs() { ! cmp -s "$1" "$2"; }
@@ -228,6 +220,7 @@ ok "0 is none" lacks "window"
 said="'7 tokens' by an option"
 run analyze $model -f $sample -n 64 --window 7
 ok "analyze names --window" says "sliding window $said"
+ok "and P is no more than that" says "P = 7 tokens (the window of these layers)"
 cp "$out" "$dir/windowed"
 run analyze $model -f $sample -n 64
 ok "and reads another model than without it" differs "$out" "$dir/windowed"

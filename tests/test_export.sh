@@ -2,14 +2,8 @@
 # export.py from outside: test_export.sh PROGRAM DUMP_LOGITS, from the top of the checkout.
 program=$1
 dump=$2
-if ! command -v python3 >/dev/null 2>&1; then
-    echo "skipped: export.py: there is no python3"
-    echo "0 passed, 0 failed"
-    exit 0
-fi
-# The interpreter itself: some systems put a slow script in front of it.
-python=$(python3 -c 'import sys; print(sys.executable or "python3")')
 . tests/check.sh
+needs_python export.py
 PYTHONDONTWRITEBYTECODE=1
 export PYTHONDONTWRITEBYTECODE
 
@@ -18,13 +12,8 @@ export PYTHONDONTWRITEBYTECODE
 # is 3.4e-6 with logits up to 7; a wrong rotation, permutation or norm moves logits by 0.01 to 10.
 tolerance=1e-5
 
-run() {
-    last="$*"
-    record "$@"
-}
-
-tiny() { run "$python" tests/tiny_llama.py "$@"; }
-exporting() { run "$python" export.py "$@"; }
+tiny() { try "$python" tests/tiny_llama.py "$@"; }
+exporting() { try "$python" export.py "$@"; }
 complains() { grep -qF -e "$1" "$err"; }
 
 # edit FILE STATEMENT: a Python statement on the table c in a JSON file.
@@ -41,9 +30,9 @@ golden() {
 g = json.load(open(sys.argv[1]))
 print(g["text"], end="", file=open(sys.argv[2], "w"))
 print(*g["ids"], file=open(sys.argv[3], "w"))' "$dir/model.gguf.json" "$dir/text" "$dir/ids"
-    run "$program" tokenize "$dir/$1.gguf" -f "$dir/text" --ids
+    try "$program" tokenize "$dir/$1.gguf" -f "$dir/text" --ids
     ok "$name: the token ids of $1.gguf" cmp -s "$out" "$dir/ids"
-    run "$dump" "$dir/$1.gguf" "$dir/ids" "$dir/$1.f32" exact
+    try "$dump" "$dir/$1.gguf" "$dir/ids" "$dir/$1.f32" exact
     ok "$name: the logits of $1.gguf are computed" exits 0
     tiny --compare "$dir/model.gguf.json" "$dir/$1.f32" $tolerance
     ok "$name: the logits of $1.gguf are the golden ones" exits 0
@@ -79,7 +68,7 @@ for how in "--dtype F32" "--dtype F16 --tied" "--dtype BF16" "--shards 3 --tied"
     golden model
     golden hf
     ok "$name: the logits bit for bit" cmp "$dir/model.f32" "$dir/hf.f32"
-    run "$program" info "$dir/hf.gguf"
+    try "$program" info "$dir/hf.gguf"
     ok "$name: its shape" says "$shape"
     ok "$name: its vocabulary" says "260 tokens, gpt2 / gpt-2, BOS 0 (added), EOS 1"
     case $how in
@@ -93,7 +82,7 @@ for how in "--dtype F32" "--dtype F16 --tied" "--dtype BF16" "--shards 3 --tied"
         ;;
     *linear*)
         ok "$name: the kind" says "rope  *linear"
-        run "$program" info "$dir/hf.gguf" --json
+        try "$program" info "$dir/hf.gguf" --json
         ok "$name: the factor" says '"factor":4,'
         ;;
     *) ok "$name: no scaling" says "rope  *plain.*base 10000, 16 of 16" ;;
@@ -130,7 +119,8 @@ bad config.json 'c["logit_cap"] = 0' "logit_cap: expected only keys known"
 bad config.json 'c["sliding_window_pattern"] = 2' "sliding_window_pattern: expected only keys known"
 bad config.json 'c["hidden_act"] = "gelu"' "hidden_act: expected silu"
 bad config.json 'c["partial_rotary_factor"] = 0.5' "partial_rotary_factor: expected 1"
-bad config.json 'c["architectures"] = ["Qwen2ForCausalLM"]' "tensor model.layers.0.self_attn.q_proj.bias"
+bad config.json 'c["architectures"] = ["Qwen2ForCausalLM"]' \
+    "tensor model.layers.0.self_attn.q_proj.bias"
 bad config.json 'c["attention_bias"] = 0' "attention_bias: expected true or false"
 bad config.json 'c["layer_types"] = 5' "layer_types: expected a list"
 bad config.json 'c["architectures"] = [["LlamaForCausalLM"]]' "architectures: expected"
@@ -138,6 +128,7 @@ bad config.json 'c["max_position_embeddings"] = 1e20' "max_position_embeddings: 
 bad config.json 'c["rope_theta"] = 1e39' "rope_theta: expected"
 bad config.json 'c["rms_norm_eps"] = 1e-30' "rms_norm_eps: expected"
 bad config.json 'c["rms_norm_eps"] = 1e-60' "rms_norm_eps: expected"
+bad config.json 'c["num_hidden_layers"] = 4000000000' "num_hidden_layers: expected at most 4096"
 bad model.safetensors.index.json 'c["weight_map"].popitem()' "file of tensor"
 bad tokenizer.json 'c["pre_tokenizer"] = None' "pre_tokenizer: expected a known split rule"
 
@@ -172,7 +163,7 @@ bad_shard "config.json: the file is JSON nested too deeply"
 ids() {
     rm -f "$dir/t.gguf"
     exporting "$1" -o "$dir/t.gguf"
-    run "$program" tokenize "$dir/t.gguf" -p "$2" --ids --bos off --special
+    try "$program" tokenize "$dir/t.gguf" -p "$2" --ids --bos off --special
 }
 
 # edited STATEMENT: the good folder with its tokenizer.json edited, as $dir/tok. Byte b is token
@@ -184,6 +175,24 @@ edited() {
 m['merges'], m['vocab'] = m['merges'][:1], {k: i for k, i in m['vocab'].items() if i < 259}
 $1"
 }
+
+# Types: each edit of a good tokenizer.json, then the words.
+while IFS='|' read -r change words; do
+    edited "$change"
+    refused "$words" "$dir/tok" -o "$dir/bad.gguf"
+done <<'EDITS'
+m["vocab"] = {}|model.vocab: expected an object from tokens to ids, not empty, found {}
+m["vocab"]["Ā"] = 1.5|: expected an id, a whole number that is not negative, found 1.5
+m["vocab"]["Ā"] = True|: expected an id, a whole number that is not negative, found True
+m["vocab"]["Ā"] = "x"|: expected an id, a whole number that is not negative, found 'x'
+m["merges"] = 0|model.merges: expected a list, found 0
+m["merges"] = {}|model.merges: expected a list, found {}
+m["merges"] = [5]|model.merges[0]: expected two tokens that make a third, found 5
+m["merges"] = [[1, 2]]|model.merges[0]: expected two tokens that make a third, found [1, 2]
+c["added_tokens"] = 0|added_tokens: expected a list, found 0
+c["added_tokens"][0]["id"] = 0.0|added_tokens[0].id: expected an id
+c["added_tokens"][0]["special"] = "no"|added_tokens[0].special: expected true or false, found 'no'
+EDITS
 
 accent=$(printf 'e\314\201')
 added='{"id": 259, "content": "<r>", "single_word": False, "lstrip": False, "rstrip": True,
@@ -245,20 +254,20 @@ bad_shard "found pytorch_model.bin"
 
 # ---- configurations as models are published with them
 
-run "$python" tests/published_configs.py
+try "$python" tests/published_configs.py
 ok "published configurations" exits 0
 
 # ---- llama2.c
 
 name=llama2.c
-run "$python" tests/tiny_llama2c.py 5 "$dir/l2c"
+try "$python" tests/tiny_llama2c.py 5 "$dir/l2c"
 ok "$name: checkpoints are written" exits 0
 for v in v0 v1; do
     exporting "$dir/l2c/$v.bin" -o "$dir/l2c/$v.gguf" --name "$name"
     ok "$name: $v is exported" exits 0
 done
 ok "$name: versions 0 and 1 are the same model" cmp "$dir/l2c/v0.gguf" "$dir/l2c/v1.gguf"
-run "$dump" "$dir/l2c/v1.gguf" "$dir/l2c/ids" "$dir/l2c/f32" exact
+try "$dump" "$dir/l2c/v1.gguf" "$dir/l2c/ids" "$dir/l2c/f32" exact
 tiny --compare "$dir/l2c/golden.json" "$dir/l2c/f32" $tolerance
 ok "$name: the logits are the golden ones" exits 0
 head -c 300 "$dir/l2c/v1.bin" >"$dir/l2c/cut.bin"
@@ -269,6 +278,48 @@ printf '24ka\002\000\000\000' >"$dir/l2c/v2.bin"
 refused "version 0 or 1, found version 2" "$dir/l2c/v2.bin" -o "$dir/bad.gguf"
 printf 'PK\003\004' >"$dir/l2c/pytorch.bin"
 refused "found a PyTorch archive" "$dir/l2c/pytorch.bin" -o "$dir/bad.gguf"
+
+# ---- a name or a rule that nobody can read, and an end before the end
+
+exporting "$dir/good" -o "$dir/bad.gguf" --name "$(printf '\377')"
+ok "a name that is not UTF-8: a usage error" exits 2
+ok "and a sentence" complains "--name: expected UTF-8, found b'\\xff'"
+exporting "$dir/good" -o "$dir/bad.gguf" --pre xx
+ok "an unknown --pre: a usage error" exits 2
+ok "and a sentence" complains "found 'xx'"
+try "$python" -c 'import re, sys
+sys.path.insert(0, ".")
+from export import PRE_KNOWN
+rows = open("tokenizer.c").read().split("Pre PRES[] = {")[1].split("enum {")[0]
+known = set(" ".join(re.findall(r"\"([^\"]*)\"", rows)).split())
+assert known == PRE_KNOWN, known ^ PRE_KNOWN'
+ok "--pre knows the names of tokenizer.c" exits 0
+
+# early EXCEPTION: the export of the good folder, with this in place of the end of writing.
+early() {
+    try "$python" -c 'import os, signal, sys
+sys.path.insert(0, ".")
+import export
+ending = sys.argv.pop()
+def cut(f, pairs, tensors):
+    f.write(b"GGUF")
+    f.flush()
+    exec(ending)
+    raise AssertionError("it went on")
+export.write_gguf = cut
+sys.exit(export.main())' "$dir/good" -o "$dir/bad.gguf" "$1"
+    ok "$1: one sentence" [ "$(wc -l <"$err")" -eq 1 ]
+    ok "$1: no file, whole or partial" sh -c "! ls '$dir' | grep -q 'partial\|bad.gguf'"
+}
+early 'os.kill(os.getpid(), signal.SIGTERM)'
+ok "SIGTERM: status 143" exits 143
+ok "SIGTERM: the sentence" complains "export.py: terminated, no output is written"
+early 'signal.signal(signal.SIGINT, signal.default_int_handler); signal.raise_signal(signal.SIGINT)'
+ok "SIGINT: status 130" exits 130
+ok "SIGINT: the sentence" complains "export.py: interrupted, no output is written"
+early 'raise MemoryError'
+ok "no memory: status 1" exits 1
+ok "no memory: the sentence" complains "out of memory"
 
 # ---- a name that other programs read more into
 
@@ -282,7 +333,7 @@ ok "and that is said" complains "the name 'small-Phi-3' is written as 'small-Phi
 # an output matrix, that of a tied model is the embedding again.
 
 knows() { # STATEMENTS: about c, the configuration in $dir/config
-    run "$python" -c 'import sys
+    try "$python" -c 'import sys
 from pathlib import Path
 sys.path.insert(0, ".")
 import export
@@ -300,12 +351,20 @@ knows 'scales = dict(c.scales)
 assert scales["attn_logit_softcapping"] == 0 and scales["final_logit_softcapping"] == 30
 assert list(export.window_metadata(c)) == [("gemma2.attention.sliding_window", "u32", 0)]'
 ok "a Gemma 2 without a cap and a window says so" exits 0
+config Mistral '"sliding_window": 8, "use_sliding_window": false, "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 64'
+knows 'assert list(export.window_metadata(c)) == [("llama.attention.sliding_window", "u32", 8)]'
+ok "a Mistral keeps its window: its class has no use_sliding_window" exits 0
 made='sizes = c.letters()
 found = {r.hf: export.Source(Path("x"), 0, "F32", tuple(sizes[l] for l in r.letters))
          for r in export.wanted(c, True)}
 made = {t.name: t for t in export.collect_tensors("x", c, found, True)}'
 for class in Phi GPTNeoX GPTJ StableLm Olmo2 Olmo3; do
-    if [ $class = GPTJ ]; then more='"rotary_dim": 4'; else more='"rope_theta": 100.0'; fi
+    case $class in
+    GPTJ) more='"rotary_dim": 4' ;;
+    GPTNeoX) more='"rotary_emb_base": 100.0' ;;
+    *) more='"rope_theta": 100.0' ;;
+    esac
     config $class "$more, \"tie_word_embeddings\": true"
     knows "$made
 assert made['output.weight'].shape == made['token_embd.weight'].shape == (5, 16)"

@@ -1,11 +1,13 @@
-/* Mixtures of experts: against the dense network that a mixture of one expert is, against other ways
- * of writing the same file, and against itself: the bits of the logits must not depend on threads,
- * batches or the instruction set. That the arithmetic is the right one, test_families.c shows. */
+/* Mixtures of experts: against the dense network that a mixture of one expert is, against other
+ * ways of writing the same file, and against itself: the bits of the logits must not depend on
+ * threads, batches or the instruction set.
+ * That the arithmetic is the right one, test_families.c shows. */
 #include "../model.h"
 
 #include "check.h"
 #include "gguf_builder.h"
 #include "ref.h"
+#include "team.h"
 
 #include <string.h>
 
@@ -86,16 +88,19 @@ static float *floats_of(const Tensor *t, double by)
     return v;
 }
 
-static void add_tensor(GgufBuilder *b, const Mix *x, const char *name, int type,
-                       const int64_t ne[3], const void *data, size_t bytes)
+/* Rows of ne[0] values, ne[1] of them, for each of ne[2] experts (1: no such dimension). */
+static void add_tensor(GgufBuilder *b, const Mix *x, const char *name, const Tensor *like,
+                       const void *data)
 {
-    int64_t less[3] = {ne[0], ne[1], ne[2]};
+    int64_t less[3] = {like->ne[0], like->ne[1], like->ne[2]};
+    int dims = less[2] > 1 ? 3 : 2;
+    size_t bytes = like->bytes;
     if (x->leave_out && strcmp(name, x->leave_out) == 0) return;
     if (x->flat && strcmp(name, x->flat) == 0) {
-        bytes -= bytes / (size_t)ne[ne[2] > 1 ? 2 : 1];
-        less[ne[2] > 1 ? 2 : 1]--;
+        bytes -= bytes / (size_t)less[dims - 1];
+        less[dims - 1]--;
     }
-    gb_tensor(b, name, type, ne[2] > 1 ? 3 : 2, less, data, bytes);
+    gb_tensor(b, name, like->type, dims, less, data, bytes);
 }
 
 /* Matrix `what` of every expert of layer l; from[X] are their models. */
@@ -103,27 +108,27 @@ static void add_experts(GgufBuilder *b, const Mix *x, int l, const char *what, c
 {
     Bytes all = {0};
     char name[64];
-    int64_t ne[3] = {0};
+    Tensor one = {.type = T_F32};
     double by = strcmp(what, "down") == 0 ? x->down : 0;
-    int as_f32 = x->dequantize || by > 0, type = 0;
+    int as_f32 = x->dequantize || by > 0;
     for (int i = 0; i < x->X; i++) {
         snprintf(name, sizeof name, "blk.%d.ffn_%s.weight", l, what);
         const Tensor *t = gguf_tensor(&from[i], name);
         float *v = as_f32 ? floats_of(t, by) : NULL;
-        size_t bytes = as_f32 ? (size_t)(t->ne[0] * t->ne[1]) * sizeof *v : t->bytes;
         const void *data = as_f32 ? (const void *)v : t->data;
-        type = as_f32 ? T_F32 : t->type;
-        ne[0] = t->ne[0], ne[1] = t->ne[1], ne[2] = 1;
+        one.bytes = as_f32 ? (size_t)(t->ne[0] * t->ne[1]) * sizeof *v : t->bytes;
+        one.type = as_f32 ? T_F32 : t->type;
+        one.ne[0] = t->ne[0], one.ne[1] = t->ne[1], one.ne[2] = 1;
         snprintf(name, sizeof name, "blk.%d.ffn_%s.%d.weight", l, what, i);
         if (x->apart)
-            add_tensor(b, x, name, type, ne, data, bytes);
+            add_tensor(b, x, name, &one, data);
         else
-            bytes_add(&all, data, bytes);
+            bytes_add(&all, data, one.bytes);
         free(v);
     }
-    ne[2] = x->X;
+    one.ne[2] = x->X, one.bytes = all.n;
     snprintf(name, sizeof name, "blk.%d.ffn_%s_exps.weight", l, what);
-    if (!x->apart) add_tensor(b, x, name, type, ne, all.s, all.n);
+    if (!x->apart) add_tensor(b, x, name, &one, all.s);
     free(all.s);
 }
 
@@ -131,12 +136,13 @@ static void add_router(GgufBuilder *b, const Mix *x, int l)
 {
     Rng r = {x->t.seed + 1000 + (uint64_t)l};
     size_t n = (size_t)(x->X * x->t.n_embd);
+    const Tensor like = {.type = T_F32, .ne = {x->t.n_embd, x->X, 1}, .bytes = n * sizeof(float)};
     float *v = xcalloc(n, sizeof *v);
     char name[64];
     for (size_t i = 0; i < n && x->router != ROUTER_ZERO; i++)
         v[i] = x->router == ROUTER_NAN ? NAN : (float)rng_int(&r, -1000, 1000) / 2000;
     snprintf(name, sizeof name, "blk.%d.ffn_gate_inp.weight", l);
-    add_tensor(b, x, name, T_F32, (int64_t[]){x->t.n_embd, x->X, 1}, v, n * sizeof *v);
+    add_tensor(b, x, name, &like, v);
     free(v);
 }
 
@@ -149,12 +155,12 @@ static void add_shared(GgufBuilder *b, const Mix *x, int l, const Gguf *from)
         snprintf(name, sizeof name, "blk.%d.ffn_%s.weight", l, what);
         const Tensor *t = gguf_tensor(from, name);
         snprintf(name, sizeof name, "blk.%d.ffn_%s_shexp.weight", l, what);
-        add_tensor(b, x, name, t->type, (int64_t[]){t->ne[0], t->ne[1], 1}, t->data, t->bytes);
+        add_tensor(b, x, name, t, t->data);
     }
     snprintf(name, sizeof name, "blk.%d.attn_norm.weight", l);
     const Tensor *t = gguf_tensor(from, name);
     snprintf(name, sizeof name, "blk.%d.ffn_gate_inp_shexp.weight", l);
-    add_tensor(b, x, name, T_F32, (int64_t[]){t->ne[0], 1, 1}, t->data, t->bytes);
+    add_tensor(b, x, name, t, t->data);
 }
 
 static uint8_t *tiny_open(const TinyModel *t, uint64_t seed, Gguf *g)
@@ -244,15 +250,20 @@ static float *logits_of(Loaded *x, StateOptions o)
     State s;
     Err e = x->e;
     size_t V = x->bad ? 0 : (size_t)x->m.n_vocab;
+    int team;
+    Probe probe = team_probe(&team);
     o.n_ctx = N_IDS;
+    if (!x->bad) team_wanted(&x->m);
     if (!CHECK_MSG(!x->bad && !state_new(&s, &x->m, &o, &e), "%s", e.msg)) return NULL;
     float *out = xcalloc(N_IDS * V, sizeof *out);
+    s.probe = &probe;
     for (int i = 0, n; i < N_IDS; i += n) {
         int ids[N_IDS];
         n = N_IDS - i < s.n_batch ? N_IDS - i : s.n_batch;
         for (int k = 0; k < n; k++) ids[k] = (7 * (i + k) * (i + k) + 13 * (i + k) + 3) % (int)V;
         forward(&s, ids, n, n);
         memcpy(out + (size_t)i * V, s.logits, (size_t)n * V * sizeof *out);
+        CHECK_MSG(team == team_expected(o.n_threads), "%d threads of %d", team, o.n_threads);
     }
     state_free(&s);
     return out;
@@ -297,8 +308,8 @@ static TinyModel of_type(int type)
     return t;
 }
 
-/* A mixture of one expert is the dense network; so is one of which all tokens take the first expert,
- * as of equal probabilities the first is the largest. */
+/* A mixture of one expert is the dense network; so is one of which all tokens take the first
+ * expert, as of equal probabilities the first is the largest. */
 static void test_one_expert(void)
 {
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
@@ -446,7 +457,7 @@ static void test_wrong_files(void)
     refused("llama.expert_feed_forward_length", (Mix){.say_width = 1 << 25});
     refused("llama.expert_gating_func", (Mix){.gating = 2});
     refused("llama.expert_group_count", (Mix){.groups = 2});
-    refused("known without any", (Mix){.t = dense});
+    refused("expected 0, as this architecture is known without any", (Mix){.t = dense});
     refused("'blk.1.ffn_up_exps.weight' is missing",
             (Mix){.leave_out = "blk.1.ffn_up_exps.weight"});
     refused("'blk.0.ffn_gate_exps.weight'", (Mix){.leave_out = "blk.0.ffn_gate_exps.weight"});

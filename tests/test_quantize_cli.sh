@@ -4,14 +4,7 @@ program=$1
 model=demo/model.gguf
 sample=demo/sample.txt
 . tests/check.sh
-unset ROPESCOPE_ISA
 
-run() {
-    last="ropescope $*"
-    record "$program" "$@"
-}
-
-complains() { grep -q -e "$1" "$err"; }
 same() { cmp -s "$1" "$2"; }
 smaller() { [ "$(wc -c <"$1")" -lt "$(wc -c <"$2")" ]; }
 alone() { [ "$(find "$dir/new" -type f | wc -l)" -eq "$1" ]; }
@@ -44,6 +37,9 @@ for type in Q8_0 Q4_1 Q4_0 BF16 F16 F32; do
     run quantize "$dir/$type" "$dir/again" $type
     ok "$type again is a copy" same "$dir/$type" "$dir/again"
     ok "which it says" complains "nothing is left to convert"
+    ok "and there is no error to report" says "error  *none: no tensor was converted"
+    run quantize "$dir/$type" "$dir/again" $type --json
+    ok "nor in JSON" says '"rms_error":null,"max_error":null,"max_error_in":null'
     run bench "$dir/$type" -n 4 --n-prompt 16 -r 1 --json --exact
     ok "$type runs" says '"logits_hash":"[0-9a-f]*"'
     sed -n 's/.*\("logits_hash":"[0-9a-f]*"\).*/\1/p' "$out" >>"$dir/hashes"
@@ -99,6 +95,65 @@ refused 1 "cut off or damaged" "$dir/cut.gguf" "$new" Q8_0
 if [ -w /dev/full ]; then
     refused 1 "/dev/full: writing failed: No space left" "$dir/F32" /dev/full Q8_0
 fi
+
+for names in "'' $new" "$model ''"; do
+    eval "refused 2 'found an empty one' $names Q8_0"
+done
+
+# The file is written at many places at once: not to a pipe, nor between the lines of the report.
+mkfifo "$dir/pipe"
+exec 3<>"$dir/pipe" 4<"$dir/pipe" # both ends are open before anyone reads: no open waits
+cat <&4 >"$dir/piped" 3>&- &
+reader=$!
+exec 4<&-
+refused 1 "pipe: expected an ordinary file, found a pipe" $model "$dir/pipe" Q8_0
+exec 3>&- # lets the reader end
+wait "$reader"
+ok "and nothing came through the pipe" [ ! -s "$dir/piped" ]
+refused 2 "/dev/stdout: expected a file of its own" $model /dev/stdout Q8_0
+ok "and nothing came out" [ ! -s "$out" ]
+
+# A link stays one, be there something where it points to or not.
+mkdir -p "$dir/links"
+ln -s to.gguf "$dir/links/from.gguf"
+ln -s links/from.gguf "$dir/far.gguf"
+for time in first second; do
+    run quantize $model "$dir/far.gguf" F32
+    ok "through two links, the $time time" exits 0
+    ok "the links are left" [ -L "$dir/far.gguf" -a -L "$dir/links/from.gguf" ]
+    ok "and the file is where they point to" same "$dir/F32" "$dir/links/to.gguf"
+done
+
+# Cut short: a sentence, and no file. The input is 2 GB of zeros, none of them on the disk: the signal
+# comes long before the end.
+mkdir -p "$dir/cut"
+{
+    printf 'GGUF\3\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0' # version 3, one tensor, no key
+    printf '\10\0\0\0\0\0\0\0a.weight\2\0\0\0'                # a name of 8 bytes, two dimensions:
+    printf '\0\200\0\0\0\0\0\0\0\100\0\0\0\0\0\0'            # 32768 and 16384
+    printf '\0\0\0\0\0\0\0\0\0\0\0\0'                        # F32, at the first byte
+} >"$dir/zeros"
+dd if=/dev/null of="$dir/zeros" bs=1048576 seek=2049 2>"$err"
+last="ropescope quantize, interrupted"
+"$program" quantize "$dir/zeros" "$dir/cut/x.gguf" Q4_0 -t 1 >"$out" 2>"$err" &
+converter=$!
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    [ -n "$(find "$dir/cut" -type f)" ] && break
+    sleep 0.1
+done
+kill -INT "$converter"
+wait "$converter"
+status=$?
+ok "interrupted: the status of a signal" exits 130
+ok "and a sentence" complains "interrupted: .*x.gguf is not written"
+ok "and no file" [ -z "$(find "$dir/cut" -type f)" ]
+rm -f "$dir/zeros"
+
+# Rows that do not divide into blocks, in F16: all stay, and so does what the file says it is.
+run quantize tests/families/olmoe.gguf "$dir/olmoe" Q8_0
+ok "rows that do not divide" exits 0
+ok "are counted" complains "no multiple of 32 long (16): 0 of them become F16, 16 stay as they are"
+ok "nothing is converted, nothing is changed" same tests/families/olmoe.gguf "$dir/olmoe"
 
 # A file that is there already is replaced at the end, not before.
 mkdir -p "$dir/new"

@@ -341,10 +341,29 @@ static void test_wrong_freqs(void)
     rope_free(&r);
 }
 
-/* Positions up to 2^20 against angles in long double from frequencies of its own. What is left is the
- * rounding of cos and sin to float, half an ulp below 1 (2^-25), and of the frequency to double: some
- * 2 ulps of pow and one of the product, 3 * 2^-53 * p * theta. Angles in float would be off by 2e-3
- * at 131,071, and by far more where inv_freq is a float, too. */
+/* The worst difference of (1, 0) in every pair, turned to a position, from angles in long double
+ * of frequencies of its own, in units of what rounding explains: that of cos and sin to float, half
+ * an ulp below 1 (2^-25), and of the frequency to double: some 2 ulps of pow and one of the
+ * product, 3 * 2^-53 * p * theta. */
+static double worst_turn(const Rope *r, double base, int position)
+{
+    float x[128], angles[128];
+    double worst = 0;
+    for (int c = 0; c < 128; c++) x[c] = c % 2 == 0;
+    rope_apply(r, ROPE_Q, 0, x, position, angles);
+    for (int j = 0; j < 64; j++) {
+        long double theta = expl(-2.0L * j / 128 * logl((long double)base));
+        long double angle = theta * position;
+        double tol = 0x1p-25 + 3 * 0x1p-53 * (double)angle;
+        double off = fmax(fabs((double)(cosl(angle) - (long double)x[2 * j])),
+                          fabs((double)(sinl(angle) - (long double)x[2 * j + 1])));
+        if (!(off / tol <= worst)) worst = off / tol;
+    }
+    return worst;
+}
+
+/* Positions up to 2^20. Angles in float would be off by 2e-3 at 131,071, and by far more where
+ * inv_freq is a float, too. */
 static void test_large_positions(void)
 {
     static const double bases[] = {10000, 500000, 1e6};
@@ -353,18 +372,7 @@ static void test_large_positions(void)
         for (int i = 0; i < 4; i++) {
             RopeParams p = rope_params(128, bases[b]);
             Rope r = made("plain", &p, ROPE_HALF);
-            float x[128], angles[128];
-            double worst = 0;
-            for (int c = 0; c < 128; c++) x[c] = c % 2 == 0;
-            rope_apply(&r, ROPE_Q, 0, x, positions[i], angles);
-            for (int j = 0; j < 64; j++) {
-                long double theta = expl(-2.0L * j / 128 * logl((long double)bases[b]));
-                long double angle = theta * positions[i];
-                double tol = 0x1p-25 + 3 * 0x1p-53 * (double)angle;
-                double off = fmax(fabs((double)(cosl(angle) - (long double)x[2 * j])),
-                                  fabs((double)(sinl(angle) - (long double)x[2 * j + 1])));
-                if (!(off / tol <= worst)) worst = off / tol;
-            }
+            double worst = worst_turn(&r, bases[b], positions[i]);
             CHECK_MSG(worst <= 1, "base %g, position %d: off by %.2f of what rounding explains",
                       bases[b], positions[i], worst);
             rope_free(&r);

@@ -225,6 +225,17 @@ static void test_longrope(void)
     FILE_SAYS(LONG "rope.scaling.type=s:longrope", want);
     FILE_SAYS(LONG "rope.scaling.type=s:linear", "!rope.scaling.type");
     FILE_SAYS("rope.scaling.type=s:longrope", "!rope.scaling.type");
+    /* A trained length of 1 has no logarithm to divide by: then the amplitude must be said. */
+#define ONE LIST "ropescope.rope=s:longrope:original=1,factor=4"
+    FILE_SAYS(LIST "rope.scaling.original_context_length=u:1 rope.scaling.attn_factor=f:1.25",
+              "longrope:base=10000,original=1,factor=1,attention_factor=1.25");
+    FILE_SAYS(ONE ",attention_factor=1.25",
+              "longrope:base=10000,original=1,factor=4,attention_factor=1.25");
+    FILE_SAYS(ONE ",short_mscale=1,long_mscale=2",
+              "longrope:base=10000,original=1,factor=4,short_mscale=1,long_mscale=2");
+    FILE_SAYS(ONE ",short_mscale=1", "!original: expected at least 2 tokens");
+    FILE_SAYS(ONE, "!original: expected at least 2 tokens");
+#undef ONE
     FILE_SAYS(LONG "rope.scaling.factor=f:2", "!rope.scaling.factor");
     FILE_SAYS(LONG "rope_freqs.weight=v:1,1,1,1", "!rope_freqs.weight");
     FILE_SAYS("rope_factors_short.weight=v:1,1,1,2", "!rope_factors_long.weight");

@@ -319,28 +319,34 @@ static double on_copies(const World *w, int n, int l, int h, int pos, int shift)
     return sum;
 }
 
+/* What the row of attention at pos has of `what`; -1: it has no number. */
+static double row_value(const World *w, int n, int l, int h, int pos, const char *what)
+{
+    int t0 = first_key(&w->s, l, pos), n_t = pos - t0 + 1;
+    double v = 0, entropy = 0;
+    for (int t = t0; t <= pos; t++) {
+        double a = (double)w->weight[n][l][h][pos][t];
+        entropy -= a * log(a);
+        if (!strcmp(what, "distance")) v += a * (pos - t);
+        if (!strcmp(what, "previous")) v += a * (t == pos - 1);
+        if (!strcmp(what, "first4")) v += a * (t < 4);
+        if (!strcmp(what, "thirds.1")) v += a * (t - t0 >= n_t / 3 && t - t0 < 2 * n_t / 3);
+    }
+    if (!strcmp(what, "entropy")) return n_t > 1 ? entropy / log(n_t) : -1;
+    if (!strcmp(what, "duplicate")) return on_copies(w, n, l, h, pos, 0);
+    if (!strcmp(what, "induction")) return on_copies(w, n, l, h, pos, 1);
+    if (!strcmp(what, "first4") && (pos < 4 || t0 > 0)) return -1; /* they see all four */
+    return !strncmp(what, "thirds", 6) && n_t < 3 ? -1 : v;
+}
+
 /* Mean of f(row) over the rows of a head that have a number. */
 static double row_mean(const World *w, int l, int h, const char *what)
 {
     double sum = 0, rows = 0;
     for (int n = 0; n < WINDOWS; n++)
         for (int pos = 0; pos < T; pos++) {
-            int t0 = first_key(&w->s, l, pos), n_t = pos - t0 + 1;
-            double v = 0, entropy = 0;
-            for (int t = t0; t <= pos; t++) {
-                double a = (double)w->weight[n][l][h][pos][t];
-                entropy -= a * log(a);
-                if (!strcmp(what, "distance")) v += a * (pos - t);
-                if (!strcmp(what, "previous")) v += a * (t == pos - 1);
-                if (!strcmp(what, "first4")) v += a * (t < 4);
-                if (!strcmp(what, "thirds.1")) v += a * (t - t0 >= n_t / 3 && t - t0 < 2 * n_t / 3);
-            }
-            if (!strcmp(what, "entropy")) v = n_t > 1 ? entropy / log(n_t) : 0;
-            if (!strcmp(what, "duplicate")) v = on_copies(w, n, l, h, pos, 0);
-            if (!strcmp(what, "induction")) v = on_copies(w, n, l, h, pos, 1);
-            if (!strcmp(what, "entropy") && n_t < 2) continue;
-            if (!strcmp(what, "first4") && (pos < 4 || t0 > 0)) continue; /* they see all four */
-            if (!strncmp(what, "thirds", 6) && n_t < 3) continue;
+            double v = row_value(w, n, l, h, pos, what);
+            if (v < -0.5) continue;
             sum += v, rows++;
         }
     return sum / rows;

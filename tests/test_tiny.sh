@@ -2,14 +2,8 @@
 # export.py --tiny of every architecture: test_tiny.sh PROGRAM DUMP_LOGITS, from the top of the
 # checkout; test_families is beside DUMP_LOGITS.
 families=$(dirname "$2")/test_families
-if ! command -v python3 >/dev/null 2>&1; then
-    echo "skipped: export.py --tiny: there is no python3"
-    echo "0 passed, 0 failed"
-    exit 0
-fi
-# The interpreter itself: some systems put a slow script in front of it.
-python=$(python3 -c 'import sys; print(sys.executable or "python3")')
 . tests/check.sh
+needs_python "export.py --tiny"
 
 # Of the largest logit. The golden logits are double precision, the program's are float32 (unit
 # roundoff 6e-8) through 2 to 7 layers of sums of 8 to 64 terms: of these 44 models the worst is
@@ -17,12 +11,7 @@ python=$(python3 -c 'import sys; print(sys.executable or "python3")')
 # 0.1, any other wrong flag by more.
 tolerance=5e-6
 
-run() {
-    last="$*"
-    record "$@"
-}
-
-tiny() { run "$python" export.py --tiny "$@"; }
+tiny() { try "$python" export.py --tiny "$@"; }
 
 tiny help
 ok "the architectures are listed" exits 0
@@ -33,7 +22,7 @@ for seed in 1 2; do
         tiny "$arch" --seed $seed "$dir/$arch-$seed.gguf"
         ok "$arch, seed $seed: it is written" exits 0
     done
-    run "$families" $tolerance "$dir"/*-$seed.gguf
+    try "$families" $tolerance "$dir"/*-$seed.gguf
     ok "seed $seed: the logits are the golden ones" exits 0
 done
 
@@ -41,7 +30,7 @@ done
 
 cp "$dir/llama-1.gguf" "$dir/other.gguf"
 cp "$dir/llama-2.logits" "$dir/other.logits"
-run "$families" 0.1 "$dir/other.gguf"
+try "$families" 0.1 "$dir/other.gguf"
 ok "the comparison notices another model" exits 1
 tiny llama --seed 1 "$dir/again.gguf"
 ok "the same seed, the same model" cmp "$dir/llama-1.gguf" "$dir/again.gguf"
@@ -57,10 +46,10 @@ tiny llama "$dir/bad.bin"
 ok "a name without .gguf: status 1" exits 1
 tiny llama -o "$dir/bad.gguf" "$dir/bad.gguf"
 ok "two outputs: a usage error" exits 2
-run "$python" export.py --seed 2 "$dir" -o "$dir/bad.gguf"
+try "$python" export.py --seed 2 "$dir" -o "$dir/bad.gguf"
 ok "a seed without --tiny: a usage error" exits 2
 cp export.py "$dir/export.py"
-run "$python" "$dir/export.py" --tiny llama "$dir/bad.gguf"
+try "$python" "$dir/export.py" --tiny llama "$dir/bad.gguf"
 ok "without the tests folder: status 1" exits 1
 ok "and a sentence" grep -q "tests/tiny.py: --tiny: expected this file" "$err"
 ok "no output of any of these" sh -c "! ls '$dir' | grep -q '^bad'"

@@ -8,30 +8,7 @@
 #include "check.h"
 #include "gguf_builder.h"
 #include "token_golden.h"
-
-typedef struct {
-    uint8_t *file;
-    Gguf g;
-    Tokenizer *t;
-    Err e;
-} Fixture;
-
-static void open_vocab(Fixture *f, GgufBuilder *b, GbVocab *v, const char *model, const char *pre)
-{
-    size_t size;
-    memset(f, 0, sizeof *f);
-    gb_vocab(b, v, model, pre);
-    f->file = gb_finish(b, &size);
-    if (CHECK_MSG(!gguf_parse(&f->g, "test.gguf", f->file, size, &f->e), "%s", f->e.msg))
-        f->t = tok_new(&f->g, NULL, &f->e);
-}
-
-static void close_vocab(Fixture *f)
-{
-    tok_free(f->t);
-    gguf_close(&f->g);
-    free(f->file);
-}
+#include "vocab.h"
 
 /* The ids of a text, and the text that they give. */
 static void check_text(const Tokenizer *t, const char *s, size_t n, const char *want,

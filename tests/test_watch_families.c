@@ -7,6 +7,7 @@
 #include "check.h"
 #include "json.h"
 #include "ref.h"
+#include "team.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -52,6 +53,7 @@ typedef struct {
     int *t0;               /* [L][heads][T] */
     float *logits;         /* [V] of the last token */
     char *json, *merged;   /* the reading; the same by way of a partial result */
+    int team;              /* threads that ran it */
 } Run;
 
 static size_t at_head(const Model *m, int l, int h)
@@ -64,29 +66,30 @@ static float *vector_at(const Model *m, float *x, int l, int h, int t)
     return x + (at_head(m, l, h) * T + (size_t)t) * (size_t)m->head_dim;
 }
 
-static void keep(Run *r, float *to, int l, int h, int pos, int n, const float *x, size_t stride)
+/* n vectors of D values, the next one stride values on, to where they follow one another. */
+static void keep(const Run *r, float *to, int n, const float *x, size_t stride)
 {
-    for (int i = 0; i < n; i++)
-        memcpy(vector_at(r->m, to, l, h, pos + i), x + (size_t)i * stride,
-               (size_t)r->m->head_dim * sizeof *x);
+    size_t D = (size_t)r->m->head_dim;
+    for (size_t i = 0; i < (size_t)n; i++) memcpy(to + i * D, x + i * stride, D * sizeof *x);
 }
 
 static void keep_q(void *ctx, int l, int h, int stage, int pos, int n, const float *q, size_t s)
 {
     Run *r = ctx;
-    keep(r, r->q[stage], l, h, pos, n, q, s);
+    keep(r, vector_at(r->m, r->q[stage], l, h, pos), n, q, s);
 }
 
 static void keep_k(void *ctx, int l, int kh, int stage, int pos, int n, const float *k, size_t s)
 {
     Run *r = ctx;
-    keep(r, r->k[stage], l, kh, pos, n, k, s);
+    keep(r, vector_at(r->m, r->k[stage], l, kh, pos), n, k, s);
 }
 
 static void keep_row(void *ctx, const AttnRow *row)
 {
     Run *r = ctx;
     size_t at = at_head(r->m, row->l, row->h) * T + (size_t)row->pos;
+    team_count(&r->team);
     r->t0[at] = row->t0;
     for (int i = 0; i < row->n_t; i++) {
         r->score[at * T + (size_t)(row->t0 + i)] = row->scores[i];
@@ -203,9 +206,13 @@ static Turn turn_of(const Model *m, int l, int pos)
     return t;
 }
 
-/* z = scale q.k from both before rotation; pass: the values that do not turn; size: what rounding
- * is relative to. */
-static double plain_score(const Run *r, int l, int h, int pos, int t, double *pass, double *size)
+/* z = scale q.k from both before rotation; pass: of it, the values that do not turn; size: what
+ * rounding is relative to. */
+typedef struct {
+    double z, pass, size;
+} Score;
+
+static Score plain_score(const Run *r, int l, int h, int pos, int t)
 {
     const Model *m = r->m;
     const Layer *y = &m->layer[l];
@@ -213,21 +220,22 @@ static double plain_score(const Run *r, int l, int h, int pos, int t, double *pa
     const float *k = vector_at(m, r->k[0], l, h / (y->n_heads / y->n_kv_heads), t);
     int P = m->rope[y->rope].n_pairs;
     Turn turn = turn_of(m, l, pos);
-    double z = 0, a2 = turn.amplitude * turn.amplitude;
-    *pass = *size = 0;
+    double a2 = turn.amplitude * turn.amplitude;
+    Score s = {0};
     for (int j = 0; j < P; j++) {
         double qa = (double)q[2 * j], qb = (double)q[2 * j + 1];
         double ka = (double)k[2 * j], kb = (double)k[2 * j + 1];
         double rr = a2 * hypot(qa, qb) * hypot(ka, kb);
         double phi = atan2(qb, qa) - atan2(kb, ka);
-        z += turn.scale * rr * cos(phi + (pos - t) * turn.theta[j]);
-        *size += turn.scale * rr;
+        s.z += turn.scale * rr * cos(phi + (pos - t) * turn.theta[j]);
+        s.size += turn.scale * rr;
     }
     for (int c = 2 * P; c < m->head_dim; c++) {
-        *pass += turn.scale * (double)q[c] * (double)k[c];
-        *size += turn.scale * fabs((double)q[c] * (double)k[c]);
+        s.pass += turn.scale * (double)q[c] * (double)k[c];
+        s.size += turn.scale * fabs((double)q[c] * (double)k[c]);
     }
-    return z + *pass;
+    s.z += s.pass;
+    return s;
 }
 
 /* Row of head h at pos: what it sees, its scores and weights. */
@@ -237,13 +245,14 @@ static void check_row(const Run *r, const char *name, int l, int h, int pos)
     size_t at = at_head(m, l, h) * T + (size_t)pos;
     int W = m->layer[l].window, t0 = W && pos >= W ? pos - W + 1 : 0, bad = 0;
     const float *score = r->score + at * T, *weight = r->weight + at * T;
-    double sum = 0, all = 0, most = -INFINITY, least = INFINITY;
+    double sum = 0, all = 0, most = -HUGE_VAL, least = HUGE_VAL;
     CHECK_MSG(r->t0[at] == t0, "%s: layer %d at %d sees from %d on", name, l, pos, r->t0[at]);
     for (int t = t0; t <= pos; t++) {
-        double pass, size, z = plain_score(r, l, h, pos, t, &pass, &size);
+        Score s = plain_score(r, l, h, pos, t);
+        double z = s.z;
         if (m->attn_cap > 0) z = m->attn_cap * tanh(z / m->attn_cap);
         /* as in rope_watch.h: 5 U for each side, 6 for the sum, scale and its float, cap */
-        bad += !(fabs((double)score[t] - z) <= 20 * U * size);
+        bad += !(fabs((double)score[t] - z) <= 20 * U * s.size);
         most = fmax(most, (double)score[t]), least = fmin(least, (double)score[t]);
     }
     CHECK_MSG(!bad, "%s: layer %d head %d at %d: %d scores are others", name, l, h, pos, bad);
@@ -285,12 +294,12 @@ static void check_head(const Run *r, const char *name, int l, int h)
     const Model *m = r->m;
     const Layer *y = &m->layer[l];
     int P = m->rope[y->rope].n_pairs, n_see = y->window && y->window < T ? y->window : T;
-    double alpha = 0, want = 0, rest = 0, got = 0, sizes = 0, radius = 0, pass, size;
+    double alpha = 0, want = 0, rest = 0, got = 0, sizes = 0, radius = 0;
     for (int pos = 0; pos < n_see; pos++) {
         alpha += (double)r->weight[(at_head(m, l, h) * T + (size_t)pos) * T];
         if (!pos) continue;
-        want += plain_score(r, l, h, pos, 0, &pass, &size);
-        rest += pass, sizes += size;
+        Score s = plain_score(r, l, h, pos, 0);
+        want += s.z, rest += s.pass, sizes += s.size;
     }
     NEAR(get(r->json, "layers.%d.heads.%d.alpha_1", l, h), alpha / n_see, 1e-8);
     NEAR(get(r->json, "layers.%d.heads.%d.sink_key", l, h) >= 0, 1, 0);
@@ -325,6 +334,8 @@ static void check_same(const Run *r, const char *name)
     for (int i = 0; i < 2; i++) {
         Run other;
         if (run(&other, m, batch[i], threads[i], 1)) {
+            CHECK_MSG(other.team == team_expected(threads[i]), "%s: %d threads of %d", name,
+                      other.team, threads[i]);
             CHECK_MSG(!strcmp(r->json, other.json), "%s: batches of %d", name, batch[i]);
             CHECK(!memcmp(r->logits, other.logits, (size_t)m->n_vocab * sizeof(float)));
         }
@@ -371,32 +382,44 @@ static void check_explain(const Run *r, const char *name, int l, int h, int quer
     state_free(&s);
 }
 
-static void test_family(const Family *f)
+static void check_layer(const Run *r, const Family *f, int l)
+{
+    const Model *m = r->m;
+    const Layer *y = &m->layer[l];
+    CHECK_MSG(y->window == f->windows[l] - '0', "%s: window of layer %d", f->name, l);
+    double P = m->rope[y->rope].p.n_ctx_orig; /* no query sees farther than its window */
+    NEAR(get(r->json, "ropes.%d.n_ctx", (int)get(r->json, "layers.%d.rope", l)),
+         y->window ? fmin(P, y->window) : P, 0);
+    for (int h = 0; h < y->n_heads; h++) {
+        for (int pos = 0; pos < T; pos++) check_row(r, f->name, l, h, pos);
+        check_turned(r, f->name, l, h, 1);
+        check_head(r, f->name, l, h);
+    }
+    for (int kh = 0; kh < y->n_kv_heads; kh++) check_turned(r, f->name, l, kh, 0);
+    check_explain(r, f->name, l, y->n_heads - 1, T - 1, T - 5);
+    check_explain(r, f->name, l, 0, 5, 0);
+}
+
+/* The miniature of a family, under an encoding (NULL: its own). 1 if it opens. */
+static int open_family(Model *m, const char *family, const char *rope)
 {
     char path[128];
     Err e;
+    ModelOptions mo = {.rope = rope};
+    snprintf(path, sizeof path, "tests/families/%s.gguf", family);
+    if (!CHECK_MSG(!model_open(m, path, &mo, &e), "%s: %s", family, e.msg)) return 0;
+    team_wanted(m);
+    return 1;
+}
+
+static void test_family(const Family *f)
+{
     Model m;
     Run r;
-    ModelOptions mo = {.rope = NULL};
-    snprintf(path, sizeof path, "tests/families/%s.gguf", f->name);
-    if (!CHECK_MSG(!model_open(&m, path, &mo, &e), "%s: %s", f->name, e.msg)) return;
+    if (!open_family(&m, f->name, NULL)) return;
     CHECK_MSG((int)strlen(f->windows) == m.n_layers, "%s: %d layers", f->name, m.n_layers);
     if (run(&r, &m, 7, 1, 1)) {
-        for (int l = 0; l < m.n_layers; l++) {
-            const Layer *y = &m.layer[l];
-            CHECK_MSG(y->window == f->windows[l] - '0', "%s: window of layer %d", f->name, l);
-            double P = m.rope[y->rope].p.n_ctx_orig; /* no query sees farther than its window */
-            NEAR(get(r.json, "ropes.%d.n_ctx", (int)get(r.json, "layers.%d.rope", l)),
-                 y->window ? fmin(P, y->window) : P, 0);
-            for (int h = 0; h < y->n_heads; h++) {
-                for (int pos = 0; pos < T; pos++) check_row(&r, f->name, l, h, pos);
-                check_turned(&r, f->name, l, h, 1);
-                check_head(&r, f->name, l, h);
-            }
-            for (int kh = 0; kh < y->n_kv_heads; kh++) check_turned(&r, f->name, l, kh, 0);
-            check_explain(&r, f->name, l, y->n_heads - 1, T - 1, T - 5);
-            check_explain(&r, f->name, l, 0, 5, 0);
-        }
+        for (int l = 0; l < m.n_layers; l++) check_layer(&r, f, l);
         CHECK(json_has_no_nan(r.json));
         double capped = get(r.json, "summary.cap_self_check");
         int limited = m.layer[0].qk_norm || m.clamp > 0;
@@ -411,8 +434,8 @@ static void test_family(const Family *f)
 
 /* ---- caps */
 
-/* The longest (w_a u_a, w_b u_b) over u of n values that a norm can make: turned through by hand, the
- * other values as they cost least. */
+/* The longest (w_a u_a, w_b u_b) over u of n values that a norm can make: turned through by hand,
+ * the other values as they cost least. */
 static double longest(double wa, double wb, double n, int centred)
 {
     double best = 0;
@@ -425,22 +448,26 @@ static double longest(double wa, double wb, double n, int centred)
     return best;
 }
 
-/* Caps of the file's own weights, read with their names. */
-static void check_caps(const char *family, int centred, int together)
+/* What `bounds` says of a miniature, which stays open; NULL: it does not open. From malloc. */
+static char *bounds_of(Model *m, const char *family, const char *rope)
 {
-    char path[128];
-    Err e;
-    Model m;
-    ModelOptions mo = {.rope = NULL};
     BoundsOptions bo = {.eps = 0.9};
     Provenance p = {.model_path = family};
     char *json = NULL;
     size_t size = 0;
-    snprintf(path, sizeof path, "tests/families/%s.gguf", family);
-    if (!CHECK_MSG(!model_open(&m, path, &mo, &e), "%s", e.msg)) return;
+    if (!open_family(m, family, rope)) return NULL;
     FILE *f = open_memstream(&json, &size);
-    bounds_json(&m, &bo, &p, f);
+    bounds_json(m, &bo, &p, f);
     fclose(f);
+    return json;
+}
+
+/* Caps of the file's own weights, read with their names. */
+static void check_caps(const char *family, int centred, int together)
+{
+    Model m;
+    char *json = bounds_of(&m, family, NULL);
+    if (!json) return;
     const Tensor *t = gguf_tensor(&m.g, "blk.1.attn_q_norm.weight");
     if (CHECK(t && t->type == T_F32)) {
         const float *w = (const float *)(const void *)t->data;
@@ -606,19 +633,9 @@ static void test_family_twins(void)
 /* Pair j is channels a and b under --rope rope. */
 static void check_channels(const char *family, const char *rope, int j, int a, int b)
 {
-    char path[128];
-    Err e;
     Model m;
-    ModelOptions mo = {.rope = rope};
-    BoundsOptions bo = {.eps = 0.9};
-    Provenance p = {.model_path = family};
-    char *json = NULL;
-    size_t size = 0;
-    snprintf(path, sizeof path, "tests/families/%s.gguf", family);
-    if (!CHECK_MSG(!model_open(&m, path, &mo, &e), "%s", e.msg)) return;
-    FILE *f = open_memstream(&json, &size);
-    bounds_json(&m, &bo, &p, f);
-    fclose(f);
+    char *json = bounds_of(&m, family, rope);
+    if (!json) return;
     double x = get(json, "encodings.0.rope.hf_channels.%d.0", j);
     double y = get(json, "encodings.0.rope.hf_channels.%d.1", j);
     CHECK_MSG(x == a && y == b, "%s: pair %d is %g and %g", family, j, x, y);

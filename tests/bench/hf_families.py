@@ -2,20 +2,26 @@
 """What `ropescope analyze` says of models of every family, against Hugging Face transformers.
 
     python3 tests/make_miniatures.py -o mini --keep hf
-    python3 tests/bench/hf_families.py hf/* --models mini -c 30
+    python3 tests/bench/hf_families.py hf/* --models mini
 
-(windows of 30: with phi3's lists of frequencies transformers takes one for a whole text, this program
-the one of the length so far; they part at 32 tokens.) For each folder (config.json and weights) and its NAME.gguf: the same tokens in the same windows, queries
-and keys as transformers turns them and as its eager attention multiplies them, in float32; from these,
-in double, per layer, head and rotary pair: mean and largest radii, phi, the parts of the logit of the
-first token; per head: what the values that do not turn add to it, alpha_1 over the queries that see the
-first token, entropy. Prints the largest difference of each, relative to the largest value (phi: in
-radians, alpha_1 and entropy: as they are), and ends with status 1 if one is above the tolerance. Needs
-torch and transformers.
+For each folder (config.json and weights) and its NAME.gguf: the same tokens in the same windows,
+queries and keys as transformers turns them and as its eager attention multiplies them, in float32;
+from these, in double, per layer, head and rotary pair: mean and largest radii, phi, the parts of
+the logit of the first token; per head: what the values that do not turn add to it, alpha_1 over the
+queries that see the first token, entropy; and per pair x = theta P, with theta the angle between
+positions 0 and 1, and P the context (before it was extended), or the window where that is less.
+Prints the largest difference of each, relative to the largest value (x: each to its own; phi: in
+radians; alpha_1 and entropy: as they are), and at the end the worst; ends with status 1 if one is
+above the tolerance. Needs torch and transformers.
+
+Of phi3's two lists of frequencies transformers takes one for a whole text, this program the one of
+the length so far: windows are of 30 tokens, as these part at 32; and x, which is that of the short
+list, is not compared where transformers has taken the long one.
 """
 import argparse
 import importlib
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -23,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 # Both sides are float32 and sum in other orders: 1e-6 of each value, more where values cancel. A
@@ -38,12 +45,14 @@ class Watch:
     def __init__(self, model):
         self.code = importlib.import_module(type(model).__module__)
         self.adjacent = model.config.model_type == "gptj"
-        self.rotated, self.attended = [], []
+        self.rotated, self.attended, self.angles = [], [], []
         rotate = self.code.apply_rotary_pos_emb
         if self.adjacent:
             def one(x, sin, cos):
                 y = rotate(x, sin, cos)  # keys come first: [batch, token, head, value]
                 self.rotated.append([v.transpose(1, 2) for v in (x, y)] + [2 * cos.shape[-1]])
+                if len(self.rotated) % 2:
+                    self.angles.append(torch.atan2(sin[0, 1].double(), cos[0, 1].double()))
                 return y
             self.code.apply_rotary_pos_emb = one
             attend = self.code.GPTJAttention._attn
@@ -58,6 +67,8 @@ class Watch:
         def both(q, k, cos, sin, *rest, **named):
             y = rotate(q, k, cos, sin, *rest, **named)
             self.rotated += [[k, y[1], cos.shape[-1]], [q, y[0], cos.shape[-1]]]
+            half = cos.shape[-1] // 2
+            self.angles.append(torch.atan2(sin[0, 1, :half].double(), cos[0, 1, :half].double()))
             return y
         self.code.apply_rotary_pos_emb = both
         attend_eager = self.code.eager_attention_forward
@@ -128,6 +139,18 @@ def relative(got, want):
     return np.abs(got - want).max() / max(np.abs(want).max(), 1e-30)
 
 
+def context(config, l, n_ctx):
+    """P of layer l; None: the frequencies of windows of n_ctx tokens are not those within P."""
+    types = getattr(config, "layer_types", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get(types[l], rope) if types else rope
+    P = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+    if rope.get("rope_type") == "longrope" and n_ctx > P:
+        return None
+    window = getattr(config, "sliding_window", None)
+    return min(P, window) if window and (not types or "sliding" in types[l]) else P
+
+
 def compare(reading, total):
     """Largest difference of each statistic."""
     worst = {}
@@ -141,7 +164,8 @@ def compare(reading, total):
         for s in "qk":
             n = total[l, s, "n"]
             every = 1 if s == "q" else group
-            note("r", relative([h["r_" + s] for h in heads], (total[l, s, "r"] / n).repeat(every, 0)))
+            note("r", relative([h["r_" + s] for h in heads],
+                               (total[l, s, "r"] / n).repeat(every, 0)))
             note("max r", relative([h["max_" + s] for h in heads],
                                    total[l, s, "max"].repeat(every, 0)))
             mean[s] = (total[l, s, "z"] / total[l, s, "r"]).repeat(every, 0)
@@ -160,6 +184,9 @@ def compare(reading, total):
         n = total[l, "q", "n"]
         note("entropy", np.abs(np.array([h["entropy"] for h in heads]) -
                                total[l, "entropy"] / n).max())
+        if (l, "x") in total:
+            x = np.array(reading["ropes"][layer["rope"]]["x"], dtype=float)
+            note("x", np.abs(x / total[l, "x"] - 1).max())
     return worst
 
 
@@ -176,10 +203,16 @@ def family(folder, gguf, program, n_ctx):
     for at in range(0, len(ids), n_ctx):
         watch.rotated.clear()
         watch.attended.clear()
+        watch.angles.clear()
         with torch.no_grad():
             model(torch.tensor([ids[at:at + n_ctx]]), use_cache=False)
         for l, layer in enumerate(layers_of(watch, config.num_hidden_layers, turns)):
             window(total, l, layer)
+    angles = iter(watch.angles)
+    for l in range(config.num_hidden_layers):
+        theta, P = next(angles) if turns[l] else None, context(config, l, n_ctx)
+        if turns[l] and P:
+            total[l, "x"] = theta.numpy() * P
     importlib.reload(watch.code)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
         text.write(TEXT)
@@ -197,16 +230,20 @@ def main():
     p.add_argument("folders", nargs="+", type=Path)
     p.add_argument("--models", type=Path, default=Path("tests/families"))
     p.add_argument("--program", default="./ropescope")
-    p.add_argument("-c", type=int, default=48, help="tokens of one window")
+    p.add_argument("-c", type=int, default=30, help="tokens of one window")
     a = p.parse_args()
     torch.set_num_threads(1)
-    bad = 0
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    bad, of_all = 0, {}
     for folder in a.folders:
         worst = family(folder, a.models / (folder.name + ".gguf"), a.program, a.c)
+        of_all.update((k, max(v, of_all.get(k, 0.0))) for k, v in worst.items())
         wrong = [k for k, v in worst.items() if not v <= TOLERANCE]
         bad |= bool(wrong)
         print(f"{folder.name:18}", *(f"{k} {v:.1e}" for k, v in worst.items()),
-              "DIFFERS: " + ", ".join(wrong) if wrong else "")
+              "DIFFERS: " + ", ".join(wrong) if wrong else "", flush=True)
+    print(f"{'worst':18}", *(f"{k} {v:.1e}" for k, v in of_all.items()))
     return bad
 
 
