@@ -60,8 +60,9 @@ typedef struct {
     double lr, lr_min; /* after warm-up, and at the end of the cosine */
     double decay;      /* of matrices, per step and unit of learning rate */
     double beta1, beta2, clip;
-    double init, init_embd; /* first weights: see lay_out */
-    char rope[ROPE_SPEC];   /* as --rope takes it */
+    double init, init_embd, init_qk; /* first weights: see lay_out */
+    double repeat;        /* share of the sequences that repeat themselves: see draw_batch */
+    char rope[ROPE_SPEC]; /* as --rope takes it */
 } Recipe;
 
 #define NORM_EPS 1e-5f
@@ -178,6 +179,16 @@ static float draw_normal(uint64_t *state)
     return (float)(sum - 6);
 }
 
+/* First queries and keys are init_qk as large as what other matrices give: a small one lets every
+ * pair of theirs begin at nearly nothing, and only those that something is learnt with grow. */
+static void shrink_qk(Net *t, const Param *p)
+{
+    int qk = (int)((t->c.n_heads + t->c.n_kv_heads) * t->c.head_dim);
+    for (int i = 0; i < p->rows; i++)
+        for (int j = 0; j < qk; j++)
+            t->w[p->at + (size_t)i * (size_t)p->cols + (size_t)j] *= (float)t->c.init_qk;
+}
+
 static void draw_params(Net *t)
 {
     uint64_t state = (uint64_t)t->c.seed;
@@ -187,6 +198,7 @@ static void draw_params(Net *t)
         for (size_t j = 0; j < n; j++)
             t->w[p->at + j] = p->spread > 0 ? p->spread * draw_normal(&state) : 1;
     }
+    for (int64_t l = 0; l < t->c.n_layers; l++) shrink_qk(t, &t->layer[l][QKV]);
 }
 
 /* ------------------------------------------------------------ 2 products */
@@ -1050,23 +1062,30 @@ static int net_new(Net *t, const Recipe *c, int n_threads, int n_pass, const cha
 
 /* ------------------------------------------------------------ 9 data */
 
-/* One sequence: T inputs and the token that follows each, from the text at `at`; the first input is
- * BOS, if the recipe has one. Reads T + 1 tokens of the text at most. */
-static void sequence_at(const Recipe *c, const int *text, int *tok, int *target)
+/* One sequence: T inputs and the token that follows each, from the text, of which only the first
+ * `period` tokens are read, again and again; the first input is BOS, if the recipe has one. A period
+ * of T + 1 is the text as it is. */
+static void sequence_at(const Recipe *c, const int *text, int period, int *tok, int *target)
 {
     int T = (int)c->n_ctx, first = c->bos >= 0;
     if (first) tok[0] = (int)c->bos;
-    memcpy(tok + first, text, (size_t)(T - first) * sizeof *tok);
-    memcpy(target, text + !first, (size_t)T * sizeof *target);
+    for (int i = first; i < T; i++) tok[i] = text[(i - first) % period];
+    for (int i = 0; i < T; i++) target[i] = text[(i + !first) % period];
 }
 
-/* The sequences of a step begin anywhere in the text: drawn from seed and step alone. */
+/* The sequences of a step begin anywhere in the text: drawn from seed and step alone. A share of
+ * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what comes
+ * is to find what came before. */
 static void draw_batch(const Net *t, const Tokens *text, int *tok, int *target)
 {
     uint64_t state = (uint64_t)t->c.seed << 32 ^ (uint64_t)t->step, T = (uint64_t)t->c.n_ctx;
-    for (uint64_t s = 0; s < (uint64_t)t->c.n_batch; s++)
-        sequence_at(&t->c, text->id + rng_next(&state) % (text->n - T), tok + s * T,
-                    target + s * T);
+    for (uint64_t s = 0; s < (uint64_t)t->c.n_batch; s++) {
+        const int *from = text->id + rng_next(&state) % (text->n - T);
+        uint64_t period = T + 1;
+        if (t->c.repeat > 0 && (double)(rng_next(&state) >> 11) * 0x1p-53 < t->c.repeat)
+            period = T / 4 + rng_next(&state) % (T / 4 + 1);
+        sequence_at(&t->c, from, (int)period, tok + s * T, target + s * T);
+    }
 }
 
 /* Mean loss over the first sequences of a text, one after the other, at most so many. */
@@ -1077,7 +1096,7 @@ static double held_out_loss(Net *t, const Tokens *text, int sequences)
     if (n == 0) return (double)NAN;
     int *tok = xcalloc(2 * n * T, sizeof *tok), *target = tok + n * T;
     for (size_t s = 0; s < n; s++)
-        sequence_at(&t->c, text->id + s * T, tok + s * T, target + s * T);
+        sequence_at(&t->c, text->id + s * T, (int)T + 1, tok + s * T, target + s * T);
     double loss = run_passes(t, tok, target, (int)(n * T), 0);
     free(tok);
     return loss;
@@ -1098,7 +1117,7 @@ static double train_step(Net *t, const Tokens *text, double *length)
 /* ------------------------------------------------------------ 10 files */
 
 /* A checkpoint: magic, recipe, hash of the text's tokens, step, then w, m and v. */
-static const char magic[16] = "ropetrain 1\n";
+static const char magic[16] = "ropetrain 2\n";
 
 typedef struct {
     char magic[16];
@@ -1366,6 +1385,9 @@ static const Option options[] = {
     {"steps", O_INT, F(c.n_steps), 1, 1e9, "N", "of the whole schedule (1000)"},
     {"warmup", O_INT, F(c.n_warmup), 0, 1e9, "N", "steps of rising learning rate (100)"},
     {"init", O_NUM, F(c.init), 0.001, 100, "X", "size of first weights, in 1 / sqrt(inputs) (1)"},
+    {"init-qk", O_NUM, F(c.init_qk), 0, 100, "X", "of queries and keys, times --init (1)"},
+    {"repeat", O_NUM, F(c.repeat), 0, 1, "X",
+     "share of sequences that are a piece of text over and over (0)"},
     {"init-embd", O_NUM, F(c.init_embd), 0.0001, 100, "X", "of the first embedding (1)"},
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},
@@ -1639,7 +1661,8 @@ static int prepare(Train *x, int argc, char **argv, Err *e)
                      .beta2 = 0.95,
                      .clip = 1,
                      .init = 1,
-                     .init_embd = 1},
+                     .init_embd = 1,
+                     .init_qk = 1},
                .rope = "plain",
                .pass = 2,
                .log = 20,
