@@ -34,7 +34,8 @@ static Recipe tiny(int tied, const char *rope)
                 .beta2 = 0.95,
                 .clip = 1,
                 .init = 0.8,
-                .init_embd = 0.16};
+                .init_embd = 0.16,
+                .init_qk = 1};
     snprintf(c.rope, sizeof c.rope, "%s", rope);
     return c;
 }
