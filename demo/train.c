@@ -391,8 +391,8 @@ static void swiglu_back_row(const Kernels *k, float *dgate_up, float *dact, cons
     for (int c = 0; c < F; c++) silu[c] = 1;
     k->activate(ACT_SILU, silu, gate, F);
     for (int c = 0; c < F; c++) {
-        int zero = !(gate[c] < 0 || gate[c] > 0);
-        float s = (zero ? 0.5f : silu[c]) / (zero ? 1.0f : gate[c]);
+        int any = fabsf(gate[c]) > 0; /* one comparison: compilers make vectors of it */
+        float s = (any ? silu[c] : 0.5f) / (any ? gate[c] : 1.0f);
         dup[c] = dact[c] * silu[c];
         dgate[c] = dact[c] * up[c] * (s + silu[c] * (1.0f - s));
     }
