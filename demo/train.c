@@ -52,6 +52,7 @@ typedef struct {
     int64_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     int64_t n_ctx;    /* tokens of a sequence, T */
     int64_t tied;     /* the head is the transposed embedding */
+    int64_t biased;   /* queries, keys and values have a bias */
     int64_t n_batch;  /* sequences of a step */
     int64_t n_steps;  /* of the whole schedule */
     int64_t n_warmup; /* steps of rising learning rate */
@@ -72,11 +73,12 @@ typedef struct {
 typedef struct {
     size_t at;
     int rows, cols;
-    float spread; /* standard deviation of its first values; 0: it starts as ones, and does not
+    float spread; /* standard deviation of its first values; 0: they are `start`, and do not
                    * decay */
+    float start;
 } Param;
 
-enum { ATTN_NORM, QKV, OUT, FFN_NORM, GATE_UP, DOWN, LAYER_PARTS };
+enum { ATTN_NORM, QKV, QKV_BIAS, OUT, FFN_NORM, GATE_UP, DOWN, LAYER_PARTS };
 typedef Param LayerParams[LAYER_PARTS];
 
 /* Of one layer, over N tokens: what its backward pass looks at again. */
@@ -125,7 +127,7 @@ typedef struct {
 
 static Param param_add(Net *t, int64_t rows, int64_t cols, double spread)
 {
-    Param p = {t->n, (int)rows, (int)cols, (float)spread};
+    Param p = {t->n, (int)rows, (int)cols, (float)spread, 1};
     t->n += (size_t)(rows * cols);
     return p;
 }
@@ -147,6 +149,8 @@ static void lay_out(Net *t)
         Param *p = t->layer[l];
         p[ATTN_NORM] = param_add(t, 1, E, 0);
         p[QKV] = param_add(t, E, Q + 2 * KV, in);
+        p[QKV_BIAS] = param_add(t, c->biased, Q + 2 * KV, 0);
+        p[QKV_BIAS].start = 0;
         p[OUT] = param_add(t, Q, E, stream / sqrt((double)Q));
         p[FFN_NORM] = param_add(t, 1, E, 0);
         p[GATE_UP] = param_add(t, E, 2 * F, in);
@@ -196,7 +200,7 @@ static void draw_params(Net *t)
         const Param *p = param_at(t, i);
         size_t n = (size_t)p->rows * (size_t)p->cols;
         for (size_t j = 0; j < n; j++)
-            t->w[p->at + j] = p->spread > 0 ? p->spread * draw_normal(&state) : 1;
+            t->w[p->at + j] = p->spread > 0 ? p->spread * draw_normal(&state) : p->start;
     }
     for (int64_t l = 0; l < t->c.n_layers; l++) shrink_qk(t, &t->layer[l][QKV]);
 }
@@ -327,6 +331,34 @@ static void rmsnorm(const Net *t, float *y, float *scale, const float *x, const 
         float *yi = y + (size_t)i * (size_t)E;
         float r = scale[i] = 1.0f / sqrtf(dot(t, xi, xi, E) / (float)E + NORM_EPS);
         for (int c = 0; c < E; c++) yi[c] = xi[c] * r * w[c];
+    }
+}
+
+/* y[i] += b for n tokens; a bias of no rows is none. */
+static void bias(const Net *t, float *y, const Param *p, int n)
+{
+    const float *b = t->w + p->at;
+    size_t cols = (size_t)p->cols;
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
+    for (int i = 0; i < n * p->rows; i++)
+        for (size_t c = 0; c < cols; c++) y[(size_t)i * cols + c] += b[c];
+}
+
+/* db[c] += sum_i dy[i][c], summed like the weights of a norm. */
+static void bias_back(const Net *t, const float *dy, const Param *p, int n)
+{
+    enum { STRIP = 32 };
+    int T = (int)t->c.n_ctx, W = p->cols;
+#pragma omp parallel for schedule(dynamic) num_threads(t->n_threads)
+    for (int c0 = 0; c0 < W * p->rows; c0 += STRIP) {
+        int cols = W - c0 < STRIP ? W - c0 : STRIP;
+        double sum[STRIP];
+        for (int i = 0; i < n; i++) {
+            const float *d = dy + (size_t)i * (size_t)W + c0;
+            for (int c = 0; c < cols; c++) sum[c] = (i % T ? sum[c] : 0) + (double)d[c];
+            for (int c = 0; i % T == T - 1 && c < cols; c++)
+                t->grad[p->at + (size_t)(c0 + c)] += (float)sum[c];
+        }
     }
 }
 
@@ -693,6 +725,7 @@ static void layer_forward(Net *t, int l, float *next, int n)
     size_t all = (size_t)n * (size_t)t->c.n_embd;
     rmsnorm(t, tr->norm1, tr->scale1, tr->x, &p[ATTN_NORM], n);
     linear(t, tr->qkv, tr->norm1, &p[QKV], n, 0);
+    bias(t, tr->qkv, &p[QKV_BIAS], n);
     turn_all(t, l, tr->qkv, n, 0);
     attention(t, l, n);
     copy(tr->mid, tr->x, all);
@@ -717,6 +750,7 @@ static void layer_back(Net *t, int l, int n)
     linear_back(t, t->datt, t->dx, tr->att, &p[OUT], n);
     attention_back(t, l, n);
     turn_all(t, l, t->dwide, n, 1);
+    bias_back(t, t->dwide, &p[QKV_BIAS], n);
     linear_back(t, t->dnorm, t->dwide, tr->norm1, &p[QKV], n);
     rmsnorm_back(t, t->dx, t->dnorm, tr->x, tr->scale1, &p[ATTN_NORM], n);
 }
@@ -1230,12 +1264,13 @@ typedef struct {
 static void out_add(Out *list, int *n, const char *name, int l, const float *v, int64_t cols,
                     int64_t rows)
 {
+    const char *kind = strchr(name, '.') ? "" : ".weight";
     Out *o = &list[(*n)++];
     *o = (Out){.v = v, .n = cols, .rows = rows};
     if (l < 0)
-        snprintf(o->name, sizeof o->name, "%s.weight", name);
+        snprintf(o->name, sizeof o->name, "%s%s", name, kind);
     else
-        snprintf(o->name, sizeof o->name, "blk.%d.%s.weight", l, name);
+        snprintf(o->name, sizeof o->name, "blk.%d.%s%s", l, name, kind);
 }
 
 /* Matrices are [out][in] in a file: the transposed ones. */
@@ -1248,11 +1283,17 @@ static int list_tensors(const Net *t, Out *list)
     out_add(list, &n, "token_embd", -1, t->w + t->embed.at, E, c->n_vocab);
     for (int l = 0; l < (int)c->n_layers; l++) {
         const Param *p = t->layer[l];
+        const float *bias = t->w + p[QKV_BIAS].at;
         const float *qkv = t->wt + p[QKV].at, *gate_up = t->wt + p[GATE_UP].at;
         out_add(list, &n, "attn_norm", l, t->w + p[ATTN_NORM].at, E, 0);
         out_add(list, &n, "attn_q", l, qkv, E, Q);
         out_add(list, &n, "attn_k", l, qkv + Q * E, E, KV);
         out_add(list, &n, "attn_v", l, qkv + (Q + KV) * E, E, KV);
+        if (c->biased) {
+            out_add(list, &n, "attn_q.bias", l, bias, Q, 0);
+            out_add(list, &n, "attn_k.bias", l, bias + Q, KV, 0);
+            out_add(list, &n, "attn_v.bias", l, bias + Q + KV, KV, 0);
+        }
         out_add(list, &n, "attn_output", l, t->wt + p[OUT].at, Q, E);
         out_add(list, &n, "ffn_norm", l, t->w + p[FFN_NORM].at, E, 0);
         out_add(list, &n, "ffn_gate", l, gate_up, E, F);
@@ -1318,7 +1359,7 @@ static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
 /* The model as it is now, with the vocabulary of another file. */
 static int model_write(const Net *t, const char *path, const Gguf *vocab, int type, Err *e)
 {
-    Out *list = xcalloc((size_t)(3 + 9 * t->c.n_layers), sizeof *list);
+    Out *list = xcalloc((size_t)(3 + 12 * t->c.n_layers), sizeof *list);
     int n = list_tensors(t, list), rc = 0;
     GgufOut w;
     if (gguf_out_open(&w, path, e)) {
@@ -1378,6 +1419,7 @@ static const Option options[] = {
     {"head-dim", O_INT, F(c.head_dim), 2, 1024, "N", "values per head (32)"},
     {"ff", O_INT, F(c.n_ff), 1, 1e6, "N", "values of the feed-forward network (512)"},
     {"tied", O_FLAG, F(tied), 0, 0, "", "the head is the embedding again; try --init-embd 0.02"},
+    {"biased", O_FLAG, F(c.biased), 0, 0, "", "queries, keys and values have a bias"},
     {"rope", O_STR, F(rope), 0, 0, "KIND", "position encoding KIND[:key=value,...] (plain)"},
     {"ctx", O_INT, F(c.n_ctx), 2, 1e6, "N", "tokens of a sequence (512)"},
     {"no-bos", O_FLAG, F(no_bos), 0, 0, "", "sequences do not begin with <s>"},

@@ -48,14 +48,14 @@ static Tokens random_text(int n, int n_vocab)
     return text;
 }
 
-/* Norms that are not ones. */
+/* Norms that are not ones, biases that are not zeros. */
 static void spread_norms(Net *t)
 {
     uint64_t state = (uint64_t)t->c.seed + 1;
     for (int i = 0; i < n_params(t); i++) {
         const Param *p = param_at(t, i);
-        for (int j = 0; !(p->spread > 0) && j < p->cols; j++)
-            t->w[p->at + (size_t)j] = (float)(1 + (double)draw_normal(&state) / 4);
+        for (int j = 0; !(p->spread > 0) && j < p->rows * p->cols; j++)
+            t->w[p->at + (size_t)j] = (float)((double)p->start + (double)draw_normal(&state) / 4);
     }
     turn_matrices(t);
 }
@@ -130,13 +130,14 @@ static void check_part(Net *t, const int *tok, const int *target, int part, cons
     free(way);
 }
 
-static void check_differences(const char *rope, int tied, int bos)
+static void check_differences(const char *rope, int tied, int biased, int bos)
 {
     Recipe c = tiny(tied, rope);
     Tokens text = random_text(400, 50);
     int tok[48], target[48];
     Net t;
     c.bos = bos;
+    c.biased = biased;
     if (net_start(&t, &c, (How){1, 2, NULL}) == 0) {
         draw_batch(&t, &text, tok, target);
         gradient(&t, tok, target, 48);
@@ -148,11 +149,12 @@ static void check_differences(const char *rope, int tied, int bos)
 
 static void test_differences(void)
 {
-    check_differences("plain:base=100", 1, 0);
-    check_differences("plain:base=100", 0, -1);
+    check_differences("plain:base=100", 1, 0, 0);
+    check_differences("plain:base=100", 0, 1, -1);
     static const char *const kinds[] = {"none",  "linear:factor=4",       "p-rope",
                                         "alibi", "partial:fraction=0.34", "nope-layers:every=2"};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) check_differences(kinds[i], 1, 0);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        check_differences(kinds[i], 1, (int)i % 2, 0);
 }
 
 /* Encodings that learn something of their own are refused, and say so. */
@@ -201,11 +203,12 @@ static void check_parts(const Net *t, const float *x, const double expected[][2]
  * first gradient, 2e-4 after six steps. */
 static void test_pytorch(void)
 {
-    for (int tied = 0; tied < 2; tied++) {
-        Recipe c = tiny(tied, "plain:base=100");
-        const Golden *g = &golden[tied];
+    for (int i = 0; i < 3; i++) { /* untied, tied, with biases */
+        Recipe c = tiny(i == 1, "plain:base=100");
+        const Golden *g = &golden[i];
         Tokens text = random_text(400, 50);
         Net t;
+        c.biased = i == 2;
         if (net_start(&t, &c, (How){1, 3, NULL})) return;
         for (int s = 0; s < GOLDEN_STEPS; s++) {
             double length, loss = train_step(&t, &text, &length), tol = s ? 1e-4 : 2e-6;
@@ -227,6 +230,7 @@ static void test_pytorch(void)
 static Recipe odd(int tied)
 {
     Recipe c = tiny(tied, "plain");
+    c.biased = !tied;
     c.n_embd = 40;
     c.n_heads = 6;
     c.head_dim = 10;
@@ -410,6 +414,7 @@ static void test_files(void)
         Recipe c = tiny(tied, tied ? "plain:base=500,n_rot=4" : "p-rope");
         c.n_embd = c.n_ff = 32;
         c.head_dim = 8;
+        c.biased = !tied;
         check_file(&c, vocab);
     }
     Recipe c = tiny(1, "nope-layers:every=2");
