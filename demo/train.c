@@ -60,6 +60,7 @@ typedef struct {
     int64_t seed;
     double lr, lr_min; /* after warm-up, and at the end of the cosine */
     double decay;      /* of matrices, per step and unit of learning rate */
+    double decay_qk;   /* of those that make queries and keys: so many times as much */
     double beta1, beta2, clip;
     double init, init_embd, init_qk; /* first weights: see lay_out */
     double repeat;        /* share of the sequences that repeat themselves: see draw_batch */
@@ -76,6 +77,7 @@ typedef struct {
     float spread; /* standard deviation of its first values; 0: they are `start`, and do not
                    * decay */
     float start;
+    int qk; /* its first columns make queries and keys: so many */
 } Param;
 
 enum { ATTN_NORM, QKV, QKV_BIAS, OUT, FFN_NORM, GATE_UP, DOWN, LAYER_PARTS };
@@ -127,7 +129,7 @@ typedef struct {
 
 static Param param_add(Net *t, int64_t rows, int64_t cols, double spread)
 {
-    Param p = {t->n, (int)rows, (int)cols, (float)spread, 1};
+    Param p = {t->n, (int)rows, (int)cols, (float)spread, 1, 0};
     t->n += (size_t)(rows * cols);
     return p;
 }
@@ -149,6 +151,7 @@ static void lay_out(Net *t)
         Param *p = t->layer[l];
         p[ATTN_NORM] = param_add(t, 1, E, 0);
         p[QKV] = param_add(t, E, Q + 2 * KV, in);
+        p[QKV].qk = (int)(Q + KV);
         p[QKV_BIAS] = param_add(t, c->biased, Q + 2 * KV, 0);
         p[QKV_BIAS].start = 0;
         p[OUT] = param_add(t, Q, E, stream / sqrt((double)Q));
@@ -187,10 +190,9 @@ static float draw_normal(uint64_t *state)
  * pair of theirs begin at nearly nothing, and only those that something is learnt with grow. */
 static void shrink_qk(Net *t, const Param *p)
 {
-    int qk = (int)((t->c.n_heads + t->c.n_kv_heads) * t->c.head_dim);
-    for (int i = 0; i < p->rows; i++)
-        for (int j = 0; j < qk; j++)
-            t->w[p->at + (size_t)i * (size_t)p->cols + (size_t)j] *= (float)t->c.init_qk;
+    for (size_t i = 0; i < (size_t)p->rows; i++)
+        for (size_t j = 0; j < (size_t)p->qk; j++)
+            t->w[p->at + i * (size_t)p->cols + j] *= (float)t->c.init_qk;
 }
 
 static void draw_params(Net *t)
@@ -956,7 +958,7 @@ static double gradient_square(const Net *t)
 typedef struct {
     float b1, b2, rest1, rest2, root2; /* b, 1 - b; 1 / sqrt(1 - b2^t) */
     float scale;                       /* of the gradient */
-    float rate, shrink;                /* lr / (1 - b1^t); 1 - lr decay */
+    float rate, shrink, shrink_qk;     /* lr / (1 - b1^t); 1 - lr decay, of queries and keys */
 } Adam;
 
 static void adam_piece(const Net *t, const Adam *a, float shrink, size_t from, size_t n)
@@ -973,12 +975,14 @@ static void adam_piece(const Net *t, const Adam *a, float shrink, size_t from, s
 
 static void adam_part(const Net *t, const Adam *a, const Param *p)
 {
-    enum { CHUNK = 4096 };
-    size_t n = (size_t)p->rows * (size_t)p->cols;
+    size_t cols = (size_t)p->cols, qk = (size_t)p->qk;
     float shrink = p->spread > 0 ? a->shrink : 1;
-#pragma omp parallel for schedule(dynamic) num_threads(t->n_threads)
-    for (size_t i = 0; i < n; i += CHUNK)
-        adam_piece(t, a, shrink, p->at + i, n - i < CHUNK ? n - i : CHUNK);
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
+    for (int i = 0; i < p->rows; i++) {
+        size_t at = p->at + (size_t)i * cols;
+        adam_piece(t, a, a->shrink_qk, at, qk);
+        adam_piece(t, a, shrink, at + qk, cols - qk);
+    }
 }
 
 /* One step down the gradient; returns its length before clipping. */
@@ -995,7 +999,8 @@ static double adam_step(Net *t)
               .root2 = (float)(1 / sqrt(bias2)),
               .scale = c->clip > 0 && length > c->clip ? (float)(c->clip / length) : 1,
               .rate = (float)(lr / bias1),
-              .shrink = (float)(1 - lr * c->decay)};
+              .shrink = (float)(1 - lr * c->decay),
+              .shrink_qk = (float)(1 - lr * c->decay * c->decay_qk)};
     for (int i = 0; i < n_params(t); i++) adam_part(t, &a, param_at(t, i));
     turn_matrices(t);
     return length;
@@ -1153,7 +1158,7 @@ static double train_step(Net *t, const Tokens *text, double *length)
 /* ------------------------------------------------------------ 10 files */
 
 /* A checkpoint: magic, recipe, hash of the text's tokens, step, then w, m and v. */
-static const char magic[16] = "ropetrain 2\n";
+static const char magic[16] = "ropetrain 3\n";
 
 typedef struct {
     char magic[16];
@@ -1419,6 +1424,7 @@ static const Option options[] = {
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},
     {"decay", O_NUM, F(c.decay), 0, 10, "X", "weight decay of matrices (0.1)"},
+    {"decay-qk", O_NUM, F(c.decay_qk), 0, 10, "X", "of queries and keys, times --decay (1)"},
     {"beta1", O_NUM, F(c.beta1), 0, 0.999999, "X", "(0.9)"},
     {"beta2", O_NUM, F(c.beta2), 0, 0.999999, "X", "(0.95)"},
     {"clip", O_NUM, F(c.clip), 0, 1e9, "X", "longest gradient (1); 0: any"},
@@ -1692,7 +1698,8 @@ static int prepare(Train *x, int argc, char **argv, Err *e)
                      .clip = 1,
                      .init = 1,
                      .init_embd = 1,
-                     .init_qk = 1},
+                     .init_qk = 1,
+                     .decay_qk = 1},
                .rope = "plain",
                .pass = 2,
                .log = 20,

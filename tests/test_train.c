@@ -35,7 +35,8 @@ static Recipe tiny(int tied, const char *rope)
                 .clip = 1,
                 .init = 0.8,
                 .init_embd = 0.16,
-                .init_qk = 1};
+                .init_qk = 1,
+                .decay_qk = 1};
     snprintf(c.rope, sizeof c.rope, "%s", rope);
     return c;
 }
