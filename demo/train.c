@@ -1735,13 +1735,14 @@ static int texts_read(Train *x, Err *e)
     if (!k) return -1;
     c->n_vocab = tok_n_vocab(k);
     c->bos = x->j.no_bos ? -1 : tok_bos(k);
-    int rc = tokens_read(k, x->j.text, c, &x->text, e);
-    if (rc == 0 && x->j.held) rc = tokens_read(k, x->j.held, c, &x->held, e);
-    if (rc == 0 && !x->j.no_bos && c->bos < 0)
+    int rc = 0;
+    if (!x->j.no_bos && (c->bos < 0 || c->bos >= c->n_vocab || !tok_is_special(k, (int)c->bos)))
         rc = err_set(e,
                      "%s: expected a vocabulary with a first token (BOS), found none; with --no-bos "
                      "none is needed",
                      x->j.vocab);
+    if (rc == 0) rc = tokens_read(k, x->j.text, c, &x->text, e);
+    if (rc == 0 && x->j.held) rc = tokens_read(k, x->j.held, c, &x->held, e);
     tok_free(k);
     x->hash = text_hash(&x->text);
     return rc;
