@@ -425,8 +425,8 @@ static void swiglu_back_row(const Kernels *k, float *dgate_up, float *dact, cons
     for (int c = 0; c < F; c++) silu[c] = 1;
     k->activate(ACT_SILU, silu, gate, F);
     for (int c = 0; c < F; c++) {
-        int zero = !(gate[c] < 0 || gate[c] > 0);
-        float s = (zero ? 0.5f : silu[c]) / (zero ? 1.0f : gate[c]);
+        int any = fabsf(gate[c]) > 0; /* one comparison: compilers make vectors of it */
+        float s = (any ? silu[c] : 0.5f) / (any ? gate[c] : 1.0f);
         dup[c] = dact[c] * silu[c];
         dgate[c] = dact[c] * up[c] * (s + silu[c] * (1.0f - s));
     }
@@ -1114,7 +1114,9 @@ static void sequence_at(const Recipe *c, const int *text, int period, int *tok, 
 
 /* The sequences of a step begin anywhere in the text: drawn from seed and step alone. A share of
  * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what comes
- * is to find what came before. */
+ * is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the same as
+ * if there were no such thing, while any other share also moves where the later ones of a step
+ * begin. */
 static void draw_batch(const Net *t, const Tokens *text, int *tok, int *target)
 {
     uint64_t state = (uint64_t)t->c.seed << 32 ^ (uint64_t)t->step, T = (uint64_t)t->c.n_ctx;
@@ -1516,6 +1518,9 @@ static int recipe_check(const Recipe *c, Err *e)
     if (c->n_warmup > c->n_steps)
         return err_usage(e, "--warmup: expected at most the %lld steps, found %lld",
                          (long long)c->n_steps, (long long)c->n_warmup);
+    if (c->repeat > 0 && c->n_ctx < 4)
+        return err_usage(e, "--repeat: expected --ctx of at least 4 tokens, found %lld",
+                         (long long)c->n_ctx);
     double values = (double)c->n_layers * (double)c->n_embd *
                     (double)(3 * c->n_ff + 4 * c->n_heads * c->head_dim);
     if (!(values + 2.0 * (double)(c->n_vocab * c->n_embd) < 1e9))
