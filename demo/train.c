@@ -1248,20 +1248,6 @@ static int weights_read(Net *t, const char *path, Err *e)
 
 /* ---- the model file */
 
-/* Blocks of 32 values: d = max|x| / 127 as a half, then x / d as integers, ties to even. */
-static void pack_q8_0(const Kernels *k, uint8_t *out, const float *x, int n)
-{
-    for (int b = 0; b < n / QB; b++, x += QB, out += QB + 2) {
-        float largest = 0;
-        for (int i = 0; i < QB; i++) largest = fmaxf(largest, fabsf(x[i]));
-        float d = largest / 127.0f, inverse = d > 0 ? 1.0f / d : 0;
-        uint16_t half;
-        k->pack_f16(&half, &d, 1);
-        memcpy(out, &half, sizeof half);
-        for (int i = 0; i < QB; i++) out[2 + i] = (uint8_t)(int8_t)lrintf(x[i] * inverse);
-    }
-}
-
 /* A tensor of the file: rows of n values, as they are in memory. */
 typedef struct {
     char name[64];
@@ -1313,19 +1299,16 @@ static int list_tensors(const Net *t, Out *list)
     return n;
 }
 
-static int tensor_put(const Net *t, GgufOut *w, const Out *o, int type, Err *e)
+static int tensor_put(GgufOut *w, const Out *o, int type, Err *e)
 {
+    const TensorType *kind = tensor_type(o->rows ? type : T_F32);
+    size_t bytes = (size_t)(o->n / kind->block) * (size_t)kind->bytes;
     int64_t rows = o->rows ? o->rows : 1;
-    int rc = 0, kind = o->rows ? type : T_F32;
-    uint8_t *row = xcalloc((size_t)o->n, sizeof(float));
+    int rc = 0;
+    uint8_t *row = xcalloc(bytes, 1);
     for (int64_t r = 0; rc == 0 && r < rows; r++) {
-        const float *v = o->v + r * o->n;
-        size_t bytes = (size_t)o->n * (kind == T_F16 ? 2 : 4);
-        if (kind == T_F16)
-            t->k->pack_f16((uint16_t *)(void *)row, v, (int)o->n);
-        else if (kind == T_Q8_0)
-            pack_q8_0(t->k, row, v, (int)o->n), bytes = (size_t)o->n / QB * (QB + 2);
-        rc = gguf_out_data(w, kind == T_F32 ? (const void *)v : row, bytes, e);
+        kind->pack(row, o->v + r * o->n, (int)o->n);
+        rc = gguf_out_data(w, row, bytes, e);
     }
     free(row);
     return rc;
@@ -1382,7 +1365,7 @@ static int model_write(const Net *t, const char *path, const Gguf *vocab, int ty
                                       .n_dims = o->rows ? 2 : 1,
                                       .ne = {o->n, o->rows ? o->rows : 1, 1, 1}});
     }
-    for (int i = 0; rc == 0 && i < n; i++) rc = tensor_put(t, &w, &list[i], type, e);
+    for (int i = 0; rc == 0 && i < n; i++) rc = tensor_put(&w, &list[i], type, e);
     free(list);
     if (rc == 0) rc = gguf_out_close(&w, e);
     if (rc) gguf_out_abandon(&w);
