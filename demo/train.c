@@ -1113,19 +1113,18 @@ static void sequence_at(const Recipe *c, const int *text, int period, int *tok, 
 }
 
 /* The sequences of a step begin anywhere in the text: drawn from seed and step alone. A share of
- * them, `repeat`, is a piece of a 32nd to a quarter of the sequence over and over: to tell what comes
+ * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what comes
  * is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the same as
  * if there were no such thing, while any other share also moves where the later ones of a step
  * begin. */
 static void draw_batch(const Net *t, const Tokens *text, int *tok, int *target)
 {
     uint64_t state = (uint64_t)t->c.seed << 32 ^ (uint64_t)t->step, T = (uint64_t)t->c.n_ctx;
-    uint64_t least = most(T / 32, 2), longest = most(T / 4, least);
     for (uint64_t s = 0; s < (uint64_t)t->c.n_batch; s++) {
         const int *from = text->id + rng_next(&state) % (text->n - T);
         uint64_t period = T + 1;
         if (t->c.repeat > 0 && (double)(rng_next(&state) >> 11) * 0x1p-53 < t->c.repeat)
-            period = least + rng_next(&state) % (longest - least + 1);
+            period = T / 4 + rng_next(&state) % (T / 4 + 1);
         sequence_at(&t->c, from, (int)period, tok + s * T, target + s * T);
     }
 }
