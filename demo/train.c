@@ -1185,15 +1185,16 @@ static double train_step(Net *t, const Tokens *text, double *length)
 
 /* ------------------------------------------------------------ 10 files */
 
-/* A checkpoint: magic, recipe, hashes of the text's tokens and of what follows, step; then w, m and
- * v. */
+/* A checkpoint: magic, recipe, hash of the text's tokens, step, hash of the whole file but itself;
+ * then w, m and v. */
 static const char magic[16] = "ropetrain 4\n";
 
 typedef struct {
     char magic[16];
     Recipe c;
-    uint64_t text, values;
+    uint64_t text;
     int64_t step;
+    uint64_t all;
 } Head;
 
 static uint64_t text_hash(const Tokens *text)
@@ -1201,12 +1202,11 @@ static uint64_t text_hash(const Tokens *text)
     return hash_bytes(text->id, text->n * sizeof *text->id);
 }
 
-/* Of w, m and v. */
-static uint64_t values_hash(const float *w, const float *m, const float *v, size_t n)
+static uint64_t hash_all(const Head *h, const float *const part[3], size_t n)
 {
-    uint64_t part[] = {hash_bytes(w, n * sizeof *w), hash_bytes(m, n * sizeof *m),
-                       hash_bytes(v, n * sizeof *v)};
-    return hash_bytes(part, sizeof part);
+    uint64_t each[4] = {hash_bytes(h, offsetof(Head, all))};
+    for (int i = 0; i < 3; i++) each[i + 1] = hash_bytes(part[i], n * sizeof(float));
+    return hash_bytes(each, sizeof each);
 }
 
 static int checkpoint_write(const Net *t, const char *path, uint64_t text, Err *e)
@@ -1214,8 +1214,8 @@ static int checkpoint_write(const Net *t, const char *path, uint64_t text, Err *
     Head head = {.c = t->c, .text = text, .step = t->step};
     const float *part[] = {t->w, t->m, t->v};
     OutFile o;
-    head.values = values_hash(t->w, t->m, t->v, t->n);
     memcpy(head.magic, magic, sizeof magic);
+    head.all = hash_all(&head, part, t->n);
     if (out_open(&o, path, e)) return -1;
     size_t ok = fwrite(&head, sizeof head, 1, o.f);
     for (int i = 0; ok && i < 3; i++) ok = fwrite(part[i], sizeof(float), t->n, o.f) == t->n;
@@ -1242,8 +1242,8 @@ static int saved_check(Saved *s, const Net *t, Err *e)
         return err_set(e, "%s: damaged: expected %zu bytes, found %zu", s->path, whole, s->size);
     for (size_t i = 0; i < 3; i++)
         s->part[i] = (const float *)(const void *)(s->map + sizeof s->h + i * bytes);
-    if (s->h.values != values_hash(s->part[0], s->part[1], s->part[2], t->n))
-        return err_set(e, "%s: damaged: its values are not those that were written", s->path);
+    if (s->h.all != hash_all(&s->h, s->part, t->n))
+        return err_set(e, "%s: damaged: its bytes are not those that were written", s->path);
     if (s->h.step < 0 || s->h.step > s->h.c.n_steps)
         return err_set(e, "%s: damaged: expected a step from 0 to %lld, found %lld", s->path,
                        (long long)s->h.c.n_steps, (long long)s->h.step);

@@ -136,8 +136,8 @@ refused 1 "text: expected a checkpoint of this trainer, found another file" \
 head -c 20000 "$dir/four" >"$dir/cut"
 refused 1 "cut: damaged: expected [0-9]* bytes, found 20000" --checkpoint "$dir/cut"
 { head -c 20000 "$dir/four" && printf '!' && tail -c +20002 "$dir/four"; } >"$dir/touched"
-refused 1 "touched: damaged: its values are not" --checkpoint "$dir/touched"
-refused 1 "touched: damaged: its values are not" --from "$dir/touched"
+refused 1 "touched: damaged: its bytes are not" --checkpoint "$dir/touched"
+refused 1 "touched: damaged: its bytes are not" --from "$dir/touched"
 if [ -w /dev/full ]; then
     go --out /dev/full
     ok "a full disk is an error" exits 1
