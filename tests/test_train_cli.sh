@@ -73,6 +73,7 @@ ok "the last snapshot is the model" same "$dir/model" "$dir/other-000010.gguf"
 ok "and there was one before" test -f "$dir/other-000007.gguf"
 for signal in INT TERM; do
     rm -f "$dir/long"
+    : >"$out" # what was there must not be taken for its output
     go_long="$train --text $dir/text --vocab $dir/vocab --layers 1 --embd 32 --heads 2 --kv-heads 1
         --head-dim 16 --ff 32 --ctx 64 --batch 2 --steps 1000000 --log 1 --checkpoint $dir/long"
     # shellcheck disable=SC2086
