@@ -118,10 +118,10 @@ $(TOOLS): %: %.o $(filter-out $(BUILD)/tests/ref.o,$(LIBRARY))
 demo-tools: $(TOOLS)
 	@cp -p $(BUILD)/demo/train demo/train && cp -p $(BUILD)/demo/bpe demo/bpe
 
-test: ropescope $(TESTS) $(BUILD)/tests/dump_logits
+test: ropescope $(TESTS) $(TOOLS) $(BUILD)/tests/dump_logits
 	@sh tests/all.sh $(BUILD) $(TESTS)
 
-tests: ropescope $(TESTS)
+tests: ropescope $(TESTS) $(TOOLS)
 
 # One of them: make test-rope_matrix runs tests/test_rope_matrix.c.
 test-%: $(BUILD)/tests/test_%
