@@ -31,6 +31,7 @@ import traceback
 HEADS = 8  # listed one by one
 POSITIONS = 4  # likewise
 CONTROLS = 3  # drops of as many random pairs
+HOW = "pass", "threads", "isa", "log"
 
 
 class Refused(Exception):
@@ -56,10 +57,15 @@ def option(recipe, name, usual):
 
 
 class Recipe:
-    """The options of demo/train that all experiments share."""
+    """The options of demo/train that all experiments share, without those that change no result."""
 
-    def __init__(self, text, first):
-        self.words, self.first = shlex.split(text), shlex.split(first)
+    def __init__(self, text):
+        self.words, self.how = shlex.split(text), []
+        for name in HOW:
+            while "--" + name in self.words[:-1]:
+                i = self.words.index("--" + name)
+                self.how += self.words[i:i + 2]
+                del self.words[i:i + 2]
         self.n = int(option(self.words, "head-dim", 32))
         self.T = int(option(self.words, "ctx", 512))
         self.steps = int(option(self.words, "steps", 1000))
@@ -120,11 +126,6 @@ EXPERIMENTS = {
 # ---- training
 
 
-def train_words(o, recipe, change, checkpoint):
-    return [o.train, "--text", o.text, "--held-out", o.held, "--vocab", o.vocab, *recipe, *change,
-            *shlex.split(o.how), "--checkpoint", checkpoint]
-
-
 def trained(words):
     """Runs the trainer to its end; signals are its own business: it saves, and ends."""
     was = {}
@@ -147,16 +148,14 @@ def trained(words):
 def model_of(o, r, change):
     """Path of the trained model. Names of files are those of recipe and texts: what was trained of
     these is gone on with, anything else begins anew."""
-    whole = r.first, r.words, change, sha(o.text), sha(o.vocab)
+    whole = r.words, change, sha(o.text), sha(o.vocab)
     key = hashlib.sha256(repr(whole).encode()).hexdigest()[:8]
     stem = os.path.join(o.work, f"{o.name}-{key}")
     os.makedirs(o.work, exist_ok=True)
-    start, model = [], stem + ".gguf"
-    if r.first:
-        trained(train_words(o, r.first, change, stem + ".first.checkpoint"))
-        start = ["--from", stem + ".first.checkpoint"]
-    trained(train_words(o, r.words, change, stem + ".checkpoint") +
-            [*start, "--type", "f32", "--out", model])
+    model = stem + ".gguf"
+    trained([o.train, "--text", o.text, "--held-out", o.held, "--vocab", o.vocab, *r.words, *change,
+             *r.how, *shlex.split(o.how), "--checkpoint", stem + ".checkpoint", "--type", "f32",
+             "--out", model])
     if not os.path.exists(model):
         raise Stopped(0)
     return model
@@ -239,8 +238,6 @@ def heading(o, r, change, why):
     yield f"Experiment {o.name}, expected bit for bit on every machine, with any number of threads."
     yield f"Made by `make -C demo experiment-{o.name}` (RECORD=1 wrote it)."
     yield ""
-    if r.first:
-        yield from wrapped("first", r.first)
     yield from wrapped("recipe", r.words)
     yield from wrapped("change", change or ["-"])
     yield from wrapped("", f"({why})".split(" "))
@@ -383,7 +380,7 @@ def compare(path, text):
 
 
 def run(o):
-    r = Recipe(o.recipe, o.first)
+    r = Recipe(o.recipe)
     change, why = EXPERIMENTS[o.name](o, r)
     print(f"Experiment {o.name}: {' '.join(change) or 'no change'} ({why})", flush=True)
     text = report(o, r, change, why, Reading(o, r, model_of(o, r, change)))
@@ -406,8 +403,7 @@ def main():
             ("held", "demo/text/held.txt", "text to be read"),
             ("vocab", "demo/text/vocab.gguf", "GGUF file with the vocabulary"),
             ("recipe", "", "options of the trainer"),
-            ("first", "", "options of a first part of training, if there is one"),
-            ("how", "", "options that change no result: --threads, --pass"),
+            ("how", "", "more options, that change no result: --threads, --pass"),
             ("work", "demo/runs", "folder for checkpoints and models"),
             ("recorded", "demo/experiments", "folder of the records")):
         p.add_argument("--" + name, default=usual, help=f"{what} ({usual})")
