@@ -1336,8 +1336,8 @@ static int only_frequencies(const Net *t)
     return whole || fabs(u->r.amplitude - 1) <= 0;
 }
 
-/* d[D / 2]: base^(-2j/D) / theta_j. 1: some are not 1; 0: all are, or (*none) nothing that llama.cpp
- * knows is this encoding. */
+/* d[D / 2]: base^(-2j/D) / theta_j. 1: some are not 1; 0: all are, or (*none) llama.cpp has no form
+ * of this encoding. */
 static int llama_divisors(const Net *t, float *d, int *none)
 {
     const Rope *r = &t->turns[0].r;
