@@ -127,6 +127,10 @@ tests: ropescope $(TESTS) $(TOOLS)
 test-%: $(BUILD)/tests/test_%
 	@$<
 
+# The trainer from outside: a short run must give the recorded bits.
+test-train_cli: ropescope $(TOOLS)
+	@sh tests/test_train_cli.sh $(BUILD)/ropescope
+
 SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 debug:
 	$(MAKE) CFLAGS="$(SANITIZE)" all
