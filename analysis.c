@@ -8365,6 +8365,9 @@ static int check_ablation(const PageFile *reading, const PageFile *ablation, Err
 
 /* ---- what a file of checkpoints must be */
 
+enum { LIST_MAX = 1 << 20 };
+static const double STEP_MAX = 9007199254740992.0; /* 2^53: up to here every number is exact */
+
 /* A field of an object: a number of [lo, hi], a whole one, or a list of n of them; or a text. */
 typedef struct {
     const char *name;
@@ -8458,9 +8461,24 @@ static int want_row(const Look *look, Str object, Wanted w, int n)
     return want_list(look, json_once(object, w.name), &w, n);
 }
 
-/* Every item of the list of that name is checked by `check`, which is told its number; their
- * count. -1: refused. */
-static int want_each(Look *look, Str object, const char *name, int max,
+/* The object of that name has these fields. */
+static int want_object(Look *look, Str outer, const char *name, const Wanted *w, size_t n)
+{
+    Str object = json_once(outer, name);
+    size_t depth = strlen(look->at);
+    if (want_open(look, object, name, '{')) return -1;
+    snprintf(look->at + depth, sizeof look->at - depth, "%s%s", depth ? "." : "", name);
+    if (want_fields(look, object, w, n)) return -1;
+    look->at[depth] = 0;
+    return 0;
+}
+#define WANT_IN(look, outer, name, ...)                                                            \
+    want_object(look, outer, name, (const Wanted[]){__VA_ARGS__},                                  \
+                sizeof((const Wanted[]){__VA_ARGS__}) / sizeof(Wanted))
+
+/* Checks every item of the list of that name, min of them or more, by `check`, which is told its
+ * number. Their count, or -1: refused. */
+static int want_each(Look *look, Str object, const char *name, int min,
                      int (*check)(Look *look, Str item, int k))
 {
     Str list = json_once(object, name), v;
@@ -8469,12 +8487,14 @@ static int want_each(Look *look, Str object, const char *name, int max,
     if (want_open(look, list, name, '[')) return -1;
     for (size_t i = 1; (v = json_item(list, &i)).n; k++) {
         snprintf(look->at + depth, sizeof look->at - depth, "%s%s[%d]", depth ? "." : "", name, k);
-        if (k == max)
-            return err_set(look->e, "%s: %s: expected %d at most", look->in->path, look->at, max);
+        if (k == LIST_MAX)
+            return err_set(look->e, "%s: %s: expected %d at most", look->in->path, look->at, k);
         if (check(look, v, k)) return -1;
     }
     look->at[depth] = 0;
-    return k;
+    if (k >= min) return k;
+    return err_set(look->e, "%s: %s%s%s: expected one at least, found none", look->in->path,
+                   look->at, depth ? "." : "", name);
 }
 
 static int want_sentence(Look *look, Str v, int k)
@@ -8485,9 +8505,15 @@ static int want_sentence(Look *look, Str v, int k)
                    shown_length(v), v.s);
 }
 
+static int want_room(const Look *look, int k)
+{
+    if (k < PAGE_LAYERS) return 0;
+    return err_set(look->e, "%s: %s: expected %d at most", look->in->path, look->at, PAGE_LAYERS);
+}
+
 static int want_rope(Look *look, Str rope, int k)
 {
-    if (want_open(look, rope, "", '{') ||
+    if (want_room(look, k) || want_open(look, rope, "", '{') ||
         WANT(look, rope, {"kind", WANT_TEXT, 0, 0, 0}, {"n_pairs", WANT_WHOLE, 0, PAGE_PAIRS, 0},
              {"n_ctx", WANT_NUMBER, 0, 1e15, 1}, {"base", WANT_NUMBER, 0, 1e300, 1}))
         return -1;
@@ -8498,7 +8524,7 @@ static int want_rope(Look *look, Str rope, int k)
 
 static int want_layer(Look *look, Str layer, int k)
 {
-    if (want_open(look, layer, "", '{') ||
+    if (want_room(look, k) || want_open(look, layer, "", '{') ||
         WANT(look, layer, {"rope", WANT_WHOLE, 0, look->n_ropes - 1, 0},
              {"n_heads", WANT_WHOLE, 0, 4096, 0}))
         return -1;
@@ -8567,41 +8593,39 @@ static int want_run(Look *look, Str run, int k)
 
 static int want_bound(Look *look, Str step, const char *id)
 {
-    Str b = json_once(json_once(step, "bounds"), id);
-    char name[32];
-    snprintf(name, sizeof name, "bounds.%s", id);
-    if (want_open(look, b, name, '{')) return -1;
-    return WANT(look, b, {"top_hits", WANT_WHOLE, 0, 1e9, 0}, {"top_of", WANT_WHOLE, 0, 1e9, 0},
-                {"top_chance", WANT_NUMBER, 0, 1, 1});
+    return WANT_IN(look, json_once(step, "bounds"), id, {"top_hits", WANT_WHOLE, 0, 1e9, 0},
+                   {"top_of", WANT_WHOLE, 0, 1e9, 0}, {"top_chance", WANT_NUMBER, 0, 1, 1});
+}
+
+static int want_step_fields(Look *look, Str step)
+{
+    return want_open(look, step, "", '{') ||
+           want_open(look, json_once(step, "bounds"), "bounds", '{') ||
+           WANT(look, step, {"step", WANT_WHOLE, 0, STEP_MAX, 0}, {"model", WANT_TEXT, 0, 0, 0},
+                {"model_sha256", WANT_TEXT, 0, 0, 0}, {"perplexity", WANT_NUMBER, 0, 1e300, 1},
+                {"sink_1", WANT_NUMBER, 0, 1, 1}, {"alpha_1", WANT_NUMBER, 0, 1.0001, 1},
+                {"n_candidates", WANT_WHOLE, 0, 1e9, 0},
+                {"n_candidate_heads", WANT_WHOLE, 0, 1e9, 0}) ||
+           want_bound(look, step, "F1") || want_bound(look, step, "F2");
 }
 
 static int want_step(Look *look, Str step, int k)
 {
     (void)k;
-    Str bounds = json_once(step, "bounds");
-    if (want_open(look, step, "", '{') || want_open(look, bounds, "bounds", '{') ||
-        WANT(look, step, {"step", WANT_WHOLE, 0, 9007199254740992.0, 0},
-             {"model", WANT_TEXT, 0, 0, 0}, {"model_sha256", WANT_TEXT, 0, 0, 0},
-             {"perplexity", WANT_NUMBER, 0, 1e300, 1}, {"sink_1", WANT_NUMBER, 0, 1, 1},
-             {"alpha_1", WANT_NUMBER, 0, 1.0001, 1}, {"n_candidates", WANT_WHOLE, 0, 1e9, 0},
-             {"n_candidate_heads", WANT_WHOLE, 0, 1e9, 0}) ||
-        want_bound(look, step, "F1") || want_bound(look, step, "F2"))
-        return -1;
-    int layers = want_each(look, step, "layers", PAGE_LAYERS, want_step_layer);
-    if (layers < 0) return -1;
+    if (want_step_fields(look, step)) return -1;
+    int layers = want_each(look, step, "layers", 1, want_step_layer);
+    int n = layers < 0 ? -1 : want_each(look, step, "candidates", 0, want_candidate);
+    double said = json_number(step, "n_candidates");
+    if (n < 0) return -1;
     if (layers != look->n_layers)
         return err_set(look->e, "%s: %s.layers: expected %d values, found %d", look->in->path,
                        look->at, look->n_layers, layers);
-    int n = want_each(look, step, "candidates", INT_MAX, want_candidate);
-    double said = json_number(step, "n_candidates");
-    if (n < 0) return -1;
     if (n < said || n > said)
         return err_set(look->e,
-                       "%s: %s.n_candidates: expected %d, as there are candidates, found "
-                       "%.0f",
+                       "%s: %s.n_candidates: expected %d, as there are candidates, found %.0f",
                        look->in->path, look->at, n, said);
     if (str_is(json_once(step, "ablation"), "null")) return 0;
-    return want_each(look, step, "ablation", 1000, want_run) < 0 ? -1 : 0;
+    return want_each(look, step, "ablation", 3, want_run) < 0 ? -1 : 0;
 }
 
 /* Steps go up: the figures are drawn from left to right. */
@@ -8622,28 +8646,21 @@ static int want_order(const Look *look, Str steps)
 
 static int want_emergence(Look *look, Str j)
 {
-    Str made = json_once(j, "provenance"), options = json_once(j, "options");
-    Str events = json_once(j, "events");
-    if (want_open(look, made, "provenance", '{') || want_open(look, options, "options", '{') ||
-        want_open(look, events, "events", '{') ||
-        WANT(look, made, {"text", WANT_TEXT, 0, 0, 0}, {"n_tokens", WANT_WHOLE, 0, 1e15, 0},
-             {"n_windows", WANT_WHOLE, 0, 1e15, 0}, {"n_ctx", WANT_WHOLE, 0, 1e15, 0}) ||
-        WANT(look, options, {"strong_ratio", WANT_NUMBER, 0, 1e300, 0},
-             {"strong_r", WANT_NUMBER, 0, 1, 0}, {"sink_eps", WANT_NUMBER, 0, 1, 0},
-             {"share", WANT_NUMBER, 0, 1, 0}) ||
-        WANT(look, events, {"sink", WANT_WHOLE, 0, 9007199254740992.0, 1},
-             {"candidate", WANT_WHOLE, 0, 9007199254740992.0, 1}))
+    if (WANT_IN(look, j, "provenance", {"text", WANT_TEXT, 0, 0, 0},
+                {"n_tokens", WANT_WHOLE, 0, 1e15, 0}, {"n_windows", WANT_WHOLE, 0, 1e15, 0},
+                {"n_ctx", WANT_WHOLE, 0, 1e15, 0}) ||
+        WANT_IN(look, j, "options", {"strong_ratio", WANT_NUMBER, 0, 1e300, 0},
+                {"strong_r", WANT_NUMBER, 0, 1, 0}, {"sink_eps", WANT_NUMBER, 0, 1, 0},
+                {"share", WANT_NUMBER, 0, 1, 0}) ||
+        WANT_IN(look, j, "events", {"sink", WANT_WHOLE, 0, STEP_MAX, 1},
+                {"candidate", WANT_WHOLE, 0, STEP_MAX, 1}))
         return -1;
-    int ropes = want_each(look, j, "ropes", PAGE_LAYERS, want_rope);
-    int layers = ropes < 0 ? -1 : want_each(look, j, "layers", PAGE_LAYERS, want_layer);
-    int steps = layers < 0 ? -1 : want_each(look, j, "steps", 4096, want_step);
-    if (steps < 0 || want_each(look, j, "findings", 1000, want_sentence) < 0) return -1;
-    if (!ropes || !layers || !steps)
-        return err_set(look->e, "%s: %s: expected one at least, found none", look->in->path,
-                       !ropes    ? "ropes"
-                       : !layers ? "layers"
-                                 : "steps");
-    return want_order(look, json_member(j, "steps"));
+    return want_each(look, j, "ropes", 1, want_rope) < 0 ||
+                   want_each(look, j, "layers", 1, want_layer) < 0 ||
+                   want_each(look, j, "steps", 1, want_step) < 0 ||
+                   want_each(look, j, "findings", 1, want_sentence) < 0
+               ? -1
+               : want_order(look, json_member(j, "steps"));
 }
 
 /* Checkpoints are shown beside a reading of one of them, as it is. */

@@ -519,9 +519,9 @@ def say_together(d):
     have, rest = [a for m, a in alphas if m], [a for m, a in alphas if not m]
     if not have or not rest:
         return []
-    return [f"At the last step the mean alpha_1 of the {plural(len(have), 'head')} with a "
-            f"candidate is {g(mean(have))}, that of the other {len(rest)} {g(mean(rest))} (equal "
-            f"weights: {g(last['alpha_1_uniform'])})."]
+    return [f"At the last step the mean alpha_1 is {g(mean(have))} over the "
+            f"{plural(len(have), 'head')} with a candidate and {g(mean(rest))} over the other "
+            f"{len(rest)} (equal weights: {g(last['alpha_1_uniform'])})."]
 
 
 def ablation_words(s):
