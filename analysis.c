@@ -8593,8 +8593,13 @@ static int want_run(Look *look, Str run, int k)
 
 static int want_bound(Look *look, Str step, const char *id)
 {
-    return WANT_IN(look, json_once(step, "bounds"), id, {"top_hits", WANT_WHOLE, 0, 1e9, 0},
-                   {"top_of", WANT_WHOLE, 0, 1e9, 0}, {"top_chance", WANT_NUMBER, 0, 1, 1});
+    size_t depth = strlen(look->at);
+    snprintf(look->at + depth, sizeof look->at - depth, ".bounds");
+    if (WANT_IN(look, json_once(step, "bounds"), id, {"top_hits", WANT_WHOLE, 0, 1e9, 0},
+                {"top_of", WANT_WHOLE, 0, 1e9, 0}, {"top_chance", WANT_NUMBER, 0, 1, 1}))
+        return -1;
+    look->at[depth] = 0;
+    return 0;
 }
 
 static int want_step_fields(Look *look, Str step)

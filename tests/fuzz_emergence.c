@@ -1,8 +1,7 @@
 /* libFuzzer: bytes as the file of checkpoints beside a reading, and the page of both.
  *
- *   make fuzz && build/fuzz/fuzz_emergence SEEDS_FOLDER
- *
- * A seed is demo/emergence.json, its last model_sha256 changed to aa. */
+ *   make fuzz && python3 tests/test_emergence.py --seeds SEEDS_FOLDER
+ *   build/fuzz/fuzz_emergence SEEDS_FOLDER */
 #include "../model.h"
 
 #include <stdlib.h>

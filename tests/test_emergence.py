@@ -1,5 +1,6 @@
 """Checkpoints over training: demo/emergence.py and what `ropescope report --emergence` makes of its
-file. test_emergence.py PROGRAM, from the top of the checkout. ROPESCOPE_SHOTS=DIR keeps pictures."""
+file. test_emergence.py PROGRAM, from the top of the checkout. ROPESCOPE_SHOTS=DIR keeps pictures.
+`test_emergence.py --seeds FOLDER` writes a seed for tests/fuzz_emergence.c."""
 
 import argparse
 import copy
@@ -473,7 +474,17 @@ def browser(program, folder, page):
         b.close()
 
 
+def write_seed(folder):
+    """For tests/fuzz_emergence.c."""
+    d = made([0, 4])
+    d["steps"][1]["model_sha256"] = "aa"
+    pathlib.Path(folder, "emergence.json").write_text(emergence.text_of(d))
+
+
 def main():
+    if sys.argv[1] == "--seeds":
+        write_seed(sys.argv[2])
+        return 0
     program, folder = sys.argv[1], pathlib.Path(tempfile.mkdtemp())
     try:
         test_words()
