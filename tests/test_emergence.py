@@ -123,6 +123,12 @@ def test_other_words():
     check("at once", said(made([1, 3, 4]), "which came first, these steps do not tell"))
     late = made(share=0.75)
     check("candidates first", said(late, "The order: the candidates, then the sink"))
+    for left, first in ((0.4, 100), (0.6, None)):
+        weak = made()
+        for s in weak["steps"]:
+            s["ablation"][1]["sink_1"] = left * s["sink_1"]
+        check(f"the sink hangs on them where {left} of it is left: {first}",
+              emergence.events(weak)["hangs"] == first)
     held = made()
     for s in held["steps"]:
         s["ablation"][2]["sink_1"] = 0
@@ -379,7 +385,7 @@ def differ(b, expression, act):
     return before != b.js(expression)
 
 
-def test_in_browser(b, page):
+def test_in_browser(b, page, d):
     b.width(1100)
     for scheme in ("light", "dark"):
         b.prefer(scheme)
@@ -413,13 +419,15 @@ def test_in_browser(b, page):
     check("the mean is another map", differ(b, pixels, pick.format("head", "mean")))
     check("a layer is another map", differ(b, pixels, pick.format("layer", "2")))
     check("a head is another map", differ(b, pixels, pick.format("head", "3")))
+    b.key("ArrowRight")
+    own = f"r_q r_k {d['steps'][-1]['layers'][2]['ratio'][3][0]:.3g} times"
+    check("with its own numbers", own in text_of(b, "em-out"), text_of(b, "em-out"))
     check("heads of it are offered", b.js("by('em-head').options.length") == page_reading.HEADS + 2)
     b.js(pick.format("layer", "-1"))
     check("of all layers none", b.js("by('em-head').options.length") == 2
           and b.js("by('em-head').value") == "max")
     for name, rows in (("map", n), ("alpha", HEADS), ("candidates", 40)):
         b.js(f"by('em-{name}-table').open = true; 0")
-        b.js("new Promise(done => setTimeout(done, 50))")
         b.do("Runtime.evaluate", expression="new Promise(done => setTimeout(done, 50))",
              awaitPromise=True)
         got = b.js(f"all('#em-{name}-table tbody tr').length")
@@ -459,7 +467,7 @@ def test_few(b, program, folder):
           in text_of(b, "emergence") and b.js("by('emergence-figures').hidden"))
 
 
-def browser(program, folder, page):
+def browser(program, folder, page, d):
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if os.environ.get("PAGE_TESTED") or not path:
@@ -468,7 +476,7 @@ def browser(program, folder, page):
         return
     b = test_page.Chromium(path, folder / "profile")
     try:
-        test_in_browser(b, page)
+        test_in_browser(b, page, d)
         test_few(b, program, folder)
     finally:
         b.close()
@@ -499,7 +507,7 @@ def main():
         test_page_text(page, d)
         test_refusals(program, folder, d)
         test_noise(program, folder, d)
-        browser(program, folder, page)
+        browser(program, folder, page, d)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"{counts[True]} passed, {counts[False]} failed")
