@@ -52,6 +52,7 @@ typedef struct {
     int64_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     int64_t n_ctx;    /* tokens of a sequence, T */
     int64_t tied;     /* the head is the transposed embedding */
+    int64_t biased;   /* queries, keys and values have a bias */
     int64_t n_batch;  /* sequences of a step */
     int64_t n_steps;  /* of the whole schedule */
     int64_t n_warmup; /* steps of rising learning rate */
@@ -59,6 +60,7 @@ typedef struct {
     int64_t seed;
     double lr, lr_min; /* after warm-up, and at the end of the cosine */
     double decay;      /* of matrices, per step and unit of learning rate */
+    double decay_qk;   /* of those that make queries and keys: so many times as much */
     double beta1, beta2, clip;
     double init, init_embd, init_qk; /* first weights: see lay_out */
     double repeat;        /* share of the sequences that repeat themselves: see draw_batch */
@@ -72,11 +74,13 @@ typedef struct {
 typedef struct {
     size_t at;
     int rows, cols;
-    float spread; /* standard deviation of its first values; 0: it starts as ones, and does not
+    float spread; /* standard deviation of its first values; 0: they are `start`, and do not
                    * decay */
+    float start;
+    int qk; /* its first columns make queries and keys: so many */
 } Param;
 
-enum { ATTN_NORM, QKV, OUT, FFN_NORM, GATE_UP, DOWN, LAYER_PARTS };
+enum { ATTN_NORM, QKV, QKV_BIAS, OUT, FFN_NORM, GATE_UP, DOWN, LAYER_PARTS };
 typedef Param LayerParams[LAYER_PARTS];
 
 /* Of one layer, over N tokens: what its backward pass looks at again. */
@@ -125,7 +129,7 @@ typedef struct {
 
 static Param param_add(Net *t, int64_t rows, int64_t cols, double spread)
 {
-    Param p = {t->n, (int)rows, (int)cols, (float)spread};
+    Param p = {t->n, (int)rows, (int)cols, (float)spread, 1, 0};
     t->n += (size_t)(rows * cols);
     return p;
 }
@@ -147,6 +151,9 @@ static void lay_out(Net *t)
         Param *p = t->layer[l];
         p[ATTN_NORM] = param_add(t, 1, E, 0);
         p[QKV] = param_add(t, E, Q + 2 * KV, in);
+        p[QKV].qk = (int)(Q + KV);
+        p[QKV_BIAS] = param_add(t, c->biased, Q + 2 * KV, 0);
+        p[QKV_BIAS].start = 0;
         p[OUT] = param_add(t, Q, E, stream / sqrt((double)Q));
         p[FFN_NORM] = param_add(t, 1, E, 0);
         p[GATE_UP] = param_add(t, E, 2 * F, in);
@@ -183,10 +190,9 @@ static float draw_normal(uint64_t *state)
  * pair of theirs begin at nearly nothing, and only those that something is learnt with grow. */
 static void shrink_qk(Net *t, const Param *p)
 {
-    int qk = (int)((t->c.n_heads + t->c.n_kv_heads) * t->c.head_dim);
-    for (int i = 0; i < p->rows; i++)
-        for (int j = 0; j < qk; j++)
-            t->w[p->at + (size_t)i * (size_t)p->cols + (size_t)j] *= (float)t->c.init_qk;
+    for (size_t i = 0; i < (size_t)p->rows; i++)
+        for (size_t j = 0; j < (size_t)p->qk; j++)
+            t->w[p->at + i * (size_t)p->cols + j] *= (float)t->c.init_qk;
 }
 
 static void draw_params(Net *t)
@@ -196,7 +202,7 @@ static void draw_params(Net *t)
         const Param *p = param_at(t, i);
         size_t n = (size_t)p->rows * (size_t)p->cols;
         for (size_t j = 0; j < n; j++)
-            t->w[p->at + j] = p->spread > 0 ? p->spread * draw_normal(&state) : 1;
+            t->w[p->at + j] = p->spread > 0 ? p->spread * draw_normal(&state) : p->start;
     }
     for (int64_t l = 0; l < t->c.n_layers; l++) shrink_qk(t, &t->layer[l][QKV]);
 }
@@ -330,6 +336,34 @@ static void rmsnorm(const Net *t, float *y, float *scale, const float *x, const 
     }
 }
 
+/* y[i] += b for n tokens; a bias of no rows is none. */
+static void bias(const Net *t, float *y, const Param *p, int n)
+{
+    const float *b = t->w + p->at;
+    size_t cols = (size_t)p->cols;
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
+    for (int i = 0; i < n * p->rows; i++)
+        for (size_t c = 0; c < cols; c++) y[(size_t)i * cols + c] += b[c];
+}
+
+/* db[c] += sum_i dy[i][c], summed like the weights of a norm. */
+static void bias_back(const Net *t, const float *dy, const Param *p, int n)
+{
+    enum { STRIP = 32 };
+    int T = (int)t->c.n_ctx, W = p->cols;
+#pragma omp parallel for schedule(dynamic) num_threads(t->n_threads)
+    for (int c0 = 0; c0 < W * p->rows; c0 += STRIP) {
+        int cols = W - c0 < STRIP ? W - c0 : STRIP;
+        double sum[STRIP];
+        for (int i = 0; i < n; i++) {
+            const float *d = dy + (size_t)i * (size_t)W + c0;
+            for (int c = 0; c < cols; c++) sum[c] = (i % T ? sum[c] : 0) + (double)d[c];
+            for (int c = 0; i % T == T - 1 && c < cols; c++)
+                t->grad[p->at + (size_t)(c0 + c)] += (float)sum[c];
+        }
+    }
+}
+
 /* dw[c] += sum_i dy[i][c] x[i][c] r[i]: columns are shared out, and each sums in double over the
  * tokens of a sequence, then over sequences. */
 static void rmsnorm_weights_back(const Net *t, const float *dy, const float *x, const float *scale,
@@ -391,8 +425,8 @@ static void swiglu_back_row(const Kernels *k, float *dgate_up, float *dact, cons
     for (int c = 0; c < F; c++) silu[c] = 1;
     k->activate(ACT_SILU, silu, gate, F);
     for (int c = 0; c < F; c++) {
-        int zero = !(gate[c] < 0 || gate[c] > 0);
-        float s = (zero ? 0.5f : silu[c]) / (zero ? 1.0f : gate[c]);
+        int any = fabsf(gate[c]) > 0; /* one comparison: compilers make vectors of it */
+        float s = (any ? silu[c] : 0.5f) / (any ? gate[c] : 1.0f);
         dup[c] = dact[c] * silu[c];
         dgate[c] = dact[c] * up[c] * (s + silu[c] * (1.0f - s));
     }
@@ -693,6 +727,7 @@ static void layer_forward(Net *t, int l, float *next, int n)
     size_t all = (size_t)n * (size_t)t->c.n_embd;
     rmsnorm(t, tr->norm1, tr->scale1, tr->x, &p[ATTN_NORM], n);
     linear(t, tr->qkv, tr->norm1, &p[QKV], n, 0);
+    bias(t, tr->qkv, &p[QKV_BIAS], n);
     turn_all(t, l, tr->qkv, n, 0);
     attention(t, l, n);
     copy(tr->mid, tr->x, all);
@@ -717,6 +752,7 @@ static void layer_back(Net *t, int l, int n)
     linear_back(t, t->datt, t->dx, tr->att, &p[OUT], n);
     attention_back(t, l, n);
     turn_all(t, l, t->dwide, n, 1);
+    bias_back(t, t->dwide, &p[QKV_BIAS], n);
     linear_back(t, t->dnorm, t->dwide, tr->norm1, &p[QKV], n);
     rmsnorm_back(t, t->dx, t->dnorm, tr->x, tr->scale1, &p[ATTN_NORM], n);
 }
@@ -922,7 +958,7 @@ static double gradient_square(const Net *t)
 typedef struct {
     float b1, b2, rest1, rest2, root2; /* b, 1 - b; 1 / sqrt(1 - b2^t) */
     float scale;                       /* of the gradient */
-    float rate, shrink;                /* lr / (1 - b1^t); 1 - lr decay */
+    float rate, shrink, shrink_qk;     /* lr / (1 - b1^t); 1 - lr decay, of queries and keys */
 } Adam;
 
 static void adam_piece(const Net *t, const Adam *a, float shrink, size_t from, size_t n)
@@ -939,12 +975,14 @@ static void adam_piece(const Net *t, const Adam *a, float shrink, size_t from, s
 
 static void adam_part(const Net *t, const Adam *a, const Param *p)
 {
-    enum { CHUNK = 4096 };
-    size_t n = (size_t)p->rows * (size_t)p->cols;
+    size_t cols = (size_t)p->cols, qk = (size_t)p->qk;
     float shrink = p->spread > 0 ? a->shrink : 1;
-#pragma omp parallel for schedule(dynamic) num_threads(t->n_threads)
-    for (size_t i = 0; i < n; i += CHUNK)
-        adam_piece(t, a, shrink, p->at + i, n - i < CHUNK ? n - i : CHUNK);
+#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_threads)
+    for (int i = 0; i < p->rows; i++) {
+        size_t at = p->at + (size_t)i * cols;
+        adam_piece(t, a, a->shrink_qk, at, qk);
+        adam_piece(t, a, shrink, at + qk, cols - qk);
+    }
 }
 
 /* One step down the gradient; returns its length before clipping. */
@@ -961,7 +999,8 @@ static double adam_step(Net *t)
               .root2 = (float)(1 / sqrt(bias2)),
               .scale = c->clip > 0 && length > c->clip ? (float)(c->clip / length) : 1,
               .rate = (float)(lr / bias1),
-              .shrink = (float)(1 - lr * c->decay)};
+              .shrink = (float)(1 - lr * c->decay),
+              .shrink_qk = (float)(1 - lr * c->decay * c->decay_qk)};
     for (int i = 0; i < n_params(t); i++) adam_part(t, &a, param_at(t, i));
     turn_matrices(t);
     return length;
@@ -1075,7 +1114,9 @@ static void sequence_at(const Recipe *c, const int *text, int period, int *tok, 
 
 /* The sequences of a step begin anywhere in the text: drawn from seed and step alone. A share of
  * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what comes
- * is to find what came before. */
+ * is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the same as
+ * if there were no such thing, while any other share also moves where the later ones of a step
+ * begin. */
 static void draw_batch(const Net *t, const Tokens *text, int *tok, int *target)
 {
     uint64_t state = (uint64_t)t->c.seed << 32 ^ (uint64_t)t->step, T = (uint64_t)t->c.n_ctx;
@@ -1117,7 +1158,7 @@ static double train_step(Net *t, const Tokens *text, double *length)
 /* ------------------------------------------------------------ 10 files */
 
 /* A checkpoint: magic, recipe, hash of the text's tokens, step, then w, m and v. */
-static const char magic[16] = "ropetrain 2\n";
+static const char magic[16] = "ropetrain 3\n";
 
 typedef struct {
     char magic[16];
@@ -1206,20 +1247,6 @@ static int weights_read(Net *t, const char *path, Err *e)
 
 /* ---- the model file */
 
-/* Blocks of 32 values: d = max|x| / 127 as a half, then x / d as integers, ties to even. */
-static void pack_q8_0(const Kernels *k, uint8_t *out, const float *x, int n)
-{
-    for (int b = 0; b < n / QB; b++, x += QB, out += QB + 2) {
-        float largest = 0;
-        for (int i = 0; i < QB; i++) largest = fmaxf(largest, fabsf(x[i]));
-        float d = largest / 127.0f, inverse = d > 0 ? 1.0f / d : 0;
-        uint16_t half;
-        k->pack_f16(&half, &d, 1);
-        memcpy(out, &half, sizeof half);
-        for (int i = 0; i < QB; i++) out[2 + i] = (uint8_t)(int8_t)lrintf(x[i] * inverse);
-    }
-}
-
 /* A tensor of the file: rows of n values, as they are in memory. */
 typedef struct {
     char name[64];
@@ -1230,12 +1257,13 @@ typedef struct {
 static void out_add(Out *list, int *n, const char *name, int l, const float *v, int64_t cols,
                     int64_t rows)
 {
+    const char *kind = strchr(name, '.') ? "" : ".weight";
     Out *o = &list[(*n)++];
     *o = (Out){.v = v, .n = cols, .rows = rows};
     if (l < 0)
-        snprintf(o->name, sizeof o->name, "%s.weight", name);
+        snprintf(o->name, sizeof o->name, "%s%s", name, kind);
     else
-        snprintf(o->name, sizeof o->name, "blk.%d.%s.weight", l, name);
+        snprintf(o->name, sizeof o->name, "blk.%d.%s%s", l, name, kind);
 }
 
 /* Matrices are [out][in] in a file: the transposed ones. */
@@ -1248,11 +1276,17 @@ static int list_tensors(const Net *t, Out *list)
     out_add(list, &n, "token_embd", -1, t->w + t->embed.at, E, c->n_vocab);
     for (int l = 0; l < (int)c->n_layers; l++) {
         const Param *p = t->layer[l];
+        const float *bias = t->w + p[QKV_BIAS].at;
         const float *qkv = t->wt + p[QKV].at, *gate_up = t->wt + p[GATE_UP].at;
         out_add(list, &n, "attn_norm", l, t->w + p[ATTN_NORM].at, E, 0);
         out_add(list, &n, "attn_q", l, qkv, E, Q);
         out_add(list, &n, "attn_k", l, qkv + Q * E, E, KV);
         out_add(list, &n, "attn_v", l, qkv + (Q + KV) * E, E, KV);
+        if (c->biased) {
+            out_add(list, &n, "attn_q.bias", l, bias, Q, 0);
+            out_add(list, &n, "attn_k.bias", l, bias + Q, KV, 0);
+            out_add(list, &n, "attn_v.bias", l, bias + Q + KV, KV, 0);
+        }
         out_add(list, &n, "attn_output", l, t->wt + p[OUT].at, Q, E);
         out_add(list, &n, "ffn_norm", l, t->w + p[FFN_NORM].at, E, 0);
         out_add(list, &n, "ffn_gate", l, gate_up, E, F);
@@ -1264,19 +1298,16 @@ static int list_tensors(const Net *t, Out *list)
     return n;
 }
 
-static int tensor_put(const Net *t, GgufOut *w, const Out *o, int type, Err *e)
+static int tensor_put(GgufOut *w, const Out *o, int type, Err *e)
 {
+    const TensorType *kind = tensor_type(o->rows ? type : T_F32);
+    size_t bytes = (size_t)(o->n / kind->block) * (size_t)kind->bytes;
     int64_t rows = o->rows ? o->rows : 1;
-    int rc = 0, kind = o->rows ? type : T_F32;
-    uint8_t *row = xcalloc((size_t)o->n, sizeof(float));
+    int rc = 0;
+    uint8_t *row = xcalloc(bytes, 1);
     for (int64_t r = 0; rc == 0 && r < rows; r++) {
-        const float *v = o->v + r * o->n;
-        size_t bytes = (size_t)o->n * (kind == T_F16 ? 2 : 4);
-        if (kind == T_F16)
-            t->k->pack_f16((uint16_t *)(void *)row, v, (int)o->n);
-        else if (kind == T_Q8_0)
-            pack_q8_0(t->k, row, v, (int)o->n), bytes = (size_t)o->n / QB * (QB + 2);
-        rc = gguf_out_data(w, kind == T_F32 ? (const void *)v : row, bytes, e);
+        kind->pack(row, o->v + r * o->n, (int)o->n);
+        rc = gguf_out_data(w, row, bytes, e);
     }
     free(row);
     return rc;
@@ -1318,7 +1349,7 @@ static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
 /* The model as it is now, with the vocabulary of another file. */
 static int model_write(const Net *t, const char *path, const Gguf *vocab, int type, Err *e)
 {
-    Out *list = xcalloc((size_t)(3 + 9 * t->c.n_layers), sizeof *list);
+    Out *list = xcalloc((size_t)(3 + 12 * t->c.n_layers), sizeof *list);
     int n = list_tensors(t, list), rc = 0;
     GgufOut w;
     if (gguf_out_open(&w, path, e)) {
@@ -1333,7 +1364,7 @@ static int model_write(const Net *t, const char *path, const Gguf *vocab, int ty
                                       .n_dims = o->rows ? 2 : 1,
                                       .ne = {o->n, o->rows ? o->rows : 1, 1, 1}});
     }
-    for (int i = 0; rc == 0 && i < n; i++) rc = tensor_put(t, &w, &list[i], type, e);
+    for (int i = 0; rc == 0 && i < n; i++) rc = tensor_put(&w, &list[i], type, e);
     free(list);
     if (rc == 0) rc = gguf_out_close(&w, e);
     if (rc) gguf_out_abandon(&w);
@@ -1378,6 +1409,7 @@ static const Option options[] = {
     {"head-dim", O_INT, F(c.head_dim), 2, 1024, "N", "values per head (32)"},
     {"ff", O_INT, F(c.n_ff), 1, 1e6, "N", "values of the feed-forward network (512)"},
     {"tied", O_FLAG, F(tied), 0, 0, "", "the head is the embedding again; try --init-embd 0.02"},
+    {"biased", O_FLAG, F(c.biased), 0, 0, "", "queries, keys and values have a bias"},
     {"rope", O_STR, F(rope), 0, 0, "KIND", "position encoding KIND[:key=value,...] (plain)"},
     {"ctx", O_INT, F(c.n_ctx), 2, 1e6, "N", "tokens of a sequence (512)"},
     {"no-bos", O_FLAG, F(no_bos), 0, 0, "", "sequences do not begin with <s>"},
@@ -1392,6 +1424,7 @@ static const Option options[] = {
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},
     {"decay", O_NUM, F(c.decay), 0, 10, "X", "weight decay of matrices (0.1)"},
+    {"decay-qk", O_NUM, F(c.decay_qk), 0, 10, "X", "of queries and keys, times --decay (1)"},
     {"beta1", O_NUM, F(c.beta1), 0, 0.999999, "X", "(0.9)"},
     {"beta2", O_NUM, F(c.beta2), 0, 0.999999, "X", "(0.95)"},
     {"clip", O_NUM, F(c.clip), 0, 1e9, "X", "longest gradient (1); 0: any"},
@@ -1468,6 +1501,9 @@ static int recipe_check(const Recipe *c, Err *e)
     if (c->n_warmup > c->n_steps)
         return err_usage(e, "--warmup: expected at most the %lld steps, found %lld",
                          (long long)c->n_steps, (long long)c->n_warmup);
+    if (c->repeat > 0 && c->n_ctx < 4)
+        return err_usage(e, "--repeat: expected --ctx of at least 4 tokens, found %lld",
+                         (long long)c->n_ctx);
     double values = (double)c->n_layers * (double)c->n_embd *
                     (double)(3 * c->n_ff + 4 * c->n_heads * c->head_dim);
     if (!(values + 2.0 * (double)(c->n_vocab * c->n_embd) < 1e9))
@@ -1662,7 +1698,8 @@ static int prepare(Train *x, int argc, char **argv, Err *e)
                      .clip = 1,
                      .init = 1,
                      .init_embd = 1,
-                     .init_qk = 1},
+                     .init_qk = 1,
+                     .decay_qk = 1},
                .rope = "plain",
                .pass = 2,
                .log = 20,

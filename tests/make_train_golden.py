@@ -46,13 +46,14 @@ def as_float(x):
     return torch.tensor(x, dtype=torch.float32).double()
 
 
-def parameters(tied):
-    """In the order of the trainer, [in][out]; norms are made 1 + normal / 4."""
+def parameters(tied, biased):
+    """In the order of the trainer, [in][out]; norms are made 1 + normal / 4, biases normal / 4."""
     rng, q, kv = Rng(SEED), H * D, K * D
     inner, stream = INIT / math.sqrt(E), INIT / math.sqrt(2 * L)
     shapes = [("embed", V, E, INIT_EMBD)]
     for _ in range(L):
         shapes += [("attn_norm", 1, E, 0), ("qkv", E, q + 2 * kv, inner),
+                   ("qkv_bias", 1, (q + 2 * kv) * biased, 0),
                    ("out", q, E, stream / math.sqrt(q)), ("ffn_norm", 1, E, 0),
                    ("gate_up", E, 2 * FF, inner), ("down", FF, E, stream / math.sqrt(FF))]
     shapes += [("last_norm", 1, E, 0)]
@@ -64,12 +65,12 @@ def parameters(tied):
             w = as_float([rng.normal() for _ in range(rows * cols)]).float()
             w = (w * torch.tensor(spread, dtype=torch.float32)).double()
         else:
-            w = torch.ones(cols)
+            w = torch.full((cols,), 0.0 if name == "qkv_bias" else 1.0)
         made.append([name, w.view(rows, cols) if spread else w])
     rng = Rng(SEED + 1)
     for p in made:
         if p[1].dim() == 1:
-            p[1] = as_float([1 + rng.normal() / 4 for _ in range(E)])
+            p[1] = as_float([float(first) + rng.normal() / 4 for first in p[1]])
     return [(n, w.requires_grad_()) for n, w in made]
 
 
@@ -91,8 +92,10 @@ def forward(params, tok, tied):
     x = w[0][tok]
     B, q, kv = tok.shape[0], H * D, K * D
     for l in range(L):
-        attn_norm, qkv, out, ffn_norm, gate_up, down = w[1 + 6 * l:7 + 6 * l]
+        attn_norm, qkv, qkv_bias, out, ffn_norm, gate_up, down = w[1 + 7 * l:8 + 7 * l]
         y = norm(x, attn_norm) @ qkv
+        if len(qkv_bias):
+            y = y + qkv_bias
         query = rope(y[..., :q].view(B, T, H, D)).transpose(1, 2)
         key = rope(y[..., q:q + kv].view(B, T, K, D)).transpose(1, 2)
         value = y[..., q + kv:].view(B, T, K, D).transpose(1, 2)
@@ -102,8 +105,8 @@ def forward(params, tok, tied):
         x = x + (s.softmax(-1) @ value).transpose(1, 2).reshape(B, T, q) @ out
         y = norm(x, ffn_norm) @ gate_up
         x = x + (F.silu(y[..., :FF]) * y[..., FF:]) @ down
-    x = norm(x, w[1 + 6 * L])
-    return x @ (w[0].T if tied else w[2 + 6 * L])
+    x = norm(x, w[1 + 7 * L])
+    return x @ (w[0].T if tied else w[2 + 7 * L])
 
 
 def text():
@@ -135,8 +138,8 @@ def projection(x):
     return float((x.detach().flatten() * signs).sum())
 
 
-def run(tied):
-    params, ids = parameters(tied), text()
+def run(tied, biased):
+    params, ids = parameters(tied, biased), text()
     groups = [{"params": [p for _, p in params if p.dim() == 2], "weight_decay": DECAY},
               {"params": [p for _, p in params if p.dim() == 1], "weight_decay": 0.0}]
     adam = torch.optim.AdamW(groups, betas=BETAS, eps=float(torch.tensor(1e-8).float()))
@@ -146,6 +149,8 @@ def run(tied):
         loss = F.cross_entropy(forward(params, tok, tied).flatten(0, 1), target.flatten())
         adam.zero_grad()
         loss.backward()
+        for _, p in params:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad  # a bias that is not there
         if step == 0:
             gradients = [(float(p.grad.norm()), projection(p.grad)) for _, p in params]
         length = torch.sqrt(sum((p.grad ** 2).sum() for _, p in params))
@@ -170,13 +175,13 @@ def rows(name, values):
 
 def main():
     print("/* Made by tests/make_train_golden.py with PyTorch in double: do not edit. */")
-    print("enum { GOLDEN_STEPS = %d, GOLDEN_PARAMS = %d };" % (STEPS, 3 + 6 * L))
+    print("enum { GOLDEN_STEPS = %d, GOLDEN_PARAMS = %d };" % (STEPS, 3 + 7 * L))
     print("typedef struct {\n    double loss[GOLDEN_STEPS], length[GOLDEN_STEPS];")
     print("    /* Length and projection of each part: of the first gradient, of the last weights. */")
     print("    double gradient[GOLDEN_PARAMS][2], weights[GOLDEN_PARAMS][2];\n} Golden;")
-    print("static const Golden golden[2] = {")
-    for tied in (0, 1):
-        losses, lengths, gradients, weights = run(tied)
+    print("static const Golden golden[3] = {")
+    for tied, biased in ((0, 0), (1, 0), (0, 1)):
+        losses, lengths, gradients, weights = run(tied, biased)
         print("    {")
         rows("loss", losses)
         rows("length", lengths)

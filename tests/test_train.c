@@ -35,7 +35,8 @@ static Recipe tiny(int tied, const char *rope)
                 .clip = 1,
                 .init = 0.8,
                 .init_embd = 0.16,
-                .init_qk = 1};
+                .init_qk = 1,
+                .decay_qk = 1};
     snprintf(c.rope, sizeof c.rope, "%s", rope);
     return c;
 }
@@ -48,14 +49,14 @@ static Tokens random_text(int n, int n_vocab)
     return text;
 }
 
-/* Norms that are not ones. */
+/* Norms that are not ones, biases that are not zeros. */
 static void spread_norms(Net *t)
 {
     uint64_t state = (uint64_t)t->c.seed + 1;
     for (int i = 0; i < n_params(t); i++) {
         const Param *p = param_at(t, i);
-        for (int j = 0; !(p->spread > 0) && j < p->cols; j++)
-            t->w[p->at + (size_t)j] = (float)(1 + (double)draw_normal(&state) / 4);
+        for (int j = 0; !(p->spread > 0) && j < p->rows * p->cols; j++)
+            t->w[p->at + (size_t)j] = (float)((double)p->start + (double)draw_normal(&state) / 4);
     }
     turn_matrices(t);
 }
@@ -130,13 +131,14 @@ static void check_part(Net *t, const int *tok, const int *target, int part, cons
     free(way);
 }
 
-static void check_differences(const char *rope, int tied, int bos)
+static void check_differences(const char *rope, int tied, int biased, int bos)
 {
     Recipe c = tiny(tied, rope);
     Tokens text = random_text(400, 50);
     int tok[48], target[48];
     Net t;
     c.bos = bos;
+    c.biased = biased;
     if (net_start(&t, &c, (How){1, 2, NULL}) == 0) {
         draw_batch(&t, &text, tok, target);
         gradient(&t, tok, target, 48);
@@ -148,11 +150,12 @@ static void check_differences(const char *rope, int tied, int bos)
 
 static void test_differences(void)
 {
-    check_differences("plain:base=100", 1, 0);
-    check_differences("plain:base=100", 0, -1);
+    check_differences("plain:base=100", 1, 0, 0);
+    check_differences("plain:base=100", 0, 1, -1);
     static const char *const kinds[] = {"none",  "linear:factor=4",       "p-rope",
                                         "alibi", "partial:fraction=0.34", "nope-layers:every=2"};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) check_differences(kinds[i], 1, 0);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        check_differences(kinds[i], 1, (int)i % 2, 0);
 }
 
 /* Encodings that learn something of their own are refused, and say so. */
@@ -201,11 +204,12 @@ static void check_parts(const Net *t, const float *x, const double expected[][2]
  * first gradient, 2e-4 after six steps. */
 static void test_pytorch(void)
 {
-    for (int tied = 0; tied < 2; tied++) {
-        Recipe c = tiny(tied, "plain:base=100");
-        const Golden *g = &golden[tied];
+    for (int i = 0; i < 3; i++) { /* untied, tied, with biases */
+        Recipe c = tiny(i == 1, "plain:base=100");
+        const Golden *g = &golden[i];
         Tokens text = random_text(400, 50);
         Net t;
+        c.biased = i == 2;
         if (net_start(&t, &c, (How){1, 3, NULL})) return;
         for (int s = 0; s < GOLDEN_STEPS; s++) {
             double length, loss = train_step(&t, &text, &length), tol = s ? 1e-4 : 2e-6;
@@ -227,6 +231,7 @@ static void test_pytorch(void)
 static Recipe odd(int tied)
 {
     Recipe c = tiny(tied, "plain");
+    c.biased = !tied;
     c.n_embd = 40;
     c.n_heads = 6;
     c.head_dim = 10;
@@ -273,6 +278,119 @@ static void test_hash(void)
     CHECK_MSG(found == 0x8de5c8edc3c54663, "weights hash %016llx", (unsigned long long)found);
 }
 
+/* ---------------------------------------------------------------- data and first weights */
+
+/* The period of a sequence over a text of which no two tokens are alike, T + 1 if it has none; 0 if
+ * it is anything else. `read` is what was read of the text, T + 1 tokens or, after BOS, T. */
+static int period_of(const int *read, int n, int T)
+{
+    int period = 1;
+    while (period < n && read[period] != read[0]) period++;
+    for (int i = 0; i < n; i++)
+        if (read[i] != read[0] + i % period) return 0;
+    return period < n ? period : T + 1;
+}
+
+/* Batches of a text that counts 0, 1, 2, ...: how many of `steps` repeat themselves; lo, hi: their
+ * shortest and longest period. */
+static int repeats(Net *t, int steps, int *lo, int *hi)
+{
+    int T = (int)t->c.n_ctx, B = (int)t->c.n_batch, n = 0, after = t->c.bos >= 0;
+    int *tok = xcalloc(2 * (size_t)(B * T + 1), sizeof *tok), *target = tok + B * T, read[65];
+    Tokens text = {0};
+    for (int i = 0; i < 5000; i++) tokens_add(&text, i);
+    for (t->step = 0; t->step < steps; t->step++) {
+        draw_batch(t, &text, tok, target);
+        for (int s = 0; s < B; s++) {
+            CHECK(memcmp(tok + s * T + 1, target + s * T, (size_t)(T - 1) * sizeof *tok) == 0);
+            CHECK(!after || tok[s * T] == t->c.bos);
+            read[0] = tok[s * T];
+            memcpy(read + !after, target + s * T, (size_t)T * sizeof *read);
+            int period = period_of(read, T + !after, T);
+            CHECK_MSG(period == T + 1 || (period >= T / 4 && period <= T / 2), "period %d", period);
+            if (period > T) continue;
+            n++;
+            *lo = period < *lo ? period : *lo;
+            *hi = period > *hi ? period : *hi;
+        }
+    }
+    free(text.id);
+    free(tok);
+    return n;
+}
+
+/* 2,000 sequences: a share of 0.3 is good to 0.01, and 0.04 is four times that. 600 periods of 17
+ * possible ones: each is met. */
+static void test_repeat(void)
+{
+    for (int bos = -1; bos < 1; bos++) {
+        Recipe c = tiny(1, "plain");
+        Net t;
+        c.bos = bos;
+        c.n_ctx = 64;
+        c.n_batch = 200;
+        if (net_start(&t, &c, (How){1, 1, NULL})) return;
+        int lo = 99, hi = 0;
+        CHECK(repeats(&t, 1, &lo, &hi) == 0);
+        t.c.repeat = 1;
+        CHECK(repeats(&t, 1, &lo, &hi) == 200);
+        t.c.repeat = 0.3;
+        int n = repeats(&t, 10, &lo, &hi);
+        CHECK_MSG(n > 520 && n < 680, "%d of 2000 repeat themselves", n);
+        CHECK_MSG(lo == 16 && hi == 32, "periods from %d to %d", lo, hi);
+        net_free(&t);
+    }
+}
+
+/* A batch depends on seed and step, not on what was drawn before. */
+static void test_batches(void)
+{
+    enum { N = 48 };
+    Recipe c = tiny(1, "plain");
+    Tokens text = random_text(400, 50);
+    int a[2 * N], b[2 * N];
+    Net t;
+    c.repeat = 0.5;
+    if (net_start(&t, &c, (How){1, 1, NULL})) return;
+    for (t.step = 0; t.step < 3; t.step++) draw_batch(&t, &text, b, b + N);
+    draw_batch(&t, &text, a, a + N);
+    draw_batch(&t, &text, b, b + N);
+    CHECK(memcmp(a, b, sizeof a) == 0);
+    t.step = 4;
+    draw_batch(&t, &text, b, b + N);
+    CHECK(memcmp(a, b, sizeof a) != 0);
+    t.step = 3;
+    t.c.seed++;
+    draw_batch(&t, &text, b, b + N);
+    CHECK(memcmp(a, b, sizeof a) != 0);
+    net_free(&t);
+    free(text.id);
+}
+
+/* --init-qk: columns of queries and keys are so many times what they would be, and nothing else
+ * is. */
+static void test_init_qk(void)
+{
+    Recipe c = tiny(0, "plain");
+    Net t, u;
+    if (net_start(&t, &c, (How){1, 1, NULL})) return;
+    c.init_qk = 0.3;
+    if (net_start(&u, &c, (How){1, 1, NULL})) return;
+    for (int i = 0; i < n_params(&t); i++) {
+        const Param *p = param_at(&t, i);
+        int qk = p == &t.layer[0][QKV] || p == &t.layer[1][QKV] ? (4 + 2) * 6 : 0, off = 0;
+        for (int r = 0; r < p->rows; r++)
+            for (int col = 0; col < p->cols; col++) {
+                size_t at = p->at + (size_t)r * (size_t)p->cols + (size_t)col;
+                float expected = col < qk ? t.w[at] * 0.3f : t.w[at];
+                off += u.w[at] < expected || u.w[at] > expected;
+            }
+        CHECK_MSG(off == 0, "part %d: %d values", i, off);
+    }
+    net_free(&t);
+    net_free(&u);
+}
+
 /* ---------------------------------------------------------------- files */
 
 static char folder[] = P_tmpdir "/test_train_XXXXXX";
@@ -286,36 +404,65 @@ static const char *path_of(const char *name)
     return path[k];
 }
 
-static void test_resume(void)
+static void check_resume(const Recipe *c)
 {
-    Recipe c = tiny(1, "plain");
     Tokens text = random_text(400, 50);
-    uint64_t hash = text_hash(&text), whole = trained_hash(&c, (How){2, 2, NULL}, 6);
+    uint64_t hash = text_hash(&text), whole = trained_hash(c, (How){2, 2, NULL}, 6);
     double length;
     Net t, u;
     Err e;
     Tokens same = random_text(2000, 50); /* what trained_hash learns from */
-    if (net_start(&t, &c, (How){1, 3, NULL})) return;
+    if (net_start(&t, c, (How){1, 3, NULL})) return;
     while (t.step < 2) train_step(&t, &same, &length);
     const char *path = path_of("checkpoint");
     CHECK(checkpoint_write(&t, path, hash, &e) == 0);
-    if (net_start(&u, &c, (How){2, 1, NULL})) return;
+    if (net_start(&u, c, (How){2, 1, NULL})) return;
     CHECK(checkpoint_read(&u, path, hash + 1, &e) == -1 && strstr(e.msg, "another text"));
     CHECK(checkpoint_read(&u, path, hash, &e) == 0);
     CHECK(u.step == 2 && weights_hash(&u) == weights_hash(&t));
     while (u.step < 6) train_step(&u, &same, &length);
     CHECK(weights_hash(&u) == whole);
-    u.c.lr *= 2;
-    CHECK(checkpoint_read(&u, path, hash, &e) == -1 && strstr(e.msg, "another recipe"));
     CHECK(weights_read(&t, path, &e) == -1 && strstr(e.msg, "step 2 of 6"));
     CHECK(checkpoint_write(&u, path, hash, &e) == 0);
     CHECK(weights_read(&t, path, &e) == 0 && memcmp(u.w, t.w, t.n * sizeof *t.w) == 0);
-    u.c.tied = 0;
+    u.c.tied = !u.c.tied;
     CHECK(weights_read(&u, path, &e) == -1 && strstr(e.msg, "of this shape"));
     net_free(&t);
     net_free(&u);
     free(text.id);
     free(same.id);
+}
+
+static void test_resume(void)
+{
+    Recipe c = tiny(1, "plain");
+    check_resume(&c);
+    c.repeat = 0.5;
+    c.init_qk = 0.1;
+    check_resume(&c);
+}
+
+/* A checkpoint knows every number of its recipe. */
+static void test_recipe(void)
+{
+    Recipe c = tiny(0, "plain");
+    const char *path = path_of("checkpoint");
+    Net t;
+    Err e;
+    if (net_start(&t, &c, (How){1, 1, NULL})) return;
+    CHECK(checkpoint_write(&t, path, 1, &e) == 0);
+    for (size_t i = 0; i < offsetof(Recipe, rope) / 8; i++) {
+        t.c = c;
+        ((uint8_t *)&t.c)[8 * i] ^= 1;
+        CHECK_MSG(checkpoint_read(&t, path, 1, &e) == -1 && strstr(e.msg, "another recipe"),
+                  "number %zu", i);
+    }
+    t.c = c;
+    t.c.rope[3] = '?';
+    CHECK(checkpoint_read(&t, path, 1, &e) == -1 && strstr(e.msg, "another recipe"));
+    t.c = c;
+    CHECK(checkpoint_read(&t, path, 1, &e) == 0);
+    net_free(&t);
 }
 
 /* A vocabulary of n control tokens in the file at path. */
@@ -410,6 +557,7 @@ static void test_files(void)
         Recipe c = tiny(tied, tied ? "plain:base=500,n_rot=4" : "p-rope");
         c.n_embd = c.n_ff = 32;
         c.head_dim = 8;
+        c.biased = !tied;
         check_file(&c, vocab);
     }
     Recipe c = tiny(1, "nope-layers:every=2");
@@ -443,6 +591,9 @@ static void test_options(void)
     refused_line("--lr 3x", "a number");
     refused_line("--heads 6 --kv-heads 4", "--kv-heads");
     refused_line("--heads 2 --kv-heads 2 --steps 5 --warmup 6", "--warmup");
+    refused_line("--heads 2 --kv-heads 2 --steps 5 --ctx 3 --repeat 0.1", "--repeat");
+    refused_line("--repeat 1.1", "--repeat: expected a number from 0 to 1");
+    refused_line("--init-qk -1", "--init-qk: expected a number from 0");
     CHECK(in_list("0,10,200", 10) && in_list("0,10,200", 200) && !in_list("0,10,200", 20));
     CHECK(!in_list(NULL, 0) && !in_list("", 0));
 }
@@ -467,7 +618,11 @@ int main(void)
     test_pytorch();
     test_bits();
     test_hash();
+    test_repeat();
+    test_batches();
+    test_init_qk();
     test_resume();
+    test_recipe();
     test_files();
     remove(path_of("model.gguf"));
     remove(path_of("checkpoint"));
