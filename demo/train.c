@@ -1085,10 +1085,11 @@ static int memory_check(Net *t, Err *e)
     t->dry = 0;
     double need = t->bytes + 8.0 * (double)t->c.n_ctx * (double)t->c.head_dim; /* and the angles */
     if (need <= there) return 0;
-    return err_usage(e,
-                     "expected a training that fits in the %.1f GB of memory, found one of %.1f GB; "
-                     "--pass, --ctx, --layers and --embd make it smaller",
-                     there / 1e9, need / 1e9);
+    return err_usage(
+        e,
+        "expected a training that fits in the %.1f GB of memory, found one of %.1f GB; "
+        "--pass, --ctx, --layers and --embd make it smaller",
+        there / 1e9, need / 1e9);
 }
 
 static void net_free(Net *t)
@@ -1570,7 +1571,7 @@ static const Option options[] = {
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},
     {"decay", O_NUM, F(c.decay), 0, 10, "X", "weight decay of matrices (0.1)"},
-    {"decay-qk", O_NUM, F(c.decay_qk), 0, 10, "X", "of queries and keys, times --decay (1)"},
+    {"decay-qk", O_NUM, F(c.decay_qk), 0, 1000, "X", "of queries and keys, times --decay (1)"},
     {"beta1", O_NUM, F(c.beta1), 0, 0.999999, "X", "(0.9)"},
     {"beta2", O_NUM, F(c.beta2), 0, 0.999999, "X", "(0.95)"},
     {"clip", O_NUM, F(c.clip), 0, 1e9, "X", "longest gradient (1); 0: any"},
@@ -1589,14 +1590,15 @@ static const Option options[] = {
 
 static void help(void)
 {
-    puts("Examples:\n"
-         "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
-         "  demo/train ... --checkpoint model.checkpoint        the same command goes on after Ctrl-C\n"
-         "  demo/train ... --rope none --out nope.gguf          another position encoding\n"
-         "  demo/train ... --bench 20                           how fast is it here?\n\n"
-         "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
-         "bit for bit, with any number of threads and on every processor.\n\n"
-         "Options (default):");
+    puts(
+        "Examples:\n"
+        "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
+        "  demo/train ... --checkpoint model.checkpoint        the same command goes on after Ctrl-C\n"
+        "  demo/train ... --rope none --out nope.gguf          another position encoding\n"
+        "  demo/train ... --bench 20                           how fast is it here?\n\n"
+        "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
+        "bit for bit, with any number of threads and on every processor.\n\n"
+        "Options (default):");
     for (int i = 0; i < N_OPTIONS; i++) {
         char left[40];
         snprintf(left, sizeof left, "--%s %s", options[i].name, options[i].arg);
@@ -1708,7 +1710,8 @@ static int recipe_check(const Recipe *c, Err *e)
                         (double)(3 * c->n_ff + 4 * c->n_heads * c->head_dim) +
                     2.0 * (double)(c->n_vocab * c->n_embd);
     if (!(values < 1e9))
-        return err_usage(e, "expected a model of less than 1e9 parameters, found some %.3g", values);
+        return err_usage(e, "expected a model of less than 1e9 parameters, found some %.3g",
+                         values);
     if (!((double)c->n_batch * (double)c->n_ctx < 1e8))
         return err_usage(e, "--batch: expected less than 1e8 tokens a step, found %lld x %lld",
                          (long long)c->n_batch, (long long)c->n_ctx);
@@ -1816,10 +1819,11 @@ static int texts_read(Train *x, Err *e)
     c->bos = x->j.no_bos ? -1 : tok_bos(k);
     int rc = 0;
     if (!x->j.no_bos && (c->bos < 0 || c->bos >= c->n_vocab || !tok_is_special(k, (int)c->bos)))
-        rc = err_set(e,
-                     "%s: expected a vocabulary with a first token (BOS), found none; with --no-bos "
-                     "none is needed",
-                     x->j.vocab);
+        rc =
+            err_set(e,
+                    "%s: expected a vocabulary with a first token (BOS), found none; with --no-bos "
+                    "none is needed",
+                    x->j.vocab);
     if (rc == 0) rc = tokens_read(k, x->j.text, c, &x->text, e);
     if (rc == 0 && x->j.held) rc = tokens_read(k, x->j.held, c, &x->held, e);
     tok_free(k);
@@ -1913,10 +1917,11 @@ static int step_and_say(Train *x, double *sum, int64_t *n, Err *e)
     *sum += loss;
     *n += 1;
     if (!isfinite(loss) || !isfinite(length))
-        return err_set(e,
-                       "step %lld: expected a finite loss and gradient, found %g and %g; try a lower "
-                       "--lr, or a longer --warmup",
-                       (long long)t->step, loss, length);
+        return err_set(
+            e,
+            "step %lld: expected a finite loss and gradient, found %g and %g; try a lower "
+            "--lr, or a longer --warmup",
+            (long long)t->step, loss, length);
     int last = t->step == t->c.n_steps;
     snprintf(what, sizeof what, "loss %.4f", *sum / (double)*n);
     status(x, what);
