@@ -8248,7 +8248,8 @@ static void page_step(FILE *f, Str step)
     html_cell(f, percent_of(json_number(step, "sink_1"), 0.1), "%.1f&#160;%%");
     html_cell(f, json_number(step, "alpha_1"), "%.4f");
     fprintf(f, "<td class=\"num\">%.0f", n);
-    if (n > 0) fprintf(f, " in %.0f heads", json_number(step, "n_candidate_heads"));
+    double heads = json_number(step, "n_candidate_heads");
+    if (n > 0) fprintf(f, " in %.0f head%s", heads, plural((uint64_t)heads));
     fputs("</td>", f);
     page_step_bound(f, step, "F1");
     page_step_bound(f, step, "F2");

@@ -158,8 +158,8 @@ def test_other_words():
         return d
 
     check("another context on the way", said(
-        made(readings=longer), "Up to step 10 the context in the model's file is 64 tokens, at step "
-        "100 it is 512"))
+        made(readings=longer), "Up to step 10 the context in the model's file is 64 tokens, at "
+        "step 100 it is 512"))
 
     def still(i):
         d = reading(i)
