@@ -7834,17 +7834,10 @@ static void page_subject(FILE *f, const Page *p)
     fputs("</p>\n", f);
 }
 
-/* What the less obvious numbers are, as the reading itself says. */
-static void page_notes(FILE *f, const Page *p)
+/* Every member of an object of strings. */
+static void page_terms(FILE *f, Str notes)
 {
-    Str notes = json_member(p->json, "notes"), said = json_member(p->json, "convention"), k;
-    if (json_null(notes) && json_null(said)) return;
-    fputs("<details id=\"notes\"><summary>Definitions</summary>\n<dl class=\"long\">\n", f);
-    if (!json_null(said)) {
-        fputs("<div><dt>convention</dt><dd>", f);
-        html_words(f, said);
-        fputs("</dd></div>\n", f);
-    }
+    Str k;
     for (size_t i = 1; (k = json_item(notes, &i)).n;) {
         fputs("<div><dt>", f);
         html_value(f, k);
@@ -7852,6 +7845,20 @@ static void page_notes(FILE *f, const Page *p)
         html_words(f, json_item(notes, &i));
         fputs("</dd></div>\n", f);
     }
+}
+
+/* What the less obvious numbers are, as the reading itself says. */
+static void page_notes(FILE *f, const Page *p)
+{
+    Str notes = json_member(p->json, "notes"), said = json_member(p->json, "convention");
+    if (json_null(notes) && json_null(said)) return;
+    fputs("<details id=\"notes\"><summary>Definitions</summary>\n<dl class=\"long\">\n", f);
+    if (!json_null(said)) {
+        fputs("<div><dt>convention</dt><dd>", f);
+        html_words(f, said);
+        fputs("</dd></div>\n", f);
+    }
+    page_terms(f, notes);
     fputs("</dl></details>\n", f);
 }
 
@@ -8241,7 +8248,8 @@ static void page_step(FILE *f, Str step)
     html_cell(f, percent_of(json_number(step, "sink_1"), 0.1), "%.1f&#160;%%");
     html_cell(f, json_number(step, "alpha_1"), "%.4f");
     fprintf(f, "<td class=\"num\">%.0f", n);
-    if (n > 0) fprintf(f, " in %.0f heads", json_number(step, "n_candidate_heads"));
+    double heads = json_number(step, "n_candidate_heads");
+    if (n > 0) fprintf(f, " in %.0f head%s", heads, plural((uint64_t)heads));
     fputs("</td>", f);
     page_step_bound(f, step, "F1");
     page_step_bound(f, step, "F2");
@@ -8272,6 +8280,8 @@ static void page_steps(FILE *f, const Page *p)
                  "Strong: r_q r_k over the median pair, at least", "strong_r",
                  "Strong: R_q and R_k, at least", "sink_eps", "Sink: alpha_1 above", "share",
                  "The sink is there: Sink_1 above");
+    fputs("</dl>\n<h3>Notes</h3>\n<dl class=\"long\">\n", f);
+    page_terms(f, json_member(p->emergence, "notes"));
     fputs("</dl></details>\n", f);
 }
 

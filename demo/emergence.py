@@ -41,6 +41,10 @@ STEP = ("sink_1", "alpha_1", "alpha_1_uniform", "n_sinks", "n_sinks_elsewhere", 
         "n_heads", "n_top", "n_strong", "n_candidates", "n_candidate_heads")
 RUN = ("name", "perplexity", "alpha_1", "sink_1")
 NOTES = {
+    "ablation": "what ropescope ablate says: the model as it is, without the partial-cycle pairs, "
+                "and with as many random full-cycle pairs dropped; BOS takes the place of the "
+                "first token of later windows, as in perplexity, where analyze puts it in front, "
+                "so that figures of the unedited model can differ a little",
     "alpha_1": "mean attention on the first token, over the longest windows; of a step: over heads",
     "bounds": "how often a bound holds, and by chance, for the strongest pair of each head (top) "
               "and for pairs that are strong whatever their x (strong); F1: x <= 2 pi (T1), F2: "
@@ -465,11 +469,20 @@ def say_candidates(d):
            f"{by_pair(now)}; {t3_words(now)}. (A candidate has {what}.)"]
     if n == last["step"]:
         return out
+    after = [s for s in d["steps"] if s["step"] > n]
+    none = [str(s["step"]) for s in after[:-1] if not s["candidates"]]
+    high = max(d["steps"], key=lambda s: s["n_candidates"])
+    if none:
+        out.append(f"There is none at step {listed(none)}.")
+    if high["n_candidates"] > last["n_candidates"]:
+        out.append(f"There are most at step {high['step']}: {high['n_candidates']}.")
     if not last["candidates"]:
-        return out + [f"At the last step, {last['step']}, there is none."]
-    return out + [f"At the last step, {last['step']}, there are {last['n_candidates']} in "
-                  f"{last['n_candidate_heads']} of {last['n_heads']} heads: "
-                  f"{by_pair(last['candidates'])}; {t3_words(last['candidates'])}."]
+        return out + [f"At the last step, {last['step']}, there is no candidate."]
+    are = "is" if last["n_candidates"] == 1 else "are"
+    return out + [f"At the last step, {last['step']}, there {are} "
+                  f"{plural(last['n_candidates'], 'candidate')}, in {last['n_candidate_heads']} of "
+                  f"{last['n_heads']} heads: {by_pair(last['candidates'])}; "
+                  f"{t3_words(last['candidates'])}."]
 
 
 def rate(s, bound, which):
@@ -529,8 +542,10 @@ def ablation_words(s):
     was, gone, *controls = s["ablation"]
     sinks = sorted(r["sink_1"] for r in controls)
     span = " to ".join(dict.fromkeys([pct(sinks[0]), pct(sinks[-1])]))
-    return (f"Sink_1 goes from {pct(was['sink_1'])} to {pct(gone['sink_1'])}, with as many other "
-            f"pairs dropped ('{controls[0]['name']}') it is {span}")
+    name = re.sub(r", seed \d+$", "", controls[0]["name"])
+    here = "" if was["sink_1"] == s["sink_1"] else " (in the windows of ablate, see notes)"
+    return (f"Sink_1 goes from {pct(was['sink_1'])}{here} to {pct(gone['sink_1'])}, with as many "
+            f"other pairs dropped ('{name}') it is {span}")
 
 
 def say_ablation(d):

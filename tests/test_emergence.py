@@ -89,14 +89,15 @@ def test_words():
         "The first step with an offset feature candidate is 1000 (the one before it is 100): pair "
         f"5 (x = {x[5]:.3g}, {first} heads), pair 6 (x = {x[6]:.3g}, {20 - first} heads); 20 of 20 "
         "have x <= pi",
+        "At the last step, 10000, there are 20 candidates, in 20 of 24 heads: pair 5",
         "The order: the sink, then the candidates (Sink_1 first exceeds 10.0% at step 100, the "
         "first candidate is of step 1000).",
-        "the strongest pair of a head has x <= 2 pi (T1) in 20 of 24 heads (83.3%; by chance 50.0%)",
+        "strongest pair of a head has x <= 2 pi (T1) in 20 of 24 heads (83.3%; by chance 50.0%)",
         "The first step at which the sink hangs on the partial-cycle pairs (x <= 2 pi)",
         "is 100: Sink_1 goes from 35.0% to 0.0%, with as many other pairs dropped ('drop random "
         "full-cycle') it is 31.5%.",
-        "At the last step the mean alpha_1 is 0.675 over the 20 heads with a candidate and 0.02 over "
-        "the other 4 (equal weights: 0.07).",
+        "At the last step the mean alpha_1 is 0.675 over the 20 heads with a candidate and 0.02 "
+        "over the other 4 (equal weights: 0.07).",
         "There are no massive values of queries or keys at any of these steps.",
         "The first step with massive activations of the residual stream is 0.",
     ):
@@ -104,7 +105,8 @@ def test_words():
     check("T3 is counted", said(d, "T3 (pi/2 <= phi <= 3 pi/2 - x: never positive, at any "
                                    "distance) holds for 20"))
     one = made([0])
-    check("one step", said(one, "1 step of training was measured") and one["events"]["sink"] is None)
+    check("one step", said(one, "1 step of training was measured")
+          and one["events"]["sink"] is None)
 
 
 def test_other_words():
@@ -129,6 +131,19 @@ def test_other_words():
             s["ablation"][1]["sink_1"] = left * s["sink_1"]
         check(f"the sink hangs on them where {left} of it is left: {first}",
               emergence.events(weak)["hangs"] == first)
+    gone = made([2, 3, 4])
+    gone["steps"][2]["candidates"], gone["steps"][2]["n_candidates"] = [], 0
+    words = emergence.findings(gone)
+    check("candidates that go", "There are most at step 1000: 20." in words
+          and "At the last step, 10000, there is no candidate." in words, words)
+    gone = made([2, 3, 4])
+    gone["steps"].insert(2, copy.deepcopy(gone["steps"][0]))
+    gone["steps"][2].update(step=2000)
+    gone["steps"][3]["ablation"][0]["sink_1"] = 0.79
+    words = emergence.findings(gone)
+    check("and come again", "There is none at step 2000." in words, words)
+    own = "Sink_1 goes from 79.0% (in the windows of ablate, see notes)"
+    check("ablate's own windows", any(own in w for w in words), words)
     held = made()
     for s in held["steps"]:
         s["ablation"][2]["sink_1"] = 0
@@ -142,8 +157,9 @@ def test_other_words():
         d["provenance"]["n_ctx_train"] = 64 if i < 2 else 512
         return d
 
-    check("another context on the way", said(made(readings=longer), "Up to step 10 the context in "
-                                             "the model's file is 64 tokens, at step 100 it is 512"))
+    check("another context on the way", said(
+        made(readings=longer), "Up to step 10 the context in the model's file is 64 tokens, at "
+        "step 100 it is 512"))
 
     def still(i):
         d = reading(i)
@@ -376,6 +392,7 @@ def test_page_text(page, d):
     check("with the letters of the page", "(x ≤ 2π)" in section and "Sink_1^0.3 first" in section)
     rows = section[section.index("<tbody>"): section.index("</tbody>")].count("<tr>")
     check("a row for every step", rows == len(STEPS), rows)
+    check("and the notes", "<dt>ablation</dt><dd>what ropescope ablate says" in section)
     check("with its numbers", "20 in 20 heads" in section and "35.0&#160;%" in section)
 
 
@@ -407,8 +424,8 @@ def test_in_browser(b, page, d):
     b.js("by('em-map').focus()")
     b.key("ArrowRight")
     said_there = text_of(b, "em-out")
-    check("the map starts at the last step", said_there.startswith("Step 10000, pair 0: x = 512, "
-                                                                   "outside T1 and T3."), said_there)
+    check("the map starts at the last step", said_there.startswith(
+        "Step 10000, pair 0: x = 512, outside T1 and T3."), said_there)
     for _ in range(5):
         b.key("ArrowRight")
     said_there = text_of(b, "em-out")

@@ -405,7 +405,8 @@ def test_controls(b, page):
     b.js("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     b.do("Runtime.evaluate", expression="new Promise(r => setTimeout(r, 200))", awaitPromise=True)
     small = b.js(
-        "all('details[id$=-table]').filter(d => d.checkVisibility() && d.querySelectorAll('tr').length < 3)"
+        "all('details[id$=-table]').filter(d => d.checkVisibility()"
+        " && d.querySelectorAll('tr').length < 3)"
         ".map(d => d.id).join()"
     )
     check("figures open as tables", small == "", small)
