@@ -1085,10 +1085,11 @@ static int memory_check(Net *t, Err *e)
     t->dry = 0;
     double need = t->bytes + 8.0 * (double)t->c.n_ctx * (double)t->c.head_dim; /* and the angles */
     if (need <= there) return 0;
-    return err_usage(e,
-                     "expected a training that fits in the %.1f GB of memory, found one of %.1f GB; "
-                     "--pass, --ctx, --layers and --embd make it smaller",
-                     there / 1e9, need / 1e9);
+    return err_usage(
+        e,
+        "expected a training that fits in the %.1f GB of memory, found one of %.1f GB; "
+        "--pass, --ctx, --layers and --embd make it smaller",
+        there / 1e9, need / 1e9);
 }
 
 static void net_free(Net *t)
@@ -1380,7 +1381,83 @@ static int tensor_put(GgufOut *w, const Out *o, int type, Err *e)
     return rc;
 }
 
-static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
+/* ---- the encoding in the file
+ * What was trained is said twice. ropescope.rope holds the text of --rope, from which this program
+ * makes the same angles bit for bit. llama.cpp knows no such key; in the graph of a llama it turns
+ * pair j of every head, whatever the layer, by base^(-2j/D) / d[j] per position, d being the tensor
+ * rope_freqs.weight, and multiplies cos and sin by rope.scaling.attn_factor. Every kind that gives
+ * a frequency to each pair and no more can be said in these. */
+
+/* A divisor that leaves a pair unturned: its angles are less than a float can add to 1 or take from
+ * a value that is not 0 (what files of Gemma 4 hold). */
+#define UNTURNED 1e30f
+
+/* Is there nothing to the encoding but a frequency for each pair, and an amplitude for whole heads?
+ * A scale of positions is part of a frequency; a shift of them cancels in a score. */
+static int only_frequencies(const Net *t)
+{
+    const Turns *u = t->turns;
+    const RopeKind *k = u->r.kind;
+    int whole = 2 * u->r.n_pairs == (int)t->c.head_dim;
+    if (t->n_turns > 1 || u->parts > 1 || u->sets > 1) return 0;
+    if (k->turn || k->position || k->length || k->bias || k->q_scale) return 0;
+    return whole || fabs(u->r.amplitude - 1) <= 0;
+}
+
+/* d[D / 2]: base^(-2j/D) / theta_j. 1: some are not 1; 0: all are, or (*none) llama.cpp has no form
+ * of this encoding. */
+static int llama_divisors(const Net *t, float *d, int *none)
+{
+    const Rope *r = &t->turns[0].r;
+    int D = (int)t->c.head_dim, any = 0;
+    *none = !only_frequencies(t);
+    for (int j = 0; !*none && j < D / 2; j++) {
+        double theta = j < r->n_pairs ? r->inv_freq[j] * r->p.pos_scale : 0;
+        double plain = pow((double)(float)r->p.base, -2.0 * j / D);
+        *none = theta < 0;
+        d[j] = theta > plain / (double)UNTURNED ? (float)(plain / theta) : UNTURNED;
+        any |= d[j] < 1 || d[j] > 1;
+    }
+    return any && !*none;
+}
+
+/* Are number of dimensions and base all there is to say? */
+static int plainly(const Rope *r, int head_dim)
+{
+    const RopeParams *p = &r->p;
+    return r->kind == &rope_plain && p->n_rot == head_dim &&
+           fabs((double)(float)p->base - p->base) <= 0 && fabs(p->pos_scale - 1) <= 0 &&
+           fabs(p->pos_shift) <= 0;
+}
+
+/* An encoding that llama.cpp cannot have is one that it must not run with plain angles instead: it
+ * refuses the type of scaling. */
+static void put_rope(const Net *t, GgufOut *w, int none)
+{
+    const Rope *r = &t->turns[0].r;
+    gguf_out_float(w, "llama.rope.freq_base", (float)r->p.base);
+    if (!plainly(r, (int)t->c.head_dim)) gguf_out_str(w, "ropescope.rope", t->c.rope);
+    if (none)
+        gguf_out_str(w, "llama.rope.scaling.type", "ropescope");
+    else if (fabs(r->amplitude - 1) > 0)
+        gguf_out_float(w, "llama.rope.scaling.attn_factor", (float)r->amplitude);
+}
+
+/* The vocabulary, but for what the recipe decides: whether a text begins with <s>. */
+static void put_vocab(const Net *t, GgufOut *w, const Gguf *vocab)
+{
+    static const char add_bos[] = "tokenizer.ggml.add_bos_token";
+    for (size_t i = 0; i < vocab->n_keys; i++) {
+        const GgufKey *k = &vocab->keys[i];
+        if (str_is(k->key, add_bos))
+            gguf_out_bool(w, add_bos, t->c.bos >= 0);
+        else if (k->key.n > 10 && memcmp(k->key.s, "tokenizer.", 10) == 0)
+            gguf_out_key(w, k);
+    }
+    if (!gguf_find(vocab, add_bos)) gguf_out_bool(w, add_bos, t->c.bos >= 0);
+}
+
+static void put_keys(const Net *t, GgufOut *w, int type)
 {
     const Recipe *c = &t->c;
     const struct {
@@ -1395,7 +1472,7 @@ static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
                   {"llama.attention.key_length", c->head_dim},
                   {"llama.attention.value_length", c->head_dim},
                   {"llama.vocab_size", c->n_vocab},
-                  {"llama.rope.dimension_count", t->turns[0].r.p.n_rot},
+                  {"llama.rope.dimension_count", c->head_dim},
                   {"general.file_type", type == T_F32   ? 0
                                         : type == T_F16 ? 1
                                                         : 7},
@@ -1405,36 +1482,39 @@ static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         gguf_out_int(w, counts[i].key, GGUF_U32, counts[i].v);
     gguf_out_float(w, "llama.attention.layer_norm_rms_epsilon", NORM_EPS);
-    gguf_out_float(w, "llama.rope.freq_base", (float)t->turns[0].r.p.base);
-    if (t->turns[0].r.kind != &rope_plain) gguf_out_str(w, "ropescope.rope", c->rope);
-    for (size_t i = 0; i < vocab->n_keys; i++) {
-        const GgufKey *k = &vocab->keys[i];
-        if (k->key.n > 10 && memcmp(k->key.s, "tokenizer.", 10) == 0) gguf_out_key(w, k);
+}
+
+static void put_tensors(GgufOut *w, const Out *list, int n, int type)
+{
+    for (int i = 0; i < n; i++) {
+        const Out *o = &list[i];
+        gguf_out_tensor(w, &(Tensor){.name = {o->name, strlen(o->name)},
+                                     .type = o->rows ? type : T_F32,
+                                     .n_dims = o->rows ? 2 : 1,
+                                     .ne = {o->n, o->rows ? o->rows : 1, 1, 1}});
     }
 }
 
 /* The model as it is now, with the vocabulary of another file. */
 static int model_write(const Net *t, const char *path, const Gguf *vocab, int type, Err *e)
 {
-    Out *list = xcalloc((size_t)(3 + 12 * t->c.n_layers), sizeof *list);
-    int n = list_tensors(t, list), rc = 0;
+    Out *list = xcalloc((size_t)(4 + 12 * t->c.n_layers), sizeof *list);
+    float *divisors = xcalloc((size_t)t->c.head_dim / 2, sizeof *divisors);
+    int n = list_tensors(t, list), none, rc;
+    if (llama_divisors(t, divisors, &none))
+        out_add(list, &n, "rope_freqs", -1, divisors, t->c.head_dim / 2, 0);
     GgufOut w;
-    if (gguf_out_open(&w, path, e)) {
-        free(list);
-        return -1;
+    if ((rc = gguf_out_open(&w, path, e)) == 0) {
+        put_keys(t, &w, type);
+        put_rope(t, &w, none);
+        put_vocab(t, &w, vocab);
+        put_tensors(&w, list, n, type);
+        for (int i = 0; rc == 0 && i < n; i++) rc = tensor_put(&w, &list[i], type, e);
+        if (rc == 0) rc = gguf_out_close(&w, e);
+        if (rc) gguf_out_abandon(&w);
     }
-    put_keys(t, &w, vocab, type);
-    for (int i = 0; i < n; i++) {
-        const Out *o = &list[i];
-        gguf_out_tensor(&w, &(Tensor){.name = {o->name, strlen(o->name)},
-                                      .type = o->rows ? type : T_F32,
-                                      .n_dims = o->rows ? 2 : 1,
-                                      .ne = {o->n, o->rows ? o->rows : 1, 1, 1}});
-    }
-    for (int i = 0; rc == 0 && i < n; i++) rc = tensor_put(&w, &list[i], type, e);
+    free(divisors);
     free(list);
-    if (rc == 0) rc = gguf_out_close(&w, e);
-    if (rc) gguf_out_abandon(&w);
     return rc;
 }
 
@@ -1491,7 +1571,7 @@ static const Option options[] = {
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},
     {"decay", O_NUM, F(c.decay), 0, 10, "X", "weight decay of matrices (0.1)"},
-    {"decay-qk", O_NUM, F(c.decay_qk), 0, 10, "X", "of queries and keys, times --decay (1)"},
+    {"decay-qk", O_NUM, F(c.decay_qk), 0, 1000, "X", "of queries and keys, times --decay (1)"},
     {"beta1", O_NUM, F(c.beta1), 0, 0.999999, "X", "(0.9)"},
     {"beta2", O_NUM, F(c.beta2), 0, 0.999999, "X", "(0.95)"},
     {"clip", O_NUM, F(c.clip), 0, 1e9, "X", "longest gradient (1); 0: any"},
@@ -1510,14 +1590,15 @@ static const Option options[] = {
 
 static void help(void)
 {
-    puts("Examples:\n"
-         "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
-         "  demo/train ... --checkpoint model.checkpoint        the same command goes on after Ctrl-C\n"
-         "  demo/train ... --rope none --out nope.gguf          another position encoding\n"
-         "  demo/train ... --bench 20                           how fast is it here?\n\n"
-         "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
-         "bit for bit, with any number of threads and on every processor.\n\n"
-         "Options (default):");
+    puts(
+        "Examples:\n"
+        "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
+        "  demo/train ... --checkpoint model.checkpoint        the same command goes on after Ctrl-C\n"
+        "  demo/train ... --rope none --out nope.gguf          another position encoding\n"
+        "  demo/train ... --bench 20                           how fast is it here?\n\n"
+        "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
+        "bit for bit, with any number of threads and on every processor.\n\n"
+        "Options (default):");
     for (int i = 0; i < N_OPTIONS; i++) {
         char left[40];
         snprintf(left, sizeof left, "--%s %s", options[i].name, options[i].arg);
@@ -1629,7 +1710,8 @@ static int recipe_check(const Recipe *c, Err *e)
                         (double)(3 * c->n_ff + 4 * c->n_heads * c->head_dim) +
                     2.0 * (double)(c->n_vocab * c->n_embd);
     if (!(values < 1e9))
-        return err_usage(e, "expected a model of less than 1e9 parameters, found some %.3g", values);
+        return err_usage(e, "expected a model of less than 1e9 parameters, found some %.3g",
+                         values);
     if (!((double)c->n_batch * (double)c->n_ctx < 1e8))
         return err_usage(e, "--batch: expected less than 1e8 tokens a step, found %lld x %lld",
                          (long long)c->n_batch, (long long)c->n_ctx);
@@ -1737,10 +1819,11 @@ static int texts_read(Train *x, Err *e)
     c->bos = x->j.no_bos ? -1 : tok_bos(k);
     int rc = 0;
     if (!x->j.no_bos && (c->bos < 0 || c->bos >= c->n_vocab || !tok_is_special(k, (int)c->bos)))
-        rc = err_set(e,
-                     "%s: expected a vocabulary with a first token (BOS), found none; with --no-bos "
-                     "none is needed",
-                     x->j.vocab);
+        rc =
+            err_set(e,
+                    "%s: expected a vocabulary with a first token (BOS), found none; with --no-bos "
+                    "none is needed",
+                    x->j.vocab);
     if (rc == 0) rc = tokens_read(k, x->j.text, c, &x->text, e);
     if (rc == 0 && x->j.held) rc = tokens_read(k, x->j.held, c, &x->held, e);
     tok_free(k);
@@ -1834,10 +1917,11 @@ static int step_and_say(Train *x, double *sum, int64_t *n, Err *e)
     *sum += loss;
     *n += 1;
     if (!isfinite(loss) || !isfinite(length))
-        return err_set(e,
-                       "step %lld: expected a finite loss and gradient, found %g and %g; try a lower "
-                       "--lr, or a longer --warmup",
-                       (long long)t->step, loss, length);
+        return err_set(
+            e,
+            "step %lld: expected a finite loss and gradient, found %g and %g; try a lower "
+            "--lr, or a longer --warmup",
+            (long long)t->step, loss, length);
     int last = t->step == t->c.n_steps;
     snprintf(what, sizeof what, "loss %.4f", *sum / (double)*n);
     status(x, what);
