@@ -137,9 +137,9 @@ static Param param_add(Net *t, int64_t rows, int64_t cols, double spread)
     return p;
 }
 
-/* Where everything is, and how large it starts. Inputs of a matrix have the size 1, as a norm leaves
- * them; with weights of size init / sqrt(inputs) its outputs have the size init, whatever the shape.
- * Those that are added to the stream are smaller, by the root of their number ("Language Models are
+/* Where everything is, and how large it starts. Inputs of a matrix have the size 1, as a norm
+ * leaves them; with weights of size init / sqrt(inputs) its outputs have the size init, whatever the
+ * shape. Those that are added to the stream are smaller, by the root of their number ("Language Models are
  * Unsupervised Multitask Learners", 2.3); those of a head are small enough to begin with nearly
  * equal odds. */
 static void lay_out(Net *t)
@@ -1131,8 +1131,8 @@ static int net_new(Net *t, const Recipe *c, int n_threads, int n_pass, const cha
 /* ------------------------------------------------------------ 9 data */
 
 /* One sequence: T inputs and the token that follows each, from the text, of which only the first
- * `period` tokens are read, again and again; the first input is BOS, if the recipe has one. A period
- * of T + 1 is the text as it is. */
+ * `period` tokens are read, again and again; the first input is BOS, if the recipe has one. A
+ * period of T + 1 is the text as it is. */
 static void sequence_at(const Recipe *c, const int *text, int period, int *tok, int *target)
 {
     int T = (int)c->n_ctx, first = c->bos >= 0;
@@ -1142,8 +1142,8 @@ static void sequence_at(const Recipe *c, const int *text, int period, int *tok, 
 }
 
 /* The sequences of a step begin anywhere in the text: drawn from seed and step alone. A share of
- * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what comes
- * is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the same as
+ * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what
+ * comes is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the same as
  * if there were no such thing, while any other share also moves where the later ones of a step
  * begin. */
 static void draw_batch(const Net *t, const Tokens *text, int *tok, int *target)
@@ -1592,11 +1592,11 @@ static void help(void)
 {
     puts(
         "Examples:\n"
-        "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
-        "  demo/train ... --checkpoint model.checkpoint        the same command goes on after Ctrl-C\n"
-        "  demo/train ... --rope none --out nope.gguf          another position encoding\n"
-        "  demo/train ... --bench 20                           how fast is it here?\n\n"
-        "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
+         "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
+         "  demo/train ... --checkpoint model.checkpoint   the same command goes on after Ctrl-C\n"
+         "  demo/train ... --rope none --out nope.gguf     another position encoding\n"
+         "  demo/train ... --bench 20                      how fast is it here?\n\n"
+         "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
         "bit for bit, with any number of threads and on every processor.\n\n"
         "Options (default):");
     for (int i = 0; i < N_OPTIONS; i++) {
@@ -2000,7 +2000,7 @@ static double operations_per_token(const Net *t)
     return 6 * matrices + 3 * (double)c->n_layers * 4 * Q * keys;
 }
 
-/* Operations per second of all threads in registers: the best of 5 passes of some 5 milliseconds. */
+/* Operations per second of all threads in registers: the best of 5 passes of some 5 ms. */
 static double peak_speed(const Net *t)
 {
     double at = now(), done = t->k->peak_float(1000), best = 0;
