@@ -138,10 +138,10 @@ static Param param_add(Net *t, int64_t rows, int64_t cols, double spread)
 }
 
 /* Where everything is, and how large it starts. Inputs of a matrix have the size 1, as a norm
- * leaves them; with weights of size init / sqrt(inputs) its outputs have the size init, whatever the
- * shape. Those that are added to the stream are smaller, by the root of their number ("Language Models are
- * Unsupervised Multitask Learners", 2.3); those of a head are small enough to begin with nearly
- * equal odds. */
+ * leaves them; with weights of size init / sqrt(inputs) its outputs have the size init, whatever
+ * the shape. Those that are added to the stream are smaller, by the root of their number
+ * ("Language Models are Unsupervised Multitask Learners", 2.3); those of a head are small enough
+ * to begin with nearly equal odds. */
 static void lay_out(Net *t)
 {
     const Recipe *c = &t->c;
@@ -1143,9 +1143,9 @@ static void sequence_at(const Recipe *c, const int *text, int period, int *tok, 
 
 /* The sequences of a step begin anywhere in the text: drawn from seed and step alone. A share of
  * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what
- * comes is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the same as
- * if there were no such thing, while any other share also moves where the later ones of a step
- * begin. */
+ * comes is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the
+ * same as if there were no such thing, while any other share also moves where the later ones of a
+ * step begin. */
 static void draw_batch(const Net *t, const Tokens *text, int *tok, int *target)
 {
     uint64_t state = (uint64_t)t->c.seed << 32 ^ (uint64_t)t->step, T = (uint64_t)t->c.n_ctx;
@@ -1590,15 +1590,14 @@ static const Option options[] = {
 
 static void help(void)
 {
-    puts(
-        "Examples:\n"
+    puts("Examples:\n"
          "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
          "  demo/train ... --checkpoint model.checkpoint   the same command goes on after Ctrl-C\n"
          "  demo/train ... --rope none --out nope.gguf     another position encoding\n"
          "  demo/train ... --bench 20                      how fast is it here?\n\n"
          "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
-        "bit for bit, with any number of threads and on every processor.\n\n"
-        "Options (default):");
+         "bit for bit, with any number of threads and on every processor.\n\n"
+         "Options (default):");
     for (int i = 0; i < N_OPTIONS; i++) {
         char left[40];
         snprintf(left, sizeof left, "--%s %s", options[i].name, options[i].arg);

@@ -11,8 +11,8 @@ export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000} # see tests/all.sh
 words() {
     awk -v x="$1" -v n="$2" 'BEGIN {
         split("the of and a to in he have it that for they with as not on she at by this we you " \
-              "do but from or which one would all will there say who make when can more if no man", \
-              w)
+              "do but from or which one would all will there say who make when can more if no man",
+            w)
         for (i = 1; i <= n; i++) {
             x = (x * 69069 + 1) % 65536
             printf "%s%s", w[1 + int(x / 7) % 42], x % 11 ? " " : ".\n"
