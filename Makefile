@@ -118,14 +118,18 @@ $(TOOLS): %: %.o $(filter-out $(BUILD)/tests/ref.o,$(LIBRARY))
 demo-tools: $(TOOLS)
 	@cp -p $(BUILD)/demo/train demo/train && cp -p $(BUILD)/demo/bpe demo/bpe
 
-test: ropescope $(TESTS) $(BUILD)/tests/dump_logits
+test: ropescope $(TESTS) $(TOOLS) $(BUILD)/tests/dump_logits
 	@sh tests/all.sh $(BUILD) $(TESTS)
 
-tests: ropescope $(TESTS)
+tests: ropescope $(TESTS) $(TOOLS)
 
 # One of them: make test-rope_matrix runs tests/test_rope_matrix.c.
 test-%: $(BUILD)/tests/test_%
 	@$<
+
+# The trainer from outside: a short run must give the recorded bits.
+test-train_cli: ropescope $(TOOLS)
+	@sh tests/test_train_cli.sh $(BUILD)/ropescope
 
 SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 debug:

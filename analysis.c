@@ -7682,8 +7682,8 @@ typedef struct {
 
 /* What the C code shows of a reading without a script. */
 typedef struct {
-    Str json, ablation; /* ablation.n = 0: none */
-    Str *rope;          /* [n_layers] */
+    Str json, ablation, emergence; /* n = 0: none */
+    Str *rope;                     /* [n_layers] */
     PageHead *head;
     size_t n_heads;
     int n_layers, n_pairs;
@@ -7722,9 +7722,9 @@ static int by_ratio(const void *a, const void *b)
     return x->head.s < y->head.s ? -1 : x->head.s > y->head.s;
 }
 
-static Page page_new(Str json, Str ablation)
+static Page page_new(Str json, Str ablation, Str emergence)
 {
-    Page p = {.json = json, .ablation = ablation};
+    Page p = {.json = json, .ablation = ablation, .emergence = emergence};
     Str ropes = json_member(json, "ropes"), layers = json_member(json, "layers"), v;
     if (!ablation.n && !json_null(v = json_member(json, "interventions"))) p.ablation = v;
     for (size_t i = 1; (v = json_item(ropes, &i)).n;) {
@@ -7834,17 +7834,10 @@ static void page_subject(FILE *f, const Page *p)
     fputs("</p>\n", f);
 }
 
-/* What the less obvious numbers are, as the reading itself says. */
-static void page_notes(FILE *f, const Page *p)
+/* Every member of an object of strings. */
+static void page_terms(FILE *f, Str notes)
 {
-    Str notes = json_member(p->json, "notes"), said = json_member(p->json, "convention"), k;
-    if (json_null(notes) && json_null(said)) return;
-    fputs("<details id=\"notes\"><summary>Definitions</summary>\n<dl class=\"long\">\n", f);
-    if (!json_null(said)) {
-        fputs("<div><dt>convention</dt><dd>", f);
-        html_words(f, said);
-        fputs("</dd></div>\n", f);
-    }
+    Str k;
     for (size_t i = 1; (k = json_item(notes, &i)).n;) {
         fputs("<div><dt>", f);
         html_value(f, k);
@@ -7852,6 +7845,20 @@ static void page_notes(FILE *f, const Page *p)
         html_words(f, json_item(notes, &i));
         fputs("</dd></div>\n", f);
     }
+}
+
+/* What the less obvious numbers are, as the reading itself says. */
+static void page_notes(FILE *f, const Page *p)
+{
+    Str notes = json_member(p->json, "notes"), said = json_member(p->json, "convention");
+    if (json_null(notes) && json_null(said)) return;
+    fputs("<details id=\"notes\"><summary>Definitions</summary>\n<dl class=\"long\">\n", f);
+    if (!json_null(said)) {
+        fputs("<div><dt>convention</dt><dd>", f);
+        html_words(f, said);
+        fputs("</dd></div>\n", f);
+    }
+    page_terms(f, notes);
     fputs("</dl></details>\n", f);
 }
 
@@ -7932,17 +7939,23 @@ static void page_banners(FILE *f, const Page *p)
     page_faults(f, p);
 }
 
-static void page_findings(FILE *f, const Page *p)
+/* A list of JSON strings. */
+static void page_sentences(FILE *f, Str list)
 {
-    Str said = json_member(json_member(p->json, "summary"), "findings");
-    size_t i = 1;
+    Str v;
     fputs("<ul class=\"found\">\n", f);
-    for (Str s = json_item(said, &i); s.n; s = json_item(said, &i)) {
+    for (size_t i = 1; (v = json_item(list, &i)).n;) {
         fputs("<li>", f);
-        html_words(f, s);
+        html_words(f, v);
         fputs("</li>\n", f);
     }
     fputs("</ul>\n", f);
+}
+
+static void page_findings(FILE *f, const Page *p)
+{
+    Str said = json_member(json_member(p->json, "summary"), "findings");
+    page_sentences(f, said);
 }
 
 /* "hits of n (share %)" and the share by chance, for pairs named `set`: top or strong. */
@@ -8164,13 +8177,8 @@ static void page_interventions(FILE *f, const Page *p)
     }
     Str made = json_member(p->ablation, "provenance");
     Str chosen = json_member(p->ablation, "selection");
-    fputs("<ul class=\"found\">\n", f);
-    for (size_t i = 1; (v = json_item(said, &i)).n;) {
-        fputs("<li>", f);
-        html_words(f, v);
-        fputs("</li>\n", f);
-    }
-    fputs("</ul>\n<div class=\"wide\"><table id=\"runs\"><thead><tr><th>run</th><th>what was done"
+    page_sentences(f, said);
+    fputs("<div class=\"wide\"><table id=\"runs\"><thead><tr><th>run</th><th>what was done"
           "</th><th class=\"num\">changed</th><th class=\"num\">perplexity</th><th class=\"num\">"
           "alpha_1</th><th class=\"num\">Sink_1</th><th class=\"num\">tokens scored</th></tr>"
           "</thead><tbody>\n",
@@ -8182,6 +8190,99 @@ static void page_interventions(FILE *f, const Page *p)
     PAGE_MEMBERS(f, made, "text", "Text", "text_sha256", "SHA-256 of the text", "n_tokens",
                  "Tokens", "n_ctx", "Window length", "version", "ropescope");
     fputs("</dl>\n", f);
+}
+
+/* ---- checkpoints over training */
+
+static void page_emergence(FILE *f, const Page *p)
+{
+    if (p->emergence.n)
+        page_sentences(f, json_member(p->emergence, "findings"));
+    else
+        fputs("<p>No checkpoints were given with this reading. <code>demo/emergence.py</code> "
+              "measures them, and <code>ropescope report READING.json --emergence "
+              "EMERGENCE.json</code> shows them here.</p>\n",
+              f);
+}
+
+/* "hits of n (share %)" of the strongest pairs, and by chance. */
+static void page_step_bound(FILE *f, Str step, const char *id)
+{
+    Str b = json_member(json_member(step, "bounds"), id);
+    double hits = json_number(b, "top_hits"), of = json_number(b, "top_of");
+    fputs("<td class=\"num\">", f);
+    if (of > 0)
+        fprintf(f, "%.0f of %.0f (by chance %.0f&#160;%%)", hits, of,
+                100 * json_number(b, "top_chance"));
+    else
+        fputs("&#8211;", f);
+    fputs("</td>", f);
+}
+
+/* Sink_1 without the partial-cycle pairs, and the least and most of it over the controls. */
+static void page_step_drops(FILE *f, Str step)
+{
+    Str run, runs = json_member(step, "ablation");
+    double lo = NONE, hi = NONE;
+    size_t i = 1;
+    if (json_null(runs)) runs = (Str){"[]", 2};
+    json_item(runs, &i); /* unedited */
+    html_cell(f, percent_of(json_number(json_item(runs, &i), "sink_1"), 0.1), "%.1f&#160;%%");
+    while ((run = json_item(runs, &i)).n) {
+        double v = json_number(run, "sink_1");
+        if (!(v >= lo)) lo = v;
+        if (!(v <= hi)) hi = v;
+    }
+    fputs("<td class=\"num\">", f);
+    html_number(f, percent_of(lo, 0.1), "%.1f&#160;%%");
+    if (hi > lo) html_number(f, percent_of(hi, 0.1), " to %.1f&#160;%%");
+    fputs("</td>", f);
+}
+
+static void page_step(FILE *f, Str step)
+{
+    double n = json_number(step, "n_candidates");
+    fputs("<tr>", f);
+    html_cell(f, json_number(step, "step"), "%.0f");
+    html_cell(f, json_number(step, "perplexity"), "%.4g");
+    html_cell(f, percent_of(json_number(step, "sink_1"), 0.1), "%.1f&#160;%%");
+    html_cell(f, json_number(step, "alpha_1"), "%.4f");
+    fprintf(f, "<td class=\"num\">%.0f", n);
+    double heads = json_number(step, "n_candidate_heads");
+    if (n > 0) fprintf(f, " in %.0f head%s", heads, plural((uint64_t)heads));
+    fputs("</td>", f);
+    page_step_bound(f, step, "F1");
+    page_step_bound(f, step, "F2");
+    page_step_drops(f, step);
+    fputs("</tr>\n", f);
+}
+
+static void page_steps(FILE *f, const Page *p)
+{
+    Str steps = json_member(p->emergence, "steps"), v;
+    if (!p->emergence.n) return;
+    fputs("<div class=\"wide\"><table id=\"steps\"><thead><tr><th class=\"num\">step</th>"
+          "<th class=\"num\">perplexity</th><th class=\"num\">Sink_1</th><th class=\"num\">"
+          "mean alpha_1</th><th class=\"num\">candidates</th><th class=\"num\">strongest pairs "
+          "with x ≤ 2π (T1)</th><th class=\"num\">with x ≤ π (T3)</th><th class=\"num\">Sink_1 "
+          "without the partial-cycle pairs</th><th class=\"num\">Sink_1 without as many others"
+          "</th></tr></thead><tbody>\n",
+          f);
+    for (size_t i = 1; (v = json_item(steps, &i)).n;) page_step(f, v);
+    fputs("</tbody></table></div>\n<details><summary>How it was measured</summary>\n<dl>\n", f);
+    PAGE_MEMBERS(f, json_member(p->emergence, "provenance"), "text", "Text", "text_sha256",
+                 "SHA-256 of the text", "n_tokens", "Tokens", "n_windows", "Windows", "n_ctx",
+                 "Window length", "bos_policy", "BOS", "protocol", "Protocol of the perplexity",
+                 "version", "ropescope");
+    PAGE_MEMBERS(f, json_index(json_member(p->emergence, "ropes"), 0), "base", "Base of θ",
+                 "n_pairs", "Rotary pairs of a head", "n_ctx", "P, tokens of x = θP");
+    PAGE_MEMBERS(f, json_member(p->emergence, "options"), "strong_ratio",
+                 "Strong: r_q r_k over the median pair, at least", "strong_r",
+                 "Strong: R_q and R_k, at least", "sink_eps", "Sink: alpha_1 above", "share",
+                 "The sink is there: Sink_1 above");
+    fputs("</dl>\n<h3>Notes</h3>\n<dl class=\"long\">\n", f);
+    page_terms(f, json_member(p->emergence, "notes"));
+    fputs("</dl></details>\n", f);
 }
 
 /* JSON inside a script element: no "<" (which could end it or open a comment), no U+2028/9. */
@@ -8210,17 +8311,24 @@ static void page_ablation(FILE *f, const Page *p)
     page_data(f, p->ablation.n ? p->ablation : (Str){"null", 4});
 }
 
+static void page_emergence_data(FILE *f, const Page *p)
+{
+    page_data(f, p->emergence.n ? p->emergence : (Str){"null", 4});
+}
+
 /* Marks of report.html, in its order, and what takes their place. */
 static const struct {
     const char *mark;
     void (*write)(FILE *f, const Page *p);
 } page_parts[] = {
-    {"<!--title-->", page_title},     {"<!--edited-->", page_banners},
-    {"<!--subject-->", page_subject}, {"<!--findings-->", page_findings},
-    {"<!--made-->", page_made},       {"<!--notes-->", page_notes},
-    {"<!--bounds-->", page_bounds},   {"<!--map-->", page_map},
-    {"<!--heads-->", page_heads},     {"<!--interventions-->", page_interventions},
-    {"@ablation@", page_ablation},    {"@reading@", page_reading},
+    {"<!--title-->", page_title},         {"<!--edited-->", page_banners},
+    {"<!--subject-->", page_subject},     {"<!--findings-->", page_findings},
+    {"<!--made-->", page_made},           {"<!--notes-->", page_notes},
+    {"<!--bounds-->", page_bounds},       {"<!--map-->", page_map},
+    {"<!--heads-->", page_heads},         {"<!--interventions-->", page_interventions},
+    {"<!--emergence-->", page_emergence}, {"<!--steps-->", page_steps},
+    {"@ablation@", page_ablation},        {"@emergence@", page_emergence_data},
+    {"@reading@", page_reading},
 };
 
 static int shown_length(Str v) /* of a value in a message */
@@ -8265,24 +8373,372 @@ static int check_ablation(const PageFile *reading, const PageFile *ablation, Err
                    reading->path, shown_length(edits), edits.s);
 }
 
-static int check_inputs(const PageFile *reading, const PageFile *ablation, Err *e)
+/* ---- what a file of checkpoints must be */
+
+enum { LIST_MAX = 1 << 20 };
+static const double STEP_MAX = 9007199254740992.0; /* 2^53: up to here every number is exact */
+
+/* A field of an object: a number of [lo, hi], a whole one, or a list of n of them; or a text. */
+typedef struct {
+    const char *name;
+    enum { WANT_NUMBER, WANT_WHOLE, WANT_TEXT } type;
+    double lo, hi;
+    int null; /* null is taken, too */
+} Wanted;
+
+/* Where the check is, for messages: "steps[3].layers[0]"; n_heads, n_pairs: [n_layers]. */
+typedef struct {
+    const PageFile *in;
+    Err *e;
+    char at[96];
+    int n_layers, n_ropes;
+    int *n_heads, *n_pairs, *rope_pairs;
+} Look;
+
+/* The value of that name; n = 0 if there is none or, as readers of JSON differ there, another. */
+static Str json_once(Str o, const char *key)
 {
-    static const char *const of[] = {"\"ropescope.analysis/1\"", "\"ropescope.analysis/2\""};
-    static const char *const run[] = {"\"ropescope.ablation/1\""};
-    if (json_whole(reading, e) || check_schema(reading, of, 2, e)) return -1;
-    if (!ablation->json.s) return 0;
-    return json_whole(ablation, e) || check_schema(ablation, run, 1, e) ||
-                   check_ablation(reading, ablation, e)
+    size_t n = strlen(key), i = 1;
+    Str found = {NULL, 0};
+    for (Str k = json_item(o, &i); k.n; k = json_item(o, &i)) {
+        Str v = json_item(o, &i);
+        if (k.n != n + 2 || memcmp(k.s + 1, key, n)) continue;
+        if (found.n) return (Str){NULL, 0};
+        found = v;
+    }
+    return found;
+}
+
+static int want_holds(const Wanted *w, Str v)
+{
+    if (!v.n) return 0;
+    if (str_is(v, "null")) return w->null;
+    if (w->type == WANT_TEXT) return *v.s == '"';
+    double d = json_double(v);
+    return d >= w->lo && d <= w->hi && (w->type == WANT_NUMBER || d == floor(d));
+}
+
+/* k: place in the list that the field is, or -1. */
+static int want_refuse(const Look *look, const Wanted *w, int k, Str found)
+{
+    static const char *const what[] = {"a number", "a whole number", "text"};
+    char place[24] = "", range[64] = "";
+    if (k >= 0) snprintf(place, sizeof place, "[%d]", k);
+    if (w->type != WANT_TEXT) snprintf(range, sizeof range, " from %g to %g", w->lo, w->hi);
+    if (!found.n) found = (Str){"none (or several)", 17};
+    return err_set(look->e, "%s: %s%s%s%s: expected %s%s%s, found %.*s", look->in->path, look->at,
+                   *look->at ? "." : "", w->name, place, what[w->type], range,
+                   w->null ? " or null" : "", shown_length(found), found.s);
+}
+
+static int want_fields(const Look *look, Str object, const Wanted *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        Str v = json_once(object, w[i].name);
+        if (!want_holds(&w[i], v)) return want_refuse(look, &w[i], -1, v);
+    }
+    return 0;
+}
+#define WANT(look, object, ...)                                                                    \
+    want_fields(look, object, (const Wanted[]){__VA_ARGS__},                                       \
+                sizeof((const Wanted[]){__VA_ARGS__}) / sizeof(Wanted))
+
+/* The bracket that opens v, or it is refused. */
+static int want_open(const Look *look, Str v, const char *name, char bracket)
+{
+    if (v.n && *v.s == bracket) return 0;
+    if (!v.n) v = (Str){"none (or several)", 17};
+    return err_set(look->e, "%s: %s%s%s: expected %s, found %.*s", look->in->path, look->at,
+                   *look->at && *name ? "." : "", name, bracket == '[' ? "a list" : "an object",
+                   shown_length(v), v.s);
+}
+
+/* A list, called as w is, of n values. */
+static int want_list(const Look *look, Str list, const Wanted *w, int n)
+{
+    Str v;
+    int k = 0;
+    if (want_open(look, list, w->name, '[')) return -1;
+    for (size_t i = 1; (v = json_item(list, &i)).n; k++)
+        if (!want_holds(w, v)) return want_refuse(look, w, k, v);
+    if (k == n) return 0;
+    return err_set(look->e, "%s: %s%s%s: expected %d values, found %d", look->in->path, look->at,
+                   *look->at ? "." : "", w->name, n, k);
+}
+
+static int want_row(const Look *look, Str object, Wanted w, int n)
+{
+    return want_list(look, json_once(object, w.name), &w, n);
+}
+
+/* The object of that name has these fields. */
+static int want_object(Look *look, Str outer, const char *name, const Wanted *w, size_t n)
+{
+    Str object = json_once(outer, name);
+    size_t depth = strlen(look->at);
+    if (want_open(look, object, name, '{')) return -1;
+    snprintf(look->at + depth, sizeof look->at - depth, "%s%s", depth ? "." : "", name);
+    if (want_fields(look, object, w, n)) return -1;
+    look->at[depth] = 0;
+    return 0;
+}
+#define WANT_IN(look, outer, name, ...)                                                            \
+    want_object(look, outer, name, (const Wanted[]){__VA_ARGS__},                                  \
+                sizeof((const Wanted[]){__VA_ARGS__}) / sizeof(Wanted))
+
+/* Checks every item of the list of that name, min of them or more, by `check`, which is told its
+ * number. Their count, or -1: refused. */
+static int want_each(Look *look, Str object, const char *name, int min,
+                     int (*check)(Look *look, Str item, int k))
+{
+    Str list = json_once(object, name), v;
+    size_t depth = strlen(look->at);
+    int k = 0;
+    if (want_open(look, list, name, '[')) return -1;
+    for (size_t i = 1; (v = json_item(list, &i)).n; k++) {
+        snprintf(look->at + depth, sizeof look->at - depth, "%s%s[%d]", depth ? "." : "", name, k);
+        if (k == LIST_MAX)
+            return err_set(look->e, "%s: %s: expected %d at most", look->in->path, look->at, k);
+        if (check(look, v, k)) return -1;
+    }
+    look->at[depth] = 0;
+    if (k >= min) return k;
+    return err_set(look->e, "%s: %s%s%s: expected one at least, found none", look->in->path,
+                   look->at, depth ? "." : "", name);
+}
+
+static int want_sentence(Look *look, Str v, int k)
+{
+    (void)k;
+    if (v.n && *v.s == '"') return 0;
+    return err_set(look->e, "%s: %s: expected text, found %.*s", look->in->path, look->at,
+                   shown_length(v), v.s);
+}
+
+static int want_room(const Look *look, int k)
+{
+    if (k < PAGE_LAYERS) return 0;
+    return err_set(look->e, "%s: %s: expected %d at most", look->in->path, look->at, PAGE_LAYERS);
+}
+
+static int want_rope(Look *look, Str rope, int k)
+{
+    if (want_room(look, k) || want_open(look, rope, "", '{') ||
+        WANT(look, rope, {"kind", WANT_TEXT, 0, 0, 0}, {"n_pairs", WANT_WHOLE, 0, PAGE_PAIRS, 0},
+             {"n_ctx", WANT_NUMBER, 0, 1e15, 1}, {"base", WANT_NUMBER, 0, 1e300, 1}))
+        return -1;
+    look->rope_pairs[k] = (int)json_number(rope, "n_pairs");
+    look->n_ropes = k + 1;
+    return want_row(look, rope, (Wanted){"x", WANT_NUMBER, 0, 1e300, 1}, look->rope_pairs[k]);
+}
+
+static int want_layer(Look *look, Str layer, int k)
+{
+    if (want_room(look, k) || want_open(look, layer, "", '{') ||
+        WANT(look, layer, {"rope", WANT_WHOLE, 0, look->n_ropes - 1, 0},
+             {"n_heads", WANT_WHOLE, 0, 4096, 0}))
+        return -1;
+    look->n_heads[k] = (int)json_number(layer, "n_heads");
+    look->n_pairs[k] = look->rope_pairs[(int)json_number(layer, "rope")];
+    look->n_layers = k + 1;
+    return 0;
+}
+
+/* Of every pair of every head; a file of a large model has none. */
+static int want_ratios(const Look *look, Str layer, int heads, int pairs)
+{
+    const Wanted ratio = {"ratio", WANT_NUMBER, 0, 1e300, 1};
+    Str list = json_once(layer, "ratio"), row;
+    int h = 0;
+    if (!json_member(layer, "ratio").n) return 0;
+    if (want_open(look, list, "ratio", '[')) return -1;
+    for (size_t i = 1; (row = json_item(list, &i)).n; h++)
+        if (want_list(look, row, &ratio, pairs)) return -1;
+    if (h == heads) return 0;
+    return err_set(look->e, "%s: %s.ratio: expected %d rows, found %d", look->in->path, look->at,
+                   heads, h);
+}
+
+static int want_step_layer(Look *look, Str layer, int l)
+{
+    if (want_open(look, layer, "", '{')) return -1;
+    if (l >= look->n_layers) return 0; /* their count is checked after them */
+    int heads = look->n_heads[l], pairs = look->n_pairs[l];
+    const Wanted of_head[] = {
+        {"alpha_1", WANT_NUMBER, 0, 1.0001, 1},    {"sink_share", WANT_NUMBER, 0, 1, 1},
+        {"top_pair", WANT_WHOLE, 0, pairs - 1, 1}, {"top_ratio", WANT_NUMBER, 0, 1e300, 1},
+        {"top_R_q", WANT_NUMBER, 0, 1.0001, 1},    {"top_R_k", WANT_NUMBER, 0, 1.0001, 1},
+        {"top_phi", WANT_NUMBER, 0, 6.2832, 1}};
+    for (size_t i = 0; i < sizeof of_head / sizeof *of_head; i++)
+        if (want_row(look, layer, of_head[i], heads)) return -1;
+    if (want_row(look, layer, (Wanted){"ratio_max", WANT_NUMBER, 0, 1e300, 1}, pairs) ||
+        want_row(look, layer, (Wanted){"ratio_mean", WANT_NUMBER, 0, 1e300, 1}, pairs))
+        return -1;
+    return want_ratios(look, layer, heads, pairs);
+}
+
+static int want_candidate(Look *look, Str c, int k)
+{
+    (void)k;
+    if (want_open(look, c, "", '{') ||
+        WANT(look, c, {"layer", WANT_WHOLE, 0, look->n_layers - 1, 0}))
+        return -1;
+    int l = (int)json_number(c, "layer");
+    return WANT(look, c, {"head", WANT_WHOLE, 0, look->n_heads[l] - 1, 0},
+                {"pair", WANT_WHOLE, 0, look->n_pairs[l] - 1, 0}, {"x", WANT_NUMBER, 0, 1e300, 0},
+                {"ratio", WANT_NUMBER, 0, 1e300, 0}, {"R_q", WANT_NUMBER, 0, 1.0001, 0},
+                {"R_k", WANT_NUMBER, 0, 1.0001, 0}, {"phi", WANT_NUMBER, 0, 6.2832, 0});
+}
+
+static int want_run(Look *look, Str run, int k)
+{
+    (void)k;
+    return want_open(look, run, "", '{') ||
+                   WANT(look, run, {"name", WANT_TEXT, 0, 0, 0},
+                        {"perplexity", WANT_NUMBER, 0, 1e300, 1},
+                        {"alpha_1", WANT_NUMBER, 0, 1.0001, 1}, {"sink_1", WANT_NUMBER, 0, 1, 1})
                ? -1
                : 0;
 }
 
-int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err *e)
+static int want_bound(Look *look, Str step, const char *id)
 {
-    if (check_inputs(reading, ablation, e)) return -1;
-    Str j = json_trim(reading->json), a = json_trim(ablation->json);
+    size_t depth = strlen(look->at);
+    snprintf(look->at + depth, sizeof look->at - depth, ".bounds");
+    if (WANT_IN(look, json_once(step, "bounds"), id, {"top_hits", WANT_WHOLE, 0, 1e9, 0},
+                {"top_of", WANT_WHOLE, 0, 1e9, 0}, {"top_chance", WANT_NUMBER, 0, 1, 1}))
+        return -1;
+    look->at[depth] = 0;
+    return 0;
+}
+
+static int want_step_fields(Look *look, Str step)
+{
+    return want_open(look, step, "", '{') ||
+           want_open(look, json_once(step, "bounds"), "bounds", '{') ||
+           WANT(look, step, {"step", WANT_WHOLE, 0, STEP_MAX, 0}, {"model", WANT_TEXT, 0, 0, 0},
+                {"model_sha256", WANT_TEXT, 0, 0, 0}, {"perplexity", WANT_NUMBER, 0, 1e300, 1},
+                {"sink_1", WANT_NUMBER, 0, 1, 1}, {"alpha_1", WANT_NUMBER, 0, 1.0001, 1},
+                {"n_candidates", WANT_WHOLE, 0, 1e9, 0},
+                {"n_candidate_heads", WANT_WHOLE, 0, 1e9, 0}) ||
+           want_bound(look, step, "F1") || want_bound(look, step, "F2");
+}
+
+static int want_step(Look *look, Str step, int k)
+{
+    (void)k;
+    if (want_step_fields(look, step)) return -1;
+    int layers = want_each(look, step, "layers", 1, want_step_layer);
+    int n = layers < 0 ? -1 : want_each(look, step, "candidates", 0, want_candidate);
+    double said = json_number(step, "n_candidates");
+    if (n < 0) return -1;
+    if (layers != look->n_layers)
+        return err_set(look->e, "%s: %s.layers: expected %d values, found %d", look->in->path,
+                       look->at, look->n_layers, layers);
+    if (n < said || n > said)
+        return err_set(look->e,
+                       "%s: %s.n_candidates: expected %d, as there are candidates, found %.0f",
+                       look->in->path, look->at, n, said);
+    if (str_is(json_once(step, "ablation"), "null")) return 0;
+    return want_each(look, step, "ablation", 3, want_run) < 0 ? -1 : 0;
+}
+
+/* Steps go up: the figures are drawn from left to right. */
+static int want_order(const Look *look, Str steps)
+{
+    double before = -1;
+    int k = 0;
+    Str v;
+    for (size_t i = 1; (v = json_item(steps, &i)).n; k++) {
+        double now = json_number(v, "step");
+        if (!(now > before))
+            return err_set(look->e, "%s: steps[%d].step: expected more than %.0f, found %.0f",
+                           look->in->path, k, before, now);
+        before = now;
+    }
+    return 0;
+}
+
+static int want_emergence(Look *look, Str j)
+{
+    if (WANT_IN(look, j, "provenance", {"text", WANT_TEXT, 0, 0, 0},
+                {"n_tokens", WANT_WHOLE, 0, 1e15, 0}, {"n_windows", WANT_WHOLE, 0, 1e15, 0},
+                {"n_ctx", WANT_WHOLE, 0, 1e15, 0}) ||
+        WANT_IN(look, j, "options", {"strong_ratio", WANT_NUMBER, 0, 1e300, 0},
+                {"strong_r", WANT_NUMBER, 0, 1, 0}, {"sink_eps", WANT_NUMBER, 0, 1, 0},
+                {"share", WANT_NUMBER, 0, 1, 0}) ||
+        WANT_IN(look, j, "events", {"sink", WANT_WHOLE, 0, STEP_MAX, 1},
+                {"candidate", WANT_WHOLE, 0, STEP_MAX, 1}))
+        return -1;
+    return want_each(look, j, "ropes", 1, want_rope) < 0 ||
+                   want_each(look, j, "layers", 1, want_layer) < 0 ||
+                   want_each(look, j, "steps", 1, want_step) < 0 ||
+                   want_each(look, j, "findings", 1, want_sentence) < 0
+               ? -1
+               : want_order(look, json_member(j, "steps"));
+}
+
+/* Checkpoints are shown beside a reading of one of them, as it is. */
+static int check_series(const PageFile *reading, const PageFile *emergence, Err *e)
+{
+    Str made = json_member(json_trim(reading->json), "provenance");
+    Str hash = json_member(made, "model_sha256"), edits = json_member(made, "edits"), v;
+    Str steps = json_member(json_trim(emergence->json), "steps");
+    int found = 0;
+    for (size_t i = 1; (v = json_item(steps, &i)).n;) {
+        Str of = json_member(v, "model_sha256");
+        found |= of.n == hash.n && !memcmp(of.s, hash.s, of.n);
+    }
+    if (!hash.n) hash = (Str){"none", 4};
+    if (!found)
+        return err_set(e,
+                       "%s: the checkpoints are of another model: model_sha256: expected one of "
+                       "them to be that of the reading %s, %.*s",
+                       emergence->path, reading->path, shown_length(hash), hash.s);
+    if (json_null(edits)) return 0;
+    return err_set(e,
+                   "%s: edits: expected null, as checkpoints belong to a reading of the unedited "
+                   "model, found %.*s",
+                   reading->path, shown_length(edits), edits.s);
+}
+
+static int check_emergence(const PageFile *reading, const PageFile *emergence, Err *e)
+{
+    static const char *const of[] = {"\"ropescope.emergence/1\""};
+    Look look = {.in = emergence, .e = e};
+    if (json_whole(emergence, e) || check_schema(emergence, of, 1, e)) return -1;
+    look.n_heads = xcalloc(PAGE_LAYERS, sizeof *look.n_heads);
+    look.n_pairs = xcalloc(PAGE_LAYERS, sizeof *look.n_pairs);
+    look.rope_pairs = xcalloc(PAGE_LAYERS, sizeof *look.rope_pairs);
+    int rc = want_emergence(&look, json_trim(emergence->json));
+    free(look.n_heads);
+    free(look.n_pairs);
+    free(look.rope_pairs);
+    return rc ? -1 : check_series(reading, emergence, e);
+}
+
+static int check_inputs(const PageFile *reading, const PageFile *ablation,
+                        const PageFile *emergence, Err *e)
+{
+    static const char *const of[] = {"\"ropescope.analysis/1\"", "\"ropescope.analysis/2\""};
+    static const char *const run[] = {"\"ropescope.ablation/1\""};
+    if (json_whole(reading, e) || check_schema(reading, of, 2, e)) return -1;
+    if (ablation->json.s && (json_whole(ablation, e) || check_schema(ablation, run, 1, e) ||
+                             check_ablation(reading, ablation, e)))
+        return -1;
+    return emergence->json.s ? check_emergence(reading, emergence, e) : 0;
+}
+
+int report_html(const PageFile *reading, const PageFile *ablation, const PageFile *emergence,
+                FILE *f, Err *e)
+{
     locale_t old = c_numbers();
-    Page p = page_new(j, a);
+    if (check_inputs(reading, ablation, emergence, e)) {
+        restore_numbers(old);
+        return -1;
+    }
+    Page p =
+        page_new(json_trim(reading->json), json_trim(ablation->json), json_trim(emergence->json));
     const char *at = ropescope_page;
     for (size_t i = 0; i < sizeof page_parts / sizeof *page_parts; i++) {
         const char *mark = strstr(at, page_parts[i].mark);

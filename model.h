@@ -1277,10 +1277,13 @@ Str json_item(Str o, size_t *i);
 Str json_member(Str o, const char *key); /* the first of that name */
 double json_double(Str v);               /* NaN if it is no number */
 
-/* One self-contained page from the JSON text of analysis_json and that of an ablation (json.s =
- * NULL: none). Errors: one of them is not whole or something else; they are of different models,
- * texts or window lengths; there is an ablation and the reading is of an edited run; f fails. */
-int report_html(const PageFile *reading, const PageFile *ablation, FILE *f, Err *e) MUST_USE;
+/* One self-contained page from the JSON text of analysis_json, that of an ablation and that of
+ * checkpoints over training, as demo/emergence.py writes it (json.s = NULL: none). Errors: one of
+ * them is not whole or something else; they are of different models, texts or window lengths (of
+ * checkpoints, the reading is of none of them); the reading is of an edited run and not alone; f
+ * fails. */
+int report_html(const PageFile *reading, const PageFile *ablation, const PageFile *emergence,
+                FILE *f, Err *e) MUST_USE;
 
 /* Array files. An element is found by its number in the file: the sum of index times stride. */
 enum { ARRAY_DIMS = 5 };

@@ -5164,7 +5164,7 @@ typedef struct {
 typedef struct {
     const char *model, *prompt, *file, *out, *isa, *bos, *pre, *rope, *protocol, *system, *probe,
         *kv, *csv, *csv_heads, *npy, *text, *color, *drop, *layers, *heads, *try_rope, *rope_layers,
-        *try_layers, *ablation, *contexts, *bases, *factors;
+        *try_layers, *ablation, *emergence, *contexts, *bases, *factors;
     Strings ropes;
     const char *kind;     /* of `rope`: KIND[:key=value,...] */
     char *rope_said;      /* --rope, --rope-scale and --rope-layers in words, owned; NULL: none */
@@ -5392,6 +5392,8 @@ static const Option option_table[] = {
      "auto (on terminals, unless NO_COLOR is set or TERM is dumb), always or never"},
     {"ablation", 0, O_STR, F(ablation), 0, 0, "r", "FILE",
      "show these interventions, too (from ablate --json)"},
+    {"emergence", 0, O_STR, F(emergence), 0, 0, "r", "FILE",
+     "show how it came to be, too (checkpoints over training, from demo/emergence.py)"},
     {"pure", 0, O_FLAG, F(pure), 0, 0, "q", "",
      "the output matrix, too, becomes Q4_0 or Q4_1 (instead of Q8_0)"},
     {"tensors", 0, O_FLAG, F(tensors), 0, 0, "iq", "", "list every tensor"},
@@ -6741,7 +6743,8 @@ static int not_this_input(const char *option, const char *path, const char *inpu
 
 static int not_an_input(const Options *o, const char *option, const char *path, Err *e)
 {
-    const char *const in[] = {o->model, o->file, o->ablation, o->files.q, o->files.k, o->files.pos};
+    const char *const in[] = {o->model,   o->file,    o->ablation, o->emergence,
+                              o->files.q, o->files.k, o->files.pos};
     const int n = sizeof in / sizeof *in;
     for (int i = 0; i < n; i++)
         if (not_this_input(option, path, in[i], e)) return -1;
@@ -7596,27 +7599,35 @@ static int run_merge(Options *o, Err *e)
     return rc ? -1 : 0;
 }
 
+/* A file of JSON that an option may have named; no name: no text. */
+static int page_file(PageFile *p, Bytes *b, const char *path, Err *e)
+{
+    *p = (PageFile){path, {NULL, 0}};
+    if (!path) return 0;
+    if (bytes_read(b, path, e)) return -1;
+    p->json = (Str){b->s ? b->s : "", b->n};
+    return 0;
+}
+
 static int run_report(Options *o, Err *e)
 {
-    Bytes json = {0}, ablation = {0};
+    Bytes text[3] = {{0}};
+    PageFile reading, ablation, emergence;
     OutFile out;
     if (!o->model)
         return err_usage(e, "which reading? ropescope report READING.json -o report.html");
-    int rc = bytes_read(&json, o->model, e) ||
-             (o->ablation && bytes_read(&ablation, o->ablation, e)) ||
+    int rc = page_file(&reading, &text[0], o->model, e) ||
+             page_file(&ablation, &text[1], o->ablation, e) ||
+             page_file(&emergence, &text[2], o->emergence, e) ||
              out_open(&out, o->out ? o->out : "-", e);
     if (!rc) {
-        PageFile reading = {o->model, {json.s ? json.s : "", json.n}};
-        PageFile edits = {o->ablation,
-                          {o->ablation ? ablation.s ? ablation.s : "" : NULL, ablation.n}};
-        rc = report_html(&reading, &edits, out.f, e);
+        rc = report_html(&reading, &ablation, &emergence, out.f, e);
         if (rc)
             out_abandon(&out);
         else
             rc = out_close(&out, e);
     }
-    free(json.s);
-    free(ablation.s);
+    for (int i = 0; i < 3; i++) free(text[i].s);
     return rc ? -1 : 0;
 }
 

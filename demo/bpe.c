@@ -11,6 +11,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { BOS, EOS, FIRST_BYTE, FIRST_MERGE = FIRST_BYTE + 256, MOST = 16384 };
 
@@ -176,9 +177,17 @@ static void merge_word(Learner *x, Word *w, int a, int b, int to)
     count_pairs(x, w, w->count);
 }
 
+/* On terminals; a step takes the longer the more tokens there are. */
+static void progress(const Learner *x)
+{
+    if (!isatty(2) || (x->n_vocab % 16 && x->n_vocab < x->most)) return;
+    fprintf(stderr, "\r%d / %d tokens \033[K", x->n_vocab, x->most);
+    if (x->n_vocab == x->most) fputs("\r\033[K", stderr);
+}
+
 static void learn(Learner *x)
 {
-    while (x->n_vocab < x->most) {
+    for (; x->n_vocab < x->most; progress(x)) {
         int64_t best = best_pair(x);
         if (best < 0) return;
         int a = (int)(best / x->most), b = (int)(best % x->most), to = x->n_vocab++;
@@ -282,28 +291,46 @@ static void learn_text(Learner *x, const Bytes *b, int n_vocab)
 }
 
 #ifndef BPE_NO_MAIN
+static const char usage[] = "Examples:\n"
+                            "  demo/bpe train.txt 2048 vocab.gguf\n\n"
+                            "bpe TEXT N VOCAB.gguf learns a vocabulary of N tokens from a text: <s>, "
+                            "</s>,\n256 bytes, and pairs of them that stand together often.\n";
+
+/* N, a whole number that leaves room for the bytes; -1: it is none. */
+static int vocab_size(const char *s, Err *e)
+{
+    char *end;
+    long n = strtol(s, &end, 10);
+    if (end > s && !*end && n >= FIRST_MERGE && n <= MOST) return (int)n;
+    return err_usage(e, "expected from %d to %d tokens, found '%s'", FIRST_MERGE, MOST, s);
+}
+
+static int run(Learner *x, char **argv, Err *e)
+{
+    Bytes b = {0};
+    int n = vocab_size(argv[2], e);
+    if (n < 0 || bytes_read(&b, argv[1], e)) return -1;
+    learn_text(x, &b, n);
+    int rc = vocab_write(x, argv[3], e);
+    if (rc == 0)
+        printf("%d tokens; the text of %zu bytes becomes %lld\n", x->n_vocab, x->n,
+               (long long)n_tokens(x));
+    learner_free(x);
+    free(b.s);
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     static Learner x;
     Err e = {.usage = 0};
-    Bytes b = {0};
-    int n = argc == 4 ? atoi(argv[2]) : 0;
-    if (n < FIRST_MERGE || n > MOST) {
-        fprintf(stderr, "usage: bpe TEXT N VOCAB.gguf, N from %d to %d\n", FIRST_MERGE, MOST);
-        return 1;
+    int asked = argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
+    if (argc != 4) {
+        fputs(usage, asked ? stdout : stderr);
+        return asked ? 0 : 2;
     }
-    int rc = bytes_read(&b, argv[1], &e);
-    if (rc == 0) {
-        learn_text(&x, &b, n);
-        rc = vocab_write(&x, argv[3], &e);
-    }
-    if (rc)
-        fprintf(stderr, "bpe: %s\n", e.msg);
-    else
-        printf("%d tokens; the text of %zu bytes becomes %lld\n", x.n_vocab, x.n,
-               (long long)n_tokens(&x));
-    learner_free(&x);
-    free(b.s);
-    return rc ? 1 : 0;
+    int rc = run(&x, argv, &e);
+    if (rc) fprintf(stderr, "bpe: %s\n", e.msg);
+    return rc ? e.usage ? 2 : 1 : 0;
 }
 #endif

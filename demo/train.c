@@ -24,11 +24,12 @@
  * W = Q + 2 KV: a row of queries, keys and values. */
 #include "../model.h"
 
-#include <limits.h>
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
@@ -123,6 +124,8 @@ typedef struct {
     size_t n_scratch;
     void **owned;
     int n_owned;
+    double bytes; /* of all that is owned */
+    int dry;      /* sizes are only added up */
 } Net;
 
 #define PAD 16 /* floats between rows, so that they do not meet in one cache set */
@@ -1011,6 +1014,8 @@ static double adam_step(Net *t)
 /* n floats, zeroed, that begin a cache line; the net owns them. */
 static float *floats(Net *t, size_t n)
 {
+    t->bytes += (double)n * sizeof(float) + 64;
+    if (t->dry) return NULL;
     char *p = xcalloc(n * sizeof(float) + 64, 1);
     t->owned = xrealloc(t->owned, (size_t)t->n_owned + 1, sizeof *t->owned);
     t->owned[t->n_owned++] = p;
@@ -1054,9 +1059,37 @@ static void pass_new(Net *t)
     t->datt = floats(t, N * Q);
     t->tall = floats(t, most(most(E, F), Q) * (N + PAD));
     t->logits = floats(t, T * (size_t)c->n_vocab);
-    t->loss = xcalloc(N, sizeof *t->loss);
     t->n_scratch = most((2 * BLOCK + 6 * D) * (T + PAD), F) / 16 * 16 + 16;
     t->scratch = floats(t, (size_t)t->n_threads * t->n_scratch);
+}
+
+static void weights_new(Net *t)
+{
+    t->w = floats(t, t->n);
+    t->grad = floats(t, t->n);
+    t->m = floats(t, t->n);
+    t->v = floats(t, t->n);
+    t->wt = floats(t, t->n);
+    if (t->c.tied) t->head_grad = floats(t, (size_t)(t->c.n_vocab * t->c.n_embd));
+}
+
+/* Memory that is promised is not always there: a training that needs more than the machine has is
+ * refused before it takes any. */
+static int memory_check(Net *t, Err *e)
+{
+    double there = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    t->bytes = 0;
+    t->dry = 1;
+    weights_new(t);
+    pass_new(t);
+    t->dry = 0;
+    double need = t->bytes + 8.0 * (double)t->c.n_ctx * (double)t->c.head_dim; /* and the angles */
+    if (need <= there) return 0;
+    return err_usage(
+        e,
+        "expected a training that fits in the %.1f GB of memory, found one of %.1f GB; "
+        "--pass, --ctx, --layers and --embd make it smaller",
+        there / 1e9, need / 1e9);
 }
 
 static void net_free(Net *t)
@@ -1082,18 +1115,14 @@ static int net_new(Net *t, const Recipe *c, int n_threads, int n_pass, const cha
     if (!(t->k = kernels_pick(isa, e))) return -1;
     t->layer = xcalloc((size_t)c->n_layers, sizeof *t->layer);
     t->trace = xcalloc((size_t)c->n_layers, sizeof *t->trace);
-    if (ropes_new(t, e)) {
+    lay_out(t);
+    if (memory_check(t, e) || ropes_new(t, e)) {
         net_free(t);
         return -1;
     }
-    lay_out(t);
-    t->w = floats(t, t->n);
-    t->grad = floats(t, t->n);
-    t->m = floats(t, t->n);
-    t->v = floats(t, t->n);
-    t->wt = floats(t, t->n);
-    if (c->tied) t->head_grad = floats(t, (size_t)(c->n_vocab * c->n_embd));
+    weights_new(t);
     pass_new(t);
+    t->loss = xcalloc((size_t)(c->n_ctx * n_pass), sizeof *t->loss);
     draw_params(t);
     turn_matrices(t);
     return 0;
@@ -1157,13 +1186,14 @@ static double train_step(Net *t, const Tokens *text, double *length)
 
 /* ------------------------------------------------------------ 10 files */
 
-/* A checkpoint: magic, recipe, hash of the text's tokens, step, then w, m and v. */
-static const char magic[16] = "ropetrain 3\n";
+/* A checkpoint: magic, recipe, hashes of the text's tokens and of what follows, step; then w, m and
+ * v. */
+static const char magic[16] = "ropetrain 4\n";
 
 typedef struct {
     char magic[16];
     Recipe c;
-    uint64_t text;
+    uint64_t text, values;
     int64_t step;
 } Head;
 
@@ -1172,75 +1202,113 @@ static uint64_t text_hash(const Tokens *text)
     return hash_bytes(text->id, text->n * sizeof *text->id);
 }
 
+/* Of w, m and v. */
+static uint64_t values_hash(const float *w, const float *m, const float *v, size_t n)
+{
+    uint64_t part[] = {hash_bytes(w, n * sizeof *w), hash_bytes(m, n * sizeof *m),
+                       hash_bytes(v, n * sizeof *v)};
+    return hash_bytes(part, sizeof part);
+}
+
 static int checkpoint_write(const Net *t, const char *path, uint64_t text, Err *e)
 {
     Head head = {.c = t->c, .text = text, .step = t->step};
     const float *part[] = {t->w, t->m, t->v};
     OutFile o;
+    head.values = values_hash(t->w, t->m, t->v, t->n);
     memcpy(head.magic, magic, sizeof magic);
     if (out_open(&o, path, e)) return -1;
     size_t ok = fwrite(&head, sizeof head, 1, o.f);
     for (int i = 0; ok && i < 3; i++) ok = fwrite(part[i], sizeof(float), t->n, o.f) == t->n;
     if (ok) return out_close(&o, e);
+    err_set(e, "%s: writing failed: %s", path, strerror(errno));
     out_abandon(&o);
-    return err_set(e, "%s: writing failed", path);
+    return -1;
 }
 
-static int checkpoint_fits(const Net *t, const char *path, const Head *h, size_t size,
-                           uint64_t text, Err *e)
+/* A file mapped, its head, and where its w, m and v are. */
+typedef struct {
+    const char *path;
+    const uint8_t *map;
+    size_t size;
+    Head h;
+    const float *part[3];
+} Saved;
+
+/* A checkpoint of a net with as many parameters as t has. */
+static int saved_check(Saved *s, const Net *t, Err *e)
 {
-    if (size < sizeof *h || memcmp(h->magic, magic, sizeof magic))
-        return err_set(e, "%s: expected a checkpoint of this trainer", path);
-    if (memcmp(&h->c, &t->c, sizeof t->c))
-        return err_set(e, "%s: a checkpoint of another recipe; give its options, or another file",
-                       path);
-    if (h->text != text) return err_set(e, "%s: a checkpoint of another text", path);
-    if (h->step < 0 || h->step > t->c.n_steps || size != sizeof *h + 3 * t->n * sizeof(float))
-        return err_set(e, "%s: expected %zu bytes of step 0 to %lld, found %zu of step %lld", path,
-                       sizeof *h + 3 * t->n * sizeof(float), (long long)t->c.n_steps, size,
-                       (long long)h->step);
+    size_t bytes = t->n * sizeof(float), whole = sizeof s->h + 3 * bytes;
+    if (s->size != whole)
+        return err_set(e, "%s: damaged: expected %zu bytes, found %zu", s->path, whole, s->size);
+    for (size_t i = 0; i < 3; i++)
+        s->part[i] = (const float *)(const void *)(s->map + sizeof s->h + i * bytes);
+    if (s->h.values != values_hash(s->part[0], s->part[1], s->part[2], t->n))
+        return err_set(e, "%s: damaged: its values are not those that were written", s->path);
+    if (s->h.step < 0 || s->h.step > s->h.c.n_steps)
+        return err_set(e, "%s: damaged: expected a step from 0 to %lld, found %lld", s->path,
+                       (long long)s->h.c.n_steps, (long long)s->h.step);
     return 0;
 }
 
+static int saved_open(Saved *s, const char *path, Err *e)
+{
+    *s = (Saved){.path = path};
+    if (!(s->map = map_file(path, &s->size, e))) return -1;
+    memcpy(&s->h, s->map, s->size < sizeof s->h ? s->size : sizeof s->h);
+    if (s->size >= sizeof s->h && memcmp(s->h.magic, magic, sizeof magic) == 0) return 0;
+    int other = s->size >= sizeof magic && memcmp(s->h.magic, magic, 10) == 0;
+    err_set(e, "%s: expected a checkpoint of this trainer, found %s", path,
+            other ? "one of another version of it" : "another file");
+    unmap_file(s->map, s->size);
+    return -1;
+}
+
+static int recipe_differs(const char *path, const Recipe *was, const Recipe *c, Err *e);
+
+/* All of a training, as it was. */
 static int checkpoint_read(Net *t, const char *path, uint64_t text, Err *e)
 {
-    size_t size;
-    const uint8_t *map = map_file(path, &size, e);
+    Saved s;
     float *part[] = {t->w, t->m, t->v};
-    Head head = {.step = 0};
-    if (!map) return -1;
-    memcpy(&head, map, size < sizeof head ? size : sizeof head);
-    int rc = checkpoint_fits(t, path, &head, size, text, e);
-    for (size_t i = 0; rc == 0 && i < 3; i++)
-        memcpy(part[i], map + sizeof head + i * t->n * sizeof(float), t->n * sizeof(float));
-    unmap_file(map, size);
+    if (saved_open(&s, path, e)) return -1;
+    int rc = recipe_differs(path, &s.h.c, &t->c, e);
+    if (rc == 0 && s.h.text != text)
+        rc = err_set(e, "%s: expected the --text that this training began with, found another text",
+                     path);
+    if (rc == 0) rc = saved_check(&s, t, e);
+    for (int i = 0; rc == 0 && i < 3; i++) memcpy(part[i], s.part[i], t->n * sizeof *part[i]);
+    unmap_file(s.map, s.size);
     if (rc) return -1;
-    t->step = head.step;
+    t->step = s.h.step;
     turn_matrices(t);
     return 0;
+}
+
+static int same_shape(const Recipe *a, const Recipe *b)
+{
+    return a->n_layers == b->n_layers && a->n_embd == b->n_embd && a->n_heads == b->n_heads &&
+           a->n_kv_heads == b->n_kv_heads && a->head_dim == b->head_dim && a->n_ff == b->n_ff &&
+           a->n_vocab == b->n_vocab && a->tied == b->tied && a->biased == b->biased;
 }
 
 /* The weights of another recipe's checkpoint, whose model has the same shape: training begins with
  * them, at step 0. */
 static int weights_read(Net *t, const char *path, Err *e)
 {
-    size_t size;
-    const uint8_t *map = map_file(path, &size, e);
-    Head h = {.step = 0};
-    if (!map) return -1;
-    memcpy(&h, map, size < sizeof h ? size : sizeof h);
-    const Recipe *a = &h.c, *b = &t->c;
-    int same = memcmp(h.magic, magic, sizeof magic) == 0 && a->n_layers == b->n_layers &&
-               a->n_embd == b->n_embd && a->n_heads == b->n_heads &&
-               a->n_kv_heads == b->n_kv_heads && a->head_dim == b->head_dim && a->n_ff == b->n_ff &&
-               a->n_vocab == b->n_vocab && a->tied == b->tied &&
-               size == sizeof h + 3 * t->n * sizeof(float);
-    if (same) memcpy(t->w, map + sizeof h, t->n * sizeof(float));
-    unmap_file(map, size);
-    if (!same) return err_set(e, "%s: expected a checkpoint of a model of this shape", path);
-    if (a->n_steps != h.step)
-        return err_set(e, "%s: expected a finished training, found step %lld of %lld", path,
-                       (long long)h.step, (long long)a->n_steps);
+    Saved s;
+    if (saved_open(&s, path, e)) return -1;
+    int rc = 0;
+    if (!same_shape(&s.h.c, &t->c))
+        rc = err_set(e, "%s: expected a checkpoint of a model of this shape, found another shape",
+                     path);
+    if (rc == 0) rc = saved_check(&s, t, e);
+    if (rc == 0 && s.h.step != s.h.c.n_steps)
+        rc = err_set(e, "%s: expected a finished training, found step %lld of %lld", path,
+                     (long long)s.h.step, (long long)s.h.c.n_steps);
+    if (rc == 0) memcpy(t->w, s.part[0], t->n * sizeof *t->w);
+    unmap_file(s.map, s.size);
+    if (rc) return -1;
     turn_matrices(t);
     return 0;
 }
@@ -1313,7 +1381,83 @@ static int tensor_put(GgufOut *w, const Out *o, int type, Err *e)
     return rc;
 }
 
-static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
+/* ---- the encoding in the file
+ * What was trained is said twice. ropescope.rope holds the text of --rope, from which this program
+ * makes the same angles bit for bit. llama.cpp knows no such key; in the graph of a llama it turns
+ * pair j of every head, whatever the layer, by base^(-2j/D) / d[j] per position, d being the tensor
+ * rope_freqs.weight, and multiplies cos and sin by rope.scaling.attn_factor. Every kind that gives
+ * a frequency to each pair and no more can be said in these. */
+
+/* A divisor that leaves a pair unturned: its angles are less than a float can add to 1 or take from
+ * a value that is not 0 (what files of Gemma 4 hold). */
+#define UNTURNED 1e30f
+
+/* Is there nothing to the encoding but a frequency for each pair, and an amplitude for whole heads?
+ * A scale of positions is part of a frequency; a shift of them cancels in a score. */
+static int only_frequencies(const Net *t)
+{
+    const Turns *u = t->turns;
+    const RopeKind *k = u->r.kind;
+    int whole = 2 * u->r.n_pairs == (int)t->c.head_dim;
+    if (t->n_turns > 1 || u->parts > 1 || u->sets > 1) return 0;
+    if (k->turn || k->position || k->length || k->bias || k->q_scale) return 0;
+    return whole || fabs(u->r.amplitude - 1) <= 0;
+}
+
+/* d[D / 2]: base^(-2j/D) / theta_j. 1: some are not 1; 0: all are, or (*none) llama.cpp has no form
+ * of this encoding. */
+static int llama_divisors(const Net *t, float *d, int *none)
+{
+    const Rope *r = &t->turns[0].r;
+    int D = (int)t->c.head_dim, any = 0;
+    *none = !only_frequencies(t);
+    for (int j = 0; !*none && j < D / 2; j++) {
+        double theta = j < r->n_pairs ? r->inv_freq[j] * r->p.pos_scale : 0;
+        double plain = pow((double)(float)r->p.base, -2.0 * j / D);
+        *none = theta < 0;
+        d[j] = theta > plain / (double)UNTURNED ? (float)(plain / theta) : UNTURNED;
+        any |= d[j] < 1 || d[j] > 1;
+    }
+    return any && !*none;
+}
+
+/* Are number of dimensions and base all there is to say? */
+static int plainly(const Rope *r, int head_dim)
+{
+    const RopeParams *p = &r->p;
+    return r->kind == &rope_plain && p->n_rot == head_dim &&
+           fabs((double)(float)p->base - p->base) <= 0 && fabs(p->pos_scale - 1) <= 0 &&
+           fabs(p->pos_shift) <= 0;
+}
+
+/* An encoding that llama.cpp cannot have is one that it must not run with plain angles instead: it
+ * refuses the type of scaling. */
+static void put_rope(const Net *t, GgufOut *w, int none)
+{
+    const Rope *r = &t->turns[0].r;
+    gguf_out_float(w, "llama.rope.freq_base", (float)r->p.base);
+    if (!plainly(r, (int)t->c.head_dim)) gguf_out_str(w, "ropescope.rope", t->c.rope);
+    if (none)
+        gguf_out_str(w, "llama.rope.scaling.type", "ropescope");
+    else if (fabs(r->amplitude - 1) > 0)
+        gguf_out_float(w, "llama.rope.scaling.attn_factor", (float)r->amplitude);
+}
+
+/* The vocabulary, but for what the recipe decides: whether a text begins with <s>. */
+static void put_vocab(const Net *t, GgufOut *w, const Gguf *vocab)
+{
+    static const char add_bos[] = "tokenizer.ggml.add_bos_token";
+    for (size_t i = 0; i < vocab->n_keys; i++) {
+        const GgufKey *k = &vocab->keys[i];
+        if (str_is(k->key, add_bos))
+            gguf_out_bool(w, add_bos, t->c.bos >= 0);
+        else if (k->key.n > 10 && memcmp(k->key.s, "tokenizer.", 10) == 0)
+            gguf_out_key(w, k);
+    }
+    if (!gguf_find(vocab, add_bos)) gguf_out_bool(w, add_bos, t->c.bos >= 0);
+}
+
+static void put_keys(const Net *t, GgufOut *w, int type)
 {
     const Recipe *c = &t->c;
     const struct {
@@ -1328,7 +1472,7 @@ static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
                   {"llama.attention.key_length", c->head_dim},
                   {"llama.attention.value_length", c->head_dim},
                   {"llama.vocab_size", c->n_vocab},
-                  {"llama.rope.dimension_count", t->turns[0].r.p.n_rot},
+                  {"llama.rope.dimension_count", c->head_dim},
                   {"general.file_type", type == T_F32   ? 0
                                         : type == T_F16 ? 1
                                                         : 7},
@@ -1338,36 +1482,39 @@ static void put_keys(const Net *t, GgufOut *w, const Gguf *vocab, int type)
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         gguf_out_int(w, counts[i].key, GGUF_U32, counts[i].v);
     gguf_out_float(w, "llama.attention.layer_norm_rms_epsilon", NORM_EPS);
-    gguf_out_float(w, "llama.rope.freq_base", (float)t->turns[0].r.p.base);
-    if (t->turns[0].r.kind != &rope_plain) gguf_out_str(w, "ropescope.rope", c->rope);
-    for (size_t i = 0; i < vocab->n_keys; i++) {
-        const GgufKey *k = &vocab->keys[i];
-        if (k->key.n > 10 && memcmp(k->key.s, "tokenizer.", 10) == 0) gguf_out_key(w, k);
+}
+
+static void put_tensors(GgufOut *w, const Out *list, int n, int type)
+{
+    for (int i = 0; i < n; i++) {
+        const Out *o = &list[i];
+        gguf_out_tensor(w, &(Tensor){.name = {o->name, strlen(o->name)},
+                                     .type = o->rows ? type : T_F32,
+                                     .n_dims = o->rows ? 2 : 1,
+                                     .ne = {o->n, o->rows ? o->rows : 1, 1, 1}});
     }
 }
 
 /* The model as it is now, with the vocabulary of another file. */
 static int model_write(const Net *t, const char *path, const Gguf *vocab, int type, Err *e)
 {
-    Out *list = xcalloc((size_t)(3 + 12 * t->c.n_layers), sizeof *list);
-    int n = list_tensors(t, list), rc = 0;
+    Out *list = xcalloc((size_t)(4 + 12 * t->c.n_layers), sizeof *list);
+    float *divisors = xcalloc((size_t)t->c.head_dim / 2, sizeof *divisors);
+    int n = list_tensors(t, list), none, rc;
+    if (llama_divisors(t, divisors, &none))
+        out_add(list, &n, "rope_freqs", -1, divisors, t->c.head_dim / 2, 0);
     GgufOut w;
-    if (gguf_out_open(&w, path, e)) {
-        free(list);
-        return -1;
+    if ((rc = gguf_out_open(&w, path, e)) == 0) {
+        put_keys(t, &w, type);
+        put_rope(t, &w, none);
+        put_vocab(t, &w, vocab);
+        put_tensors(&w, list, n, type);
+        for (int i = 0; rc == 0 && i < n; i++) rc = tensor_put(&w, &list[i], type, e);
+        if (rc == 0) rc = gguf_out_close(&w, e);
+        if (rc) gguf_out_abandon(&w);
     }
-    put_keys(t, &w, vocab, type);
-    for (int i = 0; i < n; i++) {
-        const Out *o = &list[i];
-        gguf_out_tensor(&w, &(Tensor){.name = {o->name, strlen(o->name)},
-                                      .type = o->rows ? type : T_F32,
-                                      .n_dims = o->rows ? 2 : 1,
-                                      .ne = {o->n, o->rows ? o->rows : 1, 1, 1}});
-    }
-    for (int i = 0; rc == 0 && i < n; i++) rc = tensor_put(&w, &list[i], type, e);
+    free(divisors);
     free(list);
-    if (rc == 0) rc = gguf_out_close(&w, e);
-    if (rc) gguf_out_abandon(&w);
     return rc;
 }
 
@@ -1376,7 +1523,7 @@ static int model_write(const Net *t, const char *path, const Gguf *vocab, int ty
 typedef struct {
     Recipe c;
     const char *text, *held, *vocab, *out, *checkpoint, *from, *snapshots, *type, *isa, *rope;
-    int64_t threads, pass, log, evaluate, windows, every, stop, no_bos, tied;
+    int64_t threads, pass, log, evaluate, windows, every, stop, bench, no_bos;
 } Job;
 
 typedef struct {
@@ -1408,7 +1555,7 @@ static const Option options[] = {
     {"kv-heads", O_INT, F(c.n_kv_heads), 1, 1024, "N", "key heads (2)"},
     {"head-dim", O_INT, F(c.head_dim), 2, 1024, "N", "values per head (32)"},
     {"ff", O_INT, F(c.n_ff), 1, 1e6, "N", "values of the feed-forward network (512)"},
-    {"tied", O_FLAG, F(tied), 0, 0, "", "the head is the embedding again; try --init-embd 0.02"},
+    {"tied", O_FLAG, F(c.tied), 0, 0, "", "the head is the embedding again; try --init-embd 0.02"},
     {"biased", O_FLAG, F(c.biased), 0, 0, "", "queries, keys and values have a bias"},
     {"rope", O_STR, F(rope), 0, 0, "KIND", "position encoding KIND[:key=value,...] (plain)"},
     {"ctx", O_INT, F(c.n_ctx), 2, 1e6, "N", "tokens of a sequence (512)"},
@@ -1424,7 +1571,7 @@ static const Option options[] = {
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},
     {"decay", O_NUM, F(c.decay), 0, 10, "X", "weight decay of matrices (0.1)"},
-    {"decay-qk", O_NUM, F(c.decay_qk), 0, 10, "X", "of queries and keys, times --decay (1)"},
+    {"decay-qk", O_NUM, F(c.decay_qk), 0, 1000, "X", "of queries and keys, times --decay (1)"},
     {"beta1", O_NUM, F(c.beta1), 0, 0.999999, "X", "(0.9)"},
     {"beta2", O_NUM, F(c.beta2), 0, 0.999999, "X", "(0.95)"},
     {"clip", O_NUM, F(c.clip), 0, 1e9, "X", "longest gradient (1); 0: any"},
@@ -1436,22 +1583,70 @@ static const Option options[] = {
     {"pass", O_INT, F(pass), 1, 1e6, "N",
      "sequences that go through together (2): memory, never the result"},
     {"isa", O_STR, F(isa), 0, 0, "NAME", "instruction set (the fastest)"},
+    {"bench", O_INT, F(bench), 1, 1e6, "N", "measure the speed of N steps; nothing is written"},
 };
 #undef F
 #define N_OPTIONS ((int)(sizeof options / sizeof *options))
 
-static void help(FILE *f)
+static void help(void)
 {
-    fputs("Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
-          "bit for bit, with any number of threads and on every processor.\n\n"
-          "Example:\n  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out "
-          "model.gguf\n\nOptions (default):\n",
-          f);
+    puts(
+        "Examples:\n"
+        "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
+        "  demo/train ... --checkpoint model.checkpoint        the same command goes on after Ctrl-C\n"
+        "  demo/train ... --rope none --out nope.gguf          another position encoding\n"
+        "  demo/train ... --bench 20                           how fast is it here?\n\n"
+        "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
+        "bit for bit, with any number of threads and on every processor.\n\n"
+        "Options (default):");
     for (int i = 0; i < N_OPTIONS; i++) {
         char left[40];
         snprintf(left, sizeof left, "--%s %s", options[i].name, options[i].arg);
-        fprintf(f, "  %-24s %s\n", left, options[i].help);
+        printf("  %-24s %s\n", left, options[i].help);
     }
+}
+
+/* What an option of a recipe has been given. */
+static void option_show(const Option *o, const Recipe *c, char out[32])
+{
+    const char *at = (const char *)c + o->field;
+    int64_t whole;
+    double x;
+    memcpy(&whole, at, sizeof whole);
+    memcpy(&x, at, sizeof x);
+    if (o->type == O_NUM)
+        snprintf(out, 32, "%.9g", x);
+    else
+        snprintf(out, 32, "%lld", (long long)whole);
+}
+
+/* 0, or -1 and the first option in which two recipes differ. */
+static int recipe_differs(const char *path, const Recipe *was, const Recipe *c, Err *e)
+{
+    if (memcmp(was, c, sizeof *c) == 0) return 0;
+    char name[64] = "--rope", a[ROPE_SPEC + 1], b[ROPE_SPEC + 1];
+    snprintf(a, sizeof a, "%.*s", ROPE_SPEC, was->rope);
+    snprintf(b, sizeof b, "%.*s", ROPE_SPEC, c->rope);
+    if (was->n_vocab != c->n_vocab || was->bos != c->bos) {
+        snprintf(name, sizeof name, "--vocab or --no-bos");
+        snprintf(a, sizeof a, "%lld tokens, <s> %lld", (long long)was->n_vocab,
+                 (long long)was->bos);
+        snprintf(b, sizeof b, "%lld and %lld", (long long)c->n_vocab, (long long)c->bos);
+    }
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &options[i];
+        if (o->field >= offsetof(Recipe, rope) ||
+            memcmp((const char *)was + o->field, (const char *)c + o->field, 8) == 0)
+            continue;
+        snprintf(name, sizeof name, "--%s", o->name);
+        option_show(o, was, a);
+        option_show(o, c, b);
+        break;
+    }
+    return err_set(e,
+                   "%s: a checkpoint of another recipe: %s: expected %s, found %s; give its "
+                   "options, or another file",
+                   path, name, a, b);
 }
 
 static int option_set(Job *j, const Option *o, const char *value, Err *e)
@@ -1493,25 +1688,66 @@ static int options_read(Job *j, int argc, char **argv, Err *e)
     return 0;
 }
 
+/* Before anything is read: n_vocab may be 0 yet. */
 static int recipe_check(const Recipe *c, Err *e)
 {
     if (c->n_heads % c->n_kv_heads)
         return err_usage(e, "--kv-heads: expected a divisor of the %lld query heads, found %lld",
                          (long long)c->n_heads, (long long)c->n_kv_heads);
+    if (c->head_dim % 2)
+        return err_usage(e, "--head-dim: expected an even number, found %lld",
+                         (long long)c->head_dim);
     if (c->n_warmup > c->n_steps)
         return err_usage(e, "--warmup: expected at most the %lld steps, found %lld",
                          (long long)c->n_steps, (long long)c->n_warmup);
+    if (c->lr_min > c->lr)
+        return err_usage(e, "--lr-min: expected at most --lr, which is %g, found %g", c->lr,
+                         c->lr_min);
     if (c->repeat > 0 && c->n_ctx < 4)
         return err_usage(e, "--repeat: expected --ctx of at least 4 tokens, found %lld",
                          (long long)c->n_ctx);
     double values = (double)c->n_layers * (double)c->n_embd *
-                    (double)(3 * c->n_ff + 4 * c->n_heads * c->head_dim);
-    if (!(values + 2.0 * (double)(c->n_vocab * c->n_embd) < 1e9))
-        return err_usage(e, "a model of %.3g parameters is too large for this trainer", values);
+                        (double)(3 * c->n_ff + 4 * c->n_heads * c->head_dim) +
+                    2.0 * (double)(c->n_vocab * c->n_embd);
+    if (!(values < 1e9))
+        return err_usage(e, "expected a model of less than 1e9 parameters, found some %.3g",
+                         values);
     if (!((double)c->n_batch * (double)c->n_ctx < 1e8))
-        return err_usage(e, "--batch: %lld sequences of %lld tokens are too many",
+        return err_usage(e, "--batch: expected less than 1e8 tokens a step, found %lld x %lld",
                          (long long)c->n_batch, (long long)c->n_ctx);
     return 0;
+}
+
+/* "0,10,100": whole numbers, none of which is too long. */
+static int list_check(const char *list, Err *e)
+{
+    size_t n = strspn(list, "0123456789,");
+    int ok = n > 0 && !list[n];
+    for (const char *s = list; ok && *s; s += strcspn(s, ","), s += *s == ',')
+        ok = strcspn(s, ",") >= 1 && strcspn(s, ",") <= 9;
+    if (ok && list[n - 1] != ',') return 0;
+    return err_usage(e, "--snapshots: expected steps as 0,10,100, found '%s'", list);
+}
+
+/* Can a file be made there? Better known before the first step than after the last. */
+static int place_check(const char *option, const char *path, Err *e)
+{
+    struct stat st;
+    if (!path) return 0;
+    const char *slash = strrchr(path, '/');
+    Bytes folder = {0};
+    if (slash)
+        bytes_add(&folder, path, slash > path ? (size_t)(slash - path) : 1);
+    else
+        bytes_add(&folder, ".", 1);
+    int there = stat(path, &st) == 0, rc = 0;
+    if (there && S_ISDIR(st.st_mode))
+        rc = err_usage(e, "--%s: expected a file, found the folder %s", option, path);
+    else if (!there && access(folder.s, W_OK | X_OK))
+        rc = err_usage(e, "--%s: expected a folder to write to, found %s: %s", option, folder.s,
+                       strerror(errno));
+    free(folder.s);
+    return rc;
 }
 
 /* F32, F16 or Q8_0; the latter wants rows of whole blocks. -1: neither. */
@@ -1524,7 +1760,11 @@ static int type_of(const Job *j, Err *e)
     if (strcmp(s, "q8_0")) return err_usage(e, "--type: expected f32, f16 or q8_0, found '%s'", s);
     if (c->n_embd % QB == 0 && c->n_ff % QB == 0 && c->n_heads * c->head_dim % QB == 0)
         return T_Q8_0;
-    return err_usage(e, "--type q8_0: expected rows of a multiple of %d values", QB);
+    return err_usage(e,
+                     "--type q8_0: expected rows of a multiple of %d values, found %lld (--embd), "
+                     "%lld (--ff) and %lld (--heads times --head-dim)",
+                     QB, (long long)c->n_embd, (long long)c->n_ff,
+                     (long long)(c->n_heads * c->head_dim));
 }
 
 /* ---- training */
@@ -1543,8 +1783,10 @@ typedef struct {
 
 static volatile sig_atomic_t stopped;
 
+/* The first Ctrl-C lets the step end and be saved; the second does not wait. */
 static void on_signal(int sig)
 {
+    if (stopped) _exit(128 + sig);
     stopped = sig;
 }
 
@@ -1562,8 +1804,8 @@ static int tokens_read(const Tokenizer *k, const char *path, const Recipe *c, To
     if (rc == 0) rc = tok_encode(k, b.s, b.n, 0, out, e);
     free(b.s);
     if (rc == 0 && out->n <= (size_t)c->n_ctx)
-        rc = err_set(e, "%s: expected more than %lld tokens, found %zu", path, (long long)c->n_ctx,
-                     out->n);
+        rc = err_set(e, "%s: expected more than the %lld tokens of --ctx, found %zu", path,
+                     (long long)c->n_ctx, out->n);
     return rc;
 }
 
@@ -1575,10 +1817,15 @@ static int texts_read(Train *x, Err *e)
     if (!k) return -1;
     c->n_vocab = tok_n_vocab(k);
     c->bos = x->j.no_bos ? -1 : tok_bos(k);
-    int rc = tokens_read(k, x->j.text, c, &x->text, e);
+    int rc = 0;
+    if (!x->j.no_bos && (c->bos < 0 || c->bos >= c->n_vocab || !tok_is_special(k, (int)c->bos)))
+        rc =
+            err_set(e,
+                    "%s: expected a vocabulary with a first token (BOS), found none; with --no-bos "
+                    "none is needed",
+                    x->j.vocab);
+    if (rc == 0) rc = tokens_read(k, x->j.text, c, &x->text, e);
     if (rc == 0 && x->j.held) rc = tokens_read(k, x->j.held, c, &x->held, e);
-    if (rc == 0 && !x->j.no_bos && c->bos < 0)
-        rc = err_set(e, "%s: the vocabulary has no <s>; with --no-bos none is needed", x->j.vocab);
     tok_free(k);
     x->hash = text_hash(&x->text);
     return rc;
@@ -1602,22 +1849,54 @@ static int snapshot_write(const Train *x, Err *e)
     return model_write(&x->t, path, &x->vocab, x->type, e);
 }
 
+/* "1:02:33" until the last step, if all goes on as it did. */
+static void time_left(const Train *x, char out[32])
+{
+    double done = (double)(x->t.step - x->first), rest = (double)(x->t.c.n_steps - x->t.step);
+    int64_t s = (int64_t)((now() - x->began) * rest / done);
+    snprintf(out, 32, "%lld:%02d:%02d", (long long)(s / 3600), (int)(s / 60 % 60), (int)(s % 60));
+}
+
+static double tokens_per_second(const Train *x)
+{
+    double tokens = (double)(x->t.c.n_batch * x->t.c.n_ctx);
+    return tokens * (double)(x->t.step - x->first) / x->worked;
+}
+
+/* The line that changes, on terminals only, at most ten times a second; "" takes it away. */
+static void status(const Train *x, const char *what)
+{
+    static double last;
+    char left[32];
+    if (!isatty(2) || (*what && now() - last < 0.1)) return;
+    last = now();
+    if (!*what) {
+        fputs("\r\033[K", stderr);
+        return;
+    }
+    time_left(x, left);
+    fprintf(stderr, "\rtrain %lld / %lld steps  %s  %.0f tokens/s  %s left \033[K",
+            (long long)x->t.step, (long long)x->t.c.n_steps, what, tokens_per_second(x), left);
+}
+
 static void log_line(const Train *x, double loss, double length)
 {
     const Net *t = &x->t;
-    double tokens = (double)(t->c.n_batch * t->c.n_ctx), done = (double)(t->step - x->first);
-    double per_step = x->worked / done, left = (double)(t->c.n_steps - t->step) * per_step;
-    printf("step %lld/%lld  loss %.4f  gradient %.3f  rate %.2e  %.0f tokens/s  left %d:%02d h\n",
+    char left[32];
+    time_left(x, left);
+    status(x, "");
+    printf("step %lld/%lld  loss %.4f  gradient %.3f  rate %.2e  %.0f tokens/s  left %s\n",
            (long long)t->step, (long long)t->c.n_steps, loss, length,
-           learning_rate(&t->c, t->step - 1), tokens / per_step, (int)(left / 3600),
-           (int)(left / 60) % 60);
+           learning_rate(&t->c, t->step - 1), tokens_per_second(x), left);
     fflush(stdout);
 }
 
 static void log_held_out(Train *x)
 {
     if (!x->held.n) return;
+    status(x, "held-out text ...");
     double loss = held_out_loss(&x->t, &x->held, (int)x->j.windows);
+    status(x, "");
     printf("step %lld  held out: loss %.4f, perplexity %.3f\n", (long long)x->t.step, loss,
            exp(loss));
     fflush(stdout);
@@ -1628,30 +1907,59 @@ static int save(const Train *x, Err *e)
     return x->j.checkpoint ? checkpoint_write(&x->t, x->j.checkpoint, x->hash, e) : 0;
 }
 
+/* One step and what is to be told about it: *sum of the losses since the last line, of n steps. */
+static int step_and_say(Train *x, double *sum, int64_t *n, Err *e)
+{
+    Net *t = &x->t;
+    char what[48];
+    double length, at = now(), loss = train_step(t, &x->text, &length);
+    x->worked += now() - at;
+    *sum += loss;
+    *n += 1;
+    if (!isfinite(loss) || !isfinite(length))
+        return err_set(
+            e,
+            "step %lld: expected a finite loss and gradient, found %g and %g; try a lower "
+            "--lr, or a longer --warmup",
+            (long long)t->step, loss, length);
+    int last = t->step == t->c.n_steps;
+    snprintf(what, sizeof what, "loss %.4f", *sum / (double)*n);
+    status(x, what);
+    if (t->step % x->j.log == 0 || last) {
+        log_line(x, *sum / (double)*n, length);
+        *sum = 0, *n = 0;
+    }
+    if (t->step % x->j.evaluate == 0 || last) log_held_out(x);
+    return 0;
+}
+
 /* Steps until the end, a signal or --stop; losses are averaged from line to line. */
 static int train_loop(Train *x, Err *e)
 {
     Net *t = &x->t;
     const Job *j = &x->j;
-    double sum = 0, length = 0;
+    double sum = 0;
     int64_t n = 0;
+    x->first = t->step;
+    x->began = now();
     while (t->step < t->c.n_steps && !stopped && !(j->stop && t->step >= j->stop)) {
-        double at = now(), loss = train_step(t, &x->text, &length);
-        x->worked += now() - at;
-        sum += loss;
-        n++;
-        if (!isfinite(loss) || !isfinite(length))
-            return err_set(e, "step %lld: the loss is no number any more; try a lower --lr",
-                           (long long)t->step);
-        int last = t->step == t->c.n_steps;
-        if (t->step % j->log == 0 || last) {
-            log_line(x, sum / (double)n, length);
-            sum = 0, n = 0;
-        }
-        if (t->step % j->evaluate == 0 || last) log_held_out(x);
+        if (step_and_say(x, &sum, &n, e)) return -1;
         if (in_list(j->snapshots, t->step) && snapshot_write(x, e)) return -1;
-        if ((t->step % j->every == 0 || last) && save(x, e)) return -1;
+        if ((t->step % j->every == 0 || t->step == t->c.n_steps) && save(x, e)) return -1;
     }
+    return 0;
+}
+
+/* Before the last step: saved, and how to go on. */
+static int train_stopped(const Train *x, Err *e)
+{
+    if (save(x, e)) return -1;
+    printf("stopped after step %lld of %lld; ", (long long)x->t.step, (long long)x->t.c.n_steps);
+    if (x->j.checkpoint)
+        printf("saved in %s: the same command%s goes on from there\n", x->j.checkpoint,
+               x->j.stop ? " with a later --stop, or none," : "");
+    else
+        puts("nothing is saved: there was no --checkpoint");
     return 0;
 }
 
@@ -1662,18 +1970,92 @@ static int train(Train *x, Err *e)
     int resumes = j->checkpoint && access(j->checkpoint, F_OK) == 0;
     if (resumes && checkpoint_read(t, j->checkpoint, x->hash, e)) return -1;
     if (!resumes && j->from && weights_read(t, j->from, e)) return -1;
-    x->first = t->step;
     printf("%zu parameters, %zu tokens of text, %s, %d threads; from step %lld of %lld\n", t->n,
            x->text.n, t->k->name, t->n_threads, (long long)t->step, (long long)t->c.n_steps);
     if (t->step == 0 && in_list(j->snapshots, 0) && snapshot_write(x, e)) return -1;
-    if (train_loop(x, e)) return -1;
-    if (t->step < t->c.n_steps) {
-        if (save(x, e)) return -1;
-        printf("stopped after step %lld%s\n", (long long)t->step,
-               j->checkpoint ? "; the same command goes on from there" : "");
-        return 0;
-    }
+    int rc = train_loop(x, e);
+    status(x, "");
+    if (rc) return -1;
+    if (t->step < t->c.n_steps) return train_stopped(x, e);
     return j->out ? model_write(t, j->out, &x->vocab, x->type, e) : 0;
+}
+
+/* ---- speed */
+
+/* Multiplications and additions of one token, forward and backward. A matrix of n values takes 2 n
+ * forward and twice that backward; the head is one, the embedding is looked up. A query at place t
+ * sees t + 1 keys, (T + 1) / 2 in the mean; scores and outputs take 2 operations per value of its
+ * heads and key each, and again twice that backward. Not counted, though done: what is computed
+ * above the diagonal, and once more on the way back. */
+static double operations_per_token(const Net *t)
+{
+    const Recipe *c = &t->c;
+    double matrices = (double)(c->n_vocab * c->n_embd); /* the head */
+    for (int64_t l = 0; l < c->n_layers; l++)
+        for (int i = 0; i < LAYER_PARTS; i++) {
+            const Param *p = &t->layer[l][i];
+            matrices += p->spread > 0 ? (double)p->rows * (double)p->cols : 0;
+        }
+    double keys = (double)(c->n_ctx + 1) / 2, Q = (double)(c->n_heads * c->head_dim);
+    return 6 * matrices + 3 * (double)c->n_layers * 4 * Q * keys;
+}
+
+/* Operations per second of all threads in registers: the best of 5 passes of some 5 milliseconds. */
+static double peak_speed(const Net *t)
+{
+    double at = now(), done = t->k->peak_float(1000), best = 0;
+    int n = 1 + (int)fmin(1000 * 5e-3 / (now() - at + 1e-9), 1e8);
+    for (int pass = 0; pass < 5; pass++) {
+        at = now();
+#pragma omp parallel num_threads(t->n_threads)
+        t->k->peak_float(n);
+        best = fmax(best, done / 1000 * n * t->n_threads / (now() - at));
+    }
+    return best;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x, y;
+    memcpy(&x, a, sizeof x);
+    memcpy(&y, b, sizeof y);
+    return (x > y) - (x < y);
+}
+
+/* The median of --bench steps, after one that does not count. */
+static int bench(Train *x, Err *e)
+{
+    Net *t = &x->t;
+    const Recipe *c = &t->c;
+    double *took = xcalloc((size_t)x->j.bench, sizeof *took), length, cpu = 0;
+    double peak = peak_speed(t), tokens = (double)(c->n_batch * c->n_ctx);
+    int64_t n = 0;
+    train_step(t, &x->text, &length);
+    for (; n < x->j.bench && !stopped; n++) {
+        clock_t ticks = clock();
+        double at = now();
+        train_step(t, &x->text, &length);
+        took[n] = now() - at;
+        cpu += (double)(clock() - ticks) / CLOCKS_PER_SEC;
+    }
+    peak = fmax(peak, peak_speed(t));
+    qsort(took, (size_t)n, sizeof *took, by_size);
+    double step = n ? took[n / 2] : 0, work = operations_per_token(t);
+    free(took);
+    if (n == 0) return err_set(e, "--bench: interrupted before the first step was done");
+    printf("layers %lld, embd %lld, heads %lld, kv-heads %lld, head-dim %lld, ff %lld, vocabulary "
+           "%lld, tied %lld, biased %lld, ctx %lld, batch %lld, threads %d\n",
+           (long long)c->n_layers, (long long)c->n_embd, (long long)c->n_heads,
+           (long long)c->n_kv_heads, (long long)c->head_dim, (long long)c->n_ff,
+           (long long)c->n_vocab, (long long)c->tied, (long long)c->biased, (long long)c->n_ctx,
+           (long long)c->n_batch, t->n_threads);
+    printf("%zu parameters, %s, %lld steps of %.0f tokens, the median: %.3f s\n", t->n, t->k->name,
+           (long long)n, tokens, step);
+    printf("%.0f tokens/s, %.0f per second of processor time\n", tokens / step,
+           tokens * (double)n / cpu);
+    printf("%.2f Mflop per token, %.1f Gflop/s: %.0f %% of the peak measured here, %.1f Gflop/s\n",
+           work / 1e6, work * tokens / step / 1e9, 100 * work * tokens / step / peak, peak / 1e9);
+    return 0;
 }
 
 static int prepare(Train *x, int argc, char **argv, Err *e)
@@ -1708,13 +2090,20 @@ static int prepare(Train *x, int argc, char **argv, Err *e)
                .every = 200,
                .threads = omp_get_max_threads()};
     if (options_read(j, argc, argv, e)) return -1;
-    if (!j->text || !j->vocab) return err_usage(e, "--text and --vocab are needed; see --help");
-    if (j->snapshots && !j->out) return err_usage(e, "--snapshots: --out is needed");
-    if (strlen(j->rope) >= sizeof j->c.rope) return err_usage(e, "--rope: too long");
+    if (!j->text || !j->vocab)
+        return err_usage(e, "expected --text and --vocab, found no --%s; see --help",
+                         j->text ? "vocab" : "text");
+    if (j->snapshots && !j->out)
+        return err_usage(e, "--snapshots: expected --out, which names them, found none");
+    if (j->snapshots && list_check(j->snapshots, e)) return -1;
+    if (place_check("out", j->out, e) || place_check("checkpoint", j->checkpoint, e)) return -1;
+    if (strlen(j->rope) >= sizeof j->c.rope)
+        return err_usage(e, "--rope: expected at most %zu characters, found %zu",
+                         sizeof j->c.rope - 1, strlen(j->rope));
     snprintf(j->c.rope, sizeof j->c.rope, "%s", j->rope);
-    j->c.tied = j->tied;
+    if (recipe_check(&j->c, e) || (x->type = type_of(j, e)) < 0) return -1;
     if (texts_read(x, e) || recipe_check(&j->c, e)) return -1;
-    if ((x->type = type_of(j, e)) < 0) return -1;
+    if (j->pass > j->c.n_batch) j->pass = j->c.n_batch;
     return net_new(&x->t, &j->c, (int)j->threads, (int)j->pass, j->isa, e);
 }
 
@@ -1723,19 +2112,22 @@ int main(int argc, char **argv)
 {
     static Train x;
     Err e = {.usage = 0};
-    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
-        help(stdout);
-        return 0;
-    }
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            help();
+            return 0;
+        }
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     int rc = prepare(&x, argc, argv, &e);
-    if (rc == 0) rc = train(&x, &e);
+    if (rc == 0) rc = x.j.bench ? bench(&x, &e) : train(&x, &e);
+    if (!rc && (fflush(stdout) || ferror(stdout)))
+        rc = err_set(&e, "standard output: writing failed: %s", strerror(errno));
     if (rc) fprintf(stderr, "train: %s\n", e.msg);
     net_free(&x.t);
     if (x.vocab.path) gguf_close(&x.vocab);
     free(x.text.id);
     free(x.held.id);
-    return rc ? 1 : stopped ? 128 + (int)stopped : 0;
+    return rc ? e.usage ? 2 : 1 : stopped ? 128 + (int)stopped : 0;
 }
 #endif

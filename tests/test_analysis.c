@@ -595,9 +595,9 @@ static char *page_with(Str json, Str ablation, int *status)
     static char *got;
     static size_t size;
     FILE *f = open_memstream(&got, &size);
-    PageFile reading = {"r.json", json}, runs = {"a.json", ablation};
+    PageFile reading = {"r.json", json}, runs = {"a.json", ablation}, steps = {NULL, {NULL, 0}};
     refusal.msg[0] = 0;
-    *status = report_html(&reading, &runs, f, &refusal);
+    *status = report_html(&reading, &runs, &steps, f, &refusal);
     fclose(f);
     return got;
 }

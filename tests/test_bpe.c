@@ -101,11 +101,60 @@ static void test_ties(void)
     free(b.s);
 }
 
+/* A text that the learner may cut otherwise than tokenizer.c: characters that are no letters, halves
+ * of characters, zeros. The file still holds what was learnt, and every byte comes back. */
+static void check_odd(const char *s, size_t n, int most)
+{
+    Bytes b = {0};
+    Gguf g;
+    Err e;
+    Tokens ids = {0};
+    Bytes back = {0};
+    bytes_add(&b, s, n);
+    Learner *x = learnt(&b, most);
+    CHECK(x->n_vocab >= FIRST_MERGE && x->n_vocab <= most);
+    CHECK(vocab_write(x, vocab_path(), &e) == 0);
+    MUST(gguf_open(&g, vocab_path(), &e) == 0);
+    Tokenizer *t = tok_new(&g, NULL, &e);
+    if (CHECK_MSG(t != NULL, "%s", e.msg)) {
+        CHECK(tok_n_vocab(t) == x->n_vocab);
+        CHECK(tok_encode(t, b.s, b.n, 0, &ids, &e) == 0);
+        CHECK(ids.n <= n); /* a token is a byte at least */
+        for (size_t i = 0; i < ids.n; i++) tok_bytes(t, ids.id[i], &back);
+        CHECK(back.n == n && (n == 0 || memcmp(back.s, s, n) == 0));
+        tok_free(t);
+    }
+    gguf_close(&g);
+    learner_free(x);
+    free(x);
+    free(ids.id);
+    free(back.s);
+    free(b.s);
+}
+
+static void test_odd_texts(void)
+{
+    static const char marks[] = "\xe2\x80\x94\xe2\x80\x9cno\xe2\x80\x9d \xe2\x80\x94 \xe4\xb8\xad"
+                                "\xe6\x96\x87 \xc2\xa0\xf0\x9f\x98\x80\xf0\x9f\x98\x80 \xd9\xa3";
+    static const char broken[] = "a\xff\xfe\xc3(\x80\0\0b \xe2\x80 \xf0\x9f\x98 ab \xc3\xc3\xa9";
+    char same[999];
+    memset(same, 'a', sizeof same);
+    check_odd("", 0, FIRST_MERGE);
+    check_odd("", 0, FIRST_MERGE + 9);
+    check_odd(" ", 1, FIRST_MERGE + 9);
+    check_odd("\n\n\n", 3, FIRST_MERGE + 9);
+    check_odd("'", 1, FIRST_MERGE);
+    check_odd(marks, sizeof marks - 1, FIRST_MERGE + 40);
+    check_odd(broken, sizeof broken - 1, FIRST_MERGE + 40);
+    check_odd(same, sizeof same, FIRST_MERGE + 40); /* one word; aaa: pairs that overlap */
+}
+
 int main(void)
 {
     MUST(mkdtemp(folder));
     test_agreement();
     test_ties();
+    test_odd_texts();
     remove(vocab_path());
     rmdir(folder);
     return check_done();

@@ -267,7 +267,7 @@ def test_views(b, page):
     )
     check("every chart is drawn", empty == "", empty)
     blank = b.js(
-        "all('canvas').filter(c => new Set(c.getContext('2d')"
+        "all('canvas').filter(c => c.checkVisibility() && new Set(c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data).size < 20).map(c => c.id).join()"
     )
     check("every map is drawn", blank == "", blank)
@@ -405,7 +405,8 @@ def test_controls(b, page):
     b.js("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     b.do("Runtime.evaluate", expression="new Promise(r => setTimeout(r, 200))", awaitPromise=True)
     small = b.js(
-        "all('details[id$=-table]').filter(d => d.querySelectorAll('tr').length < 3)"
+        "all('details[id$=-table]').filter(d => d.checkVisibility()"
+        " && d.querySelectorAll('tr').length < 3)"
         ".map(d => d.id).join()"
     )
     check("figures open as tables", small == "", small)
