@@ -378,10 +378,10 @@ ok "the same hash with a probe" says "$hash"
 
 run analyze $model -f $sample
 ok "analyze runs" exits 0
-ok "analyze reads every layer" matches '^ +4  +[0-9]+ of 4 ' "$out"
+ok "analyze reads every layer" matches '^ +3  +[0-9]+ of 8 ' "$out"
 ok "the report has a map" says 'at most one turn over the context'
 run analyze $model -f $sample -n 100 --verbose
-ok "analyze --verbose reads every head" [ "$(grep -c '^layer [0-4]' "$out")" -eq 5 ]
+ok "analyze --verbose reads every head" [ "$(grep -c '^layer [0-3]' "$out")" -eq 4 ]
 ok "no escape codes in a pipe" sh -c "! grep -q '$(printf '\033')' '$out'"
 run analyze $model -f $sample -n 700 --json -t 1
 ok "analyze --json runs" exits 0
@@ -999,12 +999,13 @@ print("ROMEO: What" + json.load(open(sys.argv[1]))["provenance"]["generated_text
     run analyze $model -f "$dir/continued" --json
     without_made "$out" >"$dir/as_text"
     without_made "$dir/generated.json" >"$dir/as_generated"
-    ok "the continued text is as long" says '"n_tokens":47,'
+    length=$(sed -n 's/.*\("n_tokens":[0-9]*,\).*/\1/p' "$dir/generated.json")
+    ok "the continued text is as long" says "${length:-none}"
     ok "generated tokens count like those of a text" cmp -s "$dir/as_text" "$dir/as_generated"
     ok "and there is something to compare" [ "$(wc -c <"$dir/as_text")" -gt 10000 ]
 fi
 run analyze $model -p "ROMEO: What" --generate 8
-ok "the report shows what was generated" says '^generated, greedy: , *And'
+ok "the report shows what was generated" says '^generated, greedy: , *I have not'
 run analyze $model -p "ROMEO: What" --generate 8 --temp 1
 ok "a random seed is told" says 'generated, temperature 1,.* seed [0-9]'
 seed=$(sed -n 's/.*seed \([0-9]*\).*/\1/p' "$out" | head -n 1)
@@ -1096,7 +1097,7 @@ for command in "bounds $model" "ablate $model -f $sample -n 64 --drop 15 --contr
     ok "${command%% *}: no sentence beyond 60 columns" \
         sh -c "! grep -vE '^ +[0-9]|^  +(pair|layer|run|unedited|drop|[A-Z][0-9])|^ ?(Bounds|Predictions| [A-Z][0-9]) |[│┊·]|^     formula' '$out' | grep -qE '^.{61}'"
 done
-run ablate $model -f $sample -n 300 --drop candidates
+run ablate $model -f $sample -n 300 --drop candidates --strong-ratio 1000
 ok "nothing to ablate: 1" exits 1
 ok "and that is said" complains "nothing was ablated"
 ok "the unedited run is printed all the same" says "unedited"
@@ -1128,7 +1129,7 @@ run explain $model -p "Once upon a time" --rope none
 ok "explain: nothing turns" says "^No pair turns"
 run explain $model -p "Once upon a time" --keep-rope 0.5
 ok "explain: an edited run is called one" says "^edited"
-refused 2 "0 to 4" explain $model -p "Once upon a time" --layer 5
+refused 2 "0 to 3" explain $model -p "Once upon a time" --layer 4
 refused 2 "a query sees keys up to itself" explain $model -p "Once upon a time" --query 1 --key 2
 refused 2 "rotates 16 pairs" explain $model -p "Once upon a time" --pair 16
 refused 2 "no text" explain $model
@@ -1141,7 +1142,7 @@ ok "sweep runs" exits 0
 ok "sweep prints a row for each encoding" says '^  d  linear:factor=4  '
 ok "and says how tokens are scored" says 'The same tokens are scored at every context'
 ok "and what is best" says 'Lowest perplexity: at 16 plain'
-ok "and where the others break" says 'none is broken at 16'
+ok "and where the others break" says 'none breaks at 64'
 ok "a cell is a line" [ "$(wc -l <"$dir/cells")" -eq 8 ]
 sed 's/.*"asked":"\([^"]*\)".*"context":\([0-9]*\),.*/\1 \2/' "$dir/cells" >"$dir/order"
 ok "the cells are in the order asked for, contexts ascending" [ "$(tr '\n' ' ' <"$dir/order")" = \
