@@ -291,10 +291,11 @@ static void learn_text(Learner *x, const Bytes *b, int n_vocab)
 }
 
 #ifndef BPE_NO_MAIN
-static const char usage[] = "Examples:\n"
-                            "  demo/bpe train.txt 2048 vocab.gguf\n\n"
-                            "bpe TEXT N VOCAB.gguf learns a vocabulary of N tokens from a text: <s>, "
-                            "</s>,\n256 bytes, and pairs of them that stand together often.\n";
+static const char usage[] =
+    "Examples:\n"
+    "  demo/bpe train.txt 2048 vocab.gguf\n\n"
+    "bpe TEXT N VOCAB.gguf learns a vocabulary of N tokens from a text: <s>, "
+    "</s>,\n256 bytes, and pairs of them that stand together often.\n";
 
 /* N, a whole number that leaves room for the bytes; -1: it is none. */
 static int vocab_size(const char *s, Err *e)

@@ -137,11 +137,11 @@ static Param param_add(Net *t, int64_t rows, int64_t cols, double spread)
     return p;
 }
 
-/* Where everything is, and how large it starts. Inputs of a matrix have the size 1, as a norm leaves
- * them; with weights of size init / sqrt(inputs) its outputs have the size init, whatever the shape.
- * Those that are added to the stream are smaller, by the root of their number ("Language Models are
- * Unsupervised Multitask Learners", 2.3); those of a head are small enough to begin with nearly
- * equal odds. */
+/* Where everything is, and how large it starts. Inputs of a matrix have the size 1, as a norm
+ * leaves them; with weights of size init / sqrt(inputs) its outputs have the size init, whatever
+ * the shape. Those that are added to the stream are smaller, by the root of their number
+ * ("Language Models are Unsupervised Multitask Learners", 2.3); those of a head are small enough
+ * to begin with nearly equal odds. */
 static void lay_out(Net *t)
 {
     const Recipe *c = &t->c;
@@ -1131,8 +1131,8 @@ static int net_new(Net *t, const Recipe *c, int n_threads, int n_pass, const cha
 /* ------------------------------------------------------------ 9 data */
 
 /* One sequence: T inputs and the token that follows each, from the text, of which only the first
- * `period` tokens are read, again and again; the first input is BOS, if the recipe has one. A period
- * of T + 1 is the text as it is. */
+ * `period` tokens are read, again and again; the first input is BOS, if the recipe has one. A
+ * period of T + 1 is the text as it is. */
 static void sequence_at(const Recipe *c, const int *text, int period, int *tok, int *target)
 {
     int T = (int)c->n_ctx, first = c->bos >= 0;
@@ -1142,10 +1142,10 @@ static void sequence_at(const Recipe *c, const int *text, int period, int *tok, 
 }
 
 /* The sequences of a step begin anywhere in the text: drawn from seed and step alone. A share of
- * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what comes
- * is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the same as
- * if there were no such thing, while any other share also moves where the later ones of a step
- * begin. */
+ * them, `repeat`, is a piece of a quarter to a half of the sequence over and over: to tell what
+ * comes is to find what came before. With repeat 0 nothing is drawn for it: the sequences are the
+ * same as if there were no such thing, while any other share also moves where the later ones of a
+ * step begin. */
 static void draw_batch(const Net *t, const Tokens *text, int *tok, int *target)
 {
     uint64_t state = (uint64_t)t->c.seed << 32 ^ (uint64_t)t->step, T = (uint64_t)t->c.n_ctx;
@@ -1186,15 +1186,16 @@ static double train_step(Net *t, const Tokens *text, double *length)
 
 /* ------------------------------------------------------------ 10 files */
 
-/* A checkpoint: magic, recipe, hashes of the text's tokens and of what follows, step; then w, m and
- * v. */
+/* A checkpoint: magic, recipe, hash of the text's tokens, step, hash of the whole file but itself;
+ * then w, m and v. */
 static const char magic[16] = "ropetrain 4\n";
 
 typedef struct {
     char magic[16];
     Recipe c;
-    uint64_t text, values;
+    uint64_t text;
     int64_t step;
+    uint64_t all;
 } Head;
 
 static uint64_t text_hash(const Tokens *text)
@@ -1202,12 +1203,11 @@ static uint64_t text_hash(const Tokens *text)
     return hash_bytes(text->id, text->n * sizeof *text->id);
 }
 
-/* Of w, m and v. */
-static uint64_t values_hash(const float *w, const float *m, const float *v, size_t n)
+static uint64_t hash_all(const Head *h, const float *const part[3], size_t n)
 {
-    uint64_t part[] = {hash_bytes(w, n * sizeof *w), hash_bytes(m, n * sizeof *m),
-                       hash_bytes(v, n * sizeof *v)};
-    return hash_bytes(part, sizeof part);
+    uint64_t each[4] = {hash_bytes(h, offsetof(Head, all))};
+    for (int i = 0; i < 3; i++) each[i + 1] = hash_bytes(part[i], n * sizeof(float));
+    return hash_bytes(each, sizeof each);
 }
 
 static int checkpoint_write(const Net *t, const char *path, uint64_t text, Err *e)
@@ -1215,8 +1215,8 @@ static int checkpoint_write(const Net *t, const char *path, uint64_t text, Err *
     Head head = {.c = t->c, .text = text, .step = t->step};
     const float *part[] = {t->w, t->m, t->v};
     OutFile o;
-    head.values = values_hash(t->w, t->m, t->v, t->n);
     memcpy(head.magic, magic, sizeof magic);
+    head.all = hash_all(&head, part, t->n);
     if (out_open(&o, path, e)) return -1;
     size_t ok = fwrite(&head, sizeof head, 1, o.f);
     for (int i = 0; ok && i < 3; i++) ok = fwrite(part[i], sizeof(float), t->n, o.f) == t->n;
@@ -1243,8 +1243,8 @@ static int saved_check(Saved *s, const Net *t, Err *e)
         return err_set(e, "%s: damaged: expected %zu bytes, found %zu", s->path, whole, s->size);
     for (size_t i = 0; i < 3; i++)
         s->part[i] = (const float *)(const void *)(s->map + sizeof s->h + i * bytes);
-    if (s->h.values != values_hash(s->part[0], s->part[1], s->part[2], t->n))
-        return err_set(e, "%s: damaged: its values are not those that were written", s->path);
+    if (s->h.all != hash_all(&s->h, s->part, t->n))
+        return err_set(e, "%s: damaged: its bytes are not those that were written", s->path);
     if (s->h.step < 0 || s->h.step > s->h.c.n_steps)
         return err_set(e, "%s: damaged: expected a step from 0 to %lld, found %lld", s->path,
                        (long long)s->h.c.n_steps, (long long)s->h.step);
@@ -1590,15 +1590,14 @@ static const Option options[] = {
 
 static void help(void)
 {
-    puts(
-        "Examples:\n"
-        "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
-        "  demo/train ... --checkpoint model.checkpoint        the same command goes on after Ctrl-C\n"
-        "  demo/train ... --rope none --out nope.gguf          another position encoding\n"
-        "  demo/train ... --bench 20                           how fast is it here?\n\n"
-        "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
-        "bit for bit, with any number of threads and on every processor.\n\n"
-        "Options (default):");
+    puts("Examples:\n"
+         "  demo/train --text train.txt --held-out held.txt --vocab vocab.gguf --out model.gguf\n"
+         "  demo/train ... --checkpoint model.checkpoint   the same command goes on after Ctrl-C\n"
+         "  demo/train ... --rope none --out nope.gguf     another position encoding\n"
+         "  demo/train ... --bench 20                      how fast is it here?\n\n"
+         "Trains a small Llama-style model from scratch. The same recipe gives the same file,\n"
+         "bit for bit, with any number of threads and on every processor.\n\n"
+         "Options (default):");
     for (int i = 0; i < N_OPTIONS; i++) {
         char left[40];
         snprintf(left, sizeof left, "--%s %s", options[i].name, options[i].arg);
@@ -2000,7 +1999,7 @@ static double operations_per_token(const Net *t)
     return 6 * matrices + 3 * (double)c->n_layers * 4 * Q * keys;
 }
 
-/* Operations per second of all threads in registers: the best of 5 passes of some 5 milliseconds. */
+/* Operations per second of all threads in registers: the best of 5 passes of some 5 ms. */
 static double peak_speed(const Net *t)
 {
     double at = now(), done = t->k->peak_float(1000), best = 0;

@@ -101,8 +101,8 @@ static void test_ties(void)
     free(b.s);
 }
 
-/* A text that the learner may cut otherwise than tokenizer.c: characters that are no letters, halves
- * of characters, zeros. The file still holds what was learnt, and every byte comes back. */
+/* A text that the learner may cut otherwise than tokenizer.c: characters that are no letters,
+ * halves of characters, zeros. The file still holds what was learnt, and every byte comes back. */
 static void check_odd(const char *s, size_t n, int most)
 {
     Bytes b = {0};

@@ -1244,7 +1244,7 @@ while read -r id hits of chance; do
 done <"$dir/bounds"
 
 run sweep $model -f $sample --contexts 16,32 --rope linear:factor=%c --bases 1e4,5e4 --json --no-analysis
-ok "%c is the context" says '"rope":"linear:base=10000,factor=32","rope_hash":"[0-9a-f]*","context":32,'
+ok "%c is the context" says '"rope":"linear:base=1250,factor=32","rope_hash":"[0-9a-f]*","context":32,'
 ok "--bases are plain encodings" says '"rope":"plain:base=50000","rope_hash":"[0-9a-f]*","context":16,'
 ok "--no-analysis: no figures of attention" says '"alpha_1":null'
 for spec in linear:factor=3 ntk:alpha=3 yarn:factor=3; do
@@ -1265,8 +1265,8 @@ longrope() { # FACTOR FILE: config.json with 16 short and 16 long factors
 nope() { printf '{"model_type":"smollm3","rope_theta":10000,"no_rope_layers":%s}' "$1" >"$2"; }
 longrope 1 "$dir/la.json"
 longrope 2 "$dir/lb.json"
-nope '[1,0,1,1,1]' "$dir/na.json"
-nope '[1,1,0,1,1]' "$dir/nb.json"
+nope '[1,0,1,1]' "$dir/na.json"
+nope '[1,1,0,1]' "$dir/nb.json"
 for two in "la lb" "na nb"; do
     a=$dir/${two% *}.json b=$dir/${two#* }.json
     twins="sweep $model -f $sample --contexts 16 --rope $a --rope $b"
@@ -1283,7 +1283,7 @@ for two in "la lb" "na nb"; do
     ok "and both are there when gone on from" complains "has 2 of the 2 cells"
 done
 if [ $json_tool -eq 1 ]; then
-    weights="python3 tests/make_rope_weights.py path $dir/W.gguf 5 128 4 2 32"
+    weights="python3 tests/make_rope_weights.py path $dir/W.gguf 4 128 8 2 32"
     of_file="sweep $model -f $sample --contexts 16 --rope path:file=$dir/W.gguf --rope plain"
     $weights 1
     run $of_file -o "$dir/weighed"
@@ -1297,7 +1297,7 @@ if [ $json_tool -eq 1 ]; then
     ok "and its figures are those shown" [ "$(sed -n 1p "$out")" = "$(sed -n 3p "$dir/weighed")" ]
 fi
 run sweep $model -f $sample --contexts 16 --json
-ok "without --rope: the encoding of the file" says '"asked":null,.*"rope":"plain:base=10000"'
+ok "without --rope: the encoding of the file" says '"asked":null,.*"rope":"plain:base=1250"'
 refused 2 "expected numbers" sweep $model -f $sample --contexts 16,x
 refused 2 "expected numbers" sweep $model -f $sample --contexts 16,
 refused 2 "all different" sweep $model -f $sample --contexts 16,16
