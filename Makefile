@@ -65,9 +65,10 @@ COMPILE = $(CC) $(STD) $(CFLAGS) $(OMPFLAGS) $(WARN) $(DEFS) $(ISA) -MMD -MP -c
 
 all: ropescope
 
-# The program of the last configuration built, where people look for it.
+# The program of the last configuration built, where people look for it; left alone where it is that
+# already, so that a built checkout need not be writable.
 ropescope: $(BUILD)/ropescope
-	@cp -p $< $@.tmp && mv $@.tmp $@
+	@cmp -s $< $@ || { cp -p $< $@.tmp && mv $@.tmp $@; }
 
 $(BUILD)/ropescope: $(OBJECTS)
 	@echo "  LD $@"
@@ -157,8 +158,10 @@ compare-tokens: $(BUILD)/tests/dump_tokens
 bench: ropescope
 	./ropescope bench demo/model.gguf
 
+# PAGE=FILE puts the page elsewhere.
+PAGE    = demo.html
 demo: ropescope
-	@sh demo/demo.sh ./ropescope
+	@sh demo/demo.sh ./ropescope "$(PAGE)"
 
 FUZZ = $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
 fuzz: $(FUZZ)

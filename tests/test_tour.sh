@@ -84,17 +84,16 @@ for file in "$tour"/*.command; do
     ok "the tour: $last" as_quoted "$(basename "$file" .command)"
 done
 last="README.md"
-ok "the tour has its commands (found: $n)" [ $n -ge 8 ]
+ok "the tour has its commands (found: $n)" [ $n -ge 7 ]
 cd "$checkout" || exit 2
 
 # ---- make demo
 
 page="$dir/a folder/demo.html"
 mkdir "$dir/a folder"
-whole() { [ -s "$1" ] && [ "$(tail -n 1 "$1")" = "</html>" ] && ! grep -q NaN "$1"; }
-lacks() { ! grep -q -e "$1" "$out"; }
+whole() { [ "$(tail -n 1 "$1")" = "</html>" ] && grep -q '"alpha_1"' "$1" && grep -q '"ablation' "$1"; }
 plain() { ! LC_ALL=C grep -q '[^ -~]' "$out"; }
-left() { find "$TMPDIR" -mindepth 1 | grep -v '^$'; }
+left() { ls -A "$TMPDIR"; }
 mkdir "$dir/tmp"
 export TMPDIR="$dir/tmp"
 LC_ALL=C try sh demo/demo.sh "$program" "$page"
@@ -105,14 +104,13 @@ ok "the demo says what was found" says "^- Sink_1^0.3 = "
 ok "the demo says what the interventions say" says "^In short: "
 ok "the demo is ASCII where the terminal is" plain
 ok "the demo leaves nothing behind" [ -z "$(left)" ]
-try sh demo/demo.sh "$program" "$dir/no such folder/demo.html"
-ok "a page that cannot be there goes elsewhere" exits 0
-ok "and the demo says so" says "There is no writing in "
-ok "and it is whole" whole "$(sed -n 's/^Open it in a browser:  file:\/\///p' "$out" | sed 's/%20/ /g')"
 rm -f "$page"
 try sh demo/demo.sh false "$page"
 ok "a program that fails ends the demo" exits 1
 ok "and leaves no page" [ ! -e "$page" ]
+try sh demo/demo.sh false "$dir/no such folder/demo.html"
+ok "a page that cannot be there goes elsewhere" says "There is no writing in .*: the page goes to $TMPDIR/.*/demo.html"
+ok "nothing is left of a demo that failed" [ -z "$(left)" ]
 
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]
