@@ -175,7 +175,7 @@ install: ropescope
 	cp ropescope $(DESTDIR)$(PREFIX)/bin/ropescope
 
 clean:
-	rm -rf build ropescope demo.html
+	rm -rf build ropescope demo.html demo/train demo/bpe
 
 .PHONY: all test tests demo-tools debug debug-test compare bench demo fuzz install clean ropescope
 .SECONDARY:

@@ -52,7 +52,7 @@ findings() {
     done
 }
 
-# part FILE FROM TO: the lines from the one that begins with FROM to before the one that does with TO.
+# part FILE FROM TO: lines from the one that begins with FROM to before the one that does with TO.
 part() { awk -v from="$2" -v to="$3" 'index($0, from) == 1 { on = 1 }
     index($0, to) == 1 { on = 0 } on' "$1"; }
 
@@ -67,8 +67,9 @@ verdict() {
         /^    drop random/ { if (!n++ || sink < low) low = sink; if (sink > high) high = sink }
         END {
             if (!drops || !n) exit 1
-            printf "In short: of 100 samples %.1f have a sink; without the slow pairs %.1f, ", whole, without
-            printf "without as many\nfast ones %.1f to %.1f. ", low, high
+            printf "In short: of 100 samples %.1f have a sink; ", whole
+            printf "without the slow pairs %.1f, without as many", without
+            printf "\nfast ones %.1f to %.1f. ", low, high
             if (whole < 5) print "There is hardly a sink here whose cause could be looked for."
             else if (without <= whole / 4 && low >= whole / 2)
                 print "The slow pairs carry the sink; the fast ones do not."
@@ -99,8 +100,8 @@ sed 's/^/  | /' "$dir/text"
 heading '3. Its attention heads are read while it reads a text it was not trained on'
 cat <<'END'
 In each head a token asks (its query) and all tokens before it answer (their keys). RoPE turns both,
-pair of values by pair, by an angle that grows with the position: the first pairs fast, the last ones
-so slowly that they complete no turn over the context. The map shows which pairs are large.
+pair of values by pair, by an angle that grows with the position: the first pairs fast, the last
+ones so slowly that they complete no turn over the context. The map shows which pairs are large.
 
 END
 reads "$dir/reading" analyze "$model" -f "$sample"
@@ -108,13 +109,13 @@ part "$dir/reading" 'How far each rotary pair' 'Layers'
 part "$dir/reading" 'Heads whose strongest' 'Bounds' | sed -n '1,8p'
 cat <<'END'
 
-phi is the angle from the mean key to the mean query. Where a slow pair is strong and its cosine stays
-negative at every distance, it lowers the scores of all ordinary keys: an offset feature. The first
-token may not share it, and then takes the attention (alpha_1): a sink. What the program found:
+phi is the angle from the mean key to the mean query. Where a slow pair is strong and its cosine
+stays negative at every distance, it lowers the scores of all ordinary keys: an offset feature. The
+first token may not share it, and then takes the attention (alpha_1): a sink. What was found:
 
 END
-findings "$dir/reading" '^In [0-9]+ of [0-9]+ heads .* the strongest pair' 'The pair that stands out' \
-    '^([0-9]+|No) .*offset feature candidate' 'The first token takes' 'Sink_1' \
+findings "$dir/reading" '^In [0-9]+ of [0-9]+ heads .* the strongest pair' \
+    'The pair that stands out' '^([0-9]+|No) .*offset feature candidate' 'The first token takes' 'Sink_1' \
     'The attention logit of the first token'
 set -- "$model" -f "$sample"
 if grep -q '^- No pair is an offset feature candidate' "$dir/reading"; then
@@ -124,7 +125,7 @@ if grep -q '^- No pair is an offset feature candidate' "$dir/reading"; then
     findings "$dir/reading" '^([0-9]+|No) .*offset feature candidate' 'F1 ' 'T3 '
 fi
 
-heading '4. The cause: the slow pairs are taken away, then as many others, and the text is read again'
+heading '4. The cause: without the slow pairs, then without as many others, the text is read again'
 reads "$dir/ablation" ablate "$model" -f "$sample" --drop partial
 part "$dir/ablation" '  run  ' 'What was found'
 verdict "$dir/ablation" || exit 1

@@ -43,7 +43,7 @@ def checked(path, expected):
 
 
 def cleaned(data):
-    """UTF-8 or Latin-1; no carriage returns, no spaces at ends of lines, two empty lines at most."""
+    """UTF-8 or Latin-1; no carriage returns or spaces at ends of lines, two empty lines at most."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:

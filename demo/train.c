@@ -18,7 +18,7 @@
  * not training was interrupted, and however many sequences go through at a time.
  *
  * Matrices are stored [in][out]: y = x W. Order of this file: the model, products, small maths,
- * RoPE, attention, forward and backward, the optimiser, data, files, command line.
+ * RoPE, attention, forward and backward, the optimiser, memory, data, files, command line.
  *
  * Shape letters: as in model.h; N tokens that go through together, Q = H D, KV = K D,
  * W = Q + 2 KV: a row of queries, keys and values. */
@@ -1546,7 +1546,7 @@ static const Option options[] = {
     {"checkpoint", O_STR, F(checkpoint), 0, 0, "FILE",
      "where training is saved, and goes on from if it is there"},
     {"from", O_STR, F(from), 0, 0, "FILE",
-     "a checkpoint of another recipe, for a model of this shape, to begin with"},
+     "a finished checkpoint of this shape: its weights to begin with, at step 0"},
     {"checkpoint-every", O_INT, F(every), 1, 1e9, "N", "steps (200)"},
     {"stop", O_INT, F(stop), 1, 1e9, "N", "save and stop after step N"},
     {"layers", O_INT, F(c.n_layers), 1, 1000, "N", "(6)"},
@@ -1561,12 +1561,12 @@ static const Option options[] = {
     {"ctx", O_INT, F(c.n_ctx), 2, 1e6, "N", "tokens of a sequence (512)"},
     {"no-bos", O_FLAG, F(no_bos), 0, 0, "", "sequences do not begin with <s>"},
     {"batch", O_INT, F(c.n_batch), 1, 1e6, "N", "sequences of a step (8)"},
+    {"repeat", O_NUM, F(c.repeat), 0, 1, "X",
+     "share of them that is a piece of text over and over (0)"},
     {"steps", O_INT, F(c.n_steps), 1, 1e9, "N", "of the whole schedule (1000)"},
     {"warmup", O_INT, F(c.n_warmup), 0, 1e9, "N", "steps of rising learning rate (100)"},
     {"init", O_NUM, F(c.init), 0.001, 100, "X", "size of first weights, in 1 / sqrt(inputs) (1)"},
     {"init-qk", O_NUM, F(c.init_qk), 0, 100, "X", "of queries and keys, times --init (1)"},
-    {"repeat", O_NUM, F(c.repeat), 0, 1, "X",
-     "share of sequences that are a piece of text over and over (0)"},
     {"init-embd", O_NUM, F(c.init_embd), 0.0001, 100, "X", "of the first embedding (1)"},
     {"lr", O_NUM, F(c.lr), 0, 10, "X", "learning rate after warm-up (1e-3)"},
     {"lr-min", O_NUM, F(c.lr_min), 0, 10, "X", "at the end (1e-4)"},

@@ -91,7 +91,10 @@ cd "$checkout" || exit 2
 
 page="$dir/a folder/demo.html"
 mkdir "$dir/a folder"
-whole() { [ "$(tail -n 1 "$1")" = "</html>" ] && grep -q '"alpha_1"' "$1" && grep -q '"ablation' "$1"; }
+whole() {
+    [ "$(tail -n 1 "$1")" = "</html>" ] || return 1
+    for data in '"alpha_1"' '"ablation' 'ropescope.emergence/'; do grep -q "$data" "$1" || return 1; done
+}
 plain() { ! LC_ALL=C grep -q '[^ -~]' "$out"; }
 left() { ls -A "$TMPDIR"; }
 mkdir "$dir/tmp"
