@@ -290,7 +290,6 @@ static void learn_text(Learner *x, const Bytes *b, int n_vocab)
     learn(x);
 }
 
-#ifndef BPE_NO_MAIN
 static const char usage[] =
     "Examples:\n"
     "  demo/bpe train.txt 2048 vocab.gguf\n\n"
@@ -334,4 +333,3 @@ int main(int argc, char **argv)
     if (rc) fprintf(stderr, "bpe: %s\n", e.msg);
     return rc ? e.usage ? 2 : 1 : 0;
 }
-#endif

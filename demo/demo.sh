@@ -115,15 +115,8 @@ first token may not share it, and then takes the attention (alpha_1): a sink. Wh
 
 END
 findings "$dir/reading" '^In [0-9]+ of [0-9]+ heads .* the strongest pair' \
-    'The pair that stands out' '^([0-9]+|No) .*offset feature candidate' 'The first token takes' 'Sink_1' \
-    'The attention logit of the first token'
-set -- "$model" -f "$sample"
-if grep -q '^- No pair is an offset feature candidate' "$dir/reading"; then
-    set -- "$@" --strong-ratio 10
-    printf '\n20 times the median is the usual threshold. With 10 times:\n\n'
-    reads "$dir/reading" analyze "$@"
-    findings "$dir/reading" '^([0-9]+|No) .*offset feature candidate' 'F1 ' 'T3 '
-fi
+    'The pair that stands out' '^([0-9]+|No) .*offset feature candidate' \
+    'The first token takes' 'Sink_1' 'The attention logit of the first token'
 
 heading '4. The cause: without the slow pairs, then without as many others, the text is read again'
 reads "$dir/ablation" ablate "$model" -f "$sample" --drop partial
@@ -131,15 +124,14 @@ part "$dir/ablation" '  run  ' 'What was found'
 verdict "$dir/ablation" || exit 1
 
 heading '5. All of it as a page'
-command_line analyze "$@" --json -o reading.json
-command_line ablate "$@" --json -o ablation.json
-"$program" analyze "$@" --json -o "$dir/reading.json" &&
-    "$program" ablate "$@" --json -o "$dir/ablation.json" || exit 1
-set -- --ablation ablation.json
-[ ! -f demo/emergence.json ] || set -- "$@" --emergence demo/emergence.json
-command_line report reading.json "$@" -o demo.html
-shift 2
-"$program" report "$dir/reading.json" --ablation "$dir/ablation.json" "$@" -o "$page" || exit 1
+history=demo/emergence.json
+command_line analyze "$model" -f "$sample" --json -o reading.json
+command_line ablate "$model" -f "$sample" --json -o ablation.json
+command_line report reading.json --ablation ablation.json --emergence "$history" -o demo.html
+"$program" analyze "$model" -f "$sample" --json -o "$dir/reading.json" &&
+    "$program" ablate "$model" -f "$sample" --json -o "$dir/ablation.json" &&
+    "$program" report "$dir/reading.json" --ablation "$dir/ablation.json" \
+        --emergence "$history" -o "$page" || exit 1
 path=$(cd "$(dirname "$page")" && pwd)/$(basename "$page")
 address=$(printf '%s' "$path" | sed 's/%/%25/g; s/ /%20/g; s/#/%23/g; s/?/%3F/g')
 cat <<END

@@ -90,9 +90,9 @@ def series(arguments):
     return sorted(found.items())
 
 
-def asked(program, command, model, options):
-    """What the program says, as JSON."""
-    line = [program, command, model, *options, "--json"]
+def asked(program, *words):
+    """What `ropescope WORDS` says, as JSON."""
+    line = [program, *words, "--json"]
     try:
         done = subprocess.run(line, capture_output=True, check=False)
     except OSError as error:
@@ -148,7 +148,7 @@ def read_all(o, steps):
     last, began, out = None, time.monotonic(), []
     for i, (step, path) in enumerate(reversed(steps)):
         progress(i, len(steps), began, f"now {step}")
-        reading = asked(o.program, "analyze", path, plain + given + cut + context)
+        reading = asked(o.program, "analyze", path, *plain, *given, *cut, *context)
         if last is None:
             last = path, reading
             P = max([r["n_ctx"] or 0 for r in reading["ropes"]] or [0])
@@ -159,12 +159,12 @@ def read_all(o, steps):
             raise Refused(f"{path}: {differs[0]}: expected {differs[1]}, as in {last[0]}, found "
                           f"{differs[2]}")
         if o.ablate and partial_cycles(reading):
-            more = asked(o.program, "ablate", path, plain + given + cut + context + control)
+            more = asked(o.program, "ablate", path, *plain, *given, *cut, *context, *control)
         else:
             if cut:
                 raise Refused("-n: only with the ablation: perplexity reads all of a text")
             more = asked(o.program, "perplexity", path,
-                         plain + context + ["--exact", "--protocol", "full"])
+                         *plain, *context, "--exact", "--protocol", "full")
         out.insert(0, (step, path, reading, more))
     progress(len(steps), len(steps), began, "done")
     return out

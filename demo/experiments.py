@@ -19,7 +19,6 @@ with n the values of a head, T the tokens of a sequence, pair j turning by base^
 import argparse
 import difflib
 import hashlib
-import json
 import math
 import os
 import shlex
@@ -28,14 +27,12 @@ import subprocess
 import sys
 import traceback
 
+from emergence import Refused, asked
+
 HEADS = 8  # listed one by one
 POSITIONS = 4  # likewise
 CONTROLS = 3  # drops of as many random pairs
 HOW = "pass", "threads", "isa", "log"
-
-
-class Refused(Exception):
-    """What is wrong, in words."""
 
 
 class Stopped(Exception):
@@ -79,7 +76,7 @@ class Recipe:
 
 def pairs_of(o, rope, n, T):
     """(x, class) of every pair, as `ropescope bounds` has them."""
-    said = asked(o, "bounds", "--base", rope, "--n-rot", str(n), "--ctx", str(T))
+    said = asked(o.program, "bounds", "--base", rope, "--n-rot", str(n), "--ctx", str(T))
     table = said["encodings"][0]["rope"]
     return table["x"], table["class"]
 
@@ -164,15 +161,6 @@ def model_of(o, r, change):
 # ---- reading
 
 
-def asked(o, *words):
-    """What ropescope says, as JSON."""
-    done = subprocess.run([o.program, *words, "--json"], capture_output=True, check=False)
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise Refused(f"ropescope {words[0]}: {said[-1]}")
-    return json.loads(done.stdout)
-
-
 def ranges(numbers):
     """[0, 2, 3, 4] as 0,2-4."""
     out = []
@@ -194,21 +182,21 @@ class Reading:
 
     def __init__(self, o, r, model):
         bos = ["--bos", "off"] if o.name == "no-bos" else []
-        if bool(bos) == asked(o, "info", model)["tokenizer"]["add_bos"]:
+        if bool(bos) == asked(o.program, "info", model)["tokenizer"]["add_bos"]:
             raise Refused(f"{model}: expected add_bos_token {str(not bos).lower()}")
         where = [model, "-f", o.held, "-c", str(r.T), *bos]
         cut = ["-n", str(o.windows * r.T)]
-        self.all = asked(o, "analyze", *where, *cut)
+        self.all = asked(o.program, "analyze", *where, *cut)
         if len(self.all["ropes"]) != 1:
             raise Refused("the recipe: expected one encoding for all layers")
-        self.perplexity = asked(o, "perplexity", *where, "--exact", "--protocol", "full",
+        self.perplexity = asked(o.program, "perplexity", *where, "--exact", "--protocol", "full",
                                 "--chunks", str(o.windows))
         slow, P = slow_pairs(self.all), self.all["ropes"][0]["n_pairs"]
         still = "still" in self.all["ropes"][0]["class"]
         self.ablation = None
         if 0 < len(slow) < P:
             drop = ranges(slow) if still else "partial"
-            self.ablation = asked(o, "ablate", *where, *cut, "--drop", drop, "--protocol", "full",
+            self.ablation = asked(o.program, "ablate", *where, *cut, "--drop", drop, "--protocol", "full",
                                   "--controls", str(CONTROLS))
 
 

@@ -2106,7 +2106,6 @@ static int prepare(Train *x, int argc, char **argv, Err *e)
     return net_new(&x->t, &j->c, (int)j->threads, (int)j->pass, j->isa, e);
 }
 
-#ifndef TRAIN_NO_MAIN
 int main(int argc, char **argv)
 {
     static Train x;
@@ -2129,4 +2128,3 @@ int main(int argc, char **argv)
     free(x.held.id);
     return rc ? e.usage ? 2 : 1 : stopped ? 128 + (int)stopped : 0;
 }
-#endif

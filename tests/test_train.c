@@ -6,6 +6,7 @@ int train_main(int argc, char **argv);
 #undef main
 
 #include "check.h"
+#include "train_files.h"
 #include "train_golden.h"
 
 /* ---------------------------------------------------------------- nets and texts */
@@ -393,17 +394,6 @@ static void test_init_qk(void)
 
 /* ---------------------------------------------------------------- files */
 
-static char folder[] = P_tmpdir "/test_train_XXXXXX";
-
-static const char *path_of(const char *name)
-{
-    static char path[4][256];
-    static int k;
-    k = (k + 1) % 4;
-    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
-    return path[k];
-}
-
 static void check_resume(const Recipe *c)
 {
     Tokens text = random_text(400, 50);
@@ -463,31 +453,6 @@ static void test_recipe(void)
     t.c = c;
     CHECK(checkpoint_read(&t, path, 1, &e) == 0);
     net_free(&t);
-}
-
-/* A vocabulary of n control tokens in the file at path. */
-static void write_vocab(const char *path, int n)
-{
-    GgufOut w;
-    Err e;
-    Str *list = xcalloc((size_t)n, sizeof *list);
-    int32_t *type = xcalloc((size_t)n, sizeof *type);
-    char(*text)[16] = xcalloc((size_t)n, sizeof *text);
-    for (int i = 0; i < n; i++) {
-        snprintf(text[i], sizeof *text, "t%d", i);
-        list[i] = (Str){text[i], strlen(text[i])};
-        type[i] = 1;
-    }
-    MUST(gguf_out_open(&w, path, &e) == 0);
-    gguf_out_str(&w, "tokenizer.ggml.model", "gpt2");
-    gguf_out_str(&w, "tokenizer.ggml.pre", "gpt-2");
-    gguf_out_strs(&w, "tokenizer.ggml.tokens", list, (size_t)n);
-    gguf_out_ints(&w, "tokenizer.ggml.token_type", type, (size_t)n);
-    gguf_out_strs(&w, "tokenizer.ggml.merges", list, 0);
-    MUST(gguf_out_close(&w, &e) == 0);
-    free(list);
-    free(type);
-    free(text);
 }
 
 /* Logits of the trainer, [T][V], of one sequence. */
@@ -552,7 +517,7 @@ static void check_file(const Recipe *c, const char *vocab)
 static void test_files(void)
 {
     const char *vocab = path_of("vocab.gguf");
-    write_vocab(vocab, 50);
+    write_vocab(vocab, 50, 0);
     for (int tied = 0; tied < 2; tied++) {
         Recipe c = tiny(tied, tied ? "plain:base=500,n_rot=4" : "p-rope");
         c.n_embd = c.n_ff = 32;
@@ -625,7 +590,7 @@ static void test_no_bos(void)
     Err e;
     FILE *f = fopen(text, "wb");
     MUST(f && fputs("t1t2t3t1t2t3t1t2t3", f) >= 0 && fclose(f) == 0);
-    write_vocab(vocab, 50);
+    write_vocab(vocab, 50, 0);
     x.j = (Job){.text = text, .vocab = vocab, .c.n_ctx = 4};
     CHECK_MSG(texts_read(&x, &e) == -1 && strstr(e.msg, "BOS"), "%s", e.msg);
     gguf_close(&x.vocab);

@@ -6,19 +6,9 @@ int train_main(int argc, char **argv);
 #undef main
 
 #include "check.h"
+#include "train_files.h"
 
 enum { VOCAB = 40, HEAD_DIM = 8, CTX = 48 };
-
-static char folder[] = P_tmpdir "/test_train_rope_XXXXXX";
-
-static const char *path_of(const char *name)
-{
-    static char path[4][256];
-    static int k;
-    k = (k + 1) % 4;
-    snprintf(path[k], sizeof path[k], "%s/%s", folder, name);
-    return path[k];
-}
 
 /* A base that no float holds; queries and keys large enough that angles matter. */
 static Recipe small(const char *rope)
@@ -40,30 +30,6 @@ static Recipe small(const char *rope)
                 .init_qk = 1.5};
     snprintf(c.rope, sizeof c.rope, "%s", rope);
     return c;
-}
-
-/* A vocabulary that asks for a first token. */
-static void write_vocab(const char *path)
-{
-    GgufOut w;
-    Err e;
-    Str list[VOCAB];
-    int32_t type[VOCAB];
-    char text[VOCAB][8];
-    for (int i = 0; i < VOCAB; i++) {
-        snprintf(text[i], sizeof text[i], "t%d", i);
-        list[i] = (Str){text[i], strlen(text[i])};
-        type[i] = 1;
-    }
-    MUST(gguf_out_open(&w, path, &e) == 0);
-    gguf_out_str(&w, "tokenizer.ggml.model", "gpt2");
-    gguf_out_str(&w, "tokenizer.ggml.pre", "gpt-2");
-    gguf_out_strs(&w, "tokenizer.ggml.tokens", list, VOCAB);
-    gguf_out_ints(&w, "tokenizer.ggml.token_type", type, VOCAB);
-    gguf_out_strs(&w, "tokenizer.ggml.merges", list, 0);
-    gguf_out_int(&w, "tokenizer.ggml.bos_token_id", GGUF_U32, 0);
-    gguf_out_bool(&w, "tokenizer.ggml.add_bos_token", 1);
-    MUST(gguf_out_close(&w, &e) == 0);
 }
 
 static int write_model(const Recipe *c)
@@ -233,7 +199,7 @@ static void test_bos(void)
 int main(void)
 {
     MUST(mkdtemp(folder));
-    write_vocab(path_of("vocab.gguf"));
+    write_vocab(path_of("vocab.gguf"), VOCAB, 1);
     test_forms();
     test_bos();
     remove(path_of("vocab.gguf"));
